@@ -1,0 +1,1 @@
+"""Networks that turn aligned face images into embeddings."""

@@ -1,0 +1,1 @@
+"""Records, datasets, sample order, loading, augmentation, synthetic faces."""

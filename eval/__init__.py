@@ -1,0 +1,1 @@
+"""Verification: pair sets, embedding extraction, the published protocol."""

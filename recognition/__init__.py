@@ -1,0 +1,1 @@
+"""Training of face recognition networks: config, head, trainer, checkpoints, telemetry."""

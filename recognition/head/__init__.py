@@ -1,0 +1,1 @@
+"""The classification head: class centres, sampling, margins, exact streaming softmax."""

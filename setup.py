@@ -1,0 +1,53 @@
+"""Installs the importable packages; the clone itself is where people work.
+
+`package_dir={"": "."}` makes an editable install a plain path entry, so that type checkers,
+IDEs, pytest, torchrun and scripts all resolve the same modules. A wheel carries only
+`recognition` and `backbones`: nobody's site-packages gets a package called `data` or `eval`.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "recognition" / "version.py").read_text())
+assert VERSION is not None, "recognition/version.py must state __version__"
+
+setup(
+    name="partialfc",
+    version=VERSION.group(1),
+    description="Face recognition training from a laptop to a cluster, with an exact Partial FC head",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    package_dir={"": "."},
+    packages=["backbones", "recognition", "recognition.head"],
+    package_data={"recognition": ["py.typed"], "backbones": ["py.typed"]},
+    install_requires=[
+        "numpy>=1.26",
+        "pillow>=10",
+        "pydantic>=2.7",
+        "pyyaml>=6",
+        "scikit-learn>=1.4",
+        "simplejpeg>=1.7",
+        "tensorboard>=2.16",
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "onnx": ["onnxruntime>=1.18"],
+        "test": [
+            "mypy>=1.13",
+            "onnx>=1.16",
+            "onnxruntime>=1.18",
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "ruff>=0.8",
+            "types-PyYAML",
+            "types-tqdm",
+        ],
+    },
+)
