@@ -1,0 +1,139 @@
+"""Reads a run's config: YAML files that inherit with `base:`, `--set` overrides, clear errors."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from recognition.config import Config
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used; the message says where, what, and how to mend it."""
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Return the checked config of `path` with `key.sub=value` overrides applied on top.
+
+    Values of overrides are YAML: `train.steps=100`, `verification.sets=[lfw]`, `train.epochs=null`.
+    Raises `ConfigError` for anything that is missing, unknown, of the wrong type or out of range.
+    """
+    values = _read(path, seen=())
+    for override in overrides:
+        values = _merge(values, _parse_override(override))
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(details) for details in error.errors()]
+        raise ConfigError("\n".join([f"{path}: the config cannot be used", *lines])) from None
+
+
+def dump_config(config: Config) -> str:
+    """Return the resolved config as YAML that loads to the same config, without any `base:`."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+class _Loader(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice, where YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for position, key in enumerate(keys):
+            if key in keys[:position]:
+                raise yaml.constructor.ConstructorError(
+                    None,
+                    None,
+                    f"the key {key!r} is given twice",
+                    node.value[position][0].start_mark,
+                )
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """Return the values of a file merged over those of its `base:` (a path beside the file)."""
+    resolved = path.resolve()
+    if resolved in seen:
+        chain = " -> ".join(str(item) for item in (*seen, resolved))
+        raise ConfigError(f"{path}: base files go in a circle: {chain}")
+    try:
+        with path.open(encoding="utf-8") as stream:
+            values = yaml.load(stream, Loader=_Loader)
+    except FileNotFoundError:
+        names = sorted(item.name for item in path.parent.glob("*.yaml"))
+        raise ConfigError(
+            f"{path}: no such config; {path.parent} holds {', '.join(names) or 'no .yaml file'}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected `key: value` lines, found {type(values).__name__}")
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: base must be the path of one file, found {base!r}")
+    return _merge(_read(path.parent / base, (*seen, resolved)), values)
+
+
+def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `under` with the values of `over`; sections merge, everything else is replaced.
+
+    The margin is replaced whole: its numbers mean nothing without its name.
+    """
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            replaced = key == "margin" and "name" in value
+            merged[key] = value if replaced else _merge(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, separator, value = text.partition("=")
+    if not separator or not all(key.split(".")):
+        raise ConfigError(f"--set {text}: expected key=value, for example train.steps=100")
+    try:
+        parsed: Any = yaml.load(value, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text}: the value is not valid YAML: {error}") from None
+    for part in reversed(key.split(".")):
+        parsed = {part: parsed}
+    assert isinstance(parsed, dict)
+    return parsed
+
+
+def _explain(details: ErrorDetails) -> str:
+    """Return one line for one error: the key, what was found, what was expected."""
+    location = [str(part) for part in details["loc"]]
+    key = ".".join(location) or "config"
+    kind = details["type"]
+    if kind == "extra_forbidden":
+        names = _field_names(location[:-1])
+        near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(names)}"
+        return f"  {key}: no such setting; {hint}"
+    if kind == "missing":
+        return f"  {key}: missing; it has no default"
+    message = details["msg"].removeprefix("Value error, ")
+    found = details["input"]
+    shown = "" if isinstance(found, (Mapping, BaseModel)) else f" (found {found!r})"
+    return f"  {key}: {message}{shown}"
+
+
+def _field_names(location: Sequence[str]) -> list[str]:
+    """Return the settings that the section at `location` has."""
+    section: type[BaseModel] = Config
+    for part in location:
+        field = section.model_fields[part]
+        kinds = [field.annotation, *get_args(field.annotation)]
+        section = next(k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel))
+    return list(section.model_fields)
