@@ -89,17 +89,16 @@ class Margin(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         takes = {"none": (), "cosface": ("m",), "arcface": ("m",), "combined": ("m1", "m2", "m3")}
-        for key in ("m", "m1", "m2", "m3"):
-            value, wanted = getattr(self, key), key in takes[self.name]
-            if value is not None and not wanted:
+        allowed = takes[self.name]
+        for key, value in self.values().items():
+            if key not in allowed:
                 raise ValueError(
                     f"{self.name} has no {key} (found {value}); "
-                    f"it takes {', '.join(takes[self.name]) or 'no value'}"
+                    f"it takes {', '.join(allowed) or 'no value'}"
                 )
-            if value is None and wanted:
-                raise ValueError(
-                    f"{self.name} needs {', '.join(takes[self.name])}: {key} is missing"
-                )
+        missing = [key for key in allowed if key not in self.values()]
+        if missing:
+            raise ValueError(f"{self.name} needs {', '.join(allowed)}: {missing[0]} is missing")
         if self.detached and self.name not in ("arcface", "combined"):
             raise ValueError(f"detached is a form of arcface and combined, not of {self.name}")
         return self

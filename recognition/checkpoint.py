@@ -1,0 +1,285 @@
+"""Checkpoints: everything a run needs to continue, on any number of ranks.
+
+One checkpoint is one folder, `checkpoints/step_00000400/`:
+
+    backbone.pt   the backbone's weights under their published names, a plain state dict
+    state/        class-sharded tensors by global class id and optimizer state, written by every
+                  rank through torch.distributed.checkpoint; loads on any number of ranks
+    run.json      step, counters, scaler, versions, the resolved config
+
+A folder gets its final name only once it is complete and on disk, so an interrupted save never
+passes for a checkpoint. `latest` and `best` beside the folders hold the name of one of them.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
+from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+
+from recognition.distributed import World, barrier
+
+FORMAT = 1
+_FOLDER = re.compile(r"step_(\d{8})")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged, or of another run."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """This rank's rows of a tensor that is cut over ranks by `sharding.shard_range`.
+
+    Attributes:
+        local: [stop - start, ...] rows held here; loading writes into it.
+        total: rows over all ranks.
+    """
+
+    local: Tensor
+    total: int
+
+
+@dataclass(frozen=True)
+class State:
+    """What is saved and loaded together.
+
+    Attributes:
+        backbone: the backbone's state dict, equal on all ranks.
+        replicated: further tensors that are equal on all ranks, by name.
+        rows: tensors cut over ranks, by name.
+        facts: step, counters, config and the like: anything JSON can hold.
+    """
+
+    backbone: Mapping[str, Tensor]
+    replicated: Mapping[str, Tensor]
+    rows: Mapping[str, Rows]
+    facts: Mapping[str, Any]
+
+
+class Checkpoints:
+    """Writes, finds and loads the checkpoints of one run folder.
+
+    Args:
+        output: the run folder; checkpoints go to its `checkpoints` folder.
+        world: this process's place.
+        device_type: `cpu` or `cuda`, the kind of device the sharded tensors live on.
+        keep: how many of the latest checkpoints stay; the best one stays besides.
+    """
+
+    def __init__(self, output: Path, *, world: World, device_type: str, keep: int) -> None:
+        self.folder = output / "checkpoints"
+        self.world = world
+        self.keep = keep
+        self._mesh: DeviceMesh | None = None
+        if dist.is_initialized():
+            self._mesh = init_device_mesh(device_type, (world.size,))
+
+    def save(self, step: int, state: State, *, best: bool) -> Path:
+        """Write a checkpoint from all ranks and return its folder once it is complete.
+
+        Collective. `best` marks it as the one to keep. Raises `OSError` or torch's
+        `CheckpointException` on every rank when any rank cannot write; the checkpoints that were
+        complete before stay as they were.
+        """
+        final = self.folder / f"step_{step:08d}"
+        partial = final.with_suffix(".partial")
+        if self.world.is_main:
+            for leftover in self.folder.glob("*.partial"):
+                shutil.rmtree(leftover)
+            partial.mkdir(parents=True)
+        barrier()
+        save_sharded(
+            self._tensors(state), checkpoint_id=partial / "state", no_dist=self._mesh is None
+        )
+        if self.world.is_main:
+            _write(partial / "backbone.pt", lambda path: torch.save(dict(state.backbone), path))
+            text = json.dumps({"format": FORMAT, "step": step, **state.facts}, indent=1)
+            _write(partial / "run.json", lambda path: path.write_text(text))
+            _sync_folder(partial)
+            if final.exists():  # a resumed run reaches a step that it had saved before
+                shutil.rmtree(final)
+            partial.rename(final)
+            _sync_folder(self.folder)
+            self._point("latest", final.name)
+            if best:
+                self._point("best", final.name)
+            self._prune()
+        barrier()
+        return final
+
+    def load(self, folder: Path, state: State) -> dict[str, Any]:
+        """Fill the tensors of `state` in place from a checkpoint and return its facts.
+
+        Collective; the checkpoint may have been written by any number of ranks. Raises
+        `CheckpointError` when it is damaged or its tensors do not fit this run's.
+        """
+        facts = read_facts(folder)
+        saved = load_backbone(folder)
+        _check_same_tensors(folder / "backbone.pt", saved, state.backbone)
+        with torch.no_grad():
+            for name, tensor in state.backbone.items():
+                tensor.copy_(saved[name])
+        try:
+            load_sharded(
+                self._tensors(state), checkpoint_id=folder / "state", no_dist=self._mesh is None
+            )
+        except Exception as error:
+            # DCP wraps the cause; whatever it is, the user needs the folder's name and a way on.
+            raise CheckpointError(
+                f"{folder / 'state'}: cannot be loaded into this run: {error}; check that the "
+                "class count, embedding size and optimizer are those of the saved run, or resume "
+                "from another checkpoint"
+            ) from error
+        return facts
+
+    def find(self, resume: str) -> Path | None:
+        """Return the checkpoint that `--resume` means.
+
+        `auto` is the latest one of this run folder, or None where there is none yet. Anything else
+        is a path: a checkpoint, or a run folder, whose latest one is taken. Raises
+        `CheckpointError` when the path holds neither.
+        """
+        if resume == "auto":
+            return latest(self.folder)
+        return resolve(Path(resume))
+
+    def _tensors(self, state: State) -> dict[str, Any]:
+        """Return the tensors that go through torch.distributed.checkpoint, rows as DTensors."""
+        tensors: dict[str, Any] = dict(state.replicated)
+        for name, rows in state.rows.items():
+            if self._mesh is None:
+                tensors[name] = rows.local
+                continue
+            shape = torch.Size((rows.total, *rows.local.shape[1:]))
+            tensors[name] = DTensor.from_local(
+                rows.local,
+                self._mesh,
+                [Shard(0)],
+                run_check=False,
+                shape=shape,
+                stride=torch.empty(shape, device="meta").stride(),
+            )
+        return tensors
+
+    def _point(self, name: str, target: str) -> None:
+        temporary = self.folder / f"{name}.new"
+        _write(temporary, lambda path: path.write_text(target + "\n"))
+        temporary.replace(self.folder / name)
+
+    def _prune(self) -> None:
+        best = self.folder / "best"
+        kept = {best.read_text().strip()} if best.exists() else set()
+        for folder in _complete(self.folder)[: -self.keep]:
+            if folder.name not in kept:
+                shutil.rmtree(folder)
+
+
+def latest(checkpoints: Path) -> Path | None:
+    """Return the complete checkpoint with the highest step in a `checkpoints` folder, if any."""
+    complete = _complete(checkpoints)
+    return complete[-1] if complete else None
+
+
+def resolve(path: Path) -> Path:
+    """Return the checkpoint folder that `path` means: itself, or the latest one of a run folder.
+
+    Raises `CheckpointError` when there is none.
+    """
+    if (path / "run.json").is_file():
+        return path
+    found = latest(path / "checkpoints") or latest(path)
+    if found is None:
+        raise CheckpointError(
+            f"{path}: holds no checkpoint; expected a run folder, or one of its "
+            "checkpoints/step_XXXXXXXX folders"
+        )
+    return found
+
+
+def backbone_file(path: Path) -> Path:
+    """Return the file with backbone weights that `path` means.
+
+    `path` is such a file, a checkpoint folder, or a run folder (its latest checkpoint).
+    """
+    return path if path.is_file() else resolve(path) / "backbone.pt"
+
+
+def load_backbone(path: Path) -> dict[str, Tensor]:
+    """Return a backbone's state dict, on the CPU, from whatever `backbone_file` understands.
+
+    Nothing but tensors is unpickled. Raises `CheckpointError` for anything else.
+    """
+    file = backbone_file(path)
+    try:
+        weights = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling strangers' files fails in many ways
+        raise CheckpointError(
+            f"{file}: cannot be read as weights: {error}; expected a state dict written by "
+            "torch.save"
+        ) from error
+    if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
+        raise CheckpointError(f"{file}: expected a dict of tensors, found {type(weights).__name__}")
+    return {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """Return the facts of a checkpoint. Raises `CheckpointError` when they cannot be read."""
+    file = folder / "run.json"
+    try:
+        facts = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: cannot be read: {error}") from None
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        found = facts.get("format") if isinstance(facts, dict) else type(facts).__name__
+        raise CheckpointError(f"{file}: expected checkpoint format {FORMAT}, found {found}")
+    return facts
+
+
+def _check_same_tensors(file: Path, saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    missing, unknown = sorted(own.keys() - saved.keys()), sorted(saved.keys() - own.keys())
+    if missing or unknown:
+        raise CheckpointError(
+            f"{file}: is of another network: {len(missing)} tensors are missing "
+            f"({', '.join(missing[:3])} …), {len(unknown)} are unknown ({', '.join(unknown[:3])} …)"
+        )
+    for name, tensor in own.items():
+        if saved[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{file}: {name} has shape {tuple(saved[name].shape)}, this run's network has "
+                f"{tuple(tensor.shape)}"
+            )
+
+
+def _complete(checkpoints: Path) -> list[Path]:
+    """Return the complete checkpoint folders, by step. Partial ones carry another name."""
+    if not checkpoints.is_dir():
+        return []
+    return sorted(item for item in checkpoints.iterdir() if _FOLDER.fullmatch(item.name))
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file and wait until it is on disk."""
+    write(path)
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Wait until a folder's entries are on disk: a rename is durable only after this."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,73 @@
+"""How a failing rank ends: at once, with its own message, taking all other ranks with it.
+
+A rank that raises must not wait for anybody: its peers may sit in a collective that will never
+complete. Its process ends, its sockets close, and the peers' collectives fail or `torchrun` stops
+them. The peers then hold their tongue for a moment, so that the cause stands last on the screen
+and not the consequences.
+"""
+
+import contextlib
+import os
+import sys
+import time
+import traceback
+from typing import NoReturn
+
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+from recognition.distributed import World
+
+# What gloo and NCCL say when the other side has gone away.
+_LOST_PEER = ("closed by peer", "reset by peer", "timed out waiting", "ncclremoteerror", "gloo")
+
+
+def report_and_exit(error: BaseException, world: World) -> NoReturn:
+    """Print what ended this rank and end its process with a non-zero code.
+
+    A `ValueError` is for the user and shown as its message alone; anything else is a bug or the
+    machine's fault and comes with its traceback. In a world of several ranks `torchrun` repeats
+    the message of the first rank that failed in its closing summary.
+    """
+    if isinstance(error, SystemExit):
+        sys.exit(error.code)
+    if isinstance(error, KeyboardInterrupt):
+        print("\ninterrupted; continue with --resume auto", file=sys.stderr)
+        _end(130, world)
+    lost = _lost_a_peer(error)
+    if lost:
+        time.sleep(3.0)  # the peer's own message, or torchrun's signal, comes first
+        text = f"lost contact with another rank; its own message tells why ({_first_line(error)})"
+    elif isinstance(error, ValueError):
+        if world.rank > 0:
+            time.sleep(1.0)  # what rank 0 finds too, rank 0 says
+        text = str(error)
+    else:
+        text = "".join(traceback.format_exception(error))
+    place = f"rank {world.rank}: " if world.size > 1 else ""
+    print(f"\n{place}error: {text}", file=sys.stderr, flush=True)
+    if world.size > 1 and not lost:
+        handler = get_error_handler()
+        with contextlib.suppress(OSError):  # without its file torchrun's summary is only shorter
+            handler.record_exception(error)
+    _end(1, world)
+
+
+def _end(code: int, world: World) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if world.size == 1:
+        sys.exit(code)
+    # Not sys.exit: destructors of process groups and loader workers may wait for peers for ever.
+    os._exit(code)
+
+
+def _lost_a_peer(error: BaseException) -> bool:
+    if isinstance(error, dist.DistError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _LOST_PEER)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,92 @@
+"""Arithmetic of the backbone: fp32, or mixed precision in bf16 or fp16 with a loss scaler.
+
+Only the backbone runs under autocast; the head's margins and softmax statistics are always fp32.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+
+_DTYPES: dict[str, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+
+@dataclass
+class LossScaler:
+    """Dynamic scale of the loss, so that small fp16 gradients do not vanish.
+
+    The scale halves after a step whose gradients overflowed and doubles after `growth_interval`
+    steps in a row without one. The decision that a step overflowed is taken once over all ranks
+    (see `Trainer`), so every rank holds the same scale.
+
+    Attributes:
+        scale: factor on the loss; 1 and constant unless `enabled`.
+        enabled: whether the scale moves at all (fp16 only).
+        good_steps: steps since the scale last changed.
+        skipped_steps: steps of the whole run that were skipped because of an overflow.
+    """
+
+    enabled: bool
+    scale: float = field(default=1.0)
+    growth_interval: int = 2000
+    good_steps: int = 0
+    skipped_steps: int = 0
+
+    def update(self, overflowed: bool) -> None:
+        """Move the scale after a step.
+
+        Raises `ValueError` when the scale has shrunk so far that the overflow cannot be its fault.
+        """
+        if not self.enabled:
+            return
+        if overflowed:
+            self.scale, self.good_steps = self.scale / 2, 0
+            self.skipped_steps += 1
+            if self.scale < 2**-14:
+                raise ValueError(
+                    "fp16 gradients overflow even at a loss scale of 2^-14: the network itself "
+                    "produces infinities; train with train.precision: bf16, or a lower "
+                    "optimizer.lr"
+                )
+            return
+        self.good_steps += 1
+        if self.good_steps == self.growth_interval:
+            self.scale, self.good_steps = min(self.scale * 2, 2.0**24), 0
+
+    def state_dict(self) -> dict[str, float]:
+        """Return what a resumed run needs."""
+        return {
+            "scale": self.scale,
+            "good_steps": self.good_steps,
+            "skipped_steps": self.skipped_steps,
+        }
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Take over the values of `state_dict`."""
+        self.scale = state["scale"]
+        self.good_steps = int(state["good_steps"])
+        self.skipped_steps = int(state["skipped_steps"])
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A precision by its config name (`fp32`, `bf16`, `fp16`) on a kind of device."""
+
+    name: str
+    device: torch.device
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context that the backbone's forward pass runs in."""
+        if self.name == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=_DTYPES[self.name])
+
+    def make_scaler(self) -> LossScaler:
+        """Return the loss scaler: a constant 1 except in fp16."""
+        if self.name == "fp16":
+            return LossScaler(enabled=True, scale=2.0**16)
+        return LossScaler(enabled=False)

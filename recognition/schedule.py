@@ -1,0 +1,122 @@
+"""The plan of a run: how many steps, at what learning rate, and when to verify, save and log.
+
+Everything here is a pure function of the config and the number of images, so a resumed run, on
+any number of ranks, follows the same plan, and `--dry-run` can print it.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from recognition.config import Config
+from recognition.config import Schedule as ScheduleConfig
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate of every step.
+
+    Attributes:
+        base_lr: the rate after warm-up.
+        total_steps: steps of the whole run.
+        warmup_steps: steps of linear warm-up; step `s` of them runs at
+            `base_lr * (s + 1) / warmup_steps`, so the first is not the full rate.
+        decay: factor of `base_lr` as a function of the step, from the end of warm-up on.
+    """
+
+    base_lr: float
+    total_steps: int
+    warmup_steps: int
+    decay: Callable[[int], float]
+
+    def lr_at(self, step: int) -> float:
+        """Return the learning rate of step `step` (the first is 0).
+
+        Raises `ValueError` for a step outside the run.
+        """
+        if not 0 <= step < self.total_steps:
+            raise ValueError(f"step {step} is outside the run's {self.total_steps} steps")
+        if step < self.warmup_steps:
+            return self.base_lr * (step + 1) / self.warmup_steps
+        return self.base_lr * self.decay(step)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When things happen, in steps.
+
+    Attributes:
+        steps_per_epoch: images over global batch size; not whole in general, because the stream
+            of samples runs on over the end of an epoch.
+        total_steps: steps of the whole run.
+        verify_every: steps between verifications; the last step always verifies.
+        save_every: steps between checkpoints; the last step always saves.
+    """
+
+    steps_per_epoch: float
+    total_steps: int
+    verify_every: int
+    save_every: int
+
+    def verify_after(self, step: int) -> bool:
+        """Return whether the model is verified once `step` steps are done."""
+        return step % self.verify_every == 0 or step == self.total_steps
+
+    def save_after(self, step: int) -> bool:
+        """Return whether a checkpoint is written once `step` steps are done."""
+        return step % self.save_every == 0 or step == self.total_steps
+
+
+def make_plan(config: Config, num_images: int) -> Plan:
+    """Return the plan of a run over `num_images` images.
+
+    Raises `ValueError` when the run would be shorter than one step.
+    """
+    per_epoch = num_images / config.train.global_batch_size
+
+    def steps(count: int | None, epochs: float | None, default: int) -> int:
+        if epochs is not None:
+            return max(1, round(epochs * per_epoch))
+        return default if count is None else count
+
+    if config.train.steps is not None:
+        total = config.train.steps
+    else:
+        assert config.train.epochs is not None, "the config states epochs or steps"
+        total = math.floor(config.train.epochs * per_epoch)
+    if total < 1:
+        raise ValueError(
+            f"train.epochs {config.train.epochs} of {num_images} images make less than one step "
+            f"of train.global_batch_size {config.train.global_batch_size}: lower the batch size"
+        )
+    verification, checkpoint = config.verification, config.checkpoint
+    return Plan(
+        steps_per_epoch=per_epoch,
+        total_steps=total,
+        verify_every=steps(verification.every_steps, verification.every_epochs, total),
+        save_every=steps(checkpoint.every_steps, checkpoint.every_epochs, total),
+    )
+
+
+def make_schedule(config: ScheduleConfig, base_lr: float, plan: Plan) -> Schedule:
+    """Return the learning-rate schedule of a run.
+
+    Raises `ValueError` when warm-up or a milestone lies beyond the run's end.
+    """
+    warmup = config.warmup_steps or round((config.warmup_epochs or 0.0) * plan.steps_per_epoch)
+    milestones = config.milestone_steps or [
+        round(epoch * plan.steps_per_epoch) for epoch in config.milestone_epochs or []
+    ]
+    for name, step in [("warm-up", warmup), *(("milestone", step) for step in milestones)]:
+        if step >= plan.total_steps and step > 0:
+            raise ValueError(
+                f"schedule: the {name} at step {step} is not before the run's end at step "
+                f"{plan.total_steps}: train longer, or move it"
+            )
+    decays: dict[str, Callable[[int], float]] = {
+        "polynomial": lambda step: (
+            (1 - (step - warmup) / (plan.total_steps - warmup)) ** config.power
+        ),
+        "step": lambda step: config.gamma ** sum(step >= milestone for milestone in milestones),
+    }
+    return Schedule(base_lr, plan.total_steps, warmup, decays[config.name])

@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import pytest
+
+from recognition.config_file import ConfigError, dump_config, load_config
+
+SMALL = """
+output: runs/x
+data: {train: datasets/x}
+train: {global_batch_size: 64, epochs: 2}
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("head.sampel_rate=0.2", r"head\.sampel_rate: no such setting; did you mean sample_rate\?"),
+        ("zzz=1", r"zzz: no such setting; expected one of output, seed"),
+        ("data.demo.identites=5", r"did you mean identities\?"),
+        ("optimizer.lr=fast", r"optimizer\.lr: .*found 'fast'"),
+        ("optimizer.lr=0", r"optimizer\.lr: .*greater than 0 \(found 0\)"),
+        ("train.epochs=null", r"exactly one of epochs and steps"),
+        ("train.steps=5", r"exactly one of epochs and steps"),
+        ("head.sample_rate=0.1", r"sample_rate is 0\.1 but sampling is all"),
+        ("head.sampling=random_negative", r"needs a sample_rate"),
+        ("head.sampling=hardest", r"'all', 'random_negative' or 'positives_only'"),
+        ("head.margin={name: arcface}", r"arcface needs m"),
+        ("head.margin={name: cosface, m2: 0.3}", r"cosface has no m2 \(found 0\.3\)"),
+        ("head.margin={name: cosface, m: 0.4, detached: true}", r"detached is a form of arcface"),
+        ("train.accumulation=65", r"accumulation 65 exceeds global_batch_size 64"),
+        ("schedule.name=step", r"needs milestone_steps or milestone_epochs"),
+        ("schedule={name: step, milestone_steps: [9, 5]}", r"milestones must rise"),
+        ("schedule={warmup_steps: 1, warmup_epochs: 1}", r"state only one"),
+        ("data.train=null", r"data\.train"),
+        ("seed", r"--set seed: expected key=value"),
+        ("seed=[1", r"not valid YAML"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_mend(small: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(small, [override])
+
+
+def test_all_errors_are_told_at_once(small: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(small, ["head.sampel_rate=1", "optimizer.momentum=2"])
+    assert "sampel_rate" in str(caught.value)
+    assert "momentum" in str(caught.value)
+
+
+def test_files_inherit_and_overrides_win(small: Path, tmp_path: Path) -> None:
+    child = tmp_path / "sub" / "child.yaml"
+    child.parent.mkdir()
+    child.write_text("base: ../small.yaml\ntrain: {epochs: 3}\noptimizer: {lr: 5e-2}\n")
+    config = load_config(child, ["optimizer.momentum=0.8"])
+    assert config.train.global_batch_size == 64
+    assert config.train.epochs == 3
+    assert config.optimizer.lr == 0.05
+    assert config.optimizer.momentum == 0.8
+
+
+def test_a_margin_is_replaced_whole_and_never_mixed(small: Path) -> None:
+    config = load_config(small, ["head.margin={name: arcface, m: 0.5}"])
+    assert config.head.margin.values() == {"m": 0.5}
+    combined = load_config(small, ["head.margin={name: combined, m1: 1, m2: 0.3, m3: 0.2}"])
+    assert combined.head.margin.values() == {"m1": 1.0, "m2": 0.3, "m3": 0.2}
+
+
+def test_bases_in_a_circle_and_twice_given_keys_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("base: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("base: a.yaml\n")
+    with pytest.raises(ConfigError, match="in a circle"):
+        load_config(tmp_path / "a.yaml")
+    (tmp_path / "c.yaml").write_text(SMALL + "seed: 1\nseed: 2\n")
+    with pytest.raises(ConfigError, match="'seed' is given twice"):
+        load_config(tmp_path / "c.yaml")
+
+
+def test_a_missing_file_names_those_that_exist(small: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no such config; .* holds small\.yaml"):
+        load_config(small.with_name("smal.yaml"))
+
+
+def test_the_resolved_config_loads_to_itself(small: Path, tmp_path: Path) -> None:
+    config = load_config(small, ["head.sampling=random_negative", "head.sample_rate=0.1"])
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(dump_config(config))
+    assert load_config(copy) == config
