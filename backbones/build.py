@@ -1,0 +1,60 @@
+"""The backbones by name."""
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import nn
+
+from backbones.iresnet import IResNet
+from backbones.mobilefacenet import MobileFaceNet
+
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
+    "r18": partial(IResNet, (2, 2, 2, 2)),
+    "r34": partial(IResNet, (3, 4, 6, 3)),
+    "r50": partial(IResNet, (3, 4, 14, 3)),
+    "r100": partial(IResNet, (3, 13, 30, 3)),
+    "r200": partial(IResNet, (6, 26, 60, 6)),
+    "mbf": MobileFaceNet,
+}
+
+
+def build_backbone(
+    name: str,
+    *,
+    embedding_size: int = 512,
+    dropout: float = 0.0,
+    image_size: int = 112,
+    activation_checkpointing: bool = False,
+) -> nn.Module:
+    """Return the network called `name`, with initial weights from torch's global generator.
+
+    The network maps images `[n, 3, image_size, image_size]`, RGB in [-1, 1], to embeddings
+    `float32 [n, embedding_size]` that are not normalised.
+
+    Args:
+        name: a key of `BACKBONES`.
+        embedding_size: number of values of an embedding.
+        dropout: probability of zeroing an element of the last feature map in training.
+        image_size: side of the images in pixels, 16 or more.
+        activation_checkpointing: hold fewer activations and compute them again in the backward
+            pass; the results are the same.
+
+    Raises:
+        ValueError: the name is not known, or a size or the dropout is out of range.
+    """
+    if name not in BACKBONES:
+        raise ValueError(f"backbone {name!r} is not known: expected one of {', '.join(BACKBONES)}")
+    if embedding_size < 1:
+        raise ValueError(f"embedding_size is {embedding_size}: expected 1 or more")
+    if image_size < 16:
+        raise ValueError(
+            f"image_size is {image_size}: expected 16 or more, the nets halve it 4 times"
+        )
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"dropout is {dropout}: expected 0 <= dropout < 1")
+    return BACKBONES[name](
+        embedding_size=embedding_size,
+        dropout=dropout,
+        image_size=image_size,
+        activation_checkpointing=activation_checkpointing,
+    )

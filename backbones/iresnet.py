@@ -1,0 +1,116 @@
+"""The "improved" residual networks of ArcFace, with the layout of the published weight files.
+
+Shape suffixes: N batch, C channels, H and W height and width, D embedding size.
+
+Source: Deng et al., "ArcFace: Additive Angular Margin Loss for Deep Face Recognition",
+arXiv 1801.07698, section 3.1 (network LResNet-E-IR); the pre-activation block follows Han et al.,
+"Deep Pyramidal Residual Networks", arXiv 1610.02915.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from backbones.activation_checkpointing import run_blocks
+from backbones.batch_norm import BatchNorm1d, BatchNorm2d
+
+
+class ResidualBlock(nn.Module):
+    """BN, conv 3x3, BN, PReLU, conv 3x3 with the stride, BN; plus the (projected) input.
+
+    [N, channels_in, H, W] → [N, channels_out, ceil(H / stride), ceil(W / stride)].
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = BatchNorm2d(channels_in)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+        self.bn2 = BatchNorm2d(channels_out)
+        self.prelu = nn.PReLU(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, stride, padding=1, bias=False)
+        self.bn3 = BatchNorm2d(channels_out)
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels_out:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False),
+                BatchNorm2d(channels_out),
+            )
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Return the block's output."""
+        y = self.prelu(self.bn2(self.conv1(self.bn1(x_NCHW))))
+        y = self.bn3(self.conv2(y))
+        output: Tensor = y + self.downsample(x_NCHW)
+        return output
+
+
+class IResNet(nn.Module):
+    """Residual network for aligned faces: four stages, each halving the side.
+
+    With `embedding_size=512` and `image_size=112` the state dict has the names, order and shapes
+    of the published weight files; other sizes change `fc` (and `features`) alone.
+
+    Args:
+        blocks: number of residual blocks of each of the four stages.
+        embedding_size: D.
+        dropout: probability of zeroing an element of the last feature map in training.
+        image_size: side of the images; any side of 16 or more.
+        activation_checkpointing: compute each block's activations again in the backward pass.
+    """
+
+    WIDTHS = (64, 128, 256, 512)
+
+    def __init__(
+        self,
+        blocks: tuple[int, int, int, int],
+        *,
+        embedding_size: int = 512,
+        dropout: float = 0.0,
+        image_size: int = 112,
+        activation_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.activation_checkpointing = activation_checkpointing
+        stem, last = self.WIDTHS[0], self.WIDTHS[-1]
+        self.conv1 = nn.Conv2d(3, stem, 3, padding=1, bias=False)
+        self.bn1 = BatchNorm2d(stem)
+        self.prelu = nn.PReLU(stem)
+        self.layer1 = _stage(stem, self.WIDTHS[0], blocks[0])
+        self.layer2 = _stage(self.WIDTHS[0], self.WIDTHS[1], blocks[1])
+        self.layer3 = _stage(self.WIDTHS[1], self.WIDTHS[2], blocks[2])
+        self.layer4 = _stage(self.WIDTHS[2], self.WIDTHS[3], blocks[3])
+        self.bn2 = BatchNorm2d(last)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(last * (-(-image_size // 16)) ** 2, embedding_size)
+        self.features = BatchNorm1d(embedding_size)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Draw the initial weights as published: convolutions from N(0, 0.1²).
+
+        The last layer's scale is fixed at 1: only the direction of an embedding matters to the
+        margin losses, which normalise it.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, 0.0, 0.1)
+        self.features.weight.requires_grad_(False)
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Return embeddings `[N, D]`, not normalised, of images `[N, 3, S, S]`.
+
+        Images are RGB in [-1, 1]. The last two layers run in the weights' dtype under autocast
+        too, so embeddings are float32 unless the network itself was converted.
+        """
+        x = self.prelu(self.bn1(self.conv1(images_NCHW)))
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = run_blocks(stage, x, recompute=self.activation_checkpointing)
+        x = self.dropout(self.bn2(x)).flatten(1)
+        with torch.autocast(x.device.type, enabled=False):
+            embeddings_ND: Tensor = self.features(self.fc(x.to(self.fc.weight.dtype)))
+        return embeddings_ND
+
+
+def _stage(channels_in: int, channels_out: int, blocks: int) -> nn.Sequential:
+    first = ResidualBlock(channels_in, channels_out, stride=2)
+    rest = (ResidualBlock(channels_out, channels_out, stride=1) for _ in range(blocks - 1))
+    return nn.Sequential(first, *rest)
