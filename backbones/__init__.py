@@ -1,1 +1,14 @@
 """Networks that turn aligned face images into embeddings."""
+
+from backbones.batch_norm import freeze_batch_norm
+from backbones.build import BACKBONES, build_backbone
+from backbones.weights import build_for_weights, load_weights, read_weights
+
+__all__ = [
+    "BACKBONES",
+    "build_backbone",
+    "build_for_weights",
+    "freeze_batch_norm",
+    "load_weights",
+    "read_weights",
+]
