@@ -1,0 +1,52 @@
+"""Weight files: what loads, and what a refusal says."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from backbones import build_backbone, build_for_weights, load_weights, read_weights
+
+
+def test_round_trip_tells_the_backbone(tmp_path: Path) -> None:
+    saved = build_backbone("mbf", embedding_size=24)
+    torch.save(saved.state_dict(), tmp_path / "backbone.pt")
+    weights = read_weights(tmp_path / "backbone.pt")
+    name, loaded = build_for_weights(weights, "backbone.pt")
+    assert name == "mbf"
+    x = torch.randn(1, 3, 112, 112)
+    assert torch.equal(loaded.eval()(x), saved.eval()(x))
+
+
+def test_another_embedding_size_is_named_and_nothing_is_loaded() -> None:
+    backbone = build_backbone("r18", image_size=16, embedding_size=8)
+    other = build_backbone("r18", image_size=16, embedding_size=16).state_dict()
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    message = (
+        r"w\.pt does not fit.* of another shape: fc\.weight \[16, 512\] instead of \[8, 512\]"
+        r".*embedding_size is 16, expected 8"
+    )
+    with pytest.raises(ValueError, match=message):
+        load_weights(backbone, other, "w.pt")
+    assert all(torch.equal(backbone.state_dict()[name], before[name]) for name in before)
+
+
+def test_differences_are_listed_and_counted() -> None:
+    backbone = build_backbone("r18", image_size=16)
+    weights = {f"module.{name}": value for name, value in backbone.state_dict().items()}
+    message = r"missing: conv1\.weight, bn1\.weight, bn1\.bias and \d+ more; .*not known: module\."
+    with pytest.raises(ValueError, match=message):
+        load_weights(backbone, weights, "w.pt")
+
+
+def test_unknown_weights() -> None:
+    with pytest.raises(ValueError, match=r"w\.pt has the weights of none of r18, .*start with a"):
+        build_for_weights({"a": torch.zeros(1)}, "w.pt")
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}])
+def test_files_that_are_no_state_dict(tmp_path: Path, content: object) -> None:
+    path = tmp_path / "w.pt"
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=r"w\.pt (holds a list|is not a bare state dict: 'epoch')"):
+        read_weights(path)
