@@ -1,0 +1,217 @@
+"""Reading RecordIO: a memory-mapped file, its records one by one or their headers in bulk."""
+
+import mmap
+import re
+import struct
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from data.recordio import (
+    FIRST,
+    HEADER,
+    LAST,
+    MAGIC,
+    MAGIC_BYTES,
+    MIDDLE,
+    PART,
+    SIZE_BITS,
+    SIZE_MASK,
+    WHOLE,
+    Bytes,
+    RecordError,
+)
+
+_LFS_POINTER = re.compile(rb"version https://git-lfs\S*\n(?:.*\n)*?size (\d+)")
+_MEND = "copy or make the pair again, or delete the .idx to have it rebuilt from a whole .rec"
+
+Keys = npt.NDArray[np.int64] | range
+
+
+@dataclass(frozen=True)
+class Headers:
+    """The headers of n records, column by column.
+
+    Attributes:
+        flags: number of labels after the header, 0 for a single label in it; uint32 [n].
+        labels: first two labels, NaN where there is none; float32 [n, 2].
+        ids: uint64 [n].
+        image_sizes: bytes after header and labels; int64 [n]. Negative where the payload is too
+            short to hold them: such a record has no header, and its other columns mean nothing.
+    """
+
+    flags: npt.NDArray[np.uint32]
+    labels: npt.NDArray[np.float32]
+    ids: npt.NDArray[np.uint64]
+    image_sizes: npt.NDArray[np.int64]
+
+
+class RecordFile:
+    """A memory-mapped `.rec` file.
+
+    Safe in worker processes: the mapping is read-only and survives a fork; a pickle holds the
+    path alone and opens the file again.
+
+    Raises `RecordError` when the file is missing, empty, a Git LFS pointer, or no RecordIO.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file() or path.stat().st_size == 0:
+            state = "is empty" if path.is_file() else "does not exist"
+            raise RecordError(f"{path} {state}: expected a RecordIO file; copy or make it again")
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._view = memoryview(self._map)
+        self.size = len(self._view)
+        refuse_lfs_pointer(path, bytes(self._view[:512]))
+        if bytes(self._view[:4]) != MAGIC_BYTES:
+            raise RecordError(
+                f"{path} is no RecordIO file: it starts with {bytes(self._view[:8])!r}, expected "
+                f"{MAGIC_BYTES!r}; copy or make it again"
+            )
+        self._words = np.frombuffer(self._map, "<u4", count=self.size // 4)
+
+    def __reduce__(self) -> tuple[type["RecordFile"], tuple[Path]]:
+        return RecordFile, (self.path,)
+
+    def where(self, offset: int, key: int | None = None) -> str:
+        """Return the place of a record in words, for messages."""
+        return f"{self.path}, {'' if key is None else f'key {key}, '}offset {offset}"
+
+    def read(self, offset: int, key: int | None = None) -> Bytes:
+        """Return the payload of the record at `offset`: no copy unless it is split into parts.
+
+        Raises `RecordError`, naming file, `key` and offset, if no whole record starts there.
+        """
+        if 0 <= offset <= self.size - 8:
+            magic, word = PART.unpack_from(self._view, offset)
+            stop = offset + 8 + (word & SIZE_MASK)
+            if magic == MAGIC and word >> SIZE_BITS == WHOLE and stop <= self.size:
+                return self._view[offset + 8 : stop]
+        return self._read_parts(offset, key)[0]
+
+    def scan(self) -> npt.NDArray[np.int64]:
+        """Return the offsets of all records, int64 [n], found by walking through the file once.
+
+        Raises `RecordError` at the first place where no whole record starts.
+        """
+        offsets = array("q")
+        view, size, unpack = self._view, self.size, PART.unpack_from
+        offset = 0
+        while offset < size:
+            offsets.append(offset)
+            if offset <= size - 8:
+                magic, word = unpack(view, offset)
+                stop = offset + 8 + (word & SIZE_MASK)
+                if magic == MAGIC and word >> SIZE_BITS == WHOLE and stop <= size:
+                    offset = (stop + 3) & ~3
+                    continue
+            offset = self._read_parts(offset, None)[1]
+        return np.frombuffer(offsets, np.int64)
+
+    def headers(self, offsets: npt.NDArray[np.int64], keys: Keys | None = None) -> Headers:
+        """Return the headers of the records at `offsets`, int64 [n], without touching the images.
+
+        Raises `RecordError`, naming the key among `keys`, if no whole record starts at one.
+        """
+        words, last = self._words, len(self._words) - 1
+        first = offsets // 4
+        outside = (offsets < 0) | (offsets % 4 != 0) | (first >= last)
+        first = np.where(outside, 0, first)
+
+        def word(number: int) -> npt.NDArray[np.uint32]:
+            return words[np.minimum(first + number, last)]
+
+        sizes = (word(1) & SIZE_MASK).astype(np.int64)
+        flags = word(2)
+        labels = np.stack([np.where(flags > 0, word(8), word(3)), word(9)], 1).view(np.float32)
+        labels[flags < 2, 1] = np.nan
+        ids = word(4).astype(np.uint64) | word(5).astype(np.uint64) << np.uint64(32)
+        image_sizes = sizes - np.where(sizes < 24, 25, 24 + 4 * flags.astype(np.int64))
+        found = Headers(flags, labels, ids, image_sizes)
+        # What is split into parts, or no record at all, is left to the reader of single records.
+        plain = (word(0) == MAGIC) & (word(1) >> SIZE_BITS == WHOLE) & ~outside
+        plain &= offsets + 8 + sizes <= self.size
+        for row in np.flatnonzero(~plain).tolist():
+            key = None if keys is None else int(keys[row])
+            self._read_header(self.read(int(offsets[row]), key), found, row)
+        return found
+
+    def headers_in_chunks(
+        self, offsets: npt.NDArray[np.int64], keys: Keys | None = None, *, chunk: int = 1 << 20
+    ) -> Iterator[tuple[slice, Headers]]:
+        """Yield the headers of `chunk` records at a time, with their place in `offsets`.
+
+        The pages read go back to the system's cache each time, where they do not count as memory
+        of this process: one page a record would add up to gigabytes.
+        """
+        for start in range(0, len(offsets), chunk):
+            rows = slice(start, min(start + chunk, len(offsets)))
+            yield rows, self.headers(offsets[rows], None if keys is None else keys[rows])
+            if hasattr(mmap, "MADV_DONTNEED"):
+                self._map.madvise(mmap.MADV_DONTNEED)
+
+    def _read_header(self, payload: Bytes, into: Headers, row: int) -> None:
+        into.image_sizes[row] = -1
+        if len(payload) < HEADER.size:
+            return
+        flag, label, into.ids[row], _ = HEADER.unpack_from(payload)
+        into.flags[row] = flag
+        into.image_sizes[row] = len(payload) - HEADER.size - 4 * flag
+        if into.image_sizes[row] >= 0:
+            values = [*struct.unpack_from(f"<{min(flag, 2)}f", payload, HEADER.size), np.nan]
+            into.labels[row] = (values if flag else [label, np.nan])[:2]
+
+    def _read_parts(self, offset: int, key: int | None) -> tuple[Bytes, int]:
+        """Return the payload of the record at `offset` and where the next record starts."""
+        parts: list[Bytes] = []
+        at = offset
+        while True:
+            flag, stop = self._part(at, offset, key)
+            expected = (MIDDLE, LAST) if parts else (WHOLE, FIRST)
+            if flag not in expected:
+                raise RecordError(
+                    f"{self.where(offset, key)}: the part at {at} has flag {flag}, expected "
+                    f"{expected[0]} or {expected[1]}; {_MEND}"
+                )
+            parts.append(self._view[at + 8 : stop])
+            at = (stop + 3) & ~3
+            if flag in (WHOLE, LAST):
+                return (parts[0] if len(parts) == 1 else MAGIC_BYTES.join(parts)), at
+
+    def _part(self, at: int, offset: int, key: int | None) -> tuple[int, int]:
+        """Return flag and end of the part at `at`, which belongs to the record at `offset`."""
+        where = self.where(offset, key)
+        if not 0 <= at <= self.size - 8:
+            raise RecordError(
+                f"{where}: a record should start at {at}, but the file has {self.size} bytes: "
+                f"it is truncated, or the .idx is another file's; {_MEND}"
+            )
+        magic, word = PART.unpack_from(self._view, at)
+        if magic != MAGIC:
+            raise RecordError(
+                f"{where}: no record starts at {at}: found {magic:#010x}, expected {MAGIC:#010x}: "
+                f"the file is damaged, or the .idx is another file's; {_MEND}"
+            )
+        stop = at + 8 + (word & SIZE_MASK)
+        if stop > self.size:
+            raise RecordError(
+                f"{where}: the record ends at {stop}, but the file has {self.size} bytes: "
+                f"it is truncated; {_MEND}"
+            )
+        return word >> SIZE_BITS, stop
+
+
+def refuse_lfs_pointer(path: Path, start: bytes) -> None:
+    """Raise `RecordError` if `start`, the first bytes of `path`, are those of a Git LFS pointer."""
+    pointer = _LFS_POINTER.match(start)
+    if pointer:
+        raise RecordError(
+            f"{path} is a Git LFS pointer to a file of {int(pointer[1]):,} bytes, not the data; "
+            "run `git lfs pull` in its repository"
+        )
