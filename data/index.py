@@ -1,0 +1,149 @@
+"""Where the records of a `.rec` file start: read from its `.idx`, or found by a walk through it."""
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from data.record_file import RecordFile, refuse_lfs_pointer
+from data.recordio import RecordError
+
+logger = logging.getLogger(__name__)
+
+_LINE = re.compile(rb"\d{1,18}\t\d{1,18}")
+_MEND = "copy the .idx again, or delete it to have it rebuilt from the .rec"
+
+
+@dataclass(frozen=True)
+class RecordIndex:
+    """Keys and places of all n records of a file.
+
+    Attributes:
+        keys: all different; int64 [n], in the order of the `.idx`, or of the file without one.
+        offsets: of each key's record in bytes, int64 [n].
+    """
+
+    keys: npt.NDArray[np.int64]
+    offsets: npt.NDArray[np.int64]
+
+    def sorted(self) -> "RecordIndex":
+        """Return the same in ascending order of the keys."""
+        if (self.keys[1:] > self.keys[:-1]).all():
+            return self
+        order = np.argsort(self.keys, kind="stable")  # fast where they are nearly in order
+        return RecordIndex(self.keys[order], self.offsets[order])
+
+    def between(self, start: int, stop: int) -> "RecordIndex":
+        """Return the part with `start <= key < stop`; the index must be sorted."""
+        first, last = np.searchsorted(self.keys, [start, stop])
+        return RecordIndex(self.keys[first:last], self.offsets[first:last])
+
+
+def open_index(file: RecordFile) -> RecordIndex:
+    """Return the index of `file`, from the `.idx` of the same name where there is one.
+
+    Raises `RecordError` for an index that is damaged or another file's, and for a truncated file.
+    """
+    path = file.path.with_suffix(".idx")
+    index = read_index(path) if path.is_file() else scan_index(file)
+    _check_keys(path, index.keys)
+    _check_offsets(path, index, file)
+    return index
+
+
+def read_index(path: Path, *, chunk_bytes: int = 1 << 24) -> RecordIndex:
+    r"""Parse an `.idx` file, `key\toffset` on each line, at about 15 million lines a second.
+
+    Memory beyond the result is a small multiple of `chunk_bytes`. Raises `RecordError` naming the
+    first line that is something else.
+    """
+    with path.open("rb") as file:
+        refuse_lfs_pointer(path, file.read(512))
+        file.seek(0)
+        most = 1  # the last line may have no end
+        while chunk := file.read(chunk_bytes):
+            most += chunk.count(b"\n")
+        index = RecordIndex(np.empty(most, np.int64), np.empty(most, np.int64))
+        file.seek(0)
+        count = 0
+        while lines := file.read(chunk_bytes) + file.readline():
+            numbers = _parse_lines(path, lines, count)
+            index.keys[count : count + len(numbers)] = numbers[:, 0]
+            index.offsets[count : count + len(numbers)] = numbers[:, 1]
+            count += len(numbers)
+    return RecordIndex(index.keys[:count], index.offsets[:count])
+
+
+def _parse_lines(path: Path, lines: bytes, lines_before: int) -> npt.NDArray[np.int64]:
+    """Return keys and offsets, int64 [m, 2], of m whole lines."""
+    if b"\r" in lines:
+        lines = lines.replace(b"\r\n", b"\n")
+    if not lines.endswith(b"\n"):
+        lines += b"\n"
+    # What is left without the digits shows the form of every line in one pass at the speed of
+    # memory; only then may the parser, which takes any white space and stops at garbage, see it.
+    marks = lines.translate(None, b"0123456789")
+    count = len(marks) // 2
+    if marks == b"\t\n" * count:
+        numbers = np.fromstring(lines, dtype=np.int64, sep=" ")
+        if len(numbers) == 2 * count:
+            return numbers.reshape(count, 2)
+    for number, line in enumerate(lines.split(b"\n")[:-1], start=lines_before + 1):
+        if not _LINE.fullmatch(line):
+            raise RecordError(
+                f"{path}, line {number}: found {line[:60]!r}, expected key<tab>offset; {_MEND}"
+            )
+    raise AssertionError(f"{path}: lines of the expected form were not parsed")
+
+
+def scan_index(file: RecordFile) -> RecordIndex:
+    """Rebuild the index by walking through the file once.
+
+    The keys are the ids in the records' headers, as MXNet's tools write them, or 0, 1, 2 … in the
+    order of the file where those are missing or not all different.
+    """
+    logger.info("%s has no .idx: reading the whole file once to find its records", file.path)
+    offsets = file.scan()
+    keys = np.empty_like(offsets)
+    ids_are_keys = True
+    for rows, headers in file.headers_in_chunks(offsets):
+        keys[rows] = headers.ids.view(np.int64)  # an id of 2**63 or more becomes negative
+        ids_are_keys &= bool((headers.image_sizes >= 0).all() and (keys[rows] >= 0).all())
+    if not ids_are_keys or len(np.unique(keys)) < len(keys):
+        keys = np.arange(len(offsets))
+    logger.info("%s: found %d records", file.path, len(offsets))
+    return RecordIndex(keys, offsets)
+
+
+def _check_keys(path: Path, keys: npt.NDArray[np.int64]) -> None:
+    if len(keys) == 0:
+        raise RecordError(f"{path} names no records: expected one line a record; {_MEND}")
+    if (keys[1:] > keys[:-1]).all():
+        return
+    order = np.argsort(keys, kind="stable")
+    repeated = order[1:][keys[order[1:]] == keys[order[:-1]]]
+    if len(repeated):
+        line = int(repeated.min())
+        earlier = int(np.flatnonzero(keys == keys[line])[0])
+        raise RecordError(
+            f"{path}, line {line + 1}: key {keys[line]} was on line {earlier + 1} already: "
+            f"expected every key once; {_MEND}"
+        )
+
+
+def _check_offsets(path: Path, index: RecordIndex, file: RecordFile) -> None:
+    """Find what a truncated file or a foreign index gives away without reading every record."""
+    outside = np.flatnonzero((index.offsets > file.size - 8) | (index.offsets % 4 != 0))
+    if len(outside):
+        row = int(outside[0])
+        raise RecordError(
+            f"{path}, line {row + 1}: key {index.keys[row]} is said to start at offset "
+            f"{index.offsets[row]} of {file.path}, which has {file.size} bytes: expected a "
+            "multiple of 4 inside the file; the .rec is truncated, or the .idx is another "
+            f"file's ({len(outside)} such lines); copy or make the pair again"
+        )
+    last = int(np.argmax(index.offsets))
+    file.read(int(index.offsets[last]), int(index.keys[last]))
