@@ -1,0 +1,194 @@
+"""Which records of a file are images, and the class of each.
+
+Two layouts exist. In the *identity* layout record 0 carries the labels `[n + 1, end]` and no
+image: the images are the keys 1 … n, and each key from n + 1 to end - 1 carries the range of keys
+of one identity. Without such a record every key is an image, 0 included. In both an image's class
+is the first label in its own header.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from data.index import RecordIndex
+from data.record_file import Headers, Keys, RecordFile
+from data.recordio import RecordError, unpack_record
+
+logger = logging.getLogger(__name__)
+
+# Labels are float32: from 2**24 on neighbouring whole numbers are stored as the same value.
+INEXACT_FROM = 1 << 24
+# Up to here every image's header is read when a file is opened. Beyond, in the identity layout,
+# three of each identity are: reading 17 million headers from a cold disk takes minutes.
+HEADERS_AT_MOST = 1_000_000
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """The n images of a file.
+
+    Attributes:
+        keys: int64 [n], or the same as a range.
+        offsets: of each image's record in bytes; int64 [n].
+        labels: the class of each as the file has it; int64 [n], from 0 to 2**24 - 1.
+    """
+
+    keys: Keys
+    offsets: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+
+
+def read_images(
+    file: RecordFile, index: RecordIndex, *, headers_at_most: int = HEADERS_AT_MOST
+) -> ImageTable:
+    """Find the images of `file` and their labels, in the order of the index.
+
+    Raises `RecordError`, naming file, key and offset, for a record without an image, for a label
+    that is no class (not whole, negative, too large to be exact), and for a header record that
+    promises other keys than there are.
+    """
+    by_key = index.sorted()
+    bounds = _key_bounds(file, by_key)
+    if bounds is None:
+        return ImageTable(index.keys, index.offsets, _own_labels(file, index.keys, index.offsets))
+    stop, end = bounds
+    images, ranges = by_key.between(1, stop), by_key.between(stop, end)
+    missing = np.flatnonzero(images.keys != np.arange(1, len(images.keys) + 1))
+    if len(images.keys) != stop - 1:
+        key = int(missing[0]) + 1 if len(missing) else len(images.keys) + 1
+        raise RecordError(
+            f"{file.path}: the header record promises the images 1 … {stop - 1}, and the index "
+            f"has no key {key} ({len(images.keys)} of them are there); copy or make the pair again"
+        )
+    unused = len(index.keys) - 1 - len(images.keys) - len(ranges.keys)
+    if unused:
+        text = "%s: %d records have keys beyond %d, the end that the header record states: left out"
+        logger.warning(text, file.path, unused, end - 1)
+    keys = range(1, stop)
+    if len(keys) <= headers_at_most:
+        return ImageTable(keys, images.offsets, _own_labels(file, keys, images.offsets))
+    return ImageTable(keys, images.offsets, _range_labels(file, images.offsets, ranges))
+
+
+def _key_bounds(file: RecordFile, by_key: RecordIndex) -> tuple[int, int] | None:
+    """Return the keys after the last image and the last identity, None without header record."""
+    if by_key.keys[0] != 0:
+        return None
+    payload = file.read(int(by_key.offsets[0]), 0)
+    if len(payload) != 32:  # a header and two labels
+        return None
+    record = unpack_record(payload)
+    if len(record.labels) != 2 or not np.isfinite(record.labels).all():
+        return None
+    stop, end = (int(label) for label in record.labels)
+    if not 1 < stop <= end:
+        return None
+    # A float32 this large is off by up to half its distance to the next one.
+    slack = int(np.spacing(record.labels[1])) if end >= INEXACT_FROM else 0
+    if stop >= INEXACT_FROM:
+        stop = _first_without_image(file, by_key.between(stop - slack, stop + slack + 1), stop)
+    return stop, end + slack
+
+
+def _first_without_image(file: RecordFile, nearby: RecordIndex, otherwise: int) -> int:
+    """Return the lowest key of `nearby` whose record has no image."""
+    empty = np.flatnonzero(file.headers(nearby.offsets, nearby.keys).image_sizes == 0)
+    return int(nearby.keys[empty[0]]) if len(empty) else otherwise
+
+
+def _own_labels(
+    file: RecordFile, keys: Keys, offsets: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Return the classes in the images' own headers."""
+    labels = np.empty(len(keys), np.int64)
+    for rows, headers in file.headers_in_chunks(offsets, keys):
+        _check_images(file, headers, keys[rows], offsets[rows])
+        labels[rows] = headers.labels[:, 0]
+    return labels
+
+
+def _check_images(
+    file: RecordFile, headers: Headers, keys: Keys, offsets: npt.NDArray[np.int64]
+) -> None:
+    label = headers.labels[:, 0]
+    with np.errstate(invalid="ignore"):
+        faults = {
+            "its payload is too short for a header": headers.image_sizes < 0,
+            "it holds no image, only a header": headers.image_sizes == 0,
+            "its label {label} is no whole number": ~(np.floor(label) == label),
+            "its label {label} is negative": label < 0,
+            f"its label {{label:.0f}} is {INEXACT_FROM} or more, where labels stored as float32 "
+            "run into each other": label >= INEXACT_FROM,
+        }
+    bad = np.logical_or.reduce(list(faults.values()))
+    if not bad.any():
+        return
+    row = int(np.argmax(bad))
+    fault = next(text for text, rows in faults.items() if rows[row])
+    raise RecordError(
+        f"{file.where(int(offsets[row]), int(keys[row]))}: {fault.format(label=label[row])} "
+        f"({int(bad.sum())} records of {len(bad)} are no good); expected an image with a class "
+        "number from 0 on: leave it out, or write the file again with class numbers"
+    )
+
+
+def _range_labels(
+    file: RecordFile, offsets: npt.NDArray[np.int64], ranges: RecordIndex
+) -> npt.NDArray[np.int64]:
+    """Return the classes of the images 1 … n, most of them from their identities' key ranges.
+
+    A range is believed if its first, middle and last image have the same class in their own
+    headers. All other images are read one by one, as are those with keys that a float32 cannot
+    hold exactly.
+    """
+    headers = file.headers(ranges.offsets, ranges.keys)
+    are_ranges = (headers.flags == 2) & (headers.image_sizes == 0)
+    are_ranges &= (headers.labels >= 1).all(axis=1) & (headers.labels < INEXACT_FROM).all(axis=1)
+    starts, stops = np.sort(headers.labels[are_ranges].astype(np.int64), axis=0).T
+    inside = (starts < stops) & (stops <= len(offsets) + 1)
+    starts, stops = starts[inside], stops[inside]
+    labels = np.full(len(offsets), -1)
+    if (starts[1:] >= stops[:-1]).all():
+        probes = [
+            _own_labels(file, keys, offsets[keys - 1])
+            for keys in (starts, (starts + stops) // 2, stops - 1)
+        ]
+        agree = (probes[0] == probes[1]) & (probes[0] == probes[2])
+        starts, stops = starts[agree], stops[agree]
+        steps = np.zeros(len(offsets) + 1, np.int8)
+        steps[starts - 1] += 1
+        steps[stops - 1] -= 1
+        covered = np.cumsum(steps[:-1], dtype=np.int8).view(bool)
+        labels[covered] = np.repeat(probes[0][agree], stops - starts)
+    rest = np.flatnonzero(labels < 0)
+    labels[rest] = _own_labels(file, rest + 1, offsets[rest])
+    text = "%s: %d of %d labels come from the identities' key ranges, the others from the images"
+    logger.info(text, file.path, len(labels) - len(rest), len(labels))
+    return labels
+
+
+def number_classes(
+    path: Path, labels: npt.NDArray[np.int64], *, remap: bool
+) -> tuple[npt.NDArray[np.int64], int, dict[int | str, int] | None]:
+    """Return labels from 0 to C - 1, int64 [n], C, and what each original label became.
+
+    There is no mapping, but None, where the labels of the file are so already. Raises
+    `RecordError` with the first gap where they are not and `remap` is false.
+    """
+    present = np.bincount(labels) > 0
+    if present.all():
+        return labels, len(present), None
+    used = np.flatnonzero(present)
+    if not remap:
+        gap = int(np.argmin(present))
+        following = int(used[np.searchsorted(used, gap)])
+        raise RecordError(
+            f"{path}: the labels have gaps: no image has {gap}, the next label is {following} "
+            f"(labels in use: {len(used)}, from {used[0]} to {used[-1]}); expected every number "
+            "from 0 on: set remap_labels to number them afresh, with the mapping saved"
+        )
+    mapping: dict[int | str, int] = dict(zip(used.tolist(), range(len(used)), strict=True))
+    return (np.cumsum(present) - 1)[labels], len(used), mapping
