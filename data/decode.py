@@ -1,0 +1,104 @@
+"""Encoded images to pixels, a batch at a time into one array.
+
+JPEG goes through libjpeg-turbo's exact integer transform and smooth chroma upsampling, whose
+pixels equal Pillow's and the same everywhere. The faster forms that it offers gain 6% at most.
+"""
+
+from io import BytesIO
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import Image
+
+from data.recordio import Bytes
+
+# Above this side an image is taken for a mistake or an attack: 12 bytes of header can claim
+# 65,535 pixels a side, which is 12 GB.
+MAX_SIDE = 4096
+_FORMATS = ("BMP", "JPEG", "PNG", "WEBP")
+_JPEG_START = b"\xff\xd8"
+
+
+class BadImage(ValueError):  # noqa: N818 - what a loader catches and a message says, in one word
+    """Bytes that are no readable image; the message says where they come from."""
+
+
+class ImageSource(Protocol):
+    """Encoded images by number: a dataset, or the images of a verification set."""
+
+    def encoded(self, index: int) -> Bytes:
+        """Return the encoded image at `index`."""
+
+    def describe(self, index: int) -> str:
+        """Return the place of the image at `index` in words."""
+
+
+def decode_batch(
+    source: ImageSource, indices: npt.NDArray[np.int64], image_size: int
+) -> npt.NDArray[np.uint8]:
+    """Return the images at `indices`, int64 [b], as RGB: uint8 [b, S, S, 3], S = `image_size`.
+
+    Grey images get three equal channels. Images of another size are resized whole, so that one
+    that is not square is stretched; orientation tags are not looked at (as in MXNet).
+
+    Raises `BadImage`, with the place that `source` gives, for bytes that cannot be decoded to
+    the end, and for more than `MAX_SIDE` pixels a side, before they take memory.
+    """
+    images = np.empty((len(indices), image_size, image_size, 3), np.uint8)
+    for row, index in zip(images, indices.tolist(), strict=True):
+        encoded = source.encoded(index)
+        try:
+            decode_into(row, encoded)
+        except BadImage as error:
+            raise BadImage(
+                f"{source.describe(index)}: {error}; replace the image or leave it out"
+            ) from error
+    return images
+
+
+def decode_into(image: npt.NDArray[np.uint8], encoded: Bytes) -> None:
+    """Decode one image into `image`, uint8 [S, S, 3], contiguous; raises `BadImage`."""
+    try:
+        if encoded[:2] == _JPEG_START:
+            _decode_jpeg_into(image, encoded)
+        else:
+            image[:] = _resized(_open_other(encoded), len(image))
+    except BadImage:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly every kind for damaged bytes
+        start = bytes(encoded[:12])
+        raise BadImage(
+            f"cannot decode {len(encoded)} bytes that start with {start!r} as a JPEG, PNG, BMP "
+            f"or WebP image: {error}"
+        ) from error
+
+
+def _decode_jpeg_into(image: npt.NDArray[np.uint8], encoded: Bytes) -> None:
+    height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
+    _check_size(width, height)
+    if (height, width, 3) == image.shape:
+        simplejpeg.decode_jpeg(encoded, "RGB", buffer=image)
+    else:
+        pixels = simplejpeg.decode_jpeg(encoded, "RGB")
+        image[:] = _resized(Image.fromarray(pixels), len(image))
+
+
+def _open_other(encoded: Bytes) -> Image.Image:
+    """Open without decoding; the size is checked before any pixel takes memory."""
+    image = Image.open(BytesIO(encoded), formats=_FORMATS)
+    _check_size(*image.size)
+    if image.mode[0] in "IF":
+        raise BadImage(f"mode {image.mode} has more than 8 bits a channel: convert it to 8")
+    return image.convert("RGB")
+
+
+def _check_size(width: int, height: int) -> None:
+    if max(width, height) > MAX_SIDE:
+        raise BadImage(f"{width}x{height} pixels: expected at most {MAX_SIDE} a side")
+
+
+def _resized(image: Image.Image, size: int) -> npt.NDArray[np.uint8]:
+    """Resize to a square with Pillow's Lanczos filter, which averages where it shrinks."""
+    return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS))
