@@ -1,0 +1,54 @@
+"""Make the demo data: synthetic people to train on, and three sets to verify on."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data.demo import make_demo_data
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("datasets/demo"))
+    parser.add_argument("--identities", type=int, default=2000, help="people to train on")
+    parser.add_argument("--images", type=int, default=20_000, help="training images in all")
+    parser.add_argument("--people-per-set", type=int, default=300, help="in each verification set")
+    parser.add_argument("--seed", type=int, default=0, help="names the population")
+    parser.add_argument("--processes", type=int, default=None, help="None: one for each CPU")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Make the data, or say that it is there; return the exit status."""
+    options = parse(arguments)
+    with tqdm(unit="image", desc=str(options.folder)) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        try:
+            made = make_demo_data(
+                options.folder,
+                identities=options.identities,
+                images=options.images,
+                people_per_set=options.people_per_set,
+                seed=options.seed,
+                processes=options.processes,
+                progress=show,
+            )
+        except ValueError as error:
+            bar.disable = True
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+    print(f"{options.folder} {'is made' if made else 'was made before and is complete'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
