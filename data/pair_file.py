@@ -46,13 +46,13 @@ class PairFile:
         """Return the number of images, 2p."""
         return len(self.images)
 
-    def encoded(self, i: int) -> memoryview:
-        """Return the encoded image `i`, `0 <= i < 2p`."""
-        return self.images[i]
+    def encoded(self, index: int) -> memoryview:
+        """Return the encoded image at `index`, `0 <= index < 2p`."""
+        return self.images[index]
 
-    def describe(self, i: int) -> str:
-        """Return where image `i` comes from, for messages."""
-        return f"{self.path}, image {i} (of pair {i // 2})"
+    def describe(self, index: int) -> str:
+        """Return where the image at `index` comes from, for messages."""
+        return f"{self.path}, image {index} (of pair {index // 2})"
 
 
 def read_pair_file(path: Path) -> PairFile:
