@@ -113,7 +113,7 @@ class RecordDataset:
             if flag:
                 (label,) = _FIRST_OF_LIST.unpack_from(payload, 24)
             image = payload[24 + 4 * flag :]
-            if len(image) and label == self._stored[self.labels[index]]:
+            if len(image) and label == int(self._stored[self.labels[index]]):
                 return image
         raise self._refusal(index, payload)
 

@@ -112,7 +112,8 @@ def scan_index(file: RecordFile) -> RecordIndex:
     for rows, headers in file.headers_in_chunks(offsets):
         keys[rows] = headers.ids.view(np.int64)  # an id of 2**63 or more becomes negative
         ids_are_keys &= bool((headers.image_sizes >= 0).all() and (keys[rows] >= 0).all())
-    if not ids_are_keys or len(np.unique(keys)) < len(keys):
+    in_order = np.sort(keys)
+    if not ids_are_keys or (in_order[1:] == in_order[:-1]).any():
         keys = np.arange(len(offsets))
     logger.info("%s: found %d records", file.path, len(offsets))
     return RecordIndex(keys, offsets)

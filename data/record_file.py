@@ -101,17 +101,16 @@ class RecordFile:
         Raises `RecordError` at the first place where no whole record starts.
         """
         offsets = array("q")
-        view, size, unpack = self._view, self.size, PART.unpack_from
+        append, unpack, data = offsets.append, PART.unpack_from, self._map
+        magic_word, split, last = MAGIC, WHOLE + 1 << SIZE_BITS, self.size - 8
         offset = 0
-        while offset < size:
-            offsets.append(offset)
-            if offset <= size - 8:
-                magic, word = unpack(view, offset)
-                stop = offset + 8 + (word & SIZE_MASK)
-                if magic == MAGIC and word >> SIZE_BITS == WHOLE and stop <= size:
-                    offset = (stop + 3) & ~3
-                    continue
-            offset = self._read_parts(offset, None)[1]
+        while offset < self.size:
+            magic, word = unpack(data, offset) if offset <= last else (0, 0)
+            following = (offset + 8 + word + 3) & ~3
+            if magic != magic_word or word >= split or following > self.size:
+                following = self._read_parts(offset, None)[1]
+            append(offset)
+            offset = following
         return np.frombuffer(offsets, np.int64)
 
     def headers(self, offsets: npt.NDArray[np.int64], keys: Keys | None = None) -> Headers:

@@ -144,8 +144,9 @@ class RecordWriter:
     ) -> None:
         self._rec.close()
         self._idx.close()
-        keys, counts = np.unique(np.frombuffer(self._keys, np.int64), return_counts=True)
-        if kind is None and (counts == 1).all():
+        keys = np.sort(np.frombuffer(self._keys, np.int64))
+        repeated = keys[1:][keys[1:] == keys[:-1]]
+        if kind is None and len(repeated) == 0:
             # An index of an older file under the new one would be worse than none at all.
             self._paths[1].unlink(missing_ok=True)
             for partial, path in zip(self._partial, self._paths, strict=True):
@@ -155,7 +156,7 @@ class RecordWriter:
             partial.unlink()
         if kind is None:
             raise ValueError(
-                f"{self.path}: key {keys[counts > 1][0]} was written more than once: expected "
+                f"{self.path}: key {repeated[0]} was written more than once: expected "
                 "every key once; nothing was kept"
             )
 
