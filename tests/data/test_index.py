@@ -1,0 +1,130 @@
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.index import RecordIndex, open_index, read_index
+from data.record_file import RecordFile
+from data.recordio import MAGIC_BYTES, RecordError, RecordWriter, pack_record
+
+
+def write_records(path: Path, ids: list[int]) -> RecordFile:
+    with RecordWriter(path) as writer:
+        for key, record_id in enumerate(ids):
+            writer.write(key, pack_record(0, record_id, b"image"))
+    return RecordFile(path)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 7, 64, 1 << 24])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+@pytest.mark.parametrize("last_line_end", [True, False])
+def test_lines_are_parsed_whatever_the_chunks(
+    chunk_bytes: int, line_end: str, last_line_end: bool, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    keys, offsets = rng.integers(0, 10 ** rng.integers(1, 17, (2, 60)))
+    text = line_end.join(f"{key}\t{offset}" for key, offset in zip(keys, offsets, strict=True))
+    (tmp_path / "x.idx").write_bytes((text + line_end * last_line_end).encode())
+    index = read_index(tmp_path / "x.idx", chunk_bytes=chunk_bytes)
+    np.testing.assert_array_equal(index.keys, keys)
+    np.testing.assert_array_equal(index.offsets, offsets)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "12",
+        "12 40",
+        "12\t40\t1",
+        "a\t40",
+        "12\t-40",
+        "12\t4.0",
+        "\t40",
+        "12\t",
+        "1\t1\n1",
+        "٣\t4",
+    ],
+)
+@pytest.mark.parametrize("chunk_bytes", [5, 1 << 24])
+def test_a_line_of_anything_else_is_refused_by_number(
+    line: str, chunk_bytes: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.idx"
+    path.write_bytes(f"0\t0\n1\t40\n{line}\n3\t80\n".encode())
+    number = 3 + line.count("\n")
+    with pytest.raises(RecordError, match=rf"x\.idx, line {number}: found .* expected key<tab>off"):
+        read_index(path, chunk_bytes=chunk_bytes)
+
+
+def test_the_index_beside_the_file_is_taken_in_its_own_order(tmp_path: Path) -> None:
+    file = write_records(tmp_path / "x.rec", [7, 7, 7])
+    size = file.size // 3
+    (tmp_path / "x.idx").write_text(f"9\t0\n2\t{2 * size}\n4\t{size}\n")
+    index = open_index(file)
+    assert index.keys.tolist() == [9, 2, 4]
+    assert index.offsets.tolist() == [0, 2 * size, size]
+    assert index.sorted().keys.tolist() == [2, 4, 9]
+    assert index.sorted().offsets.tolist() == [2 * size, size, 0]
+    assert index.sorted().between(3, 9).keys.tolist() == [4]
+
+
+@pytest.mark.parametrize(
+    ("ids", "keys"),
+    [
+        ([5, 0, 2**62], [5, 0, 2**62]),
+        ([5, 1, 5], [0, 1, 2]),
+        ([5, 1, 2**63], [0, 1, 2]),
+    ],
+)
+def test_without_an_index_the_file_is_scanned(
+    ids: list[int], keys: list[int], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = write_records(tmp_path / "x.rec", ids)
+    (tmp_path / "x.idx").unlink()
+    with caplog.at_level(logging.INFO):
+        index = open_index(file)
+    assert index.keys.tolist() == keys
+    assert index.offsets.tolist() == [0, file.size // 3, 2 * (file.size // 3)]
+    assert "x.rec has no .idx" in caplog.text
+
+
+def test_records_without_headers_are_numbered(tmp_path: Path) -> None:
+    with RecordWriter(tmp_path / "x.rec") as writer:
+        offsets = [writer.write(key, b"abcd" + MAGIC_BYTES) for key in (8, 9)]
+    (tmp_path / "x.idx").unlink()
+    index = open_index(RecordFile(tmp_path / "x.rec"))
+    assert (index.keys.tolist(), index.offsets.tolist()) == ([0, 1], offsets)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "names no records"),
+        ("4\t0\n5\t40\n4\t40\n", "line 3: key 4 was on line 1 already"),
+        ("0\t0\n1\t120\n", r"line 2: key 1 .* offset 120 of .*x\.rec, which has 120 bytes.*trunc"),
+        ("0\t0\n1\t42\n", "line 2: key 1 .* offset 42 .* multiple of 4"),
+        ("0\t0\n7\t44\n", r"x\.rec, key 7, offset 44: no record starts .*another file"),
+        ("version https://git-lfs.github.com/spec/v1\noid x\nsize 12\n", "pointer to a file of 12"),
+    ],
+)
+def test_an_index_of_another_file_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    file = write_records(tmp_path / "x.rec", [0, 1, 2])
+    assert file.size == 120
+    (tmp_path / "x.idx").write_text(text)
+    with pytest.raises(RecordError, match=message):
+        open_index(file)
+
+
+def test_a_truncated_file_is_found_beside_its_index(tmp_path: Path) -> None:
+    path = tmp_path / "x.rec"
+    write_records(path, [0, 1, 2])
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(RecordError, match=r"x\.rec, key 2, offset 80: .* 112 bytes: it is trunc"):
+        open_index(RecordFile(path))
+
+
+def test_an_index_in_order_is_its_own_sorted_form() -> None:
+    index = RecordIndex(np.array([1, 5]), np.array([8, 0]))
+    assert index.sorted() is index
