@@ -1,0 +1,95 @@
+"""Embeddings of encoded images, streamed: decoded a batch ahead, spread over all ranks.
+
+Shape legend: b images of a batch, n images, m of them on this rank, f = 2 with flip and 1
+without, d embedding size, S image side.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data.augment import normalise
+from data.decode import ImageSource, decode_batch
+from data.prefetch import prefetched
+from recognition.distributed import World
+from recognition.sharding import part_range
+
+Model = Callable[[Tensor], Tensor]
+
+
+class EmbeddingError(ValueError):
+    """A model that does not return one embedding an image; has the shape that it returned."""
+
+
+def embed_images(
+    model: Model,
+    source: ImageSource,
+    indices: NDArray[np.int64],
+    *,
+    image_size: int,
+    batch_size: int,
+    device: torch.device,
+    flip: bool,
+    world: World,
+) -> NDArray[np.float32]:
+    """Return the embeddings of the images at `indices`, float32 [n, f, d], on every rank.
+
+    `model` maps float32 [b, 3, S, S], RGB in [-1, 1], channels_last, on `device` to [b, d];
+    `[:, 1]` of the result are the embeddings of the mirror images. Rank r embeds
+    `part_range(n, world.size, r)` of the images; all ranks must call. Beyond the embeddings,
+    two decoded uint8 batches are all that is held of the images.
+
+    Raises `EmbeddingError` for a model output of another shape and `BadImage` for an image that
+    cannot be decoded.
+    """
+    start, stop = part_range(len(indices), world.size, world.rank)
+    chunks = [indices[i : min(i + batch_size, stop)] for i in range(start, stop, batch_size)]
+
+    def decode(chunk: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(decode_batch(source, chunk, image_size))
+
+    embedded: list[Tensor] = []
+    with torch.no_grad():
+        for pixels in prefetched(decode, chunks, ahead=1):
+            images = normalise(pixels.to(device).permute(0, 3, 1, 2))
+            views = (images, images.flip(3)) if flip else (images,)
+            embedded.append(torch.stack([_embed(model, view) for view in views], dim=1))
+        return _gather(embedded, len(indices), device, 2 if flip else 1, world)
+
+
+def _embed(model: Model, images: Tensor) -> Tensor:
+    """Return the model's embeddings, float32 [b, d]."""
+    embeddings = model(images)
+    if embeddings.dim() != 2 or len(embeddings) != len(images):
+        raise EmbeddingError(
+            f"the model returned {list(embeddings.shape)} for images {list(images.shape)}: "
+            f"expected one embedding an image, [{len(images)}, embedding size]"
+        )
+    return embeddings.to(torch.float32)
+
+
+def _gather(
+    embedded: list[Tensor], count: int, device: torch.device, views: int, world: World
+) -> NDArray[np.float32]:
+    """Return all ranks' embeddings in order; a rank may have none."""
+    if world.size == 1:
+        return torch.cat(embedded).cpu().numpy()
+    size = torch.tensor(embedded[0].shape[2] if embedded else 0, device=device)
+    dist.all_reduce(size, dist.ReduceOp.MAX)
+    ranges = [part_range(count, world.size, rank) for rank in range(world.size)]
+    longest = ranges[0][1]  # the first part is never shorter than another
+    padded = torch.zeros(longest, views, int(size), device=device)
+    if embedded:
+        mine = torch.cat(embedded)
+        padded[: len(mine)] = mine
+    parts = [torch.empty_like(padded) for _ in ranges]
+    dist.all_gather(parts, padded)
+    return (
+        torch.cat([part[: stop - start] for part, (start, stop) in zip(parts, ranges, strict=True)])
+        .cpu()
+        .numpy()
+    )

@@ -1,0 +1,162 @@
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from data.pair_file import balanced_order
+from eval.protocol import fold_ranges, squared_distances, ten_fold, unit
+from eval.verification import VerificationError, verify_embeddings
+
+Embeddings = NDArray[np.float32]
+SAME = np.arange(200) % 2 == 0
+
+
+def _faces(seed: int = 0) -> tuple[Embeddings, Embeddings]:
+    """Embeddings of 200 pairs, and of their mirror images."""
+    rng = np.random.default_rng(seed)
+    people = rng.standard_normal((400, 16))
+    people[1::2][SAME] = people[0::2][SAME]
+    plain = people + 1.1 * rng.standard_normal((400, 16))
+    flipped = people + 1.1 * rng.standard_normal((400, 16))
+    return (5 * plain).astype(np.float32), (7 * flipped).astype(np.float32)
+
+
+def _distances(embeddings: NDArray[np.float64]) -> NDArray[np.float64]:
+    rows = unit(embeddings)
+    return squared_distances(rows[0::2], rows[1::2])
+
+
+def test_mirror_images_are_added_and_plain_figures_kept_beside() -> None:
+    plain, flipped = _faces()
+    result = verify_embeddings("lfw", plain, flipped, SAME)
+    both = ten_fold(_distances(plain.astype(float) + flipped), SAME)
+    alone = ten_fold(_distances(plain.astype(float)), SAME)
+    assert (result.accuracy, result.accuracy_std) == (both.mean, both.std)
+    assert (result.accuracy_no_flip, result.accuracy_no_flip_std) == (alone.mean, alone.std)
+    assert both.mean > alone.mean
+    assert result.threshold_distance == both.mean_threshold
+    assert result.warnings == ()
+    assert (result.flip, result.pairs, result.name) == (True, 200, "lfw")
+
+
+def test_the_cosine_threshold_is_the_distance_threshold() -> None:
+    plain, flipped = _faces()
+    result = verify_embeddings("lfw", plain, flipped, SAME)
+    rows = unit(plain.astype(float) + flipped)
+    cosines = (rows[0::2] * rows[1::2]).sum(axis=1)
+    by_distance = squared_distances(rows[0::2], rows[1::2]) < result.threshold_distance
+    assert ((cosines > result.threshold_cosine) == by_distance).all()
+    alone = verify_embeddings("lfw", plain, None, SAME)
+    assert result.threshold_cosine_no_flip == alone.threshold_cosine != result.threshold_cosine
+
+
+def test_without_mirror_images_both_figures_are_the_plain_ones() -> None:
+    plain, _ = _faces()
+    result = verify_embeddings("lfw", plain, None, SAME)
+    assert result.flip is False
+    assert result.accuracy == result.accuracy_no_flip
+    assert result.accuracy_std == result.accuracy_no_flip_std
+    assert result.threshold_cosine == result.threshold_cosine_no_flip
+
+
+def test_repeated_images_count_where_they_stand() -> None:
+    plain, flipped = _faces()
+    places = np.arange(400)
+    places[5] = 2  # image 5 is image 2 once more
+    short = verify_embeddings("lfw", plain, flipped, SAME, places)
+    long = verify_embeddings("lfw", plain[places], flipped[places], SAME)
+    assert short.to_json() == long.to_json()
+
+
+def test_the_norm_is_that_of_the_network_s_output() -> None:
+    plain, flipped = _faces()
+    norms = [np.linalg.norm(rows.astype(float), axis=1).mean() for rows in (plain, flipped)]
+    both = verify_embeddings("lfw", plain, flipped, SAME).embedding_norm
+    assert both == pytest.approx(sum(norms) / 2, rel=1e-12)
+    alone = verify_embeddings("lfw", plain, None, SAME).embedding_norm
+    assert alone == pytest.approx(norms[0], rel=1e-12)
+
+
+def test_rates_that_the_set_cannot_support_are_null_with_the_reason() -> None:
+    result = verify_embeddings("lfw", *_faces(), SAME)
+    assert result.tar_at_far["1e-2"] is not None
+    assert result.tar_at_far["1e-3"] is None
+    assert result.tar_at_far_missing == {
+        "1e-3": "needs 1,000 negative pairs, the set has 100",
+        "1e-4": "needs 10,000 negative pairs, the set has 100",
+    }
+
+
+def test_the_record_is_json_and_the_summary_one_line() -> None:
+    result = verify_embeddings("cfp_fp", *_faces(), SAME)
+    record = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    assert record["set"] == "cfp_fp"
+    assert record["tar_at_far"]["1e-4"] is None
+    assert record["accuracy"] == result.accuracy
+    assert len(record["fold_accuracy"]) == 10
+    assert result.summary().startswith(f"cfp_fp: accuracy {result.accuracy:.4f} ± ")
+    assert "\n" not in result.summary()
+    assert len(result.roc.far) == len(result.roc.tar)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-3])
+def test_collapsed_embeddings_are_named(noise: float) -> None:
+    rng = np.random.default_rng(0)
+    plain = np.ones((400, 16)) + noise * rng.standard_normal((400, 16))
+    result = verify_embeddings("lfw", plain, plain, SAME)
+    assert result.accuracy == 0.5
+    (warning,) = result.warnings
+    assert "collapsed embeddings" in warning
+    assert "WARNING: collapsed" in result.summary()
+
+
+def test_zero_embeddings_are_named() -> None:
+    plain, flipped = _faces()
+    plain[3] = flipped[3] = 0
+    assert verify_embeddings("lfw", plain, flipped, SAME).warnings == (
+        "1 of 400 embeddings are zero",
+    )
+
+
+def test_folds_of_one_kind_are_named_and_the_mend_helps() -> None:
+    plain, flipped = _faces()
+    order = np.argsort(~SAME, kind="stable")  # all positive pairs first
+    images = np.stack((2 * order, 2 * order + 1), axis=1).ravel()
+    sorted_set = verify_embeddings("mine", plain[images], flipped[images], SAME[order])
+    (warning,) = sorted_set.warnings
+    assert warning.startswith("10 of 10 folds hold pairs of one kind only")
+    mend = balanced_order(SAME[order])
+    images = images.reshape(-1, 2)[mend].ravel()
+    mended = verify_embeddings("mine", plain[images], flipped[images], SAME[order][mend])
+    assert mended.warnings == ()
+    for start, stop in fold_ranges(200):
+        assert 0 < SAME[order][mend][start:stop].sum() < stop - start
+
+
+def test_the_smallest_set_is_judged() -> None:
+    plain, flipped = _faces()
+    result = verify_embeddings("tiny", plain[:20], flipped[:20], SAME[:10])
+    assert 0 <= result.accuracy <= 1
+    assert result.tar_at_far == {"1e-2": None, "1e-3": None, "1e-4": None}
+
+
+def _refused(plain: Any, flipped: Any, same: Any) -> str:
+    with pytest.raises(VerificationError) as caught:
+        verify_embeddings("mine", plain, flipped, same)
+    assert str(caught.value).startswith("verification set mine: ")
+    return str(caught.value)
+
+
+def test_what_cannot_be_judged_is_refused() -> None:
+    plain, flipped = _faces()
+    assert "5 positive and 4 negative pairs" in _refused(plain[:18], flipped[:18], SAME[:9])
+    assert "0 positive and 200 negative" in _refused(plain, flipped, np.zeros(200, bool))
+    assert "200 positive and 0 negative" in _refused(plain, flipped, np.ones(200, bool))
+    assert "[n, d]" in _refused(plain, flipped[:, :8], SAME)
+    assert "two images a pair" in _refused(plain[:-1], flipped[:-1], SAME)
+    flipped[7, 3] = math.nan
+    flipped[9, 1] = math.inf
+    assert "2 of 400 embeddings have NaN or infinite values" in _refused(plain, flipped, SAME)

@@ -1,0 +1,195 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+import torch
+from torch import Tensor, nn
+
+from data.decode import BadImage
+from data.pair_file import PairFileError, write_pair_file
+from eval.embedding import EmbeddingError
+from eval.verification import VerificationError, VerificationResult
+from eval.verifier import Verifier, find_set
+from recognition.distributed import World
+from tests.distributed_harness import run_ranks
+
+BINS = Path(__file__).parents[1] / "fixtures" / "bins"
+SIDE = 16
+CPU = torch.device("cpu")
+
+
+def _face(person: int, shot: int) -> bytes:
+    rng = np.random.default_rng(person)
+    picture = rng.normal(128, 40, (4, 4, 3)).repeat(4, axis=0).repeat(4, axis=1)
+    picture += np.random.default_rng(1000 * person + shot).normal(0, 12, picture.shape)
+    encoded: bytes = simplejpeg.encode_jpeg(picture.clip(0, 255).astype(np.uint8), quality=95)
+    return encoded
+
+
+def _write(path: Path, pairs: int = 20) -> Path:
+    """Pairs of which every other is same; the first image of each is shared by two pairs."""
+    images: list[bytes] = []
+    for k in range(pairs):
+        images += [_face(k // 2, 0), _face(k // 2, 1) if k % 2 == 0 else _face(500 + k, 0)]
+    write_pair_file(path, images, [k % 2 == 0 for k in range(pairs)])
+    return path
+
+
+def _pixels(images: Tensor) -> Tensor:
+    """The picture itself as its embedding, smaller."""
+    return nn.functional.avg_pool2d(images, 4).flatten(1)
+
+
+def test_a_set_is_judged_by_name(tmp_path: Path) -> None:
+    _write(tmp_path / "faces.bin")
+    verifier = Verifier(["faces"], folder=tmp_path, image_size=SIDE)
+    (result,) = verifier(_pixels, CPU)
+    assert (result.name, result.pairs, result.flip) == ("faces", 20, True)
+    assert result.accuracy_no_flip == 1
+    assert len(verifier.sets[0].unique) == 30, "ten first images serve two pairs each"
+
+
+def test_batches_and_repeats_do_not_change_the_figures(tmp_path: Path) -> None:
+    path = _write(tmp_path / "faces.bin")
+    expected = Verifier([path], image_size=SIDE)(_pixels, CPU)[0].to_json()
+    sizes: list[int] = []
+
+    def counted(images: Tensor) -> Tensor:
+        sizes.append(len(images))
+        assert images.dtype == torch.float32
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        assert images.abs().max() <= 1
+        return _pixels(images)
+
+    for batch_size in (1, 7, 1000):
+        sizes.clear()
+        (result,) = Verifier([path], image_size=SIDE, batch_size=batch_size)(counted, CPU)
+        assert result.to_json() == expected
+        assert max(sizes) == min(batch_size, 30)
+        assert sum(sizes) == 2 * 30
+
+
+def test_mirror_images_are_left_out_on_request(tmp_path: Path) -> None:
+    path = _write(tmp_path / "faces.bin")
+    calls: list[int] = []
+
+    def counted(images: Tensor) -> Tensor:
+        calls.append(len(images))
+        return _pixels(images)
+
+    (result,) = Verifier([path], image_size=SIDE, flip=False)(counted, CPU)
+    assert sum(calls) == 30
+    (both,) = Verifier([path], image_size=SIDE)(_pixels, CPU)
+    assert result.accuracy == result.accuracy_no_flip == both.accuracy_no_flip
+    assert result.flip is False
+
+
+def _judge_on_ranks(path: Path) -> list[VerificationResult]:
+    world = World(torch.distributed.get_rank(), torch.distributed.get_world_size())
+    done: list[int] = []
+
+    def counted(images: Tensor) -> Tensor:
+        done.append(len(images))
+        return _pixels(images)
+
+    verifier = Verifier([path, path.with_name("few.bin")], image_size=SIDE, world=world)
+    results = verifier(counted, CPU)
+    assert sum(done) <= 2 * (-(-30 // world.size) - (-5 // world.size))
+    return results
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_share_the_work_and_all_get_the_results(tmp_path: Path, ranks: int) -> None:
+    path = _write(tmp_path / "faces.bin")
+    images = [_face(i % 3, 0) for i in range(20)]  # three different images: a rank has none
+    write_pair_file(tmp_path / "few.bin", images, [k % 2 == 0 for k in range(10)])
+    expected = Verifier(["faces", "few"], folder=tmp_path, image_size=SIDE)(_pixels, CPU)
+    for results in run_ranks(_judge_on_ranks, ranks, path):
+        assert [result.to_json() for result in results] == [one.to_json() for one in expected]
+
+
+class _Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = nn.BatchNorm2d(3).eval()
+        self.active = nn.BatchNorm2d(3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert not self.training
+        assert not self.active.training
+        assert not torch.is_grad_enabled()
+        return _pixels(self.active(self.frozen(images)))
+
+
+def test_a_module_is_evaluated_and_put_back_as_it_was(tmp_path: Path) -> None:
+    net = _Net()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    Verifier([_write(tmp_path / "faces.bin")], image_size=SIDE)(net, CPU)
+    assert [net.training, net.active.training, net.frozen.training] == [True, True, False]
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_sets_of_other_systems_are_judged() -> None:
+    sets = [BINS / f"{name}.bin" for name in ("py2_list", "py3_list", "numpy_arrays")]
+    first, *others = Verifier(sets, image_size=112)(_pixels, CPU)
+    for other in others:
+        assert {**other.to_json(), "set": "py2_list"} == first.to_json()
+
+
+def test_a_missing_set_is_answered_with_those_that_exist(tmp_path: Path) -> None:
+    _write(tmp_path / "lfw.bin")
+    _write(tmp_path / "agedb_30.bin")
+    with pytest.raises(VerificationError, match=r"'lwf' does not exist; .*: agedb_30, lfw; name"):
+        Verifier(["lfw", "lwf"], folder=tmp_path, image_size=SIDE)
+    with pytest.raises(VerificationError, match=r"'.*cfp\.bin' does not exist; .*agedb_30, lfw"):
+        Verifier([tmp_path / "cfp.bin"], image_size=SIDE)
+    with pytest.raises(VerificationError, match=r"sets in .*nowhere: none"):
+        find_set("lfw", tmp_path / "nowhere")
+
+
+def test_sets_are_found_by_name_and_by_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _write(tmp_path / "lfw.bin")
+    assert find_set("lfw", tmp_path) == path
+    assert find_set("lfw.bin", tmp_path) == path
+    assert find_set(str(path), None) == path
+    monkeypatch.chdir(tmp_path)
+    assert find_set("lfw.bin", None) == Path("lfw.bin")
+
+
+def test_sets_that_cannot_be_judged_fail_at_the_start(tmp_path: Path) -> None:
+    _write(tmp_path / "small.bin", pairs=9)
+    with pytest.raises(VerificationError, match="set small: 5 positive and 4 negative pairs"):
+        Verifier(["small"], folder=tmp_path, image_size=SIDE)
+    with pytest.raises(PairFileError, match=r"posix\.system"):
+        Verifier([BINS / "malicious.bin"], image_size=SIDE)
+    path = _write(tmp_path / "lfw.bin")
+    with pytest.raises(VerificationError, match="set lfw is listed 2 times"):
+        Verifier([path, "lfw"], folder=tmp_path, image_size=SIDE)
+    with pytest.raises(VerificationError, match="batch_size is 0"):
+        Verifier([path], image_size=SIDE, batch_size=0)
+
+
+def test_faults_of_images_and_models_are_named(tmp_path: Path) -> None:
+    path = _write(tmp_path / "lfw.bin")
+    verifier = Verifier([path], image_size=SIDE, batch_size=8)
+    with pytest.raises(EmbeddingError, match=r"returned \[8, 3, 4, 4\] .* \[8, embedding size\]"):
+        verifier(lambda images: nn.functional.avg_pool2d(images, 4), CPU)
+    with pytest.raises(VerificationError, match="set lfw: 30 of 30 embeddings have NaN"):
+        verifier(lambda images: _pixels(images) * torch.nan, CPU)
+    images = [_face(k, 0) for k in range(20)]
+    images[13] = b"\xff\xd8 no image"
+    write_pair_file(path, images, [k % 2 == 0 for k in range(10)])
+    with pytest.raises(BadImage, match=r"lfw\.bin, image 13 \(of pair 6\)"):
+        Verifier([path], image_size=SIDE)(_pixels, CPU)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_gpu_gives_the_same_figures(tmp_path: Path) -> None:
+    verifier = Verifier([_write(tmp_path / "faces.bin")], image_size=SIDE)
+    (on_cpu,), (on_gpu,) = verifier(_pixels, CPU), verifier(_pixels, torch.device("cuda"))
+    assert on_gpu.accuracy == on_cpu.accuracy
+    assert on_gpu.embedding_norm == pytest.approx(on_cpu.embedding_norm, rel=1e-5)
