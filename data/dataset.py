@@ -11,7 +11,7 @@ import numpy.typing as npt
 from data.index import open_index
 from data.labels import number_classes, read_images
 from data.record_file import RecordFile
-from data.recordio import Bytes, RecordError, unpack_record
+from data.recordio import HEADER, Bytes, RecordError, unpack_record
 
 logger = logging.getLogger(__name__)
 
@@ -108,11 +108,12 @@ class RecordDataset:
         Raises `RecordError` if no record with an image of this class is there any more.
         """
         payload = self._file.read(int(self._offsets[index]), int(self.keys[index]))
-        if len(payload) > 28:  # a header and a label
+        if len(payload) > HEADER.size:
             flag, label = _FLAG_AND_LABEL.unpack_from(payload)
-            if flag:
-                (label,) = _FIRST_OF_LIST.unpack_from(payload, 24)
-            image = payload[24 + 4 * flag :]
+            image = payload[HEADER.size + 4 * flag :]
+            if flag and len(image):
+                (label,) = _FIRST_OF_LIST.unpack_from(payload, HEADER.size)
+            # A comparison with a NumPy integer would take as long as all of this together.
             if len(image) and label == int(self._stored[self.labels[index]]):
                 return image
         raise self._refusal(index, payload)

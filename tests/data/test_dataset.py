@@ -1,0 +1,159 @@
+import json
+import logging
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+
+from data.dataset import DatasetError, FaceDataset, FolderDataset, RecordDataset, open_dataset
+from data.recordio import RecordError, RecordWriter, pack_record, write_face_records
+
+RECORDS = Path(__file__).parents[1] / "fixtures" / "recordio"
+EXPECTED = json.loads((RECORDS / "expected.json").read_text())
+GAPPY = RECORDS / "gappy_keys_and_labels"
+
+
+def check_images(dataset: FaceDataset, size: int = 112) -> None:
+    for index in range(len(dataset)):
+        height, width, _, _ = simplejpeg.decode_jpeg_header(dataset.encoded(index))
+        assert (height, width) == (size, size)
+
+
+@pytest.mark.parametrize("name", ["insightface_header", "im2rec_headerless", "two_value_labels"])
+def test_layouts_of_mxnet_are_read(name: str) -> None:
+    dataset = open_dataset(RECORDS / name)
+    assert isinstance(dataset, RecordDataset)
+    first_key = 0 if name == "im2rec_headerless" else 1
+    assert list(dataset.keys) == list(range(first_key, first_key + 24))
+    assert dataset.labels.tolist() == EXPECTED[name]["labels"]
+    assert dataset.num_classes == EXPECTED[name]["identities"]
+    assert dataset.class_mapping is None
+    check_images(dataset)
+
+
+def test_labels_with_gaps_are_refused_or_numbered_afresh() -> None:
+    with pytest.raises(RecordError, match=r"gappy_keys_and_labels/train\.rec: .*no image has 1,"):
+        open_dataset(GAPPY)
+    dataset = open_dataset(GAPPY, remap_labels=True)
+    assert isinstance(dataset, RecordDataset)
+    assert list(dataset.keys) == EXPECTED[GAPPY.name]["keys"]
+    assert dataset.labels.tolist() == [0, 0, 1, 1, 2, 2, 2, 3]
+    assert dataset.num_classes == 4
+    assert dataset.class_mapping == {0: 0, 3: 1, 7: 2, 12: 3}
+    check_images(dataset)
+
+
+def test_a_record_file_is_opened_by_its_own_name_too() -> None:
+    dataset = open_dataset(RECORDS / "insightface_header" / "train.rec")
+    assert len(dataset) == 24
+    place = rf"{RECORDS}/insightface_header/train.rec, key 3, offset 3728"
+    assert dataset.describe(2) == place
+
+
+@pytest.mark.parametrize("name", ["insightface_header", "two_value_labels", "im2rec_headerless"])
+def test_without_an_index_the_same_dataset_is_found(name: str, tmp_path: Path) -> None:
+    shutil.copy(RECORDS / name / "train.rec", tmp_path)
+    with_index, without = open_dataset(RECORDS / name), open_dataset(tmp_path)
+    assert without.labels.tolist() == with_index.labels.tolist()
+    assert [bytes(without.encoded(i)) for i in range(24)] == [
+        bytes(with_index.encoded(i)) for i in range(24)
+    ]
+
+
+def test_a_header_record_after_its_images_is_found_without_index(tmp_path: Path) -> None:
+    write_face_records(tmp_path, [(0, b"an"), (0, b"image"), (1, b"x")])
+    (tmp_path / "train.idx").unlink()
+    dataset = open_dataset(tmp_path)
+    assert dataset.labels.tolist() == [0, 0, 1]
+    assert [bytes(dataset.encoded(i)) for i in range(3)] == [b"an", b"image", b"x"]
+
+
+def test_an_image_is_a_view_of_the_file() -> None:
+    image = open_dataset(RECORDS / "insightface_header").encoded(0)
+    assert isinstance(image, memoryview)
+    assert image.readonly
+
+
+def test_a_record_that_changed_while_open_is_refused(tmp_path: Path) -> None:
+    with RecordWriter(tmp_path / "train.rec") as writer:
+        offsets = [writer.write(k, pack_record(k, k, b"image")) for k in range(3)]
+    dataset = open_dataset(tmp_path)
+    with (tmp_path / "train.rec").open("r+b") as file:
+        file.seek(offsets[2] + 8)
+        file.write(pack_record(0, 2, b"other"))
+    assert bytes(dataset.encoded(1)) == b"image"
+    with pytest.raises(RecordError, match=r"key 2, offset 80: found label 0 .* expected label 2"):
+        dataset.encoded(2)
+
+
+def test_a_folder_with_one_sub_folder_an_identity_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = ["b/2.jpg", "b/10.PNG", "a/x.webp", "c d/1.bmp", "c d/0.jpeg"]
+    ignored = ["readme.txt", "a/notes.txt", "d.jpg", ".DS_Store", "a/.hidden.jpg", ".git/x.jpg"]
+    for name in files + ignored:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    with caplog.at_level(logging.WARNING):
+        dataset = open_dataset(tmp_path)
+    assert isinstance(dataset, FolderDataset)
+    assert [bytes(dataset.encoded(i)).decode() for i in range(len(dataset))] == [
+        "a/x.webp",
+        "b/10.PNG",
+        "b/2.jpg",
+        "c d/0.jpeg",
+        "c d/1.bmp",
+    ]
+    assert dataset.labels.tolist() == [0, 1, 1, 2, 2]
+    assert dataset.labels.dtype == np.int64
+    assert dataset.num_classes == 3
+    assert dataset.class_mapping == {"a": 0, "b": 1, "c d": 2}
+    assert dataset.describe(3) == str(tmp_path / "c d" / "0.jpeg")
+    assert "left out 3 files" in caplog.text
+
+    (tmp_path / "a" / "x.webp").unlink()
+    with pytest.raises(DatasetError, match=r"a/x\.webp cannot be read.*moved"):
+        dataset.encoded(0)
+
+
+@pytest.mark.parametrize("kind", ["records", "remapped", "folder"])
+def test_datasets_go_to_worker_processes(kind: str, tmp_path: Path) -> None:
+    if kind == "folder":
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "x.jpg").write_bytes(b"image")
+    path = {"records": RECORDS / "im2rec_headerless", "remapped": GAPPY, "folder": tmp_path}[kind]
+    dataset = open_dataset(path, remap_labels=True)
+    pickled = pickle.dumps(dataset)
+    copy = pickle.loads(pickled)
+    assert len(pickled) < 2000  # tables, no images
+    assert copy.labels.tolist() == dataset.labels.tolist()
+    assert copy.class_mapping == dataset.class_mapping
+    last = len(dataset) - 1
+    assert bytes(copy.encoded(last)) == bytes(dataset.encoded(last))
+    assert copy.describe(last) == dataset.describe(last)
+
+
+@pytest.mark.parametrize(
+    ("files", "name", "message"),
+    [
+        ([], "nowhere", r"nowhere does not exist: expected a \.rec file"),
+        ([], "x.rec", r"x\.rec does not exist"),
+        (["x.lst"], "x.lst", r"x\.lst is neither a \.rec file nor a folder"),
+        (["b.rec", "a.rec"], "", r"has no train\.rec; name one of its files: a\.rec, b\.rec"),
+        ([], "", r"holds neither train\.rec nor sub-folders \(0 other files\)"),
+        (["1.jpg", "2.jpg"], "", r"nor sub-folders \(2 other files\): expected one sub-folder"),
+        (["a/1.jpg", "b/1.txt"], "", r"/b holds no image \(\.bmp, \.jpeg, "),
+        (["train.rec"], "", r"train\.rec is empty"),
+    ],
+)
+def test_what_is_no_dataset_is_refused(
+    files: list[str], name: str, message: str, tmp_path: Path
+) -> None:
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    with pytest.raises(ValueError, match=message):
+        open_dataset(tmp_path / name)
