@@ -12,22 +12,14 @@ from torch import Tensor
 
 from data.synthetic.conditions import Conditions
 
+_SPARE = 200  # rows and columns by which a window of the sheet of noise can move
+
 
 def background(conditions: Conditions, size: int) -> Tensor:
     """Return out-of-focus surroundings, float32 [n, 3, S, S]."""
-    images = []
-    for seed in conditions.seeds:
-        rng = np.random.Generator(np.random.Philox(key=[int(seed), 1]))
-        cells = 2 + int(rng.integers(0, 7))
-        colours = rng.random((1, 3, cells, cells), dtype=np.float32) ** 2
-        mean = rng.random((1, 3, 1, 1), dtype=np.float32) ** 1.5
-        mix = rng.random(dtype=np.float32) * 0.8
-        images.append(
-            torch.nn.functional.interpolate(
-                torch.from_numpy(mean + mix * (colours - mean)), size=(size, size), mode="bilinear"
-            )
-        )
-    return torch.cat(images)
+    return torch.nn.functional.interpolate(
+        torch.from_numpy(conditions.backdrop.colours), size=(size, size), mode="bilinear"
+    )
 
 
 def photograph(conditions: Conditions, light: Tensor) -> npt.NDArray[np.uint8]:
@@ -35,22 +27,23 @@ def photograph(conditions: Conditions, light: Tensor) -> npt.NDArray[np.uint8]:
 
     Args:
         conditions: exposure, tint, shadows, blur, resolution and noise of each image.
-        light: linear RGB, float32 [n, 3, S, S].
+        light: linear RGB, float32 [n, 3, S, S]; overwritten.
     """
     camera, size = conditions.camera, light.shape[-1]
     gain = torch.from_numpy(camera.exposure[:, None] * camera.tint)[:, :, None, None]
-    light = light * gain * _shadow(conditions, size)
-    encoded = (light.clamp_(min=0) + 0.002).sqrt_()
-    encoded = encoded / (1 + encoded.square() * 0.25).sqrt_() * 1.1  # highlights roll off
-    contrast = torch.from_numpy(camera.contrast)[:, None, None, None]
-    encoded = (encoded - 0.5) * contrast + 0.5
-    for i in range(len(encoded)):
-        encoded[i : i + 1] = _soften(encoded[i : i + 1], camera.blur[i], int(camera.size[i]))
+    light.mul_(gain).mul_(_shadow(conditions, size)).add_(0.002)
+    image = light.div_(torch.add(1.0, light, alpha=0.25)).sqrt_()  # highlights roll off
+    contrast = torch.from_numpy(camera.contrast)[:, None, None, None] * 255
+    image.mul_(1.1 * contrast).add_(127.5 - 0.5 * contrast)
+    for i, one in enumerate(image):
+        _soften(one, float(camera.blur[i]), int(camera.size[i]))
         if camera.grey[i]:
-            encoded[i] = encoded[i].mean(0, keepdim=True)
-        encoded[i] += float(camera.noise[i]) * _grain(int(conditions.seeds[i]), size)
-    images = (encoded * 255).round_().clamp_(0, 255).to(torch.uint8)
-    return np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
+            one[:] = one.mean(0)
+        top, left = int(camera.noise_row[i] * _SPARE), int(camera.noise_column[i] * _SPARE)
+        window = _grain(size + _SPARE)[:, top : top + size, left : left + size]
+        one.add_(window, alpha=255 * float(camera.noise[i]))
+    rows = image.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    return np.ascontiguousarray(rows.numpy())
 
 
 def _shadow(conditions: Conditions, size: int) -> Tensor:
@@ -64,32 +57,23 @@ def _shadow(conditions: Conditions, size: int) -> Tensor:
     return (1 - depth * ((across - offset) * 4 + 0.5).clamp_(0, 1))[:, None]
 
 
-def _soften(image: Tensor, blur: float, size: int) -> Tensor:
-    """Return the image [1, 3, S, S] out of focus by `blur` pixels, as if taken at `size`."""
-    full = image.shape[-1]
+def _soften(image: Tensor, blur: float, size: int) -> None:
+    """Put an image [3, S, S] out of focus by `blur` pixels, and to the detail of `size` pixels."""
     if blur > 0:
-        t = torch.arange(-4, 5) / float(blur)
+        t = torch.arange(-4, 5) / blur
         kernel = torch.exp(-0.5 * t * t)
-        kernel = kernel / kernel.sum()
-        padded = torch.nn.functional.pad(image, (4, 4, 4, 4), mode="replicate").movedim(1, 0)
+        kernel /= kernel.sum()
+        padded = torch.nn.functional.pad(image[:, None], (4, 4, 4, 4), mode="replicate")
         across = torch.nn.functional.conv2d(padded, kernel[None, None, None, :])
-        image = torch.nn.functional.conv2d(across, kernel[None, None, :, None]).movedim(1, 0)
-    if size < full:
-        small = torch.nn.functional.interpolate(image, size=(size, size), mode="area")
-        image = torch.nn.functional.interpolate(small, size=(full, full), mode="bilinear")
-    return image
-
-
-def _grain(seed: int, size: int) -> Tensor:
-    """Return noise of unit variance, float32 [3, S, S], a window of a fixed sheet."""
-    sheet = _sheet()
-    rng = np.random.Generator(np.random.Philox(key=[seed, 2]))
-    top, left, channel = rng.integers(0, (len(sheet) - size, len(sheet) - size, 3))
-    window = sheet[top : top + size, left : left + size]
-    return torch.stack((window, window.roll(int(channel) + 37, 0), window.roll(53, 1)))
+        image[:] = torch.nn.functional.conv2d(across, kernel[None, None, :, None])[:, 0]
+    if size < image.shape[-1]:
+        small = torch.nn.functional.interpolate(image[None], size=(size, size), mode="area")
+        full = image.shape[-2:]
+        image[:] = torch.nn.functional.interpolate(small, size=full, mode="bilinear")[0]
 
 
 @lru_cache(maxsize=1)
-def _sheet(size: int = 320) -> Tensor:
-    rng = np.random.Generator(np.random.Philox(key=[0, 3]))
-    return torch.from_numpy(rng.standard_normal((size, size), dtype=np.float32))
+def _grain(size: int) -> Tensor:
+    """Return a sheet of noise of unit variance, float32 [3, size, size]; the same for all."""
+    rng = np.random.Generator(np.random.Philox(key=[0, 0]))
+    return torch.from_numpy(rng.standard_normal((3, size, size), dtype=np.float32))

@@ -20,7 +20,8 @@ Bools = npt.NDArray[np.bool_]
 Pose = Literal["any", "frontal", "profile"]
 Period = Literal["any", "young", "old", "adult"]
 
-_COLUMNS = 192
+_COLUMNS = 320
+_CELLS = 6
 _DEGREE = np.pi / 180
 
 _AGES: dict[str, tuple[float, float]] = {
@@ -102,13 +103,13 @@ class Cover:
     hat: Bools
     hat_line: Floats
     hat_colour: Floats
-    patch: Bools
-    patch_x: Floats
-    patch_y: Floats
-    patch_width: Floats
-    patch_height: Floats
-    patch_angle: Floats
-    patch_colour: Floats
+    hand: Bools
+    hand_x: Floats
+    hand_y: Floats
+    hand_width: Floats
+    hand_length: Floats
+    hand_angle: Floats
+    hand_light: Floats
     clothes: Floats
 
 
@@ -126,11 +127,20 @@ class Camera:
     blur: Floats
     size: Floats
     noise: Floats
+    noise_row: Floats
+    noise_column: Floats
+
+
+@dataclass(frozen=True)
+class Backdrop:
+    """Colours of the surroundings on a coarse grid, float32 [n, 3, cells, cells]."""
+
+    colours: Floats
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """All that differs between the images of one identity; `seeds` are for their noise."""
+    """All that differs between the images of one identity."""
 
     view: View
     light: Light
@@ -138,7 +148,7 @@ class Conditions:
     age: Floats
     cover: Cover
     camera: Camera
-    seeds: npt.NDArray[np.int64]
+    backdrop: Backdrop
 
 
 def make_conditions(seed: int, identity: int, shots: Sequence[Shot]) -> Conditions:
@@ -154,7 +164,7 @@ def make_conditions(seed: int, identity: int, shots: Sequence[Shot]) -> Conditio
         age=low + (high - low) * deck.uniform(0, 1),
         cover=_cover(deck),
         camera=_camera(deck),
-        seeds=(deck.uniform(0, 1) * 2**24).astype(np.int64),
+        backdrop=_backdrop(deck),
     )
 
 
@@ -226,13 +236,13 @@ def _cover(deck: Deck) -> Cover:
         hat=deck.chance(0.10),
         hat_line=deck.uniform(-0.62, -0.36),
         hat_colour=deck.colours(0.0, 0.8) ** 2,
-        patch=deck.chance(0.15),
-        patch_x=deck.uniform(-0.9, 0.9),
-        patch_y=deck.uniform(-0.9, 1.0),
-        patch_width=deck.uniform(0.06, 0.16),
-        patch_height=deck.uniform(0.25, 0.6),
-        patch_angle=deck.uniform(-1.6, 1.6),
-        patch_colour=deck.colours(0.05, 0.8),
+        hand=deck.chance(0.12),
+        hand_x=deck.uniform(-0.9, 0.9),
+        hand_y=deck.uniform(-0.7, 1.0),
+        hand_width=deck.uniform(0.07, 0.13),
+        hand_length=deck.uniform(0.3, 0.6),
+        hand_angle=deck.uniform(-1.6, 1.6),
+        hand_light=deck.uniform(0.3, 1.5),
         clothes=deck.colours(0.0, 0.9) ** 2,
     )
 
@@ -250,4 +260,15 @@ def _camera(deck: Deck) -> Camera:
         blur=np.where(fuzzy, deck.uniform(0.5, 1.6), 0).astype(np.float32),
         size=np.where(low, deck.uniform(44, 80), 112).astype(np.float32),
         noise=deck.uniform(0.0, 0.035),
+        noise_row=deck.uniform(0, 1),
+        noise_column=deck.uniform(0, 1),
     )
+
+
+def _backdrop(deck: Deck) -> Backdrop:
+    mean, busy = deck.colours(0.0, 1.0) ** 1.5, deck.uniform(0.0, 0.8)
+    cells = np.stack([deck.colours(0.0, 1.0) ** 2 for _ in range(_CELLS**2)], axis=2)
+    cells = mean[:, :, None] + busy[:, None, None] * (cells - mean[:, :, None])
+    faded = deck.uniform(0.2, 0.9)[:, None, None]
+    cells = cells + faded * (cells.mean(axis=1, keepdims=True) - cells)
+    return Backdrop(cells.reshape(len(cells), 3, _CELLS, _CELLS).astype(np.float32))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data.synthetic.conditions import Conditions
 from data.synthetic.identity import Identity
-from data.synthetic.project import Hits
+from data.synthetic.project import pixel_places
 
 
 def _step(t: Tensor, soft: float) -> Tensor:
@@ -29,7 +29,7 @@ def _rows(flags: np.ndarray) -> Tensor:
 
 def cover_on_face(
     person: Identity, conditions: Conditions, x: Tensor, y: Tensor, albedo: Tensor
-) -> Tensor:
+) -> None:
     """Put on clothes, and the glasses, masks and hats that `conditions` ask for.
 
     Args:
@@ -37,14 +37,11 @@ def cover_on_face(
         conditions: what each of the n images has.
         x: arc length on the head, float32 [n, S, S] in head units.
         y: height on the head, likewise.
-        albedo: reflectance, float32 [n, 3, S, S].
-
-    Returns:
-        The reflectance, float32 [n, 3, S, S].
+        albedo: reflectance, float32 [n, 3, S, S]; changed in place.
     """
     things, everyone = conditions.cover, torch.arange(len(x))
     dressed = _step(y - 1.27 + 0.10 * (1 - x.abs()).clamp_(min=0), 0.02)[:, None]
-    albedo = torch.lerp(albedo, _column(things.clothes, everyone).expand_as(albedo), dressed)
+    albedo.lerp_(_column(things.clothes, everyone).expand_as(albedo), dressed)
     if len(rows := _rows(things.mask)):
         side, height = x[rows].abs(), y[rows]
         edge = _column(things.mask_top, rows) + 0.22 * side * side
@@ -60,7 +57,6 @@ def cover_on_face(
         albedo[rows] = torch.lerp(albedo[rows], paint, inside[:, None])
     if len(rows := _rows(things.glasses)):
         albedo[rows] = _wear_glasses(person, conditions, rows, x[rows], y[rows], albedo[rows])
-    return albedo
 
 
 def _wear_glasses(
@@ -89,12 +85,12 @@ def _wear_glasses(
 
 def open_mouth(
     person: Identity, conditions: Conditions, x: Tensor, y: Tensor, albedo: Tensor
-) -> Tensor:
-    """Return the reflectance with the mouths opened that speak, float32 [n, 3, S, S]."""
+) -> None:
+    """Open the mouths that speak; the arguments are those of `cover_on_face`."""
     talk = conditions.expression
     rows = _rows(talk.opening > 0)
     if not len(rows):
-        return albedo
+        return
     mouth, opening = person.mouth, _column(talk.opening, rows)
     t = x[rows] / (0.82 * mouth.width)
     inside = (1 - t * t).clamp_(min=0)
@@ -107,31 +103,34 @@ def open_mouth(
     white = torch.tensor((0.75, 0.70, 0.62))[:, None, None]
     paint = torch.lerp(dark.expand(len(rows), -1, 1, 1), white, teeth[:, None])
     albedo[rows] = torch.lerp(albedo[rows], paint, hole[:, None])
-    return albedo
 
 
-def cover_in_frame(conditions: Conditions, hits: Hits, colour: Tensor) -> None:
-    """Put things between camera and face: bars with round ends, such as fingers or a microphone.
+def cover_in_frame(
+    person: Identity, conditions: Conditions, rotation: Tensor, colour: Tensor
+) -> None:
+    """Put a hand between camera and face: four bars with round ends.
 
     Args:
+        person: whose hand it is.
         conditions: what each of the n images has.
-        hits: the places of the pixels.
+        rotation: float32 [n, 3, 3], from head axes to camera axes.
         colour: the images so far, float32 [n, 3, S, S]; changed in place.
     """
     things = conditions.cover
-    rows = _rows(things.patch)
+    rows = _rows(things.hand)
     if not len(rows):
         return
-    angle = _column(things.patch_angle, rows)
-    x = hits.place_x[rows] - _column(things.patch_x, rows)
-    y = hits.place_y[rows] - _column(things.patch_y, rows)
-    along = x * angle.sin() + y * angle.cos()
-    across = x * angle.cos() - y * angle.sin()
-    width, half = _column(things.patch_width, rows), _column(things.patch_height, rows)
+    x, y = pixel_places(conditions.view, rotation, colour.shape[-1], 1.0)
+    x, y = x[rows] - _column(things.hand_x, rows), y[rows] - _column(things.hand_y, rows)
+    angle = _column(things.hand_angle, rows)
+    along, across = x * angle.sin() + y * angle.cos(), x * angle.cos() - y * angle.sin()
+    width, half = _column(things.hand_width, rows), _column(things.hand_length, rows)
+    skin = torch.tensor(person.skin.colour)[:, None, None]
+    paint = skin * _column(things.hand_light, rows)[:, None]
     for finger in range(4):
         offset = across - (finger - 1.5) * 2.1 * width
         beyond = (along.abs() - half * (1 - 0.12 * abs(finger - 1.2))).clamp_(min=0)
         distance = (offset * offset + beyond * beyond).sqrt_()
         inside = _step(width - distance, 0.02)[:, None]
-        round_ = (1 - 0.5 * (distance / width).clamp_(0, 1).square())[:, None]
-        colour[rows] = torch.lerp(colour[rows], _column(things.patch_colour, rows) * round_, inside)
+        round_ = (1 - 0.6 * (distance / width).clamp_(0, 1).square())[:, None]
+        colour[rows] = torch.lerp(colour[rows], paint * round_, inside)

@@ -34,7 +34,8 @@ def generator(seed: int, identity: int, image: int | None = None) -> np.random.G
     slot = 0 if image is None else image + 1
     if not 0 <= slot < 2**32:
         raise ValueError(f"image is {image}; it must be at least 0 and below 2**32 - 1")
-    return np.random.Generator(np.random.Philox(key=[seed, (identity << 32) | slot]))
+    key = np.array((seed, (identity << 32) | slot), np.uint64)  # a list would pass through float64
+    return np.random.Generator(np.random.Philox(key=key))
 
 
 class Deck:

@@ -125,8 +125,7 @@ def _nose(person: Identity, grid: Grid) -> Floats:
     ridge = ridge * ramp(grid.y, nose.tip_y + 0.12, nose.tip_y + 0.01)
     width = 0.085 + (nose.width - 0.085) * t
     relief: Floats = ridge * np.exp(-np.square(grid.x / width))
-    wing = bump(np.abs(grid.x), nose.wings, 0.06) * bump(grid.y, nose.tip_y, 0.07)
-    relief = relief + 0.09 * wing
+    relief += 0.09 * bump(np.abs(grid.x), nose.wings, 0.06) * bump(grid.y, nose.tip_y, 0.07)
     return relief
 
 

@@ -16,7 +16,7 @@ from data.synthetic.cover import cover_in_frame, cover_on_face, open_mouth
 from data.synthetic.expression import displacement
 from data.synthetic.geometry import ARC, BOTTOM, TOP
 from data.synthetic.identity import make_identity
-from data.synthetic.project import Hits, trace
+from data.synthetic.project import read_map, rotation_matrix, trace
 from data.synthetic.texture import FaceMaps, paint
 
 IMAGE_SIZE = 112
@@ -40,63 +40,57 @@ def render_identity(seed: int, identity: int, shots: Sequence[Shot]) -> npt.NDAr
 
 def render(maps: FaceMaps, conditions: Conditions) -> npt.NDArray[np.uint8]:
     """Return one image for each row of `conditions`, uint8 [n, 112, 112, 3] (RGB)."""
-    n = len(conditions.age)
-    hits = trace(maps.radius, conditions.view, IMAGE_SIZE)
-    moved = hits.texture + _sample(displacement(maps.person, conditions), hits.texture).movedim(
-        1, 3
-    )
-    surface = _sample(maps.surface.expand(n, -1, -1, -1), moved)
-    albedo, ageing, normal, openness = (
-        surface[:, :3],
-        surface[:, 3:6],
-        surface[:, 6:9],
-        surface[:, 9:],
-    )
-    age = torch.from_numpy(conditions.age)[:, None, None, None]
-    albedo = albedo + age * ageing
-    x, y = face_coordinates(hits.texture)
-    albedo = open_mouth(maps.person, conditions, x, y, albedo)
-    albedo = cover_on_face(maps.person, conditions, x, y, albedo)
-    colour = _shade(conditions.light, hits, albedo, normal, openness)
-    colour = torch.lerp(background(conditions, IMAGE_SIZE), colour, hits.cover[:, None])
-    cover_in_frame(conditions, hits, colour)
+    n, view = len(conditions.age), conditions.view
+    rotation = rotation_matrix(view)
+    hits = trace(maps.radius, view, rotation, IMAGE_SIZE // 2, 2.0)
+    moved = hits.texture + read_map(displacement(maps.person, conditions), hits.texture)
+    fields = torch.cat((moved, _face_places(hits.texture), hits.clearance[:, None]), dim=1)
+    fields = torch.nn.functional.interpolate(fields, scale_factor=2, mode="bilinear")
+    surface = read_map(maps.surface.expand(n, -1, -1, -1), fields[:, :2])
+    albedo, ageing, normal, openness = surface.split_with_sizes((3, 3, 3, 1), dim=1)
+    albedo = albedo.addcmul_(torch.from_numpy(conditions.age)[:, None, None, None], ageing)
+    x, y = fields[:, 2], fields[:, 3]
+    open_mouth(maps.person, conditions, x, y, albedo)
+    cover_on_face(maps.person, conditions, x, y, albedo)
+    colour = _shade(conditions.light, rotation, albedo.clamp_(0, 1), normal, openness)
+    scale = torch.from_numpy(view.scale)[:, None, None]
+    inside = (0.5 - 0.7 * scale * fields[:, 4]).clamp_(0, 1)[:, None]
+    colour = torch.lerp(background(conditions, IMAGE_SIZE), colour, inside)
+    cover_in_frame(maps.person, conditions, rotation, colour)
     return photograph(conditions, colour)
 
 
-def face_coordinates(texture: Tensor) -> tuple[Tensor, Tensor]:
-    """Return arc length and height on the head, two float32 [n, S, S] in head units."""
-    u, v = texture.unbind(-1)
-    x = u.clamp(-1, 1).asin_() * (2 * ARC)
-    return x, v * ((BOTTOM - TOP) / 2) + (BOTTOM + TOP) / 2
+def _face_places(texture: Tensor) -> Tensor:
+    """Return arc length and height on the head of (u, v), float32 [n, 2, h, h]."""
+    u, v = texture.unbind(1)
+    x = u.clamp(-1, 1).asin_().mul_(2 * ARC)
+    return torch.stack((x, v * ((BOTTOM - TOP) / 2) + (BOTTOM + TOP) / 2), dim=1)
 
 
-def _sample(maps: Tensor, texture: Tensor) -> Tensor:
-    return torch.nn.functional.grid_sample(
-        maps, texture, mode="bilinear", padding_mode="border", align_corners=True
-    )
-
-
-def _shade(light: Light, hits: Hits, albedo: Tensor, normal: Tensor, openness: Tensor) -> Tensor:
+def _shade(
+    light: Light, rotation: Tensor, albedo: Tensor, normal: Tensor, openness: Tensor
+) -> Tensor:
     """Return the light that leaves the surface towards the camera, float32 [n, 3, S, S].
 
-    Diffuse reflection of two directional lights with soft terminators, ambient light that
-    reaches cavities less, and a broad highlight of the key light.
+    Diffuse reflection of two directional lights with soft terminators, ambient light, both
+    weaker in cavities, and a broad highlight of the key light.
     """
-    total = torch.from_numpy(light.ambient)[:, :, None, None] * openness
-    lamps = (
-        (light.key_direction, light.key_colour),
-        (light.fill_direction, light.fill_colour),
-    )
-    for direction, colour in lamps:
-        towards = torch.from_numpy(direction)
-        in_head = (hits.rotation * towards[:, :, None]).sum(1)  # the rotation's transpose
-        facing = (normal * in_head[:, :, None, None]).sum(1, keepdim=True)
-        lit = ((facing + 0.15) * (1 / 1.15)).clamp_(min=0) * openness
-        total = total + torch.from_numpy(colour)[:, :, None, None] * lit
-    half = torch.from_numpy(light.key_direction) + torch.tensor((0.0, 0.0, 1.0))
+    key, fill = torch.from_numpy(light.key_direction), torch.from_numpy(light.fill_direction)
+    half = key + torch.tensor((0.0, 0.0, 1.0))
     half = half / half.square().sum(1, keepdim=True).sqrt()
-    in_head = (hits.rotation * half[:, :, None]).sum(1)
-    shine = (normal * in_head[:, :, None, None]).sum(1, keepdim=True).clamp_(min=0)
-    shine = shine.square_().square_().square_().square_()  # the 16th power: oily rather than wet
-    shine = shine * torch.from_numpy(light.gloss)[:, None, None, None]
-    return albedo.clamp(0, 1) * total + shine * torch.from_numpy(light.key_colour)[:, :, None, None]
+    total = torch.from_numpy(light.ambient)[:, :, None, None] * torch.ones_like(openness)
+    for towards, colour in ((key, light.key_colour), (fill, light.fill_colour)):
+        lit = _facing(normal, rotation, towards).add_(0.15).mul_(1 / 1.15).clamp_(min=0)
+        total.addcmul_(torch.from_numpy(colour)[:, :, None, None], lit)
+    total.mul_(openness).mul_(albedo)
+    shine = _facing(normal, rotation, half).clamp_(min=0)
+    shine.square_().square_().square_().square_()  # the 16th power: oily rather than wet
+    gloss = torch.from_numpy(light.gloss[:, None] * light.key_colour)
+    return total.addcmul_(gloss[:, :, None, None], shine)
+
+
+def _facing(normal: Tensor, rotation: Tensor, direction: Tensor) -> Tensor:
+    """Return the cosine between normals in head axes and a direction in camera axes [n, 3]."""
+    x, y, z = (rotation * direction[:, :, None]).sum(1)[:, :, None, None].unbind(1)
+    cosine = normal[:, 0] * x
+    return cosine.addcmul_(normal[:, 1], y).addcmul_(normal[:, 2], z)[:, None]
