@@ -131,7 +131,7 @@ class RecordFile:
         labels = np.stack([np.where(flags > 0, word(8), word(3)), word(9)], 1).view(np.float32)
         labels[flags < 2, 1] = np.nan
         ids = word(4).astype(np.uint64) | word(5).astype(np.uint64) << np.uint64(32)
-        image_sizes = sizes - np.where(sizes < 24, 25, 24 + 4 * flags.astype(np.int64))
+        image_sizes = sizes - HEADER.size - 4 * flags.astype(np.int64)
         found = Headers(flags, labels, ids, image_sizes)
         # What is split into parts, or no record at all, is left to the reader of single records.
         plain = (word(0) == MAGIC) & (word(1) >> SIZE_BITS == WHOLE) & ~outside

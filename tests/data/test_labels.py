@@ -78,6 +78,7 @@ def test_split_records_have_labels_too(tmp_path: Path) -> None:
         ([(1, 4), (4, 5), (5, 12)], 4),
         ([(1, 12)], 0),
         ([(1, 4), (3, 5), (5, 10), (10, 12)], 0),  # overlapping
+        ([(1, 4), (4, 5), (5, 10), (6, 9), (10, 12)], 0),
         ([(1, 4), (4, 5), (5, 10), (10, 13)], 9),  # beyond the last image
         ([(0, 4), (4, 5), (5, 10), (10, 12)], 8),
         ([(1.0, float("nan")), (4, 5), (5, 10), (10, 12)], 8),
@@ -99,7 +100,7 @@ def test_key_ranges_are_believed_only_where_the_images_agree(
     with caplog.at_level(logging.INFO):
         images = read_images(file, open_index(file), headers_at_most=0)
     assert images.labels.tolist() == CLASSES
-    assert f"{from_ranges} of 11 labels come from the identities' key ranges" in caplog.text
+    assert f".rec: {from_ranges} of 11 labels come from the identities' key ranges" in caplog.text
 
 
 def test_bounds_that_float32_cannot_hold_are_looked_up(tmp_path: Path) -> None:
