@@ -1,0 +1,122 @@
+"""Networks in ONNX files, for any batch size."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class OnnxModelError(ValueError):
+    """An ONNX file that does not map face images to embeddings; says what it does instead."""
+
+
+class OnnxModel:
+    """An ONNX network as a function from images to embeddings.
+
+    A network that was exported for one fixed batch size is fed batches of that size, the last one
+    padded, so that every file runs with every number of images.
+
+    Args:
+        path: the file; one input [n, 3, S, S], float32 or float16, and one output [n, d].
+        device: where images come from; on CUDA the network runs there if this onnxruntime can.
+
+    Attributes:
+        image_size: S, or None where the file leaves it open.
+        provider: what runs the network, by onnxruntime's name.
+        version: onnxruntime's version.
+
+    Raises `OnnxModelError` for a file that is no such network, and `ModuleNotFoundError`, with the
+    extra to install, without onnxruntime.
+    """
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        try:
+            import onnxruntime
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError(
+                f"{path} needs onnxruntime, which is not installed: pip install 'partialfc[onnx]'"
+            ) from None
+        if not path.is_file():
+            raise OnnxModelError(f"{path}: no such file; expected an ONNX network")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3  # its warnings name graph nodes that users cannot mend
+        wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
+        there = onnxruntime.get_available_providers()
+        providers = [*(name for name in wanted if name in there), "CPUExecutionProvider"]
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:  # onnxruntime's own exceptions have no common base
+            raise OnnxModelError(f"{path}: onnxruntime cannot load it: {error}") from error
+        self.path = path
+        self.version: str = onnxruntime.__version__
+        self.provider: str = self._session.get_providers()[0]
+        self._input = _input(path, self._session.get_inputs())
+        self._dtype = np.float16 if self._input.type == "tensor(float16)" else np.float32
+        batch, _, side, _ = self._input.shape
+        self.image_size = side if isinstance(side, int) else None
+        self._batch = batch if isinstance(batch, int) else None
+        outputs = self._session.get_outputs()
+        if len(outputs) != 1:
+            names = ", ".join(f"{output.name} {output.shape}" for output in outputs)
+            raise OnnxModelError(
+                f"{path}: {len(outputs)} outputs ({names}); expected one, the embedding [n, d]: "
+                "export the network with that output alone"
+            )
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return embeddings float32 [b, d], on the CPU, for images float32 [b, 3, S, S].
+
+        Raises `OnnxModelError` for images that the network does not take, and for embeddings of
+        a wrong shape.
+        """
+        side = self.image_size
+        if side is not None and tuple(images.shape[1:]) != (3, side, side):
+            raise OnnxModelError(
+                f"{self.path}: takes images [n, 3, {side}, {side}], got {list(images.shape)}"
+            )
+        pixels = np.ascontiguousarray(images.detach().cpu().numpy(), dtype=self._dtype)
+        size = self._batch or len(pixels)
+        chunks = [pixels[i : i + size] for i in range(0, len(pixels), size)]
+        embeddings = np.concatenate([self._run(chunk, size) for chunk in chunks])
+        return torch.from_numpy(embeddings.astype(np.float32, copy=False))
+
+    def _run(self, pixels: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
+        """Return the embeddings of at most `size` images."""
+        count = len(pixels)
+        if count < size:
+            padding = np.zeros((size - count, *pixels.shape[1:]), dtype=pixels.dtype)
+            pixels = np.concatenate((pixels, padding))
+        try:
+            (output,) = self._session.run(None, {self._input.name: pixels})
+        except Exception as error:
+            raise OnnxModelError(
+                f"{self.path}: fails on images {list(pixels.shape)}: {str(error).strip()}; if it "
+                "runs with one image only, use batch size 1, or export it with a free batch "
+                "dimension"
+            ) from error
+        if not isinstance(output, np.ndarray) or output.ndim != 2 or len(output) != size:
+            raise OnnxModelError(
+                f"{self.path}: returns {getattr(output, 'shape', type(output).__name__)} for "
+                f"{size} images, expected one embedding an image, [{size}, d]"
+            )
+        return output[:count]
+
+
+def _input(path: Path, inputs: list[Any]) -> Any:
+    """Return the only input, checked: names stand for sizes that the file leaves open."""
+    if len(inputs) == 1 and inputs[0].type in ("tensor(float)", "tensor(float16)"):
+        shape = inputs[0].shape
+        if len(shape) == 4 and shape[1] in (3, None) and _square(shape[2], shape[3]):
+            return inputs[0]
+    found = "; ".join(f"{item.name} {item.type} {item.shape}" for item in inputs)
+    raise OnnxModelError(
+        f"{path}: input {found}; expected one input of float images [n, 3, S, S] (channels "
+        "before rows, square)"
+    )
+
+
+def _square(height: object, width: object) -> bool:
+    return height == width or not (isinstance(height, int) and isinstance(width, int))

@@ -1,0 +1,248 @@
+"""Judge a network on verification sets by the published protocol.
+
+The network is a run folder, a checkpoint folder, a file of weights under the published names, or
+an ONNX file. Prints a table and writes every figure, with the hashes of all files and the
+protocol, to a JSON file.
+
+    python scripts/benchmark_verification.py --model runs/demo --sets datasets/demo/lfw.bin
+    python scripts/benchmark_verification.py --model r50.onnx --folder sets --sets lfw cfp_fp
+"""
+
+import argparse
+import hashlib
+import json
+import pickle
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from backbones import build_for_weights, read_weights
+from data.augment import MID_GREY
+from eval.embedding import Model
+from eval.onnx_model import OnnxModel
+from eval.verification import RATES, VerificationResult
+from eval.verifier import Verifier
+from recognition.checkpoint import CheckpointError, read_facts, resolve
+from recognition.distributed import World, choose_device
+from recognition.version import __version__
+
+PROTOCOL: Final = {
+    "embedding": "f(image) + f(mirrored image), L2-normalised",
+    "embedding_no_flip": "f(image), L2-normalised",
+    "distance": "squared Euclidean",
+    "thresholds": "0, 0.01 ... 3.99; same if distance < threshold",
+    "folds": "10, unshuffled; per fold the first threshold that is best on the other nine",
+    "std": "population",
+    "embedding_norm": "mean over all images of all pairs, plain and mirrored",
+    "tar_at_far": "largest threshold at which at most that rate of negative pairs is accepted",
+}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network and what the report says about it."""
+
+    embed: Model
+    image_size: int
+    file: Path
+    facts: dict[str, Any]
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, required=True, help="folder, weights or .onnx file")
+    parser.add_argument("--sets", nargs="+", required=True, help=".bin files, or their names")
+    parser.add_argument("--folder", type=Path, help="where sets are looked up by name")
+    parser.add_argument(
+        "--checkpoint", choices=["latest", "best"], default="latest", help="of a run folder"
+    )
+    parser.add_argument("--image-size", type=int, help="if the model does not say; else 112")
+    parser.add_argument("--mean", type=float, default=MID_GREY, help="subtracted from pixels")
+    parser.add_argument("--std", type=float, default=MID_GREY, help="pixels are divided by it")
+    parser.add_argument("--channels", choices=["rgb", "bgr"], default="rgb", help="of the model")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--output", type=Path, default=Path("results.json"))
+    return parser.parse_args(arguments)
+
+
+def load_model(options: argparse.Namespace, device: torch.device) -> LoadedModel:
+    """Return the network that `--model` means; raises `ValueError` if there is none."""
+    path: Path = options.model
+    if not path.exists():
+        raise ValueError(f"--model {path} does not exist: expected a folder, weights or .onnx file")
+    if path.suffix == ".onnx":
+        onnx = OnnxModel(path, device)
+        size = _agreed_size(options.image_size, onnx.image_size, path)
+        return LoadedModel(onnx, size, path, {"kind": "onnx", "provider": onnx.provider})
+    facts: dict[str, Any] = {"kind": "weights"}
+    trained_size = None
+    if path.is_dir():
+        checkpoint = _checkpoint_folder(path, options.checkpoint)
+        saved = read_facts(checkpoint)
+        facts = {"kind": "checkpoint", "step": saved["step"]}
+        trained_size = int(saved["config"]["data"]["image_size"])
+        path = checkpoint / "backbone.pt"
+    size = _agreed_size(options.image_size, trained_size, path)
+    try:
+        weights = read_weights(path)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        why = str(error).partition("\n")[0]  # torch goes on about ways to trust the file
+        raise ValueError(f"{path}: no file of weights that is safe to read: {why}") from None
+    name, backbone = build_for_weights(weights, str(path), image_size=size)
+    backbone.eval().to(device).to(memory_format=torch.channels_last)
+    return LoadedModel(backbone, size, path, {**facts, "backbone": name})
+
+
+def _checkpoint_folder(path: Path, which: str) -> Path:
+    """Return the checkpoint that a run folder or a checkpoint folder means."""
+    if which == "latest" or (path / "run.json").is_file():
+        return resolve(path)
+    pointer = path / "checkpoints" / which
+    if not pointer.is_file():
+        raise CheckpointError(
+            f"{path}: no best checkpoint is marked, which a run does when it verifies and saves "
+            "at the same step; use --checkpoint latest"
+        )
+    return pointer.parent / pointer.read_text().strip()
+
+
+def _agreed_size(wanted: int | None, own: int | None, path: Path) -> int:
+    if wanted is not None and own is not None and wanted != own:
+        raise ValueError(f"--image-size is {wanted}, {path} takes {own}: leave the option out")
+    return wanted or own or 112
+
+
+def adapted(model: Model, options: argparse.Namespace, advance: Callable[[int], object]) -> Model:
+    """Return the model as one of RGB images in [-1, 1], telling `advance` of each batch."""
+    if options.std <= 0:
+        raise ValueError(f"--std is {options.std}: expected a positive number")
+    own_range = (options.mean, options.std) != (MID_GREY, MID_GREY)
+
+    def embed(images: Tensor) -> Tensor:
+        advance(len(images))
+        if own_range:
+            images = (images * MID_GREY + MID_GREY - options.mean) / options.std
+        return model(images.flip(1) if options.channels == "bgr" else images)
+
+    return embed
+
+
+def table(results: Sequence[VerificationResult]) -> str:
+    """Return the main figures as aligned columns, then all warnings."""
+    head = ["set", "pairs", "accuracy", "no flip", "cosine >", "distance <"]
+    rows = [[*head, *(f"TAR@{name}" for name in RATES), "norm"]]
+    for one in results:
+        rows.append(
+            [
+                one.name,
+                f"{one.pairs:,}",
+                f"{one.accuracy:.4f} ± {one.accuracy_std:.4f}",
+                f"{one.accuracy_no_flip:.4f} ± {one.accuracy_no_flip_std:.4f}",
+                f"{one.threshold_cosine:.4f}",
+                f"{one.threshold_distance:.3f}",
+                *("–" if rate is None else f"{rate:.4f}" for rate in one.tar_at_far.values()),
+                f"{one.embedding_norm:.4f}",
+            ]
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+             for row in rows]  # fmt: skip
+    lines += [f"warning: {one.name}: {warning}" for one in results for warning in one.warnings]
+    return "\n".join(lines)
+
+
+def report(
+    options: argparse.Namespace,
+    model: LoadedModel,
+    verifier: Verifier,
+    results: Sequence[VerificationResult],
+) -> dict[str, Any]:
+    """Return everything that a reader needs to trust or repeat the figures."""
+    versions = {
+        "partialfc": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+    if isinstance(model.embed, OnnxModel):
+        versions["onnxruntime"] = model.embed.version
+    return {
+        "model": {
+            "path": str(model.file),
+            "sha256": sha256(model.file),
+            **model.facts,
+            "image_size": model.image_size,
+            "mean": options.mean,
+            "std": options.std,
+            "channels": options.channels,
+        },
+        "protocol": PROTOCOL,
+        "versions": versions,
+        "sets": [
+            {
+                **result.to_json(),
+                "path": str(item.pairs.path),
+                "sha256": sha256(item.pairs.path),
+                "images": len(item.pairs),
+                "unique_images": len(item.unique),
+            }
+            for item, result in zip(verifier.sets, results, strict=True)
+        ],
+    }
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def run(options: argparse.Namespace) -> None:
+    """Judge, print and write; raises `ValueError` for what the user can mend."""
+    device, _ = choose_device(options.device, World())
+    # Figures should not depend on the kind of GPU: no TF32 in convolutions.
+    torch.backends.cudnn.allow_tf32 = False
+    model = load_model(options, device)
+    verifier = Verifier(
+        options.sets,
+        folder=options.folder,
+        image_size=model.image_size,
+        batch_size=options.batch_size,
+    )
+    total = 2 * sum(len(item.unique) for item in verifier.sets)
+    started = time.perf_counter()
+    with tqdm(total=total, unit="image", disable=None, leave=False) as bar:
+        results = verifier(adapted(model.embed, options, bar.update), device)
+    seconds = time.perf_counter() - started
+    record = {**report(options, model, verifier, results), "seconds": round(seconds, 3)}
+    options.output.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    print(table(results))
+    print(f"{total:,} images in {seconds:.1f} s on {device}; all figures: {options.output}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return the exit status."""
+    options = parse(arguments)
+    try:
+        run(options)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
