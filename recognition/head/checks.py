@@ -1,0 +1,59 @@
+"""What a caller of the head can get wrong, said in words that help."""
+
+from collections.abc import Sequence
+
+import torch
+
+_EMBEDDING_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_LABEL_DTYPES = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
+
+
+def check_batch(
+    embeddings: torch.Tensor, labels: torch.Tensor, weight_Ld: torch.Tensor, num_classes: int
+) -> None:
+    """Raise `ValueError` unless the batch fits the head.
+
+    The values of labels are looked at on the CPU only: on a GPU that would make the host wait.
+    """
+    size = weight_Ld.shape[1]
+    if embeddings.ndim != 2 or embeddings.shape[1] != size:
+        raise ValueError(f"embeddings: shape {_shape(embeddings)} found, expected [batch, {size}]")
+    if embeddings.dtype not in _EMBEDDING_DTYPES:
+        raise ValueError(
+            f"embeddings: {embeddings.dtype} found, expected one of {_EMBEDDING_DTYPES}"
+        )
+    if embeddings.device != weight_Ld.device:
+        raise ValueError(
+            f"embeddings: on {embeddings.device}, but the class centres are on "
+            f"{weight_Ld.device}; move one of them"
+        )
+    batch = embeddings.shape[0]
+    if labels.shape != (batch,):
+        raise ValueError(f"labels: shape {_shape(labels)} found, expected [{batch}]")
+    if labels.dtype not in _LABEL_DTYPES:
+        raise ValueError(f"labels: {labels.dtype} found, expected class ids as torch.int64")
+    if labels.device.type == "cpu" and batch > 0:
+        low, high = (int(value) for value in labels.aminmax())
+        if low < 0 or high >= num_classes:
+            raise ValueError(
+                f"labels: {low} to {high} found, expected class ids in [0, {num_classes}); "
+                "the head's num_classes must be the dataset's"
+            )
+
+
+def check_batch_sizes(sizes: Sequence[int], batch: int, rank: int, ranks: int) -> None:
+    """Raise `ValueError` unless `sizes` has one size a rank, this rank's right, and not all 0."""
+    found = list(sizes)
+    if len(found) != ranks:
+        raise ValueError(f"batch_sizes: {found} found, expected one for each of {ranks} ranks")
+    if found[rank] != batch:
+        raise ValueError(
+            f"batch_sizes: {found} found, but rank {rank} has {batch} samples; give every rank "
+            "the same list of all ranks' sizes"
+        )
+    if min(found) < 0 or sum(found) == 0:
+        raise ValueError(f"batch_sizes: {found} found, expected at least 1 sample on some rank")
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return str(list(tensor.shape))

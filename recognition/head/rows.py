@@ -1,0 +1,75 @@
+"""Which rows of a rank's table take part, and how to walk them in blocks.
+
+Shapes: L rows of the local table, A rows of the set, d embedding size, N samples.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class RowSet:
+    """A set of rows of the local table, in ascending order.
+
+    Attributes:
+        count: A, how many rows.
+        index: int64 [A], the rows' numbers, strictly ascending; None for rows `0 … count − 1`,
+            which are then read as slices, without a copy.
+    """
+
+    count: int
+    index: torch.Tensor | None = None
+
+    def blocks(self, size: int) -> Iterator[tuple[int, int]]:
+        """Cut the set into consecutive ranges `[start, stop)` of at most `size` positions."""
+        for start in range(0, self.count, size):
+            yield start, min(start + size, self.count)
+
+    def read(self, table_Ld: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        """Return the rows at positions `[start, stop)`: a view for a whole table, else a copy."""
+        if self.index is None:
+            return table_Ld[start:stop]
+        return table_Ld.index_select(0, self.index[start:stop])
+
+    def write(self, table_Ld: torch.Tensor, start: int, stop: int, rows_Rd: torch.Tensor) -> None:
+        """Put changed rows of `read` back; for a view they are there already."""
+        if self.index is not None:
+            table_Ld.index_copy_(0, self.index[start:stop], rows_Rd)
+
+    def positions(self, row_N: torch.Tensor) -> torch.Tensor:
+        """Return where each row stands in the set: int64 [N], −1 for a row that is not in it.
+
+        A row number of −1 (no row of this rank) is in no set.
+        """
+        if self.index is None or self.count == 0:
+            return torch.where(row_N < self.count, row_N, -1)
+        position_N = torch.searchsorted(self.index, row_N).clamp_max(self.count - 1)
+        return torch.where(self.index[position_N] == row_N, position_N, -1)
+
+
+def local_rows(label_N: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    """Return the row of each global class id in the table of classes `[start, stop)`.
+
+    int64 [N], −1 for a class that the table does not hold.
+    """
+    return torch.where((label_N >= start) & (label_N < stop), label_N - start, -1)
+
+
+def union(sets: list[RowSet], table_rows: int, device: torch.device) -> RowSet:
+    """Return the union of `sets`, all of them over one table of `table_rows` rows.
+
+    Costs one byte a row of the table unless the sets are one and the same.
+    """
+    whole = next((rows for rows in sets if rows.index is None), None)
+    if whole is not None:
+        return whole
+    if len(sets) == 1:
+        return sets[0]
+    present_L = torch.zeros(table_rows, dtype=torch.bool, device=device)
+    for rows in sets:
+        assert rows.index is not None
+        present_L[rows.index] = True
+    index = present_L.nonzero().squeeze(1)
+    return RowSet(index.shape[0], index)

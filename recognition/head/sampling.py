@@ -1,0 +1,157 @@
+"""Sampling: which classes take part in a step.
+
+Every rule here is a pure function of the seed, the step, the class ids and the labels of the
+global batch. It draws from no generator and knows no rank count, so a resumed run, or one on
+another number of ranks, replays the same sets.
+
+Shapes: N samples of the global batch, L classes of this rank's shard.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+
+from recognition.head.rows import RowSet, local_rows
+
+_WORD = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """What a rule may look at.
+
+    Attributes:
+        labels: int64 [N], global class ids of the whole global batch.
+        start: first class of this rank's shard.
+        stop: one past its last class.
+        num_classes: classes on all ranks together.
+        rate: share of the classes to take, `0 < rate <= 1`; for the rules that use one.
+        seed: the head's seed.
+        step: the head's step counter.
+    """
+
+    labels: torch.Tensor
+    start: int
+    stop: int
+    num_classes: int
+    rate: float
+    seed: int
+    step: int
+
+
+@dataclass(frozen=True)
+class ActiveSet:
+    """The classes of this rank that take part in a step.
+
+    Attributes:
+        rows: their rows in the rank's table.
+        positive_classes: int64 scalar tensor, distinct labels in the global batch.
+        overflow: bool scalar tensor, whether the positives alone reached the quota, so that no
+            negative was drawn beside them.
+    """
+
+    rows: RowSet
+    positive_classes: torch.Tensor
+    overflow: torch.Tensor
+
+
+Sampler = Callable[[SampleRequest], ActiveSet]
+
+
+def sample_all(request: SampleRequest) -> ActiveSet:
+    """Take every class: the softmax over the whole table."""
+    no = torch.zeros((), dtype=torch.bool, device=request.labels.device)
+    return ActiveSet(RowSet(request.stop - request.start), _distinct(request.labels), no)
+
+
+def sample_positives_only(request: SampleRequest) -> ActiveSet:
+    """Take the classes of the global batch and no other."""
+    positives = _distinct(request.labels)
+    rows = _rows_of(_positive_mask(request))
+    return ActiveSet(rows, positives, torch.zeros_like(positives, dtype=torch.bool))
+
+
+def sample_random_negative(request: SampleRequest) -> ActiveSet:
+    """Take the batch's classes and random negatives up to a quota (arXiv 2010.05222, section 3.2).
+
+    With C classes, P of them in the batch, and the quota `M = ceil(rate·C)`, a class outside the
+    batch is taken when its hash of (seed, step, class id), uniform on `[0, 2^32)`, is below
+    `t·2^32` with `t = max(0, (M − P) / (C − P))`. So M classes are expected, the positives
+    included; the count varies by about `sqrt(M)`, and every rank decides on its own classes
+    without knowing the others. Where the positives reach the quota they alone are taken, and
+    `overflow` says so.
+    """
+    mask_L = _positive_mask(request)
+    positives = _distinct(request.labels)
+    quota = _quota(request.rate, request.num_classes)
+    others = (request.num_classes - positives).clamp_min(1)
+    # Whole-number arithmetic, so that the CPU and every GPU cut at the same hash.
+    threshold = ((quota - positives).clamp_min(0) << 32) // others
+    # The temporaries of the hash stay in cache on a CPU; a GPU needs few launches instead.
+    chunk = 1 << 16 if mask_L.device.type == "cpu" else 1 << 24
+    for first in range(request.start, request.stop, chunk):
+        last = min(first + chunk, request.stop)
+        class_id = torch.arange(first, last, device=mask_L.device)
+        drawn = class_hash(class_id, request.seed, request.step) < threshold
+        mask_L[first - request.start : last - request.start] |= drawn
+    return ActiveSet(_rows_of(mask_L), positives, positives >= quota)
+
+
+SAMPLINGS: dict[str, Sampler] = {
+    "all": sample_all,
+    "random_negative": sample_random_negative,
+    "positives_only": sample_positives_only,
+}
+
+
+def class_hash(class_id: torch.Tensor, seed: int, step: int) -> torch.Tensor:
+    """Return 32 uniform bits for each class in a step: int64 of `class_id`'s shape, `[0, 2^32)`.
+
+    Two rounds of an invertible 32-bit mix (Wellons' "lowbias32") keyed by a SHA-256 of
+    (seed, step). Plain int64 arithmetic without overflow: equal on every device.
+    """
+    digest = hashlib.sha256(f"active classes, seed {seed}, step {step}".encode()).digest()
+    first, second = int.from_bytes(digest[:4], "big"), int.from_bytes(digest[4:8], "big")
+    word = _mix(class_id & _WORD ^ first)
+    return _mix(word.add_(second).bitwise_and_(_WORD))
+
+
+def _mix(word: torch.Tensor) -> torch.Tensor:
+    """Scramble 32-bit words held in int64, in place; a bijection of `[0, 2^32)`."""
+    word.bitwise_xor_(word >> 16)
+    word.mul_(0x7FEB352D).bitwise_and_(_WORD)
+    word.bitwise_xor_(word >> 15)
+    # The published factor 0x846CA68B less 2^32: the same modulo 2^32, and the product stays
+    # within int64.
+    word.mul_(0x846CA68B - (1 << 32)).bitwise_and_(_WORD)
+    return word.bitwise_xor_(word >> 16)
+
+
+def _quota(rate: float, num_classes: int) -> int:
+    """Return `ceil(rate·num_classes)` for the decimal that was written: 0.1 of 30 is 3, not 4."""
+    return math.ceil(Fraction(str(rate)) * num_classes)
+
+
+def _distinct(label_N: torch.Tensor) -> torch.Tensor:
+    """Count distinct labels on the device; `torch.unique` would have to wait for it."""
+    ordered = label_N.sort().values
+    return (ordered[1:] != ordered[:-1]).sum() + 1
+
+
+def _positive_mask(request: SampleRequest) -> torch.Tensor:
+    """Return which classes of the shard are in the batch: bool [L]."""
+    size = request.stop - request.start
+    row_N = local_rows(request.labels, request.start, request.stop)
+    # Labels of other ranks land in a spare last place: no selection, so no wait for the device.
+    mask = torch.zeros(size + 1, dtype=torch.bool, device=request.labels.device)
+    mask.index_fill_(0, torch.where(row_N < 0, size, row_N), True)
+    return mask[:size]
+
+
+def _rows_of(mask_L: torch.Tensor) -> RowSet:
+    index = mask_L.nonzero().squeeze(1)
+    return RowSet(index.shape[0], index)

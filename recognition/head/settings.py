@@ -1,0 +1,69 @@
+"""How the streaming passes are carried out: scale, filter, budgets, product dtype."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+# A block's temporaries should stay within the last cache that the cores of a CPU share, where
+# 4 to 32 MiB made no measurable difference at d = 512; a GPU wants few launches instead. The
+# products kept for the second pass may take a few percent of a large table.
+BLOCK_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
+KEEP_BYTES = {"cpu": 128 << 20, "cuda": 1 << 30}
+
+_MATMUL_DTYPES = (torch.float32, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """What both passes must agree on.
+
+    Attributes:
+        scale: factor s of the cosines, finite and above 0.
+        inter_class_filter: negatives with a cosine above it are left out of the softmax, as if
+            their classes did not exist; None leaves none out.
+        block_bytes: budget for the temporaries of one block, at least 1.
+        keep_bytes: budget for keeping the first pass's products for the second; 0 keeps none.
+        matmul_dtype: float32 or bfloat16, of the factors of the block products. Statistics and
+            gradients are float32 in any case; a bfloat16 product is rounded to bfloat16.
+
+    Raises `ValueError` for a setting out of its range.
+    """
+
+    scale: float = 64.0
+    inter_class_filter: float | None = None
+    block_bytes: int = BLOCK_BYTES["cpu"]
+    keep_bytes: int = KEEP_BYTES["cpu"]
+    matmul_dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.scale) and self.scale > 0.0):
+            raise ValueError(f"scale: {self.scale} found, expected a finite number above 0")
+        if self.inter_class_filter is not None and not -1.0 <= self.inter_class_filter <= 1.0:
+            raise ValueError(
+                f"inter_class_filter: {self.inter_class_filter} found, expected a cosine in "
+                "[-1, 1], or None for no filter"
+            )
+        if self.block_bytes < 1:
+            raise ValueError(f"block_bytes: {self.block_bytes} found, expected at least 1")
+        if self.keep_bytes < 0:
+            raise ValueError(f"keep_bytes: {self.keep_bytes} found, expected at least 0")
+        if self.matmul_dtype not in _MATMUL_DTYPES:
+            raise ValueError(
+                f"matmul_dtype: {self.matmul_dtype} found, expected one of {_MATMUL_DTYPES}"
+            )
+
+    @property
+    def log2_scale(self) -> float:
+        """The scale of logits to base 2: `2^(log2_scale·c) = exp(scale·c)`."""
+        return self.scale / math.log(2.0)
+
+    def block_rows(self, samples: int, embedding_size: int) -> int:
+        """Return how many rows' temporaries fit the budget, at least 1."""
+        # Three float32 matrices of rows x samples live at once, and as many of rows x embedding
+        # size where rows are gathered: weight, velocity, gradient.
+        return max(1, self.block_bytes // (12 * (samples + embedding_size)))
+
+    def keeps(self, rows: int, samples: int) -> bool:
+        """Return whether the products of so many rows and samples fit the budget."""
+        return rows * samples * self.matmul_dtype.itemsize <= self.keep_bytes
