@@ -7,6 +7,7 @@ from torch import nn
 
 from backbones.iresnet import IResNet
 from backbones.mobilefacenet import MobileFaceNet
+from backbones.tiny import TinyResNet
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "r18": partial(IResNet, (2, 2, 2, 2)),
@@ -15,6 +16,7 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "r100": partial(IResNet, (3, 13, 30, 3)),
     "r200": partial(IResNet, (6, 26, 60, 6)),
     "mbf": MobileFaceNet,
+    "rtiny": TinyResNet,
 }
 
 

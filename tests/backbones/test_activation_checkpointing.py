@@ -33,7 +33,7 @@ def assert_same(found: nn.Module, expected: nn.Module) -> None:
             assert torch.equal(parameter.grad, twin.grad), name
 
 
-@pytest.mark.parametrize("name", ["r18", "mbf"])
+@pytest.mark.parametrize("name", ["r18", "mbf", "rtiny"])
 def test_equal_gradients_and_running_statistics(name: str) -> None:
     plain, expected = one_step(name, recompute=False)
     checkpointed, found = one_step(name, recompute=True)

@@ -7,7 +7,7 @@ import torch
 
 from backbones import build_backbone
 
-SMALL = ("r18", "mbf")
+SMALL = ("r18", "mbf", "rtiny")
 
 
 @pytest.mark.parametrize("name", SMALL)

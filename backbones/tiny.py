@@ -1,0 +1,113 @@
+"""A small residual network for CPUs: the demo, and first trials on a laptop.
+
+Shape suffixes: N batch, C channels, H and W height and width, D embedding size.
+
+What makes it fast is where the work is. Two convolutions of stride 2 bring the image to a quarter
+of its side before the first residual block; a block's stride sits in its first convolution; the
+shortcut averages before it projects; and ReLU replaces PReLU, which on a CPU costs several times
+a batch norm. Each stage then does a similar amount of arithmetic in kernels that are dense and
+large enough for vector units, which depthwise convolutions are not.
+
+Sources: He et al., "Identity Mappings in Deep Residual Networks", arXiv 1603.05027; He et al.,
+"Bag of Tricks for Image Classification with Convolutional Neural Networks", arXiv 1812.01187
+(averaging shortcut, small convolutions in the stem); the layers behind the last feature map are
+those of `backbones.iresnet`.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from backbones.activation_checkpointing import run_blocks
+from backbones.batch_norm import BatchNorm1d, BatchNorm2d
+
+
+class TinyBlock(nn.Module):
+    """BN, conv 3x3 with the stride, BN, ReLU, conv 3x3, BN; plus the (projected) input.
+
+    [N, channels_in, H, W] → [N, channels_out, ceil(H / stride), ceil(W / stride)].
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            BatchNorm2d(channels_in),
+            nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False),
+            BatchNorm2d(channels_out),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False),
+            BatchNorm2d(channels_out),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels_out:
+            self.shortcut = nn.Sequential(
+                nn.AvgPool2d(stride, ceil_mode=True),
+                nn.Conv2d(channels_in, channels_out, 1, bias=False),
+                BatchNorm2d(channels_out),
+            )
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Return the block's output."""
+        output: Tensor = self.residual(x_NCHW) + self.shortcut(x_NCHW)
+        return output
+
+
+class TinyResNet(nn.Module):
+    """Residual network with 95 million multiply-adds at a side of 112; r18 has 2,600.
+
+    Args:
+        embedding_size: D.
+        dropout: probability of zeroing an element of the last feature map in training.
+        image_size: side of the images; any side of 16 or more.
+        activation_checkpointing: compute each block's activations again in the backward pass.
+    """
+
+    WIDTHS = (24, 48, 96, 192)
+
+    def __init__(
+        self,
+        *,
+        embedding_size: int = 512,
+        dropout: float = 0.0,
+        image_size: int = 112,
+        activation_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.activation_checkpointing = activation_checkpointing
+        half, quarter, eighth, sixteenth = self.WIDTHS
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, half, 3, 2, padding=1, bias=False),
+            BatchNorm2d(half),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(half, quarter, 3, 2, padding=1, bias=False),
+            BatchNorm2d(quarter),
+            nn.ReLU(inplace=True),
+        )
+        self.blocks = nn.Sequential(
+            TinyBlock(quarter, quarter, stride=1),
+            TinyBlock(quarter, eighth, stride=2),
+            TinyBlock(eighth, sixteenth, stride=2),
+        )
+        self.bn = BatchNorm2d(sixteenth)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(sixteenth * (-(-image_size // 16)) ** 2, embedding_size)
+        self.features = BatchNorm1d(embedding_size)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Draw convolutions from N(0, 0.1²) and fix the last scale at 1, as iresnet does."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, 0.0, 0.1)
+        self.features.weight.requires_grad_(False)
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Return embeddings `[N, D]`, not normalised, of images `[N, 3, S, S]`.
+
+        Images are RGB in [-1, 1]. The last two layers run in the weights' dtype under autocast
+        too, so embeddings are float32 unless the network itself was converted.
+        """
+        x = run_blocks(self.blocks, self.stem(images_NCHW), recompute=self.activation_checkpointing)
+        x = self.dropout(self.bn(x)).flatten(1)
+        with torch.autocast(x.device.type, enabled=False):
+            embeddings_ND: Tensor = self.features(self.fc(x.to(self.fc.weight.dtype)))
+        return embeddings_ND
