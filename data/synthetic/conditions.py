@@ -125,7 +125,6 @@ class Camera:
     shade_offset: Floats
     shade_depth: Floats
     blur: Floats
-    size: Floats
     noise: Floats
     noise_row: Floats
     noise_column: Floats
@@ -178,30 +177,30 @@ def _view(deck: Deck, poses: Sequence[Pose]) -> View:
     )
     return View(
         yaw=(side * degrees * _DEGREE).astype(np.float32),
-        pitch=deck.normal(0.0, 8 * _DEGREE),
+        pitch=deck.normal(0.0, 6 * _DEGREE),
         roll=deck.normal(0.0, 5 * _DEGREE),
-        scale=deck.normal(51.0, 2.0),
-        shift_x=deck.normal(0.0, 2.2),
-        shift_y=deck.normal(0.0, 2.2),
+        scale=deck.normal(51.0, 1.5),
+        shift_x=deck.normal(0.0, 1.5),
+        shift_y=deck.normal(0.0, 1.5),
         perspective=deck.uniform(0.02, 0.20),
     )
 
 
 def _light(deck: Deck) -> Light:
     def direction(spread: float) -> Floats:
-        azimuth, elevation = deck.uniform(-spread, spread), deck.uniform(-0.35, 1.0)
+        azimuth, elevation = deck.uniform(-spread, spread), deck.uniform(-0.2, 0.8)
         flat = np.cos(elevation)
         return np.stack(
             (np.sin(azimuth) * flat, -np.sin(elevation), np.cos(azimuth) * flat), axis=1
         ).astype(np.float32)
 
-    key, fill = deck.uniform(0.5, 1.6)[:, None], deck.uniform(0.0, 0.5)[:, None]
+    key, fill = deck.uniform(0.5, 1.2)[:, None], deck.uniform(0.0, 0.4)[:, None]
     return Light(
-        key_direction=direction(1.7),
-        key_colour=key * deck.colours(0.75, 1.15),
+        key_direction=direction(1.2),
+        key_colour=key * deck.colours(0.85, 1.1),
         fill_direction=direction(2.2),
         fill_colour=fill * deck.colours(0.5, 1.2),
-        ambient=deck.uniform(0.12, 0.55)[:, None] * deck.colours(0.75, 1.15),
+        ambient=deck.uniform(0.25, 0.6)[:, None] * deck.colours(0.85, 1.1),
         gloss=deck.uniform(0.0, 0.16),
     )
 
@@ -210,11 +209,11 @@ def _expression(deck: Deck) -> Expression:
     speaks = deck.chance(0.4)
     opening = deck.uniform(0.02, 0.13)
     return Expression(
-        smile=deck.normal(0.15, 0.5),
-        pucker=deck.normal(0.0, 0.4),
-        brows=deck.normal(0.0, 0.5),
-        frown=deck.normal(0.0, 0.5),
-        squint=deck.normal(0.0, 0.35),
+        smile=deck.normal(0.15, 0.4),
+        pucker=deck.normal(0.0, 0.3),
+        brows=deck.normal(0.0, 0.4),
+        frown=deck.normal(0.0, 0.4),
+        squint=deck.normal(0.0, 0.25),
         jaw=deck.normal(0.0, 0.3) + np.where(speaks, 5 * opening, 0).astype(np.float32),
         opening=np.where(speaks, opening, 0).astype(np.float32),
         teeth=deck.uniform(-0.3, 1.0),
@@ -222,21 +221,21 @@ def _expression(deck: Deck) -> Expression:
 
 
 def _cover(deck: Deck) -> Cover:
-    tinted = deck.chance(0.25)
+    tinted = deck.chance(0.15)
     return Cover(
-        glasses=deck.chance(0.18),
+        glasses=deck.chance(0.12),
         glasses_size=deck.uniform(0.19, 0.26),
         glasses_shape=deck.uniform(0.6, 0.95),
         glasses_rim=deck.uniform(0.06, 0.16),
         glasses_colour=deck.colours(0.0, 1.0) ** 3 * 0.6,
         glasses_dark=np.where(tinted, deck.uniform(0.6, 0.95), deck.uniform(0.0, 0.12)),
-        mask=deck.chance(0.05),
+        mask=deck.chance(0.025),
         mask_top=deck.uniform(0.15, 0.32),
         mask_colour=deck.colours(0.1, 0.8),
-        hat=deck.chance(0.10),
+        hat=deck.chance(0.05),
         hat_line=deck.uniform(-0.62, -0.36),
         hat_colour=deck.colours(0.0, 0.8) ** 2,
-        hand=deck.chance(0.12),
+        hand=deck.chance(0.07),
         hand_x=deck.uniform(-0.9, 0.9),
         hand_y=deck.uniform(-0.7, 1.0),
         hand_width=deck.uniform(0.07, 0.13),
@@ -248,18 +247,17 @@ def _cover(deck: Deck) -> Cover:
 
 
 def _camera(deck: Deck) -> Camera:
-    low, fuzzy = deck.chance(0.2), deck.chance(0.3)
+    fuzzy = deck.chance(0.25)
     return Camera(
-        exposure=np.exp(deck.normal(0.0, 0.35)).astype(np.float32),
-        tint=deck.colours(0.75, 1.2),
+        exposure=np.exp(deck.normal(0.0, 0.2)).astype(np.float32),
+        tint=deck.colours(0.88, 1.12),
         contrast=deck.normal(1.0, 0.10),
-        grey=deck.chance(0.06),
+        grey=deck.chance(0.03),
         shade_angle=deck.uniform(-np.pi, np.pi),
         shade_offset=deck.uniform(-0.6, 0.6),
-        shade_depth=np.where(deck.chance(0.25), deck.uniform(0.2, 0.6), 0).astype(np.float32),
+        shade_depth=np.where(deck.chance(0.15), deck.uniform(0.2, 0.5), 0).astype(np.float32),
         blur=np.where(fuzzy, deck.uniform(0.5, 1.6), 0).astype(np.float32),
-        size=np.where(low, deck.uniform(44, 80), 112).astype(np.float32),
-        noise=deck.uniform(0.0, 0.035),
+        noise=deck.uniform(0.0, 0.02),
         noise_row=deck.uniform(0, 1),
         noise_column=deck.uniform(0, 1),
     )

@@ -113,8 +113,7 @@ def _features(person: Identity, grid: Grid) -> Floats:
     relief += mouth.protrusion * lip * bump(y, mouth.y + 0.065, 0.06)
     relief -= 0.03 * lip * bump(y, mouth.y + 0.17, 0.05)
     relief += 0.05 * bump(side, 0.0, 0.17) * bump(y, skull.chin_y - 0.13, 0.11)
-    ear = bump(np.abs(grid.azimuth), 1.66, 0.10) * ramp(y, -0.22, -0.10) * ramp(y, 0.42, 0.30)
-    return relief + skull.ears * ear * (1 - 0.5 * bump(y, 0.12, 0.10))
+    return relief + skull.ears * ear_place(grid) * (1 - 0.5 * bump(y, 0.12, 0.10))
 
 
 def _nose(person: Identity, grid: Grid) -> Floats:
@@ -140,6 +139,12 @@ def _hair(person: Identity, grid: Grid) -> Floats:
     return relief
 
 
+def ear_place(grid: Grid) -> Floats:
+    """Return where the ears are, float32 [H, W] in [0, 1]."""
+    height = ramp(grid.y, -0.22, -0.10) * ramp(grid.y, 0.42, 0.30)
+    return bump(np.abs(grid.azimuth), 1.66, 0.10) * height
+
+
 def hair_cover(person: Identity, grid: Grid, receding: float) -> Floats:
     """Return where the scalp's hair lies, float32 [H, W] in [0, 1].
 
@@ -153,12 +158,13 @@ def hair_cover(person: Identity, grid: Grid, receding: float) -> Floats:
     line = np.minimum(line + 0.8 * (0.25 + hair.temples - receding) * np.square(x), -0.12)
     front = ramp(grid.y - line, 0.03, -0.03)
     azimuth = np.abs(grid.azimuth)
+    ear = 0.0 if hair.long else ear_place(grid)
     edge = 1.15 + (0.0 if hair.long else 0.25) * ramp(grid.y, -0.3, 0.1)
     side = ramp(azimuth - edge, -0.04, 0.06)
     if hair.long:
         return np.maximum(front, side * ramp(grid.y, 1.36, 1.22))
     behind = ramp(grid.y - 0.55 * ramp(azimuth, 1.7, 2.1), hair.sideburn + 0.05, hair.sideburn)
-    return np.maximum(front, side * behind)
+    return np.maximum(front, side * behind) * (1 - ear)
 
 
 def normal_map(radius_HW: Floats, grid: Grid) -> Floats:

@@ -170,28 +170,28 @@ def make_identity(seed: int, number: int) -> Identity:
 
 def _skull(draw: _Draw) -> Skull:
     return Skull(
-        cranium_width=draw.normal(0.80, 0.035),
-        cheek_width=draw.normal(0.76, 0.05),
-        jaw_width=draw.normal(0.62, 0.07),
-        chin_width=draw.normal(0.36, 0.06),
-        chin_y=draw.normal(1.02, 0.07),
-        chin_depth=draw.normal(0.80, 0.055),
-        forehead_depth=draw.normal(0.84, 0.035),
-        cheekbone=draw.normal(0.05, 0.025),
-        brow_ridge=draw.normal(0.045, 0.02),
-        socket=draw.normal(0.09, 0.025),
-        ears=draw.normal(0.14, 0.035),
+        cranium_width=draw.normal(0.80, 0.046),
+        cheek_width=draw.normal(0.76, 0.065),
+        jaw_width=draw.normal(0.62, 0.091),
+        chin_width=draw.normal(0.36, 0.078),
+        chin_y=draw.normal(1.02, 0.091),
+        chin_depth=draw.normal(0.80, 0.072),
+        forehead_depth=draw.normal(0.84, 0.046),
+        cheekbone=draw.normal(0.05, 0.033),
+        brow_ridge=draw.normal(0.045, 0.026),
+        socket=draw.normal(0.09, 0.033),
+        ears=draw.normal(0.14, 0.046),
     )
 
 
 def _nose(draw: _Draw) -> Nose:
     return Nose(
-        tip_y=draw.normal(0.40, 0.055),
-        bridge=draw.normal(0.07, 0.03),
-        tip=draw.normal(0.27, 0.05),
-        hump=draw.normal(0.01, 0.025),
-        width=draw.normal(0.12, 0.02),
-        wings=draw.normal(0.145, 0.03),
+        tip_y=draw.normal(0.40, 0.072),
+        bridge=draw.normal(0.07, 0.039),
+        tip=draw.normal(0.27, 0.065),
+        hump=draw.normal(0.01, 0.033),
+        width=draw.normal(0.12, 0.026),
+        wings=draw.normal(0.145, 0.039),
     )
 
 
@@ -203,20 +203,20 @@ def _eyes(draw: _Draw, y: float) -> Eyes:
     red, green, blue = _IRISES[int(draw.uniform(0, len(_IRISES)))]
     light = draw.uniform(0.8, 1.25)
     return Eyes(
-        x=draw.normal(0.335, 0.03),
+        x=draw.normal(0.335, 0.039),
         y=y,
-        width=draw.normal(0.155, 0.02),
-        height=draw.normal(0.070, 0.015),
-        slant=draw.normal(0.0, 0.12),
+        width=draw.normal(0.155, 0.026),
+        height=draw.normal(0.070, 0.019),
+        slant=draw.normal(0.0, 0.156),
         iris=(red * light, green * light, blue * light),
-        iris_radius=draw.normal(0.066, 0.005),
+        iris_radius=draw.normal(0.066, 0.007),
         lid_crease=draw.uniform(0.0, 1.0),
         lash=draw.uniform(0.2, 1.0),
-        brow_y=y - draw.normal(0.20, 0.03),
-        brow_width=draw.normal(0.21, 0.025),
-        brow_thickness=draw.normal(0.040, 0.014),
-        brow_arch=draw.normal(0.045, 0.03),
-        brow_slope=draw.normal(0.0, 0.12),
+        brow_y=y - draw.normal(0.20, 0.039),
+        brow_width=draw.normal(0.21, 0.033),
+        brow_thickness=draw.normal(0.040, 0.018),
+        brow_arch=draw.normal(0.045, 0.039),
+        brow_slope=draw.normal(0.0, 0.156),
         brow_strength=draw.uniform(0.4, 1.0),
     )
 
@@ -226,13 +226,13 @@ def _mouth(draw: _Draw, skin: tuple[float, float, float]) -> Mouth:
     lips = np.array(skin) * (1 - red) + np.array((0.50, 0.13, 0.13)) * red
     lips *= draw.uniform(0.75, 1.05)
     return Mouth(
-        y=draw.normal(0.66, 0.04),
-        width=draw.normal(0.27, 0.04),
-        upper=draw.normal(0.055, 0.016),
-        lower=draw.normal(0.075, 0.018),
-        curve=draw.normal(0.0, 0.02),
+        y=draw.normal(0.66, 0.052),
+        width=draw.normal(0.27, 0.052),
+        upper=draw.normal(0.055, 0.021),
+        lower=draw.normal(0.075, 0.023),
+        curve=draw.normal(0.0, 0.026),
         cupid=draw.uniform(0.0, 0.35),
-        protrusion=draw.normal(0.06, 0.025),
+        protrusion=draw.normal(0.06, 0.033),
         colour=(float(lips[0]), float(lips[1]), float(lips[2])),
     )
 
@@ -246,7 +246,7 @@ def _skin(draw: _Draw) -> Skin:
     marks = []
     for _ in range(8):
         place = (draw.normal(0.0, 0.24), draw.uniform(-0.5, 0.92))
-        radius, depth = draw.uniform(0.022, 0.055), draw.uniform(0.5, 0.9)
+        radius, depth = draw.uniform(0.025, 0.065), draw.uniform(0.5, 0.9)
         if draw.chance(0.35):
             marks.append((*place, radius, depth))
     return Skin(
@@ -269,7 +269,7 @@ def _hair(draw: _Draw) -> Hair:
     grows = 1.0 if bearded and not long else 0.0
     return Hair(
         colour=(red * light, green * light, blue * light),
-        line_y=draw.normal(-0.62, 0.10),
+        line_y=draw.normal(-0.62, 0.13),
         peak=draw.normal(0.02, 0.05),
         temples=draw.normal(0.0, 0.25),
         tilt=draw.normal(0.0, 0.12),
@@ -286,7 +286,7 @@ def _ageing(draw: _Draw) -> Ageing:
     return Ageing(
         wrinkles=draw.uniform(0.3, 1.0),
         folds=draw.uniform(0.2, 1.0),
-        greying=draw.uniform(0.2, 1.0),
+        greying=draw.uniform(0.0, 0.8),
         receding=draw.uniform(0.0, 0.35),
         spots=draw.uniform(0.0, 1.0),
         sagging=draw.uniform(0.2, 1.0),

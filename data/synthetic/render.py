@@ -47,12 +47,12 @@ def render(maps: FaceMaps, conditions: Conditions) -> npt.NDArray[np.uint8]:
     fields = torch.cat((moved, _face_places(hits.texture), hits.clearance[:, None]), dim=1)
     fields = torch.nn.functional.interpolate(fields, scale_factor=2, mode="bilinear")
     surface = read_map(maps.surface.expand(n, -1, -1, -1), fields[:, :2])
-    albedo, ageing, normal, openness = surface.split_with_sizes((3, 3, 3, 1), dim=1)
+    albedo, ageing, normal = surface.split_with_sizes((3, 3, 3), dim=1)
     albedo = albedo.addcmul_(torch.from_numpy(conditions.age)[:, None, None, None], ageing)
     x, y = fields[:, 2], fields[:, 3]
     open_mouth(maps.person, conditions, x, y, albedo)
     cover_on_face(maps.person, conditions, x, y, albedo)
-    colour = _shade(conditions.light, rotation, albedo.clamp_(0, 1), normal, openness)
+    colour = _shade(conditions.light, rotation, albedo.clamp_(0, 1), normal)
     scale = torch.from_numpy(view.scale)[:, None, None]
     inside = (0.5 - 0.7 * scale * fields[:, 4]).clamp_(0, 1)[:, None]
     colour = torch.lerp(background(conditions, IMAGE_SIZE), colour, inside)
@@ -67,9 +67,7 @@ def _face_places(texture: Tensor) -> Tensor:
     return torch.stack((x, v * ((BOTTOM - TOP) / 2) + (BOTTOM + TOP) / 2), dim=1)
 
 
-def _shade(
-    light: Light, rotation: Tensor, albedo: Tensor, normal: Tensor, openness: Tensor
-) -> Tensor:
+def _shade(light: Light, rotation: Tensor, albedo: Tensor, normal: Tensor) -> Tensor:
     """Return the light that leaves the surface towards the camera, float32 [n, 3, S, S].
 
     Diffuse reflection of two directional lights with soft terminators, ambient light, both
@@ -78,11 +76,12 @@ def _shade(
     key, fill = torch.from_numpy(light.key_direction), torch.from_numpy(light.fill_direction)
     half = key + torch.tensor((0.0, 0.0, 1.0))
     half = half / half.square().sum(1, keepdim=True).sqrt()
-    total = torch.from_numpy(light.ambient)[:, :, None, None] * torch.ones_like(openness)
+    openness = normal.square().sum(1, keepdim=True).sqrt_()
+    total = torch.from_numpy(light.ambient)[:, :, None, None] * openness
     for towards, colour in ((key, light.key_colour), (fill, light.fill_colour)):
-        lit = _facing(normal, rotation, towards).add_(0.15).mul_(1 / 1.15).clamp_(min=0)
-        total.addcmul_(torch.from_numpy(colour)[:, :, None, None], lit)
-    total.mul_(openness).mul_(albedo)
+        lit = _facing(normal, rotation, towards).add_(openness, alpha=0.15).clamp_(min=0)
+        total.addcmul_(torch.from_numpy(colour)[:, :, None, None] * (1 / 1.15), lit)
+    total.mul_(albedo)
     shine = _facing(normal, rotation, half).clamp_(min=0)
     shine.square_().square_().square_().square_()  # the 16th power: oily rather than wet
     gloss = torch.from_numpy(light.gloss[:, None] * light.key_colour)
@@ -90,7 +89,7 @@ def _shade(
 
 
 def _facing(normal: Tensor, rotation: Tensor, direction: Tensor) -> Tensor:
-    """Return the cosine between normals in head axes and a direction in camera axes [n, 3]."""
+    """Return the products of normals in head axes and a direction in camera axes [n, 3]."""
     x, y, z = (rotation * direction[:, :, None]).sum(1)[:, :, None, None].unbind(1)
     cosine = normal[:, 0] * x
     return cosine.addcmul_(normal[:, 1], y).addcmul_(normal[:, 2], z)[:, None]
