@@ -101,7 +101,7 @@ def make_batches(
         y = torch.randint(0, len(weight), (total,), generator=generator)
         y[-1] = y[2]
         noise = torch.randn(2, size, generator=generator)
-        x[0] = -100.0 * weight[y[0]] + 0.05 * noise[0]
-        x[1] = 100.0 * weight[y[1]] + 0.1 * noise[1]
+        x[0] = -100.0 * weight[y[0]] + 0.2 * noise[0]
+        x[1] = 100.0 * weight[y[1]] + 0.2 * noise[1]
         batches.append((x, y))
     return batches
