@@ -175,6 +175,13 @@ def test_crop_moves_and_zooms() -> None:
     assert torch.equal(result[:, 0], result[:, 2])
 
 
+def test_edges_are_repeated_where_the_picture_ends() -> None:
+    batch = _batch(50)
+    batch = Batch(torch.full_like(batch.images, 200), *_rest(batch))
+    result = _only(crop=1.0, crop_zoom=0.5, crop_shift=0.3)(batch)
+    torch.testing.assert_close(result, normalise(batch.images), atol=1e-5, rtol=0)
+
+
 def test_cutout_is_one_grey_square() -> None:
     batch = _batch(200)
     batch = Batch(torch.full_like(batch.images, 200), *_rest(batch))
@@ -183,6 +190,7 @@ def test_cutout_is_one_grey_square() -> None:
     rows, columns = covered[:, 0].any(2).sum(1), covered[:, 0].any(1).sum(1)
     assert torch.equal(covered[:, 0].sum(dim=(1, 2)), rows * columns)
     assert rows.max() == columns.max() == 6
+    assert (covered != covered.transpose(2, 3)).any(), "both coordinates are drawn"
     assert rows.min() >= 3, "a centre inside the image leaves at least half a square"
 
 

@@ -112,6 +112,13 @@ def test_tar_at_far_is_the_best_that_the_rate_allows() -> None:
         assert tar_at_far(distances, same, rate) == max(allowed)
 
 
+def test_a_rate_that_is_a_whole_number_of_pairs_allows_that_many() -> None:
+    assert 0.29 * 100 < 29  # in floating point
+    same = np.arange(101) == 100
+    distances = np.append(np.arange(100.0), 28.5)
+    assert tar_at_far(distances, same, 0.29) == 1.0
+
+
 def test_tar_at_far_needs_enough_negative_pairs() -> None:
     for negatives, supported in [(999, False), (1000, True), (3000, True)]:
         same = np.arange(negatives + 5) < 5

@@ -47,7 +47,9 @@ def test_a_set_is_judged_by_name(tmp_path: Path) -> None:
     (result,) = verifier(_pixels, CPU)
     assert (result.name, result.pairs, result.flip) == ("faces", 20, True)
     assert result.accuracy_no_flip == 1
-    assert len(verifier.sets[0].unique) == 30, "ten first images serve two pairs each"
+    (item,) = verifier.sets
+    assert len(item.unique) == 30, "ten first images serve two pairs each"
+    assert [item.pairs.images[i] for i in item.unique[item.places]] == item.pairs.images
 
 
 def test_batches_and_repeats_do_not_change_the_figures(tmp_path: Path) -> None:
@@ -68,6 +70,18 @@ def test_batches_and_repeats_do_not_change_the_figures(tmp_path: Path) -> None:
         assert result.to_json() == expected
         assert max(sizes) == min(batch_size, 30)
         assert sum(sizes) == 2 * 30
+
+
+def test_mirror_images_swap_left_and_right(tmp_path: Path) -> None:
+    seen: list[Tensor] = []
+
+    def watched(images: Tensor) -> Tensor:
+        seen.append(images)
+        return _pixels(images)
+
+    Verifier([_write(tmp_path / "faces.bin")], image_size=SIDE)(watched, CPU)
+    plain, mirrored = seen
+    assert torch.equal(mirrored, plain.flip(3))
 
 
 def test_mirror_images_are_left_out_on_request(tmp_path: Path) -> None:
