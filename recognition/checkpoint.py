@@ -126,21 +126,19 @@ class Checkpoints:
         `CheckpointError` when it is damaged or its tensors do not fit this run's.
         """
         facts = read_facts(folder)
-        saved = load_backbone(folder)
-        _check_same_tensors(folder / "backbone.pt", saved, state.backbone)
-        with torch.no_grad():
-            for name, tensor in state.backbone.items():
-                tensor.copy_(saved[name])
         try:
+            backbone = torch.load(folder / "backbone.pt", map_location="cpu", weights_only=True)
+            with torch.no_grad():
+                for name, tensor in state.backbone.items():
+                    tensor.copy_(backbone[name])
             load_sharded(
                 self._tensors(state), checkpoint_id=folder / "state", no_dist=self._mesh is None
             )
         except Exception as error:
-            # DCP wraps the cause; whatever it is, the user needs the folder's name and a way on.
+            # Damage shows in many ways; whatever it is, the user needs the folder and a way on.
             raise CheckpointError(
-                f"{folder / 'state'}: cannot be loaded into this run: {error}; check that the "
-                "class count, embedding size and optimizer are those of the saved run, or resume "
-                "from another checkpoint"
+                f"{folder}: cannot be loaded: {type(error).__name__}: {error}; if it is damaged, "
+                "resume from an earlier one with --resume PATH"
             ) from error
         return facts
 
@@ -216,24 +214,6 @@ def backbone_file(path: Path) -> Path:
     return path if path.is_file() else resolve(path) / "backbone.pt"
 
 
-def load_backbone(path: Path) -> dict[str, Tensor]:
-    """Return a backbone's state dict, on the CPU, from whatever `backbone_file` understands.
-
-    Nothing but tensors is unpickled. Raises `CheckpointError` for anything else.
-    """
-    file = backbone_file(path)
-    try:
-        weights = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling strangers' files fails in many ways
-        raise CheckpointError(
-            f"{file}: cannot be read as weights: {error}; expected a state dict written by "
-            "torch.save"
-        ) from error
-    if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
-        raise CheckpointError(f"{file}: expected a dict of tensors, found {type(weights).__name__}")
-    return {name.removeprefix("module."): tensor for name, tensor in weights.items()}
-
-
 def read_facts(folder: Path) -> dict[str, Any]:
     """Return the facts of a checkpoint. Raises `CheckpointError` when they cannot be read."""
     file = folder / "run.json"
@@ -245,21 +225,6 @@ def read_facts(folder: Path) -> dict[str, Any]:
         found = facts.get("format") if isinstance(facts, dict) else type(facts).__name__
         raise CheckpointError(f"{file}: expected checkpoint format {FORMAT}, found {found}")
     return facts
-
-
-def _check_same_tensors(file: Path, saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    missing, unknown = sorted(own.keys() - saved.keys()), sorted(saved.keys() - own.keys())
-    if missing or unknown:
-        raise CheckpointError(
-            f"{file}: is of another network: {len(missing)} tensors are missing "
-            f"({', '.join(missing[:3])} …), {len(unknown)} are unknown ({', '.join(unknown[:3])} …)"
-        )
-    for name, tensor in own.items():
-        if saved[name].shape != tensor.shape:
-            raise CheckpointError(
-                f"{file}: {name} has shape {tuple(saved[name].shape)}, this run's network has "
-                f"{tuple(tensor.shape)}"
-            )
 
 
 def _complete(checkpoints: Path) -> list[Path]:

@@ -75,11 +75,11 @@ class Backbone(Section):
 class Margin(Section):
     """How the target's logit is made harder: `margin: {name: cosface, m: 0.4}`.
 
-    `none` takes no value, `cosface` and `arcface` take `m`, `combined` takes `m1`, `m2`, `m3`.
+    `softmax` has none, `cosface` and `arcface` take `m`, `combined` takes `m1`, `m2`, `m3`.
     `detached` is the published ArcFace code's gradient, which leaves out the margin's derivative.
     """
 
-    name: Literal["none", "cosface", "arcface", "combined"] = "cosface"
+    name: Literal["softmax", "cosface", "arcface", "combined"] = "cosface"
     m: Annotated[float, Field(ge=0)] | None = None
     m1: Annotated[float, Field(ge=1)] | None = None
     m2: Annotated[float, Field(ge=0)] | None = None
@@ -88,7 +88,12 @@ class Margin(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        takes = {"none": (), "cosface": ("m",), "arcface": ("m",), "combined": ("m1", "m2", "m3")}
+        takes = {
+            "softmax": (),
+            "cosface": ("m",),
+            "arcface": ("m",),
+            "combined": ("m1", "m2", "m3"),
+        }
         allowed = takes[self.name]
         for key, value in self.values().items():
             if key not in allowed:

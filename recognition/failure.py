@@ -18,8 +18,16 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from recognition.distributed import World
 
-# What gloo and NCCL say when the other side has gone away.
-_LOST_PEER = ("closed by peer", "reset by peer", "timed out waiting", "ncclremoteerror", "gloo")
+# What gloo says when the other side has gone away; NCCL's errors have a class of their own.
+_LOST_PEER = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "connection refused",
+    "broken pipe",
+    "socket closed",
+    "caused pair closure",
+    "timed out waiting",
+)
 
 
 def report_and_exit(error: BaseException, world: World) -> NoReturn:

@@ -8,7 +8,6 @@ file does not hold.
 import json
 import logging
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -121,44 +120,6 @@ class Telemetry:
         """Show a text, such as the config, on the dashboard."""
         if self._board is not None:
             self._board.add_text(tag, f"```\n{text}\n```")
-
-
-class Meter:
-    """Time and counts between two log lines.
-
-    `waiting` wraps the waits for data, so that a starved step can be told from a slow one;
-    `excluded` wraps verification and saving, which are neither.
-    """
-
-    def __init__(self) -> None:
-        self.waited = 0.0
-        self.paused = 0.0
-        self.images = 0
-        self.steps = 0
-        self._start = time.perf_counter()
-
-    def elapsed(self) -> float:
-        """Return seconds of training since the meter was made."""
-        return time.perf_counter() - self._start - self.paused
-
-    def images_per_second(self) -> float:
-        """Return images over seconds of training."""
-        return self.images / max(self.elapsed(), 1e-9)
-
-    def data_wait(self) -> float:
-        """Return the share of training time that was spent waiting for data, 0 … 1."""
-        return self.waited / max(self.elapsed(), 1e-9)
-
-    def seconds_per_step(self) -> float:
-        """Return seconds of training per step."""
-        return self.elapsed() / max(self.steps, 1)
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as `1:02:03`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

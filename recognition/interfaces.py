@@ -1,0 +1,47 @@
+"""What the trainer asks of parts that live in `data/` and `eval/`, which it may not import."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+
+class Batch(Protocol):
+    """A micro-batch of this rank: uint8 images [b, 3, S, S] and int64 labels [b]."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class BatchSource(Protocol):
+    """Gives this rank's micro-batches of steps `first … last - 1`, in order."""
+
+    def batches(self, first_step: int, last_step: int) -> Iterator[Any]:
+        """Return `accumulation` micro-batches for each step."""
+        ...
+
+
+class VerificationRecord(Protocol):
+    """The result of one verification set."""
+
+    @property
+    def name(self) -> str:
+        """Name of the set."""
+        ...
+
+    @property
+    def accuracy(self) -> float:
+        """Flip-averaged accuracy, 0 … 1."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all numbers as plain values."""
+        ...
+
+    def summary(self) -> str:
+        """Return one line for the log."""
+        ...
+
+
+Embed = Callable[[Tensor], Tensor]
+Verify = Callable[[Embed], Sequence[VerificationRecord]]

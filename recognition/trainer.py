@@ -1,0 +1,338 @@
+"""The training loop: read it top to bottom.
+
+`Trainer` gets its parts ready-made (train.py builds them from the config) and owns the order of
+things: take a batch, run one step, and at the planned steps log, verify and save.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from recognition.checkpoint import CheckpointError, Checkpoints, Rows, State, read_facts
+from recognition.distributed import World
+from recognition.head import PartialFC
+from recognition.interfaces import BatchSource, Verify
+from recognition.meter import Meter, duration, peak_memory_bytes
+from recognition.optimizer import set_lr, state_tensors
+from recognition.precision import Precision
+from recognition.schedule import Plan, Schedule
+from recognition.sharding import part_range
+from recognition.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+
+class TrainingDivergedError(ValueError):
+    """A NaN or an infinity; raised on every rank before any weight of that step is touched."""
+
+
+@dataclass
+class Progress:
+    """The loop's own mutable state: saved and restored with every checkpoint.
+
+    Attributes:
+        step: optimizer steps done; the position in the data follows from it.
+        best_accuracy: highest mean verification accuracy of a saved checkpoint.
+        seconds: wall-clock seconds of training, over all resumed runs.
+    """
+
+    step: int = 0
+    best_accuracy: float = 0.0
+    seconds: float = 0.0
+
+
+class Trainer:
+    """Trains a backbone and its head.
+
+    Args:
+        world: this process's place among all ranks.
+        device: where the backbone and the head's shard live.
+        backbone: images [b, 3, S, S] to embeddings [b, d]; already on `device`.
+        head: the classifier over all identities.
+        optimizer: of the backbone.
+        schedule: learning rate of every step, for backbone and head alike.
+        plan: when to verify and save.
+        source: this rank's micro-batches.
+        prepare: a micro-batch, on its way from the host, to the network's float input on `device`;
+            augmentation happens here.
+        verify: runs all verification sets, on all ranks, with the given embedding function.
+        precision: arithmetic of the backbone.
+        checkpoints: of this run's folder.
+        telemetry: of this run's folder.
+        global_batch_size: images of one step, over all ranks and micro-batches.
+        accumulation: micro-batches of one step.
+        clip_norm: bound of the backbone's gradient norm, or None.
+        log_every: steps between records.
+        seed: of the run.
+        compile_backbone: whether to run the backbone through torch.compile.
+        identity: what a resumed run must share with this one, by name (seed, batch size, class
+            count, …).
+        facts: what else every checkpoint states (config, versions).
+    """
+
+    def __init__(
+        self,
+        *,
+        world: World,
+        device: torch.device,
+        backbone: nn.Module,
+        head: PartialFC,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        plan: Plan,
+        source: BatchSource,
+        prepare: Callable[[Any], tuple[Tensor, Tensor]],
+        verify: Verify,
+        precision: Precision,
+        checkpoints: Checkpoints,
+        telemetry: Telemetry,
+        global_batch_size: int,
+        accumulation: int,
+        clip_norm: float | None,
+        log_every: int,
+        seed: int,
+        compile_backbone: bool,
+        identity: Mapping[str, Any],
+        facts: Mapping[str, Any],
+    ) -> None:
+        self.world, self.device = world, device
+        self.backbone, self.head, self.optimizer = backbone, head, optimizer
+        self.schedule, self.plan, self.precision = schedule, plan, precision
+        self.source, self.prepare, self.verify = source, prepare, verify
+        self.checkpoints, self.telemetry = checkpoints, telemetry
+        self.global_batch_size, self.clip_norm = global_batch_size, clip_norm
+        self.log_every, self.seed = log_every, seed
+        self.identity, self.facts = identity, facts
+        self.micro_sizes = [
+            _sizes(global_batch_size, accumulation, micro, world.size)
+            for micro in range(accumulation)
+        ]
+        self.progress = Progress()
+        self.scaler = precision.make_scaler()
+        self.model: nn.Module = backbone
+        if compile_backbone:
+            self.model = torch.compile(backbone)  # type: ignore[assignment]  # a module in a module's place
+        if world.size > 1:
+            # Buffers (batch-norm statistics) follow rank 0, so there is one truth to save.
+            self.model = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
+
+    def fit(self) -> None:
+        """Train from the current step to the end of the plan.
+
+        Raises `TrainingDivergedError` on a NaN or an infinity, and lets every other error through:
+        whoever runs a rank must end its process then, which ends the others.
+        """
+        progress, plan = self.progress, self.plan
+        batches = self.source.batches(progress.step, plan.total_steps)
+        self.backbone.train()
+        meter = Meter()
+        while progress.step < plan.total_steps:
+            self._step(batches, meter)
+            progress.step += 1
+            self.telemetry.advance()
+            if self._logs_after(progress.step):
+                self._log(meter)
+                meter = Meter()
+            verified = plan.verify_after(progress.step)
+            paused = time.perf_counter()
+            accuracy = self.run_verification() if verified else None
+            if plan.save_after(progress.step):
+                self.save(accuracy)
+            meter.paused += time.perf_counter() - paused
+
+    def _step(self, batches: Iterator[Any], meter: Meter) -> None:
+        """Run one optimizer step: forward and backward on every micro-batch, then the update."""
+        lr = self.schedule.lr_at(self.progress.step)
+        self._seed_dropout()
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = []
+        for micro, sizes in enumerate(self.micro_sizes):
+            waiting = time.perf_counter()
+            batch = next(batches)
+            meter.waited += time.perf_counter() - waiting
+            images, labels = self.prepare(batch)
+            if self.progress.step == 0 and micro == 0:
+                self.telemetry.images("data/first_batch", images[:64] * 0.5 + 0.5, 0)
+            with self._synchronise(last=micro == len(self.micro_sizes) - 1):
+                with self.precision.autocast():
+                    embeddings = self.model(images)
+                output = self.head(embeddings.float(), labels, batch_sizes=sizes)
+                # Micro-batches may differ in size: each counts by its share of the step's images.
+                share = sum(sizes) / self.global_batch_size
+                (output.loss * (share * self.scaler.scale)).backward()
+            losses.append(output.loss.detach() * share)
+            meter.add(
+                cosine_positive=output.cosine_positive * share,
+                positive_classes=output.positive_classes * share,
+            )
+        loss = torch.stack(losses).sum()
+        if self._logs_after(self.progress.step + 1):
+            # These cost a product and a collective, so only where they are shown.
+            meter.last["gradient_norm_centres"] = self.head.gradient_norm(self.scaler.scale)
+            meter.last["active_classes"] = self._sum_over_ranks(output.active_classes)
+        meter.add(loss=loss, gradient_norm=self._update(lr, loss))
+        meter.images += self.global_batch_size
+        meter.steps += 1
+
+    def _update(self, lr: float, loss: Tensor) -> Tensor:
+        """Update backbone and centres, unless a number is not finite; return the gradient norm."""
+        gradients = [p.grad for p in self.backbone.parameters() if p.grad is not None]
+        if self.scaler.enabled:
+            torch._foreach_div_(gradients, self.scaler.scale)
+        norm = nn.utils.clip_grad_norm_(self.backbone.parameters(), self.clip_norm or torch.inf)
+        # One flag for the loss and one for the gradients, agreed over ranks, read by the host once
+        # a step: nothing below may touch a weight before it is known.
+        gradients_finite = norm.isfinite() & self.head.gradients_finite()
+        flags = torch.stack([loss.isfinite(), gradients_finite]).int()
+        if self.world.size > 1:
+            dist.all_reduce(flags, op=dist.ReduceOp.MIN)
+        loss_ok, gradients_ok = flags.bool().tolist()
+        if not loss_ok or not (gradients_ok or self.scaler.enabled):
+            self._stop(loss, norm, lr)
+        if gradients_ok:
+            set_lr(self.optimizer, lr)
+            self.optimizer.step()
+        self.head.step(lr, grad_scale=self.scaler.scale, skip=not gradients_ok)
+        self.scaler.update(overflowed=not gradients_ok)
+        return norm
+
+    def _sum_over_ranks(self, count: int) -> Tensor:
+        total = torch.tensor(count, device=self.device)
+        if self.world.size > 1:
+            dist.all_reduce(total)
+        return total
+
+    def _stop(self, loss: Tensor, norm: Tensor, lr: float) -> None:
+        found = self.checkpoints.find("auto")
+        kept = f"the last good checkpoint is {found}" if found else "there is no checkpoint yet"
+        raise TrainingDivergedError(
+            f"step {self.progress.step}: loss {loss.item():.4g}, gradient norm of the backbone "
+            f"{norm.item():.4g}, at lr {lr:.4g}: not finite on at least one rank. No weight was "
+            f"touched by this step; {kept}. Usual causes: an optimizer.lr too high for "
+            "train.global_batch_size, no warm-up, fp16."
+        )
+
+    def _synchronise(self, *, last: bool) -> AbstractContextManager[None]:
+        """Gradients travel between ranks only with the last micro-batch of a step."""
+        if last or not isinstance(self.model, DistributedDataParallel):
+            return nullcontext()
+        return self.model.no_sync()
+
+    def _seed_dropout(self) -> None:
+        """Make torch's generator a function of (seed, step, rank): resume saves no RNG."""
+        mixed = hash((self.seed, self.progress.step, self.world.rank))  # ints hash alike everywhere
+        torch.manual_seed(mixed % 2**63)
+
+    def run_verification(self) -> float:
+        """Verify on all ranks, record the results; return the mean accuracy, 0 without sets."""
+        self._follow_rank_0()
+        self.backbone.eval()
+        with torch.inference_mode():
+            results = self.verify(self._embed)
+        self.backbone.train()
+        for result in results:
+            values = result.to_json()
+            name = values.pop("set")
+            self.telemetry.record(
+                "verification", self.progress.step, {"set": name, **values}, tag=name
+            )
+            log.info("step %d | %s", self.progress.step, result.summary())
+        return sum(result.accuracy for result in results) / max(len(results), 1)
+
+    def _embed(self, images: Tensor) -> Tensor:
+        with self.precision.autocast():
+            embeddings: Tensor = self.backbone(images)
+        return embeddings.float()
+
+    def _follow_rank_0(self) -> None:
+        """Give every rank rank 0's batch-norm statistics, as DDP does before each forward pass."""
+        if self.world.size > 1:
+            for buffer in self.backbone.buffers():
+                dist.broadcast(buffer, src=0)
+
+    def save(self, accuracy: float | None) -> None:
+        """Write a checkpoint; `accuracy` is the mean accuracy of the model at this very step."""
+        self._follow_rank_0()
+        best = accuracy is not None and accuracy > self.progress.best_accuracy
+        if accuracy is not None and best:
+            self.progress.best_accuracy = accuracy
+        folder = self.checkpoints.save(self.progress.step, self._state(), best=best)
+        log.info("saved %s%s", folder, " (best so far)" if best else "")
+
+    def restore(self, folder: Path) -> None:
+        """Take over everything from a checkpoint, written by any number of ranks.
+
+        Raises `CheckpointError` when it is of another kind of run.
+        """
+        saved = read_facts(folder)["identity"]
+        changed = [
+            f"{name} was {saved.get(name)} and is {value}"
+            for name, value in self.identity.items()
+            if saved.get(name) != value
+        ]
+        if changed:
+            raise CheckpointError(
+                f"{folder}: is of another run: {'; '.join(changed)}. Restore these settings, or "
+                "start a new run from its backbone with init_from"
+            )
+        facts = self.checkpoints.load(folder, self._state())
+        self.progress = Progress(**facts["progress"])
+        self.scaler.load_state_dict(facts["scaler"])
+        self.head.step_count = self.progress.step
+
+    def _state(self) -> State:
+        rows = self.head.state_tensors()
+        return State(
+            backbone=self.backbone.state_dict(),
+            replicated=state_tensors(self.backbone, self.optimizer),
+            rows={f"head.{k}": Rows(v, self.head.num_classes) for k, v in rows.items()},
+            facts={
+                "progress": asdict(self.progress),
+                "scaler": self.scaler.state_dict(),
+                "identity": dict(self.identity),
+                "world_size": self.world.size,
+                **self.facts,
+            },
+        )
+
+    def _logs_after(self, step: int) -> bool:
+        return step % self.log_every == 0 or step == self.plan.total_steps
+
+    def _log(self, meter: Meter) -> None:
+        step, total = self.progress.step, self.plan.total_steps
+        self.progress.seconds += meter.elapsed()
+        left = (total - step) * meter.seconds_per_step()
+        values = {
+            **meter.values(),
+            "lr": self.schedule.lr_at(step - 1),
+            "epoch": step / self.plan.steps_per_epoch,
+            "images_per_second": meter.images_per_second(),
+            "data_wait": meter.data_wait(),
+            "memory_gb": peak_memory_bytes(self.device) / 2**30,
+            "loss_scale": self.scaler.scale,
+            "skipped_steps": self.scaler.skipped_steps,
+        }
+        self.telemetry.train(
+            step,
+            values,
+            f"step {step}/{total} | epoch {values['epoch']:.2f} | loss {values['loss']:.4f} | "
+            f"lr {values['lr']:.3g} | cos {values['cosine_positive']:.3f} | "
+            f"{values['images_per_second']:.0f} images/s | data wait {values['data_wait']:.0%} | "
+            f"{duration(left)} left",
+        )
+
+
+def _sizes(global_batch: int, accumulation: int, micro: int, ranks: int) -> list[int]:
+    """Return how many images of a micro-batch each rank holds."""
+    start, stop = part_range(global_batch, accumulation, micro)
+    parts = [part_range(stop - start, ranks, rank) for rank in range(ranks)]
+    return [last - first for first, last in parts]

@@ -1,0 +1,59 @@
+"""Fixtures that several folders share."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+
+from data.pair_file import write_pair_file
+from data.recordio import write_face_records
+
+
+def picture(identity: int, number: int, size: int = 32) -> bytes:
+    """Return a JPEG: a pattern of the identity under noise of the image."""
+    low = np.random.default_rng([identity, 7]).uniform(30, 220, (4, 4, 3))
+    image = low.repeat(size // 4, 0).repeat(size // 4, 1)
+    image += np.random.default_rng([identity, number]).normal(0, 12, image.shape)
+    pixels = image.clip(0, 255).astype(np.uint8)
+    return bytes(simplejpeg.encode_jpeg(pixels, quality=95))
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with 13 identities of 7 images, 32x32, and the set `pairs.bin`. Read only."""
+    folder = tmp_path_factory.mktemp("tiny_data")
+    faces = ((identity, picture(identity, number)) for identity in range(13) for number in range(7))
+    write_face_records(folder, faces, image_size=32)
+    pairs, same = [], []
+    for pair in range(40):
+        other = pair if pair % 2 == 0 else pair + 100
+        pairs += [picture(500 + pair, 0), picture(500 + other, 1)]
+        same.append(pair % 2 == 0)
+    write_pair_file(folder / "pairs.bin", pairs, np.array(same))
+    return folder
+
+
+@pytest.fixture
+def tiny_config(tiny_data: Path, tmp_path: Path) -> Path:
+    """Return a config that trains `rtiny` on the tiny data into `tmp_path/run`: 40 steps."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(
+        f"""
+output: {tmp_path / "run"}
+seed: 5
+data: {{train: {tiny_data}, image_size: 32, workers: 0}}
+backbone: {{name: rtiny, embedding_size: 16}}
+head:
+  sampling: random_negative
+  sample_rate: 0.5
+  margin: {{name: cosface, m: 0.2}}
+  scale: 16
+optimizer: {{lr: 0.05}}
+train: {{global_batch_size: 21, steps: 40, device: cpu, timeout_seconds: 60}}
+verification: {{sets: [pairs], every_steps: 20}}
+checkpoint: {{every_steps: 10, keep: 9}}
+log: {{every_steps: 1}}
+"""
+    )
+    return path

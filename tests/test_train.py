@@ -1,0 +1,142 @@
+"""The whole command: learning, resuming on any number of ranks, what a run folder holds."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+from tests.launch import train, train_well
+
+FROZEN = ("--set", "backbone.frozen_batch_norm=true")
+
+
+def metrics(run: Path, event: str = "train") -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == event]
+
+
+def tensors(run: Path, step: int, scratch: Path) -> dict[str, Tensor]:
+    """Return every tensor of a checkpoint, whole, by name."""
+    folder = run / "checkpoints" / f"step_{step:08d}"
+    dcp_to_torch_save(folder / "state", scratch / "state.pt")
+    found: dict[str, Tensor] = torch.load(scratch / "state.pt")
+    backbone = torch.load(folder / "backbone.pt", weights_only=True)
+    return found | {f"backbone.{name}": tensor for name, tensor in backbone.items()}
+
+
+def interrupted(run: Path, step: int, copy: Path) -> Path:
+    """Return a copy of a run folder as it was when the plug was pulled after `step`."""
+    shutil.copytree(run, copy)
+    for folder in copy.glob("checkpoints/step_*"):
+        if int(folder.name.removeprefix("step_")) > step:
+            shutil.rmtree(folder)
+    (copy / "checkpoints" / "step_00000099.partial").mkdir()
+    return copy
+
+
+def test_a_run_learns_and_leaves_everything_a_person_looks_for(
+    tiny_config: Path, tmp_path: Path
+) -> None:
+    train_well(["--config", str(tiny_config), "--set", "verification.before_training=true"])
+    run = tmp_path / "run"
+    lines = metrics(run)
+    assert [line["step"] for line in lines] == list(range(1, 41))
+    needed = {"step", "loss", "lr", "images_per_second", "data_wait", "cosine_positive"}
+    assert needed <= lines[0].keys()
+    assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
+    verified = metrics(run, "verification")
+    assert [line["step"] for line in verified] == [0, 20, 40]
+    assert verified[0]["set"] == "pairs"
+    needed = {"accuracy", "accuracy_std", "threshold_cosine", "tar_at_far"}
+    assert needed <= verified[0].keys()
+    assert (run / "checkpoints" / "latest").read_text().strip() == "step_00000040"
+    assert (run / "checkpoints" / "best").exists()
+    assert list((run / "tensorboard").iterdir())
+    assert "global_batch_size: 21" in (run / "config.yaml").read_text()
+    assert "step 40/40" in (run / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_resume_on_the_same_ranks_is_bit_for_bit(
+    tiny_config: Path, tmp_path: Path, ranks: int
+) -> None:
+    arguments = ["--config", str(tiny_config), "--set", "backbone.dropout=0.2"]
+    train_well(arguments, ranks=ranks)
+    copy = interrupted(tmp_path / "run", 20, tmp_path / "copy")
+    train_well([*arguments, "--output", str(copy), "--resume", "auto"], ranks=ranks)
+    whole, resumed = tensors(tmp_path / "run", 40, tmp_path), tensors(copy, 40, tmp_path)
+    assert whole.keys() == resumed.keys()
+    assert {"head.weight", "head.momentum"} <= whole.keys()
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name]), name
+    for one, other in zip(metrics(tmp_path / "run"), metrics(copy), strict=True):
+        assert (one["step"], one["loss"]) == (other["step"], other["loss"])
+
+
+def test_resume_on_other_numbers_of_ranks_agrees(tiny_config: Path, tmp_path: Path) -> None:
+    arguments = ["--config", str(tiny_config), *FROZEN]
+    train_well(arguments)
+    whole = tensors(tmp_path / "run", 40, tmp_path)
+    two = interrupted(tmp_path / "run", 20, tmp_path / "two")
+    train_well([*arguments, "--output", str(two), "--resume", "auto"], ranks=2)
+    four = interrupted(two, 30, tmp_path / "four")
+    train_well([*arguments, "--output", str(four), "--resume", "auto"], ranks=4)
+    for run in (two, four):
+        resumed = tensors(run, 40, tmp_path)
+        assert resumed["head.weight"].shape == (13, 16)
+        for name, tensor in whole.items():
+            # fp32 sums in another order, over 20 steps: about 1e-6 relative a step.
+            torch.testing.assert_close(resumed[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+        for one, other in zip(metrics(tmp_path / "run"), metrics(run), strict=True):
+            assert other["active_classes"] == one["active_classes"]
+            assert other["loss"] == pytest.approx(one["loss"], rel=1e-3)
+
+
+def test_accumulation_equals_the_whole_batch(tiny_config: Path, tmp_path: Path) -> None:
+    arguments = [
+        "--config",
+        str(tiny_config),
+        *FROZEN,
+        "--set",
+        "head={sampling: all, sample_rate: null}",
+    ]
+    arguments += ["--set", "train.steps=10"]
+    train_well([*arguments, "--output", str(tmp_path / "whole")])
+    parts = [*arguments, "--set", "train.accumulation=4", "--output", str(tmp_path / "parts")]
+    train_well(parts, ranks=2)
+    whole = tensors(tmp_path / "whole", 10, tmp_path)
+    for name, tensor in tensors(tmp_path / "parts", 10, tmp_path).items():
+        torch.testing.assert_close(tensor, whole[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_learns(tiny_config: Path, tmp_path: Path, precision: str) -> None:
+    train_well(["--config", str(tiny_config), "--set", f"train.precision={precision}"], ranks=2)
+    lines = metrics(tmp_path / "run")
+    assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
+    assert lines[-1]["loss_scale"] == 1.0 if precision == "bf16" else lines[-1]["loss_scale"] > 1
+
+
+def test_starting_from_weights_is_not_resuming(tiny_config: Path, tmp_path: Path) -> None:
+    arguments = ["--config", str(tiny_config), "--set", "train.steps=10"]
+    train_well(arguments)
+    again = train(arguments)[0]
+    assert again.code != 0
+    assert "holds an earlier run: continue it with --resume auto" in again.output
+    new = [*arguments, "--output", str(tmp_path / "new"), "--set", f"init_from={tmp_path / 'run'}"]
+    train_well([*new, "--set", "head.sampling=all", "--set", "head.sample_rate=null"])
+    assert metrics(tmp_path / "new")[0]["step"] == 1
+    assert metrics(tmp_path / "new")[0]["cosine_positive"] != metrics(tmp_path / "run")[0]["loss"]
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(tiny_config: Path, tmp_path: Path) -> None:
+    ended = train(["--config", str(tiny_config), "--dry-run"])[0]
+    assert ended.code == 0, ended.output
+    for text in ("91 images of 13 identities", "learning rate   0.05 at step 0", "40 ("):
+        assert text in ended.output
+    assert not (tmp_path / "run").exists()
