@@ -110,6 +110,8 @@ def make_demo_data(
     try:
         with _workers(processes) as run:
             _write(partial, parameters, run, progress)
+        if folder.exists():
+            folder.rmdir()  # empty, as was checked; fails if it no longer is
         partial.replace(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -140,7 +142,7 @@ def _is_made(folder: Path, parameters: dict[str, int]) -> bool:
             f"{folder} holds something other than demo data (it has no {MANIFEST}); choose "
             "another folder"
         )
-    found = json.loads(manifest.read_text(encoding="utf-8"))
+    found = _read_manifest(manifest)
     if found["parameters"] != parameters:
         raise ValueError(
             f"{folder} holds demo data made with {found['parameters']}, but {parameters} was "
@@ -157,13 +159,25 @@ def _is_made(folder: Path, parameters: dict[str, int]) -> bool:
     return True
 
 
+def _read_manifest(path: Path) -> dict[str, dict[str, int]]:
+    """Return the manifest's `parameters` and `files` (name to bytes)."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {key: dict(found[key]) for key in ("parameters", "files")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not the manifest of demo data ({error!r}); delete {path.parent} and make "
+            "the data anew"
+        ) from error
+
+
 Run = Callable[[Sequence[_Person]], Iterator[list[bytes]]]
 
 
 @contextmanager
 def _workers(processes: int | None) -> Iterator[Run]:
     """Yield a function that photographs people in order, in this process or in several."""
-    count = len(os.sched_getaffinity(0)) if processes is None else processes
+    count = _usable_cpus() if processes is None else processes
     if count < 1:
         raise ValueError(f"processes is {count}; expected at least 1")
     if count == 1:
@@ -174,6 +188,13 @@ def _workers(processes: int | None) -> Iterator[Run]:
         count, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
         yield lambda people: pool.map(_photograph, people, chunksize=8)
+
+
+def _usable_cpus() -> int:
+    """Return how many CPUs this process may use, which in a container can be fewer than exist."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _photograph(person: _Person) -> list[bytes]:

@@ -9,8 +9,8 @@ import torch
 from data.synthetic.deck import Floats
 from data.synthetic.geometry import ARC, BOTTOM, TOP, Grid
 
-FINE = Grid.of(168, 216)
-"""The grid of the maps that the renderer reads."""
+FINE = Grid.of(144, 184)
+"""The grid of the maps that the renderer reads; a texel of the face is about a pixel."""
 
 Colour = tuple[float, float, float]
 

@@ -247,10 +247,10 @@ def _cover(deck: Deck) -> Cover:
 
 
 def _camera(deck: Deck) -> Camera:
-    fuzzy = deck.chance(0.25)
+    fuzzy = deck.chance(0.2)
     return Camera(
         exposure=np.exp(deck.normal(0.0, 0.2)).astype(np.float32),
-        tint=deck.colours(0.88, 1.12),
+        tint=deck.colours(0.9, 1.1),
         contrast=deck.normal(1.0, 0.10),
         grey=deck.chance(0.03),
         shade_angle=deck.uniform(-np.pi, np.pi),

@@ -11,7 +11,6 @@ def paint_skin(canvas: Canvas, person: Identity, rng: np.random.Generator) -> No
     """Paint blotches, blush, freckles and moles over a canvas of the skin's colour."""
     skin, nose, eyes = person.skin, person.nose, person.eyes
     canvas.colour *= 1 + skin.mottling * (0.05 * noise(rng, 14, 28) + 0.04 * noise(rng, 42, 72))
-    spots = noise(rng, 100, 130)
     face = canvas.part(-0.6, 0.9, -1.1, 1.1)
     side, y = face.side, face.grid.y
     flush = bump(side, 0.46, 0.20) * bump(y, 0.30, 0.18)
@@ -20,7 +19,8 @@ def paint_skin(canvas: Canvas, person: Identity, rng: np.random.Generator) -> No
     face.tint(0.5 * bump(side, eyes.x, 0.16) * bump(y, eyes.y, 0.12), (0.8, 0.7, 0.72))
     if skin.freckles > 0:
         where = bump(canvas.side, 0.28, 0.34) * bump(canvas.grid.y, 0.22, 0.30)
-        freckles = np.minimum(1.6 * skin.freckles * ramp(spots, 1.0, 1.7) * where, 1)
+        spots = ramp(noise(rng, 100, 130), 1.0, 1.7) * where
+        freckles = np.minimum(1.6 * skin.freckles * spots, 1)
         canvas.tint(freckles, (0.62, 0.45, 0.38))
     for mark_x, mark_y, radius, depth in skin.marks:
         reach = 1.5 * radius

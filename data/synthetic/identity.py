@@ -142,8 +142,8 @@ class _Draw:
     def uniform(self, low: float, high: float) -> float:
         return float(self._deck.uniform(low, high)[0])
 
-    def normal(self, mean: float, deviation: float) -> float:
-        return float(self._deck.normal(mean, deviation)[0])
+    def normal(self, mean: float, deviation: float, least: float = -np.inf) -> float:
+        return max(float(self._deck.normal(mean, deviation)[0]), least)
 
     def chance(self, probability: float) -> bool:
         return bool(self._deck.chance(probability)[0])
@@ -173,25 +173,25 @@ def _skull(draw: _Draw) -> Skull:
         cranium_width=draw.normal(0.80, 0.046),
         cheek_width=draw.normal(0.76, 0.065),
         jaw_width=draw.normal(0.62, 0.091),
-        chin_width=draw.normal(0.36, 0.078),
+        chin_width=draw.normal(0.36, 0.078, 0.18),
         chin_y=draw.normal(1.02, 0.091),
         chin_depth=draw.normal(0.80, 0.072),
         forehead_depth=draw.normal(0.84, 0.046),
-        cheekbone=draw.normal(0.05, 0.033),
-        brow_ridge=draw.normal(0.045, 0.026),
-        socket=draw.normal(0.09, 0.033),
-        ears=draw.normal(0.14, 0.046),
+        cheekbone=draw.normal(0.05, 0.033, 0.0),
+        brow_ridge=draw.normal(0.045, 0.026, 0.0),
+        socket=draw.normal(0.09, 0.033, 0.02),
+        ears=draw.normal(0.14, 0.046, 0.04),
     )
 
 
 def _nose(draw: _Draw) -> Nose:
     return Nose(
         tip_y=draw.normal(0.40, 0.072),
-        bridge=draw.normal(0.07, 0.039),
+        bridge=draw.normal(0.07, 0.039, 0.0),
         tip=draw.normal(0.27, 0.065),
         hump=draw.normal(0.01, 0.033),
-        width=draw.normal(0.12, 0.026),
-        wings=draw.normal(0.145, 0.039),
+        width=draw.normal(0.12, 0.026, 0.06),
+        wings=draw.normal(0.145, 0.039, 0.08),
     )
 
 
@@ -205,8 +205,8 @@ def _eyes(draw: _Draw, y: float) -> Eyes:
     return Eyes(
         x=draw.normal(0.335, 0.039),
         y=y,
-        width=draw.normal(0.155, 0.026),
-        height=draw.normal(0.070, 0.019),
+        width=draw.normal(0.155, 0.026, 0.09),
+        height=draw.normal(0.070, 0.019, 0.03),
         slant=draw.normal(0.0, 0.156),
         iris=(red * light, green * light, blue * light),
         iris_radius=draw.normal(0.066, 0.007),
@@ -214,7 +214,7 @@ def _eyes(draw: _Draw, y: float) -> Eyes:
         lash=draw.uniform(0.2, 1.0),
         brow_y=y - draw.normal(0.20, 0.039),
         brow_width=draw.normal(0.21, 0.033),
-        brow_thickness=draw.normal(0.040, 0.018),
+        brow_thickness=draw.normal(0.040, 0.018, 0.012),
         brow_arch=draw.normal(0.045, 0.039),
         brow_slope=draw.normal(0.0, 0.156),
         brow_strength=draw.uniform(0.4, 1.0),
@@ -222,17 +222,17 @@ def _eyes(draw: _Draw, y: float) -> Eyes:
 
 
 def _mouth(draw: _Draw, skin: tuple[float, float, float]) -> Mouth:
-    red = draw.uniform(0.2, 0.75)
+    red = draw.uniform(0.1, 0.9)
     lips = np.array(skin) * (1 - red) + np.array((0.50, 0.13, 0.13)) * red
-    lips *= draw.uniform(0.75, 1.05)
+    lips *= draw.uniform(0.65, 1.05)
     return Mouth(
         y=draw.normal(0.66, 0.052),
         width=draw.normal(0.27, 0.052),
-        upper=draw.normal(0.055, 0.021),
-        lower=draw.normal(0.075, 0.023),
+        upper=draw.normal(0.055, 0.021, 0.012),
+        lower=draw.normal(0.075, 0.023, 0.02),
         curve=draw.normal(0.0, 0.026),
         cupid=draw.uniform(0.0, 0.35),
-        protrusion=draw.normal(0.06, 0.033),
+        protrusion=draw.normal(0.06, 0.033, 0.0),
         colour=(float(lips[0]), float(lips[1]), float(lips[2])),
     )
 
@@ -241,8 +241,8 @@ def _skin(draw: _Draw) -> Skin:
     melanin = draw.uniform(0.0, 1.0) ** 1.5
     light, dark = np.array((0.80, 0.53, 0.41)), np.array((0.20, 0.105, 0.065))
     colour = light ** (1 - melanin) * dark**melanin  # mixed as pigments are: in the logarithm
-    colour = colour * (1 + 0.10 * np.array((draw.normal(0, 0.6), draw.normal(0, 0.5), 0.0)))
-    colour[2] *= 1 + draw.normal(0, 0.10)
+    colour = colour * (1 + 0.10 * np.array((draw.normal(0, 0.7), draw.normal(0, 0.6), 0.0)))
+    colour[2] *= 1 + draw.normal(0, 0.13)
     marks = []
     for _ in range(8):
         place = (draw.normal(0.0, 0.24), draw.uniform(-0.5, 0.92))
@@ -264,15 +264,15 @@ _HAIRS = ((0.015, 0.012, 0.012), (0.05, 0.03, 0.02), (0.11, 0.06, 0.03), (0.24, 
 
 def _hair(draw: _Draw) -> Hair:
     red, green, blue = _HAIRS[int(draw.uniform(0, len(_HAIRS)))]
-    light = draw.uniform(0.7, 1.3)
+    light = draw.uniform(0.5, 1.5)
     bearded, long = draw.chance(0.4), draw.chance(0.4)
     grows = 1.0 if bearded and not long else 0.0
     return Hair(
         colour=(red * light, green * light, blue * light),
-        line_y=draw.normal(-0.62, 0.13),
-        peak=draw.normal(0.02, 0.05),
-        temples=draw.normal(0.0, 0.25),
-        tilt=draw.normal(0.0, 0.12),
+        line_y=draw.normal(-0.60, 0.16),
+        peak=draw.normal(0.02, 0.07),
+        temples=draw.normal(0.0, 0.32),
+        tilt=draw.normal(0.0, 0.18),
         sideburn=draw.uniform(-0.1, 0.5),
         long=long,
         volume=draw.uniform(0.03, 0.14),

@@ -44,27 +44,26 @@ def render(maps: FaceMaps, conditions: Conditions) -> npt.NDArray[np.uint8]:
     rotation = rotation_matrix(view)
     hits = trace(maps.radius, view, rotation, IMAGE_SIZE // 2, 2.0)
     moved = hits.texture + read_map(displacement(maps.person, conditions), hits.texture)
-    fields = torch.cat((moved, _face_places(hits.texture), hits.clearance[:, None]), dim=1)
+    fields = torch.cat((moved, hits.clearance[:, None]), dim=1)
     fields = torch.nn.functional.interpolate(fields, scale_factor=2, mode="bilinear")
     surface = read_map(maps.surface.expand(n, -1, -1, -1), fields[:, :2])
     albedo, ageing, normal = surface.split_with_sizes((3, 3, 3), dim=1)
     albedo = albedo.addcmul_(torch.from_numpy(conditions.age)[:, None, None, None], ageing)
-    x, y = fields[:, 2], fields[:, 3]
+    x, y = _face_places(fields[:, 0], fields[:, 1])
     open_mouth(maps.person, conditions, x, y, albedo)
     cover_on_face(maps.person, conditions, x, y, albedo)
     colour = _shade(conditions.light, rotation, albedo.clamp_(0, 1), normal)
     scale = torch.from_numpy(view.scale)[:, None, None]
-    inside = (0.5 - 0.7 * scale * fields[:, 4]).clamp_(0, 1)[:, None]
+    inside = (0.5 - 0.7 * scale * fields[:, 2]).clamp_(0, 1)[:, None]
     colour = torch.lerp(background(conditions, IMAGE_SIZE), colour, inside)
     cover_in_frame(maps.person, conditions, rotation, colour)
     return photograph(conditions, colour)
 
 
-def _face_places(texture: Tensor) -> Tensor:
-    """Return arc length and height on the head of (u, v), float32 [n, 2, h, h]."""
-    u, v = texture.unbind(1)
+def _face_places(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Return arc length and height on the head, two float32 [n, S, S] in head units."""
     x = u.clamp(-1, 1).asin_().mul_(2 * ARC)
-    return torch.stack((x, v * ((BOTTOM - TOP) / 2) + (BOTTOM + TOP) / 2), dim=1)
+    return x, v * ((BOTTOM - TOP) / 2) + (BOTTOM + TOP) / 2
 
 
 def _shade(light: Light, rotation: Tensor, albedo: Tensor, normal: Tensor) -> Tensor:

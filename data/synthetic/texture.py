@@ -15,7 +15,7 @@ from data.synthetic.features import paint_features, paint_skin
 from data.synthetic.geometry import Grid, bump, hair_cover, normal_map, radius_map, ramp
 from data.synthetic.identity import Identity
 
-_COARSE = Grid.of(84, 108)
+_COARSE = Grid.of(72, 92)
 _TEXTURE_SLOT = 2**32 - 3  # the image number, no real image's, whose generator paints the texture
 
 
@@ -39,7 +39,7 @@ class FaceMaps:
 def paint(person: Identity) -> FaceMaps:
     """Return the maps of an identity; a pure function of it."""
     radius = radius_map(person, _COARSE)
-    cavity = _blur(radius, 4) - radius
+    cavity = _blur(radius, 3) - radius
     openness = np.clip(1 - 9.0 * np.maximum(cavity, 0) + 1.5 * np.minimum(cavity, 0), 0.35, 1.05)
     normal = torch.nn.functional.interpolate(
         torch.from_numpy(openness * normal_map(radius, _COARSE))[None],

@@ -133,6 +133,18 @@ def test_damaged_data_is_named(tmp_path: Path, damage: str) -> None:
         make(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"parameters": 3, "files": {}}'])
+def test_broken_manifest_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / MANIFEST).write_text(text)
+    with pytest.raises(ValueError, match=r"demo\.json is not the manifest .* make the data anew"):
+        make(tmp_path)
+
+
+def test_empty_folder_is_filled(tmp_path: Path) -> None:
+    assert make(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+
+
 def test_nothing_is_left_when_it_is_cut_short(tmp_path: Path) -> None:
     def interrupt(done: int, total: int) -> None:
         assert (done, total) == (2, 10 + 3 * 4 * 20)
