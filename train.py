@@ -24,7 +24,14 @@ from eval.verifier import Verifier
 from recognition.checkpoint import Checkpoints, backbone_file
 from recognition.config import Config
 from recognition.config_file import dump_config, load_config
-from recognition.distributed import World, barrier, choose_device, current, process_group
+from recognition.distributed import (
+    World,
+    barrier,
+    choose_device,
+    choose_threads,
+    current,
+    process_group,
+)
 from recognition.failure import report_and_exit
 from recognition.head import PartialFC, build_margin
 from recognition.optimizer import make_optimizer
@@ -53,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         check_output(config.output, options.resume)
         with process_group(device, config.train.timeout_seconds):
             barrier()  # nobody writes before everybody has checked
-            log.info("%d rank(s), device %s", world.size, reason)
+            threads, threads_reason = choose_threads(device, world)
+            torch.set_num_threads(threads)
+            log.info("%d rank(s), device %s, %s", world.size, reason, threads_reason)
             run(config, world, device, options.resume)
     except BaseException as error:
         report_and_exit(error, world)

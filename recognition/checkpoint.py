@@ -15,7 +15,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
 from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -89,9 +92,8 @@ class Checkpoints:
     def save(self, step: int, state: State, *, best: bool) -> Path:
         """Write a checkpoint from all ranks and return its folder once it is complete.
 
-        Collective. `best` marks it as the one to keep. Raises `OSError` or torch's
-        `CheckpointException` on every rank when any rank cannot write; the checkpoints that were
-        complete before stay as they were.
+        Collective. `best` marks it as the one to keep. Raises `CheckpointError` or `OSError`
+        when it cannot be written; the checkpoints that were complete before stay as they were.
         """
         final = self.folder / f"step_{step:08d}"
         partial = final.with_suffix(".partial")
@@ -100,9 +102,18 @@ class Checkpoints:
                 shutil.rmtree(leftover)
             partial.mkdir(parents=True)
         barrier()
-        save_sharded(
-            self._tensors(state), checkpoint_id=partial / "state", no_dist=self._mesh is None
-        )
+        try:
+            with _quiet():
+                save_sharded(
+                    self._tensors(state),
+                    checkpoint_id=partial / "state",
+                    no_dist=self._mesh is None,
+                )
+        except CheckpointException as error:
+            raise CheckpointError(
+                f"{partial}: cannot be written: {_cause(error)}; earlier checkpoints are as they "
+                "were"
+            ) from error
         if self.world.is_main:
             _write(partial / "backbone.pt", lambda path: torch.save(dict(state.backbone), path))
             text = json.dumps({"format": FORMAT, "step": step, **state.facts}, indent=1)
@@ -131,13 +142,16 @@ class Checkpoints:
             with torch.no_grad():
                 for name, tensor in state.backbone.items():
                     tensor.copy_(backbone[name])
-            load_sharded(
-                self._tensors(state), checkpoint_id=folder / "state", no_dist=self._mesh is None
-            )
-        except Exception as error:
+            with _quiet():
+                load_sharded(
+                    self._tensors(state),
+                    checkpoint_id=folder / "state",
+                    no_dist=self._mesh is None,
+                )
+        except (Exception, CheckpointException) as error:
             # Damage shows in many ways; whatever it is, the user needs the folder and a way on.
             raise CheckpointError(
-                f"{folder}: cannot be loaded: {type(error).__name__}: {error}; if it is damaged, "
+                f"{folder}: cannot be loaded: {_cause(error)}; if it is damaged, "
                 "resume from an earlier one with --resume PATH"
             ) from error
         return facts
@@ -225,6 +239,22 @@ def read_facts(folder: Path) -> dict[str, Any]:
         found = facts.get("format") if isinstance(facts, dict) else type(facts).__name__
         raise CheckpointError(f"{file}: expected checkpoint format {FORMAT}, found {found}")
     return facts
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Drop torch's remark that one process saves and loads by itself: it is meant."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def _cause(error: BaseException) -> str:
+    """Return what went wrong, without the tracebacks that a `CheckpointException` collects."""
+    if isinstance(error, CheckpointException) and error.failures:
+        rank, (cause, _) = next(iter(error.failures.items()))
+        return f"on rank {rank}, {type(cause).__name__}: {cause}"
+    return f"{type(error).__name__}: {error}"
 
 
 def _complete(checkpoints: Path) -> list[Path]:

@@ -74,6 +74,20 @@ def choose_device(requested: str, world: World) -> tuple[torch.device, str]:
     return torch.device("cuda", world.local_rank), f"cuda:{world.local_rank}, {reason}"
 
 
+def choose_threads(device: torch.device, world: World) -> tuple[int, str]:
+    """Return the number of CPU threads a rank should compute with, and the reason.
+
+    `torchrun` gives every rank one thread unless `OMP_NUM_THREADS` says otherwise, which leaves
+    cores idle when ranks train on a CPU.
+    """
+    now = torch.get_num_threads()
+    if device.type != "cpu" or world.size == 1 or now != 1:
+        return now, f"{now} CPU threads a rank"
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = max(1, (usable or 1) // world.local_size)
+    return threads, f"{threads} CPU threads a rank: {usable} cores for {world.local_size} ranks"
+
+
 @contextmanager
 def process_group(device: torch.device, timeout_seconds: float) -> Iterator[World]:
     """Join the run's process group for the duration of the block.

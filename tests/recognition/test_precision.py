@@ -1,0 +1,38 @@
+import pytest
+import torch
+
+from recognition.precision import LossScaler, Precision
+
+
+def test_only_fp16_scales_the_loss() -> None:
+    for name in ("fp32", "bf16"):
+        scaler = Precision(name, torch.device("cpu")).make_scaler()
+        scaler.update(overflowed=False)
+        assert scaler.scale == 1.0
+    assert Precision("fp16", torch.device("cpu")).make_scaler().scale == 2.0**16
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_autocast_computes_in_the_named_type(name: str, dtype: torch.dtype) -> None:
+    with Precision(name, torch.device("cpu")).autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+def test_the_scale_halves_on_overflow_and_doubles_after_good_steps() -> None:
+    scaler = LossScaler(enabled=True, scale=8.0, growth_interval=3)
+    scaler.update(overflowed=True)
+    assert (scaler.scale, scaler.skipped_steps) == (4.0, 1)
+    for _ in range(3):
+        scaler.update(overflowed=False)
+    assert scaler.scale == 8.0
+    restored = LossScaler(enabled=True)
+    restored.load_state_dict(scaler.state_dict())
+    restored.growth_interval = 3
+    assert restored == scaler
+
+
+def test_overflow_without_end_is_an_error() -> None:
+    scaler = LossScaler(enabled=True, scale=2.0**-13)
+    scaler.update(overflowed=True)
+    with pytest.raises(ValueError, match="even at a loss scale of"):
+        scaler.update(overflowed=True)
