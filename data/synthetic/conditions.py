@@ -151,9 +151,7 @@ class Conditions:
 
 
 def make_conditions(seed: int, identity: int, shots: Sequence[Shot]) -> Conditions:
-    """Return the conditions of some images of an identity; row by row a pure function of
-    (seed, identity, shot).
-    """  # noqa: D205
+    """Return the conditions of images of an identity; each row is a function of its shot alone."""
     deck = Deck.of([generator(seed, identity, shot.image) for shot in shots], _COLUMNS)
     low, high = np.array([_AGES[shot.period] for shot in shots], np.float32).T
     return Conditions(

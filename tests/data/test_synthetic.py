@@ -8,7 +8,7 @@ import torch
 
 from data.synthetic.camera import background
 from data.synthetic.canvas import Canvas
-from data.synthetic.conditions import Shot, View, make_conditions
+from data.synthetic.conditions import Period, Pose, Shot, View, make_conditions
 from data.synthetic.deck import Deck, generator
 from data.synthetic.geometry import BOTTOM, TOP, Grid, normal_map, radius_map
 from data.synthetic.identity import make_identity
@@ -83,13 +83,13 @@ def test_deck_deals_what_it_says() -> None:
 
 
 def test_shots_are_taken_as_asked() -> None:
-    def ask(**kind: str) -> tuple[np.ndarray, np.ndarray]:
-        conditions = make_conditions(0, 1, [Shot(i, **kind) for i in range(200)])  # type: ignore[arg-type]
+    def ask(pose: Pose, period: Period) -> tuple[np.ndarray, np.ndarray]:
+        conditions = make_conditions(0, 1, [Shot(i, pose, period) for i in range(200)])
         return np.degrees(np.abs(conditions.view.yaw)), conditions.age
 
-    frontal, young = ask(pose="frontal", period="young")
-    profile, old = ask(pose="profile", period="old")
-    mixed, ages = ask()
+    frontal, young = ask("frontal", "young")
+    profile, old = ask("profile", "old")
+    mixed, ages = ask("any", "any")
     assert frontal.max() <= 12.01
     assert 64.99 <= profile.min() < profile.max() <= 90.01
     assert young.max() <= 0.2
