@@ -8,7 +8,7 @@ factor a sample. The second pass gives each block of centres its gradient, to be
 the next block: no dense gradient of the table exists either. Four matrix products in all, three
 when the blocks' products fit `keep_bytes` and need not be made twice.
 
-Exponentials are to base 2: `exp(scale·c) = 2^(scale·log2(e)·c)`. torch's exp2 on a CPU takes a
+Exponentials are to base 2: `exp(scale·c) = 2^(scale·log2(e)·c)`. On x86 torch's exp2 takes a
 quarter of the time of its exp, and a thirtieth where results underflow.
 
 Shapes: N samples, A active rows of this rank, R rows of one block, L rows of the table, d
@@ -119,7 +119,7 @@ def negative_statistics(
     position_N = rows.positions(own_N)
     keep = keep and how.keeps(rows.count, samples)
     kept_AN = factor_dN.new_empty(rows.count, samples) if keep else None
-    left_out = unit_Nd.new_tensor(-math.inf)
+    left_out = unit_Nd.new_full((), -math.inf)
     for start, stop in rows.blocks(how.block_rows(samples, size)):
         weight_Rd = rows.read(weight_Ld, start, stop)
         inverse_R1 = inverse_norm(weight_Rd).unsqueeze(1)
