@@ -38,7 +38,7 @@ from recognition.optimizer import make_optimizer
 from recognition.precision import Precision
 from recognition.schedule import make_plan, make_schedule
 from recognition.sharding import shard_range
-from recognition.telemetry import Telemetry, configure_logging
+from recognition.telemetry import Telemetry, configure_logging, progress_bar
 from recognition.trainer import Trainer
 from recognition.version import __version__
 
@@ -178,7 +178,8 @@ def prepare_dataset(config: Config, world: World) -> FaceDataset:
     settings = config.data
     if settings.demo is not None:
         if world.is_main:
-            make_demo_data(settings.train, **settings.demo.model_dump())
+            with progress_bar(f"making {settings.train}", "image") as progress:
+                make_demo_data(settings.train, **settings.demo.model_dump(), progress=progress)
         barrier()
     dataset = open_dataset(settings.train, remap_labels=settings.remap_labels)
     stated = {"num_classes": settings.num_classes, "num_images": settings.num_images}

@@ -4,9 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 from data.demo import make_demo_data
+from recognition.telemetry import progress_bar
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -26,13 +25,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Make the data, or say that it is there; return the exit status."""
     options = parse(arguments)
-    with tqdm(unit="image", desc=str(options.folder)) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        try:
+    try:
+        with progress_bar(str(options.folder), "image") as progress:
             made = make_demo_data(
                 options.folder,
                 identities=options.identities,
@@ -40,12 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
                 people_per_set=options.people_per_set,
                 seed=options.seed,
                 processes=options.processes,
-                progress=show,
+                progress=progress,
             )
-        except ValueError as error:
-            bar.disable = True
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     print(f"{options.folder} {'is made' if made else 'was made before and is complete'}")
     return 0
 
