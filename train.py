@@ -5,6 +5,7 @@ Parses the command line, builds every part of the run from the config, and hands
 """
 
 import argparse
+import json
 import logging
 import sys
 import time
@@ -109,6 +110,9 @@ def run(config: Config, world: World, device: torch.device, resume: str | None) 
     configure_logging(world, config.output / "log.txt")
     torch.manual_seed(config.seed)
     dataset = prepare_dataset(config, world)
+    if world.is_main and dataset.class_mapping is not None:
+        # Whoever deploys the network wants to know which class is which label or folder.
+        (config.output / "classes.json").write_text(json.dumps(dataset.class_mapping, indent=0))
     plan = make_plan(config, len(dataset))
     verifier = make_verifier(config, world)
     checkpoints = Checkpoints(

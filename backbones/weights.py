@@ -1,5 +1,6 @@
 """Weight files: reading them, loading them into a backbone, and telling whose they are."""
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,11 +15,17 @@ _SHOWN = 3  # differences of a kind that a message lists
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the state dict in a file written by `torch.save`, with its tensors on the CPU.
 
-    The file is read with `weights_only=True`, so it cannot run code: one that would is refused by
-    `torch.load` with `pickle.UnpicklingError`. Raises `ValueError` if the file holds anything but
-    tensors by name.
+    The file is read with `weights_only=True`, so it cannot run code. Raises `ValueError` if there
+    is no such file, or it holds anything but tensors by name.
     """
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).partition("\n")[0]  # torch goes on about ways to trust the file
+        raise ValueError(
+            f"{path}: no file of weights that is safe to read: {reason}; expected a state dict "
+            "written by torch.save"
+        ) from None
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}: expected a state dict")
     for name, value in content.items():

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
+from data.recordio import RecordWriter, pack_record
+from tests.conftest import picture
 from tests.launch import train, train_well
 
 FROZEN = ("--set", "backbone.frozen_batch_norm=true")
@@ -132,6 +134,32 @@ def test_starting_from_weights_is_not_resuming(tiny_config: Path, tmp_path: Path
     train_well([*new, "--set", "head.sampling=all", "--set", "head.sample_rate=null"])
     assert metrics(tmp_path / "new")[0]["step"] == 1
     assert metrics(tmp_path / "new")[0]["cosine_positive"] != metrics(tmp_path / "run")[0]["loss"]
+
+
+def test_image_folders_and_labels_with_gaps_train_with_the_mapping_saved(
+    tiny_config: Path, tmp_path: Path
+) -> None:
+    people = ["ann", "bob", "cyd"]
+    for number, person in enumerate(people):
+        (tmp_path / "people" / person).mkdir(parents=True)
+        for image in range(4):
+            path = tmp_path / "people" / person / f"{image}.jpg"
+            path.write_bytes(picture(number, image))
+    with RecordWriter(tmp_path / "gaps.rec") as writer:
+        for key in range(12):
+            writer.write(key, pack_record([0, 5, 9][key % 3], key, picture(key % 3, key)))
+    short = ["--config", str(tiny_config), "--set", "verification.sets=[]"]
+    short += ["--set", "train.steps=2", "--set", "train.global_batch_size=4"]
+    for name, mapping in (("people", ["ann", "bob", "cyd"]), ("gaps.rec", ["0", "5", "9"])):
+        run = tmp_path / f"run of {name}"
+        data = ["--set", f"data.train={tmp_path / name}", "--set", "data.remap_labels=true"]
+        train_well([*short, *data, "--output", str(run)])
+        assert json.loads((run / "classes.json").read_text()) == {
+            name: place for place, name in enumerate(mapping)
+        }
+    ended = train([*short, "--set", f"data.train={tmp_path / 'gaps.rec'}"])[0]
+    assert ended.code != 0
+    assert "no image has 1" in ended.output
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tiny_config: Path, tmp_path: Path) -> None:

@@ -50,3 +50,11 @@ def test_files_that_are_no_state_dict(tmp_path: Path, content: object) -> None:
     torch.save(content, path)
     with pytest.raises(ValueError, match=r"w\.pt (holds a list|is not a bare state dict: 'epoch')"):
         read_weights(path)
+
+
+def test_a_file_that_is_no_weights_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "noise.pt").write_bytes(b"not a zip, not a pickle")
+    for name in ("noise.pt", "missing.pt"):
+        with pytest.raises(ValueError, match="no file of weights that is safe to read") as caught:
+            read_weights(tmp_path / name)
+        assert "\n" not in str(caught.value)
