@@ -185,11 +185,26 @@ def _workers(processes: int | None) -> Iterator[Run]:
     if count < 1:
         raise ValueError(f"processes is {count}; expected at least 1")
     if count == 1:
-        yield lambda people: map(_photograph, people)
+        with _one_thread():
+            yield lambda people: map(_photograph, people)
         return
     # spawn: forking a process that has started threads (torch's, a process group's) can deadlock
     with ProcessPoolExecutor(count, get_context("spawn"), initializer=_start_worker) as pool:
         yield lambda people: pool.map(_photograph, people, chunksize=8)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute with one thread, as the workers do: the last bits of a sum depend on how it is cut.
+
+    A last bit can be the pixel that a JPEG rounds the other way.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _start_worker() -> None:
