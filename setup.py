@@ -17,7 +17,7 @@ assert VERSION is not None, "recognition/version.py must state __version__"
 setup(
     name="partialfc",
     version=VERSION.group(1),
-    description="Face recognition training from a laptop to a cluster, with an exact Partial FC head",
+    description="Face recognition training, laptop to cluster, with an exact Partial FC head",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
