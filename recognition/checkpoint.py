@@ -104,11 +104,7 @@ class Checkpoints:
         barrier()
         try:
             with _quiet():
-                save_sharded(
-                    self._tensors(state),
-                    checkpoint_id=partial / "state",
-                    no_dist=self._mesh is None,
-                )
+                save_sharded(self._tensors(state), checkpoint_id=partial / "state")
         except CheckpointException as error:
             raise CheckpointError(
                 f"{partial}: cannot be written: {_cause(error)}; earlier checkpoints are as they "
@@ -143,11 +139,7 @@ class Checkpoints:
                 for name, tensor in state.backbone.items():
                     tensor.copy_(backbone[name])
             with _quiet():
-                load_sharded(
-                    self._tensors(state),
-                    checkpoint_id=folder / "state",
-                    no_dist=self._mesh is None,
-                )
+                load_sharded(self._tensors(state), checkpoint_id=folder / "state")
         except (Exception, CheckpointException) as error:
             # Damage shows in many ways; whatever it is, the user needs the folder and a way on.
             raise CheckpointError(
@@ -245,7 +237,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 def _quiet() -> Iterator[None]:
     """Drop torch's remark that one process saves and loads by itself: it is meant."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        warnings.filterwarnings("ignore", message="torch.distributed is .*uninitialized")
         yield
 
 
