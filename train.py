@@ -22,7 +22,7 @@ from data.dataset import FaceDataset, open_dataset
 from data.demo import make_demo_data
 from data.loader import Batch, Loader, choose_workers
 from eval.verifier import Verifier
-from recognition.checkpoint import Checkpoints, backbone_file
+from recognition.checkpoint import Checkpoints, backbone_file, read_facts
 from recognition.config import Config
 from recognition.config_file import dump_config, load_config
 from recognition.distributed import (
@@ -130,7 +130,7 @@ def run(config: Config, world: World, device: torch.device, resume: str | None) 
         batch = batch.to(device)
         return augmentation(batch), batch.labels
 
-    first_step = 0 if folder is None else int(folder.name.removeprefix("step_"))
+    first_step = 0 if folder is None else int(read_facts(folder)["step"])
     with Telemetry(
         config.output, world=world, first_step=first_step, total_steps=plan.total_steps,
         progress=sys.stderr.isatty() or world.size == 1,
