@@ -34,7 +34,7 @@ from recognition.distributed import (
     process_group,
 )
 from recognition.failure import report_and_exit
-from recognition.head import PartialFC, build_margin
+from recognition.head import PartialFC, RowOptimizer, build_loss, build_row_optimizer
 from recognition.optimizer import make_optimizer
 from recognition.precision import Precision
 from recognition.schedule import make_plan, make_schedule
@@ -44,6 +44,8 @@ from recognition.trainer import Trainer
 from recognition.version import __version__
 
 log = logging.getLogger("train")
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -115,9 +117,7 @@ def run(config: Config, world: World, device: torch.device, resume: str | None) 
         (config.output / "classes.json").write_text(json.dumps(dataset.class_mapping, indent=0))
     plan = make_plan(config, len(dataset))
     verifier = make_verifier(config, world)
-    checkpoints = Checkpoints(
-        config.output, world=world, device_type=device.type, keep=config.checkpoint.keep
-    )
+    checkpoints = Checkpoints(config.output, world=world, keep=config.checkpoint.keep)
     folder = None if resume is None else checkpoints.find(resume)
     backbone = make_backbone(config).to(memory_format=torch.channels_last).to(device)
     if config.init_from is not None and folder is None:
@@ -247,23 +247,37 @@ def make_backbone(config: Config) -> nn.Module:
     return backbone
 
 
+def make_row_optimizer(config: Config) -> RowOptimizer:
+    """Return the optimizer of the class centres: the backbone's, row by row."""
+    update = config.optimizer
+    if update.name == "sgd":
+        own = {
+            "momentum": update.momentum,
+            "nesterov": update.nesterov,
+            "momentum_dtype": _DTYPES[config.head.momentum],
+        }
+    else:
+        own = {"betas": update.betas}
+    return build_row_optimizer(update.name, weight_decay=update.weight_decay, **own)
+
+
 def make_head(config: Config, dataset: FaceDataset, device: torch.device) -> PartialFC:
-    """Return this rank's shard of the classifier."""
+    """Return this rank's part of the classifier."""
     settings = config.head
-    margin = settings.margin
-    options = margin.values() | ({"detached": True} if margin.detached else {})
     return PartialFC(
         config.backbone.embedding_size,
         dataset.num_classes,
+        placement=settings.placement,
         sampling=settings.sampling,
         sample_rate=settings.sample_rate or 1.0,
-        margin=build_margin(margin.name, **options),
+        rebuild_every=settings.rebuild_every or 100,
+        loss=build_loss(settings.loss.name, **settings.loss.options()),
         scale=settings.scale,
         inter_class_filter=settings.inter_class_filter,
         seed=config.seed,
-        momentum=config.optimizer.momentum,
-        weight_decay=config.optimizer.weight_decay,
-        matmul_dtype=torch.bfloat16 if settings.precision == "bf16" else torch.float32,
+        optimizer=make_row_optimizer(config),
+        dense_update=settings.dense_update,
+        matmul_dtype=_DTYPES[settings.precision],
         device=device,
     )
 
@@ -290,6 +304,9 @@ def identity(config: Config, dataset: FaceDataset) -> dict[str, Any]:
         "backbone.name": config.backbone.name,
         "backbone.embedding_size": config.backbone.embedding_size,
         "data.image_size": config.data.image_size,
+        "optimizer.name": config.optimizer.name,
+        "head.momentum": config.head.momentum,
+        "head.loss.name": config.head.loss.name,
         "classes": dataset.num_classes,
         "images": len(dataset),
     }
@@ -314,8 +331,10 @@ def dry_run(config: Config, world: World) -> None:
         parameters = sum(p.numel() for p in make_backbone(config).parameters())
     batch = config.train.global_batch_size // config.train.accumulation
     first, last = shard_range(classes, world.size, 0)
-    rows = last - first
-    mebibytes = rows * config.backbone.embedding_size * 8 / 2**20
+    rows = classes if config.head.placement == "replicated" else last - first
+    width = config.backbone.embedding_size * (config.head.loss.k or 1)
+    state = make_row_optimizer(config).state(rows, width, "meta").values()
+    mebibytes = (rows * width * 4 + sum(tensor.nbytes for tensor in state)) / 2**20
     points = sorted({0, schedule.warmup_steps, *(plan.total_steps * i // 10 for i in range(10))})
     lines = {
         "device": f"{device.type} ({reason}); {world.size} rank(s)",
@@ -327,7 +346,8 @@ def dry_run(config: Config, world: World) -> None:
         f"{', '.join(config.verification.sets) or 'no sets'}",
         "checkpoints": f"every {plan.save_every:,} steps and at the end",
         "backbone": f"{config.backbone.name}: {parameters:,} parameters",
-        "head": f"{rows:,} of {classes:,} class centres a rank, {mebibytes:,.1f} MiB with momentum",
+        "head": f"{rows:,} of {classes:,} class centres a rank, {mebibytes:,.1f} MiB with "
+        f"the optimizer's state, {config.head.placement}",
         "learning rate": ", ".join(f"{schedule.lr_at(at):.4g} at step {at:,}" for at in points),
     }
     print(dump_config(config))

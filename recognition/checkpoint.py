@@ -77,17 +77,14 @@ class Checkpoints:
     Args:
         output: the run folder; checkpoints go to its `checkpoints` folder.
         world: this process's place.
-        device_type: `cpu` or `cuda`, the kind of device the sharded tensors live on.
         keep: how many of the latest checkpoints stay; the best one stays besides.
     """
 
-    def __init__(self, output: Path, *, world: World, device_type: str, keep: int) -> None:
+    def __init__(self, output: Path, *, world: World, keep: int) -> None:
         self.folder = output / "checkpoints"
         self.world = world
         self.keep = keep
-        self._mesh: DeviceMesh | None = None
-        if dist.is_initialized():
-            self._mesh = init_device_mesh(device_type, (world.size,))
+        self._meshes: dict[str, DeviceMesh] = {}
 
     def save(self, step: int, state: State, *, best: bool) -> Path:
         """Write a checkpoint from all ranks and return its folder once it is complete.
@@ -163,19 +160,25 @@ class Checkpoints:
         """Return the tensors that go through torch.distributed.checkpoint, rows as DTensors."""
         tensors: dict[str, Any] = dict(state.replicated)
         for name, rows in state.rows.items():
-            if self._mesh is None:
+            if not dist.is_initialized():
                 tensors[name] = rows.local
                 continue
             shape = torch.Size((rows.total, *rows.local.shape[1:]))
             tensors[name] = DTensor.from_local(
                 rows.local,
-                self._mesh,
+                self._mesh(rows.local.device.type),
                 [Shard(0)],
                 run_check=False,
                 shape=shape,
                 stride=torch.empty(shape, device="meta").stride(),
             )
         return tensors
+
+    def _mesh(self, device_type: str) -> DeviceMesh:
+        """Return all ranks as a mesh; a DTensor's must be of the kind of device it lives on."""
+        if device_type not in self._meshes:
+            self._meshes[device_type] = init_device_mesh(device_type, (self.world.size,))
+        return self._meshes[device_type]
 
     def _point(self, name: str, target: str) -> None:
         temporary = self.folder / f"{name}.new"

@@ -72,88 +72,148 @@ class Backbone(Section):
     frozen_batch_norm: bool = False
 
 
-class Margin(Section):
-    """How the target's logit is made harder: `margin: {name: cosface, m: 0.4}`.
+_LOSS_OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    # name: what it needs, what it takes besides
+    "softmax": ((), ()),
+    "cosface": (("m",), ()),
+    "arcface": (("m",), ("detached",)),
+    "combined": (("m1", "m2", "m3"), ("detached",)),
+    "subcenter_arcface": (("m", "k"), ()),
+    "adaface": (("m",), ("h", "alpha")),
+    "magface": (
+        (),
+        ("lower_norm", "upper_norm", "lower_margin", "upper_margin", "regulariser"),
+    ),
+    "curricularface": (("m",), ("alpha",)),
+    "d_softmax": (("d",), ("batch_rate",)),
+}
 
-    `softmax` has none, `cosface` and `arcface` take `m`, `combined` takes `m1`, `m2`, `m3`.
-    `detached` is the published ArcFace code's gradient, which leaves out the margin's derivative.
+
+class Loss(Section):
+    """What is computed over the active classes: `loss: {name: cosface, m: 0.4}`.
+
+    The options of each are those of the function of the same name in `recognition/head/margins.py`
+    and `loss.py`; one that is left out has the default there. `detached` is the published ArcFace
+    code's gradient, which leaves out the margin's derivative. D-Softmax-B is `d_softmax` with a
+    `batch_rate` below 1, D-Softmax-K with `sampling: random_negative`.
     """
 
-    name: Literal["softmax", "cosface", "arcface", "combined"] = "cosface"
+    name: Literal[
+        "softmax", "cosface", "arcface", "combined", "subcenter_arcface", "adaface", "magface",
+        "curricularface", "d_softmax",
+    ] = "cosface"  # fmt: skip
     m: Annotated[float, Field(ge=0)] | None = None
     m1: Annotated[float, Field(ge=1)] | None = None
     m2: Annotated[float, Field(ge=0)] | None = None
     m3: Annotated[float, Field(ge=0)] | None = None
-    detached: bool = False
+    detached: bool | None = None
+    k: Positive | None = None
+    h: Annotated[float, Field(gt=0)] | None = None
+    alpha: Annotated[float, Field(gt=0, le=1)] | None = None
+    lower_norm: Annotated[float, Field(gt=0)] | None = None
+    upper_norm: Annotated[float, Field(gt=0)] | None = None
+    lower_margin: Annotated[float, Field(ge=0)] | None = None
+    upper_margin: Annotated[float, Field(ge=0)] | None = None
+    regulariser: Annotated[float, Field(ge=0)] | None = None
+    d: Annotated[float, Field(gt=-1, le=1)] | None = None
+    batch_rate: Annotated[float, Field(gt=0, le=1)] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        takes = {
-            "softmax": (),
-            "cosface": ("m",),
-            "arcface": ("m",),
-            "combined": ("m1", "m2", "m3"),
-        }
-        allowed = takes[self.name]
-        for key, value in self.values().items():
-            if key not in allowed:
+        needs, takes = _LOSS_OPTIONS[self.name]
+        known = needs + takes
+        for key, value in self.options().items():
+            if key not in known:
                 raise ValueError(
                     f"{self.name} has no {key} (found {value}); "
-                    f"it takes {', '.join(allowed) or 'no value'}"
+                    f"it takes {', '.join(known) or 'no value'}"
                 )
-        missing = [key for key in allowed if key not in self.values()]
+        missing = [key for key in needs if getattr(self, key) is None]
         if missing:
-            raise ValueError(f"{self.name} needs {', '.join(allowed)}: {missing[0]} is missing")
-        if self.detached and self.name not in ("arcface", "combined"):
-            raise ValueError(f"detached is a form of arcface and combined, not of {self.name}")
+            raise ValueError(f"{self.name} needs {', '.join(needs)}: {missing[0]} is missing")
         return self
 
-    def values(self) -> dict[str, float]:
-        """Return the margin's own numbers by name."""
-        keys = ("m", "m1", "m2", "m3")
-        return {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
+    def options(self) -> dict[str, float | bool]:
+        """Return the loss's own options by name, those that are stated."""
+        values = {name: getattr(self, name) for name in type(self).model_fields if name != "name"}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class Head(Section):
     """The classifier over all identities; see docs/architecture.md for the three choices.
 
-    `sample_rate` belongs to `random_negative` alone: the share of all classes that take part in a
-    step. It is safe on large identity counts (Glint360K, WebFace) and costs accuracy at low FAR on
+    `sample_rate` is the share of all classes that take part in a step, for the rules that have
+    one. It is safe on large identity counts (Glint360K, WebFace) and costs accuracy at low FAR on
     small ones (MS1MV2 at 0.1: IJB-C TAR at FAR 1e-5 92.3 against 94.2 for the full softmax).
+    `rebuild_every` is the steps between two indexes of `hash_forest`. `dense_update` moves every
+    centre in each step, as other implementations do; for comparison. `momentum` is what SGD's
+    momentum of the centres is kept in: bf16 takes a quarter off a class's memory.
     """
 
-    placement: Literal["sharded"] = "sharded"
-    sampling: Literal["all", "random_negative", "positives_only"] = "all"
+    placement: Literal["sharded", "replicated", "host"] = "sharded"
+    sampling: Literal[
+        "all", "random_negative", "random_all", "positives_only", "hash_forest", "hard_negative"
+    ] = "all"
     sample_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    margin: Margin = Margin(name="cosface", m=0.4)
+    rebuild_every: Positive | None = None
+    loss: Loss = Loss(name="cosface", m=0.4)
     scale: Annotated[float, Field(gt=0)] = 64.0
     inter_class_filter: Annotated[float, Field(gt=-1, lt=1)] | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
+    momentum: Literal["fp32", "bf16"] = "fp32"
+    dense_update: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.sampling == "random_negative" and self.sample_rate is None:
-            raise ValueError("sampling: random_negative needs a sample_rate, for example 0.1")
-        if self.sampling != "random_negative" and self.sample_rate is not None:
+        has_rate = self.sampling not in ("all", "positives_only")
+        if has_rate and self.sample_rate is None:
+            raise ValueError(f"sampling: {self.sampling} needs a sample_rate, for example 0.1")
+        if not has_rate and self.sample_rate is not None:
             raise ValueError(
                 f"sample_rate is {self.sample_rate} but sampling is {self.sampling}, which has no "
                 "rate: set sampling: random_negative, or sample_rate: null"
+            )
+        if self.rebuild_every is not None and self.sampling != "hash_forest":
+            raise ValueError(
+                f"rebuild_every is {self.rebuild_every} but sampling is {self.sampling}, which has "
+                "no index: set sampling: hash_forest, or rebuild_every: null"
+            )
+        if self.placement == "replicated" and self.sampling in ("hash_forest", "hard_negative"):
+            raise ValueError(
+                f"sampling: {self.sampling} chooses by the batch's embeddings, of which a rank has "
+                "only its own with placement: replicated, so the ranks' copies would part: set "
+                "placement: sharded, or sampling: random_negative"
             )
         return self
 
 
 class Optimizer(Section):
-    """SGD for the backbone and, row by row, for the class centres.
+    """SGD or AdamW for the backbone and, row by row, for the class centres.
 
     `lr` belongs to `train.global_batch_size` and is never rescaled. `clip_norm` bounds the norm of
-    the backbone's gradient; the head is left alone, as in the published recipes.
+    the backbone's gradient; the head is left alone, as in the published recipes. `momentum` and
+    `nesterov` belong to SGD, `betas` to AdamW.
     """
 
-    name: Literal["sgd"] = "sgd"
+    name: Literal["sgd", "adamw"] = "sgd"
     lr: Annotated[float, Field(gt=0)] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
+        0.9,
+        0.999,
+    )
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     clip_norm: Annotated[float, Field(gt=0)] | None = 5.0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.nesterov and (self.name != "sgd" or self.momentum == 0):
+            raise ValueError(
+                f"nesterov is a form of sgd with momentum, not of {self.name} with momentum "
+                f"{self.momentum}"
+            )
+        return self
 
 
 class Schedule(Section):
@@ -270,3 +330,12 @@ class Config(Section):
     verification: Verification = Verification()
     checkpoint: Checkpoint = Checkpoint()
     log: Log = Log()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.head.momentum == "bf16" and self.optimizer.name != "sgd":
+            raise ValueError(
+                f"head.momentum is bf16, which belongs to sgd, but optimizer.name is "
+                f"{self.optimizer.name}: set head.momentum: fp32"
+            )
+        return self

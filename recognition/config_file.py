@@ -84,13 +84,13 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Return `under` with the values of `over`; sections merge, everything else is replaced.
 
-    The margin is replaced whole: its numbers mean nothing without its name.
+    The loss is replaced whole: its numbers mean nothing without its name.
     """
     merged = dict(under)
     for key, value in over.items():
         below = merged.get(key)
         if isinstance(below, Mapping) and isinstance(value, Mapping):
-            replaced = key == "margin" and "name" in value
+            replaced = key == "loss" and "name" in value
             merged[key] = value if replaced else _merge(below, value)
         else:
             merged[key] = value

@@ -92,7 +92,8 @@ def choose_threads(device: torch.device, world: World) -> tuple[int, str]:
 def process_group(device: torch.device, timeout_seconds: float) -> Iterator[World]:
     """Join the run's process group for the duration of the block.
 
-    The backend is nccl on CUDA and gloo elsewhere. A world of one started without `torchrun`
+    The backend is nccl for tensors on CUDA and gloo for those in CPU memory, which a table of
+    class centres may be that is too large for the GPUs. A world of one started without `torchrun`
     joins nothing. A collective that waits longer than `timeout_seconds` fails on every rank.
 
     The group is destroyed only on a clean exit: after an exception the peers may be stuck in a
@@ -105,7 +106,7 @@ def process_group(device: torch.device, timeout_seconds: float) -> Iterator[Worl
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
         timeout=timedelta(seconds=timeout_seconds),
         device_id=device if device.type == "cuda" else None,
     )

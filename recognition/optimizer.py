@@ -7,21 +7,37 @@ from recognition.config import Optimizer as OptimizerConfig
 
 
 def make_optimizer(backbone: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Return SGD over all trainable parameters of `backbone`, as in the published recipes.
+    """Return SGD or AdamW over all trainable parameters of `backbone`.
 
-    Weight decay applies to every parameter, batch-norm weights and PReLU slopes included.
+    Weight decay applies to every parameter, batch-norm weights and PReLU slopes included, as in
+    the published recipes.
 
-    Momentum starts as zeros instead of as nothing (the arithmetic is the same), so that a
-    checkpoint taken at any step, the first included, names every tensor there is.
+    State starts as zeros instead of as nothing (the arithmetic is the same), so that a checkpoint
+    taken at any step, the first included, names every tensor there is.
     """
     parameters = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(
-        parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+    if config.name == "adamw":
+        adamw = torch.optim.AdamW(
+            parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+        )
+        for parameter in parameters:
+            adamw.state[parameter] |= {
+                "step": torch.zeros(()),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+        return adamw
+    sgd = torch.optim.SGD(
+        parameters,
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.nesterov,
     )
     if config.momentum > 0:
         for parameter in parameters:
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return optimizer
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return sgd
 
 
 def state_tensors(backbone: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -117,6 +117,7 @@ class Trainer:
             for micro in range(accumulation)
         ]
         self.progress = Progress()
+        self._told_overflow = False
         self.scaler = precision.make_scaler()
         self.model: nn.Module = backbone
         if compile_backbone:
@@ -162,6 +163,7 @@ class Trainer:
             images, labels = self.prepare(batch)
             if self.progress.step == 0 and micro == 0:
                 self.telemetry.images("data/first_batch", images[:64] * 0.5 + 0.5, 0)
+            self.head.prefetch(labels, batch_sizes=sizes)
             with self._synchronise(last=micro == len(self.micro_sizes) - 1):
                 with self.precision.autocast():
                     embeddings = self.model(images)
@@ -173,12 +175,14 @@ class Trainer:
             meter.add(
                 cosine_positive=output.cosine_positive * share,
                 positive_classes=output.positive_classes * share,
+                quota_overflow=output.overflow * share,
+                selection_seconds=output.selection_seconds,
             )
         loss = torch.stack(losses).sum()
         if self._logs_after(self.progress.step + 1):
             # These cost a product and a collective, so only where they are shown.
             meter.last["gradient_norm_centres"] = self.head.gradient_norm(self.scaler.scale)
-            meter.last["active_classes"] = self._sum_over_ranks(output.active_classes)
+            meter.last["active_classes"] = self.head.over_classes(output.active_classes)
         meter.add(loss=loss, gradient_norm=self._update(lr, loss))
         meter.images += self.global_batch_size
         meter.steps += 1
@@ -204,12 +208,6 @@ class Trainer:
         self.head.step(lr, grad_scale=self.scaler.scale, skip=not gradients_ok)
         self.scaler.update(overflowed=not gradients_ok)
         return norm
-
-    def _sum_over_ranks(self, count: int) -> Tensor:
-        total = torch.tensor(count, device=self.device)
-        if self.world.size > 1:
-            dist.all_reduce(total)
-        return total
 
     def _stop(self, loss: Tensor, norm: Tensor, lr: float) -> None:
         found = self.checkpoints.find("auto")
@@ -290,11 +288,19 @@ class Trainer:
         self.head.step_count = self.progress.step
 
     def _state(self) -> State:
-        rows = self.head.state_tensors()
+        table = {f"head.{name}": tensor for name, tensor in self.head.state_tensors().items()}
+        replicated = state_tensors(self.backbone, self.optimizer)
+        if len(self.head.running):
+            replicated["head.running"] = self.head.running
+        rows: dict[str, Rows] = {}
+        if self.head.replicated:
+            replicated |= table
+        else:
+            rows = {name: Rows(tensor, self.head.num_classes) for name, tensor in table.items()}
         return State(
             backbone=self.backbone.state_dict(),
-            replicated=state_tensors(self.backbone, self.optimizer),
-            rows={f"head.{k}": Rows(v, self.head.num_classes) for k, v in rows.items()},
+            replicated=replicated,
+            rows=rows,
             facts={
                 "progress": asdict(self.progress),
                 "scaler": self.scaler.state_dict(),
@@ -309,10 +315,18 @@ class Trainer:
 
     def _log(self, meter: Meter) -> None:
         step, total = self.progress.step, self.plan.total_steps
+        means = meter.values()
+        if means["quota_overflow"] > 0 and not self._told_overflow:
+            self._told_overflow = True
+            log.warning(
+                "step %d: the batch's own classes fill the sampling quota, so that no negative is "
+                "drawn beside them in some steps; raise head.sample_rate, or lower "
+                "train.global_batch_size", step,
+            )  # fmt: skip
         self.progress.seconds += meter.elapsed()
         left = (total - step) * meter.seconds_per_step()
         values = {
-            **meter.values(),
+            **means,
             "lr": self.schedule.lr_at(step - 1),
             "epoch": step / self.plan.steps_per_epoch,
             "images_per_second": meter.images_per_second(),

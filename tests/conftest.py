@@ -47,7 +47,7 @@ backbone: {{name: rtiny, embedding_size: 16}}
 head:
   sampling: random_negative
   sample_rate: 0.5
-  margin: {{name: cosface, m: 0.2}}
+  loss: {{name: cosface, m: 0.2}}
   scale: 16
 optimizer: {{lr: 0.05}}
 train: {{global_batch_size: 21, steps: 40, device: cpu, timeout_seconds: 60}}

@@ -1,37 +1,59 @@
-"""The classification head: class centres, sampling, margins, exact streaming softmax.
+"""The classification head: class centres, sampling, losses, exact streaming softmax.
 
 Three independent choices make every method (docs: `docs/architecture.md`):
 
-* placement: where the centres live. `PartialFC` cuts them over the ranks;
+* placement: where the centres live, `PLACEMENTS`;
 * sampling: which take part in a step, `SAMPLINGS`;
-* loss: what is computed over them, `MARGINS` into `margin_softmax`.
+* loss: what is computed over them, `LOSSES`.
 
-`sharded_loss` and `streaming` are the method; the rest serves them.
+`global_loss` and `streaming` are the method; the rest serves them.
 """
 
+from recognition.head.loss import Loss, MarginSoftmax, Own, d_softmax
+from recognition.head.losses import LOSSES, build_loss
 from recognition.head.margins import (
-    MARGINS,
-    Margin,
+    adaface,
     arcface,
-    build_margin,
     combined,
     cosface,
+    curricularface,
+    magface,
     softmax,
+    subcenter_arcface,
 )
 from recognition.head.partial_fc import HeadOutput, PartialFC
-from recognition.head.row_sgd import RowSGD
-from recognition.head.sampling import SAMPLINGS
+from recognition.head.placement import PLACEMENTS
+from recognition.head.row_optimizers import (
+    ROW_OPTIMIZERS,
+    RowAdamW,
+    RowOptimizer,
+    RowSGD,
+    build_row_optimizer,
+)
+from recognition.head.samplings import SAMPLINGS
 
 __all__ = [
-    "MARGINS",
+    "LOSSES",
+    "PLACEMENTS",
+    "ROW_OPTIMIZERS",
     "SAMPLINGS",
     "HeadOutput",
-    "Margin",
+    "Loss",
+    "MarginSoftmax",
+    "Own",
     "PartialFC",
+    "RowAdamW",
+    "RowOptimizer",
     "RowSGD",
+    "adaface",
     "arcface",
-    "build_margin",
+    "build_loss",
+    "build_row_optimizer",
     "combined",
     "cosface",
+    "curricularface",
+    "d_softmax",
+    "magface",
     "softmax",
+    "subcenter_arcface",
 ]

@@ -9,23 +9,26 @@ _LABEL_DTYPES = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 
 
 def check_batch(
-    embeddings: torch.Tensor, labels: torch.Tensor, weight_Ld: torch.Tensor, num_classes: int
+    embeddings: torch.Tensor,
+    labels: torch.Tensor,
+    size: int,
+    device: torch.device,
+    num_classes: int,
 ) -> None:
     """Raise `ValueError` unless the batch fits the head.
 
     The values of labels are looked at on the CPU only: on a GPU that would make the host wait.
     """
-    size = weight_Ld.shape[1]
     if embeddings.ndim != 2 or embeddings.shape[1] != size:
         raise ValueError(f"embeddings: shape {_shape(embeddings)} found, expected [batch, {size}]")
     if embeddings.dtype not in _EMBEDDING_DTYPES:
         raise ValueError(
             f"embeddings: {embeddings.dtype} found, expected one of {_EMBEDDING_DTYPES}"
         )
-    if embeddings.device != weight_Ld.device:
+    if embeddings.device != device:
         raise ValueError(
-            f"embeddings: on {embeddings.device}, but the class centres are on "
-            f"{weight_Ld.device}; move one of them"
+            f"embeddings: on {embeddings.device}, but the head computes on {device}; move one of "
+            "them"
         )
     batch = embeddings.shape[0]
     if labels.shape != (batch,):

@@ -1,32 +1,39 @@
-"""`PartialFC`: class centres cut over the ranks, an exact margin softmax over an active part.
+"""`PartialFC`: class centres in their place, a sampled part of them, and an exact loss over it.
 
-Shapes: b samples of this rank, N of the global batch, L classes of this rank, C of all ranks, d
-embedding size.
+Shapes: b samples of this rank, N of the global batch, L classes of this rank, C of all ranks, K
+centres a class (1, but for sub-centres), d embedding size.
 """
 
 import math
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from recognition.head.centres import initial_centres
 from recognition.head.checks import check_batch, check_batch_sizes
-from recognition.head.choices import choose
-from recognition.head.exchange import Exchange
-from recognition.head.margins import Margin, cosface
-from recognition.head.objective import margin_softmax
-from recognition.head.row_sgd import RowSGD
-from recognition.head.rows import RowSet, local_rows, union
-from recognition.head.sampling import SAMPLINGS, ActiveSet, SampleRequest
-from recognition.head.settings import BLOCK_BYTES, KEEP_BYTES, StreamSettings
-from recognition.head.sharded_loss import Backward, ShardedLoss, attach_backward, sharded_loss
+from recognition.head.exchange import Batch
+from recognition.head.global_loss import (
+    Backward,
+    GlobalLoss,
+    attach_backward,
+    global_loss,
+    pick_samples,
+)
+from recognition.head.loss import Loss
+from recognition.head.margins import cosface
+from recognition.head.placement import place
+from recognition.head.rounding import RowNoise
+from recognition.head.row_optimizers import RowOptimizer, RowSGD
+from recognition.head.rows import RowSet, complement, local_rows, union
+from recognition.head.sampling import ActiveSet, SampleRequest
+from recognition.head.samplings import build_sampler
+from recognition.head.settings import BLOCK_BYTES, KEEP_BYTES, STAGE_BYTES, StreamSettings
 from recognition.head.streaming import EPSILON, CentreLoss, centre_gradients
-from recognition.sharding import shard_range
+from recognition.head.table import Block, HostTable, TableReader
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,7 @@ class HeadOutput:
         active_classes: classes of this rank that took part.
         positive_classes: int64 scalar, distinct classes in the global batch.
         overflow: bool scalar, whether the positives alone reached the sampling quota.
+        selection_seconds: wall-clock time of choosing the active classes.
     """
 
     loss: torch.Tensor
@@ -50,12 +58,15 @@ class HeadOutput:
     active_classes: int
     positive_classes: torch.Tensor
     overflow: torch.Tensor
+    selection_seconds: float
 
 
 class PartialFC(nn.Module):
-    """Margin softmax over class centres that are cut over the ranks (arXiv 2010.05222).
+    """Margin softmax over sampled class centres (Partial FC, arXiv 2010.05222) and its relatives.
 
-    With every class sampled, the loss on any number of ranks equals, for the global batch,
+    Three independent choices: where the centres live (`placement`), which of them take part in a
+    step (`sampling`), and what is computed over them (`loss`). With every class sampled and a
+    margin softmax, the loss on any number of ranks equals, for the global batch,
 
         F.cross_entropy(scale * margin(normalize(x) @ normalize(w).T), y)
 
@@ -74,58 +85,65 @@ class PartialFC(nn.Module):
     during `step`, block by block; none is ever stored. Several forward and backward passes
     before one `step` add up. Scaling the loss scales all gradients; every rank must scale alike.
 
-    **Collectives.** Forward: one all-gather of embeddings and labels, one of three numbers a
-    sample (and one of batch sizes, if they are not given). Backward: one reduce-scatter. `step`:
-    none. All ranks must call alike, with embeddings that need a gradient on all or on none.
+    **Collectives.** See `exchange`. All ranks must call alike, with embeddings that need a
+    gradient on all or on none. With sharded classes `step` makes none.
 
-    **State.** `weight` [L, d] and `momentum` [L, d] are buffers, not parameters: the head has its
-    own row optimizer, and no other optimizer, gradient clipping or DistributedDataParallel should
-    see them. Do not wrap the head into DistributedDataParallel. `step_count` completes the state:
-    the active set is a pure function of (seed, step_count, class id, labels).
+    **State.** `table` holds `weight` [L, K·d] and the optimizer's tensors [L, ...] as buffers, not
+    parameters: the head has its own row optimizer, and no other optimizer, gradient clipping or
+    DistributedDataParallel should see them. Do not wrap the head into DistributedDataParallel.
+    `step_count` completes the state: the active set of the random rules is a pure function of
+    (seed, step_count, class id, labels).
 
     Args:
         embedding_size: d.
         num_classes: C, over all ranks. Rank r holds `shard_range(C, ranks, r)`, `head.shard`;
-            the last ranks may hold fewer or none.
+            the last ranks may hold fewer or none. All of them where classes are replicated.
+        placement: `sharded` over the ranks; `replicated` on each (data parallel, the baseline);
+            `host`: sharded, in CPU memory, only active rows travel to the device.
         sampling: a name in `SAMPLINGS`.
-        sample_rate: share of the classes in the active set, in (0, 1]; for `random_negative`.
+        sample_rate: share of the classes in the active set, in (0, 1]; for the rules that use one.
             Safe at hundreds of thousands of classes, costly at low false accept rates with few.
-        margin: a function of the own cosines, such as `cosface(0.4)`; see `margins`.
+        rebuild_every: steps between two indexes of `hash_forest`.
+        loss: such as `cosface(0.4)`; see `losses.LOSSES`.
         scale: factor s of the cosines.
         inter_class_filter: negatives with a cosine above it are left out of the softmax
             altogether (Partial FC, CVPR 2022); None leaves none out.
-        seed: of the initial centres and of the active sets.
-        momentum: of the row optimizer.
-        weight_decay: of the row optimizer, on sampled rows only.
+        seed: of the initial centres, the active sets and stochastic rounding.
+        optimizer: of the rows; default SGD with momentum 0.9 and weight decay 5e-4.
+        dense_update: update every row in each step, with gradient zero where it took no part, as
+            other implementations do: momentum and decay then move unsampled centres. For
+            comparison; costs the traffic of the whole table.
         block_bytes: memory budget of a block's temporaries; default by device, `BLOCK_BYTES`.
         keep_bytes: memory budget for keeping a step's block products, which saves a quarter of
             the arithmetic when they fit; default by device, `KEEP_BYTES`; 0 keeps none.
+        stage_bytes: device memory for rows sent ahead by `prefetch`, for `host`.
         matmul_dtype: torch.float32, or torch.bfloat16 for the block products alone. The own
             cosine, the statistics and the update are float32 always.
-        group: the ranks that share the table; default all, or none where no group was started.
-        device: of the table; default CPU.
+        group: the ranks that train the table; default all, or none where no group was started.
+        device: of the embeddings, and of the table unless it is on the host; default CPU.
 
-    Raises `ValueError` for a setting out of its range or an unknown name.
+    Raises `ValueError` for a setting out of its range, an unknown name, or two that do not go
+    together.
     """
-
-    weight: torch.Tensor
-    momentum: torch.Tensor
 
     def __init__(
         self,
         embedding_size: int,
         num_classes: int,
         *,
+        placement: str = "sharded",
         sampling: str = "random_negative",
         sample_rate: float = 0.1,
-        margin: Margin | None = None,
+        rebuild_every: int = 100,
+        loss: Loss | None = None,
         scale: float = 64.0,
         inter_class_filter: float | None = None,
         seed: int = 0,
-        momentum: float = 0.9,
-        weight_decay: float = 5e-4,
+        optimizer: RowOptimizer | None = None,
+        dense_update: bool = False,
         block_bytes: int | None = None,
         keep_bytes: int | None = None,
+        stage_bytes: int = STAGE_BYTES,
         matmul_dtype: torch.dtype = torch.float32,
         group: dist.ProcessGroup | None = None,
         device: torch.device | str | None = None,
@@ -144,10 +162,10 @@ class PartialFC(nn.Module):
         self.sample_rate = sample_rate
         self.seed = seed
         self.step_count = 0
-        self.optimizer = RowSGD(momentum, weight_decay)
-        self._sample = choose(SAMPLINGS, sampling, "sampling")
-        margin = cosface(0.4) if margin is None else margin
-        self._objective = partial(margin_softmax, margin=margin, scale=scale)
+        self.loss = cosface(0.4) if loss is None else loss
+        self.optimizer = RowSGD() if optimizer is None else optimizer
+        self.dense_update = dense_update
+        self._sample = build_sampler(sampling, rebuild_every=rebuild_every)
         self._how = StreamSettings(
             scale,
             inter_class_filter,
@@ -155,11 +173,44 @@ class PartialFC(nn.Module):
             _by_device(KEEP_BYTES, device) if keep_bytes is None else keep_bytes,
             matmul_dtype,
         )
-        self._exchange = Exchange.over(group)
-        self.shard = shard_range(num_classes, self._exchange.size, self._exchange.rank)
-        self.register_buffer("weight", initial_centres(*self.shard, embedding_size, seed, device))
-        self.register_buffer("momentum", torch.zeros_like(self.weight))
+        placed = place(
+            placement,
+            num_classes,
+            embedding_size * self.loss.centres_per_class,
+            seed=seed,
+            optimizer=self.optimizer,
+            group=group,
+            device=device,
+            stage_bytes=stage_bytes,
+        )
+        if placed.replicated and self._sample.looks_at_embeddings:
+            raise ValueError(
+                f"sampling {sampling!r} chooses by the batch's embeddings, of which a rank has "
+                "only its own with placement 'replicated', so the ranks' copies would part; "
+                "expected placement 'sharded' or 'host', or another sampling"
+            )
+        self._exchange, self.shard, self.table = placed.exchange, placed.shard, placed.table
+        self.register_buffer("running", torch.tensor(self.loss.initial, device=device))
+        self.running: torch.Tensor
+        self._replicated = placed.replicated
         self._pending: list[CentreLoss] = []
+        self._foreseen: tuple[torch.Tensor, ActiveSet] | None = None
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """This rank's class centres, float32 [L, K·d]: the table's tensor itself."""
+        return self.table.weight
+
+    @property
+    def replicated(self) -> bool:
+        """Whether every rank holds all classes."""
+        return self._replicated
+
+    @property
+    def device(self) -> torch.device:
+        """Where the head computes."""
+        table = self.table
+        return table.device if isinstance(table, HostTable) else table.weight.device
 
     def forward(
         self,
@@ -182,40 +233,68 @@ class PartialFC(nn.Module):
         for batch sizes that do not fit. Labels on a GPU cannot be looked at without a wait: one
         out of range there makes the loss NaN.
         """
-        check_batch(embeddings, labels, self.weight, self.num_classes)
-        exchange, batch = self._exchange, len(labels)
+        check_batch(embeddings, labels, self.embedding_size, self.device, self.num_classes)
         label_b = labels.to(device=embeddings.device, dtype=torch.int64).contiguous()
-        sizes = exchange.batch_sizes(batch, label_b.device) if batch_sizes is None else batch_sizes
-        check_batch_sizes(sizes, batch, exchange.rank, exchange.size)
+        sizes = self._sizes(label_b, batch_sizes)
         with torch.autocast(embeddings.device.type, enabled=False):
-            unit_bd = F.normalize(embeddings.float(), dim=1, eps=EPSILON)
+            embedding_bd = embeddings.float()
+            norm_b = torch.linalg.vector_norm(embedding_bd, dim=1)
+            unit_bd = F.normalize(embedding_bd, dim=1, eps=EPSILON)
             known_bd = unit_bd.detach()
             if labels.device.type != "cpu":
                 unknown_b1 = ((label_b < 0) | (label_b >= self.num_classes)).unsqueeze(1)
                 known_bd = known_bd.masked_fill(unknown_b1, math.nan)
-            unit_Nd, label_N = exchange.gather_batch(known_bd, label_b, sizes)
-            active = self._active_set(label_N)
-            result = sharded_loss(
-                unit_Nd,
-                local_rows(label_N, *self.shard),
-                self.weight,
+            batch = self._exchange.gather_batch(known_bd, norm_b.detach(), label_b, sizes)
+            selecting = time.perf_counter()
+            active = self._active_set(batch)
+            selection_seconds = time.perf_counter() - selecting
+            result = global_loss(
+                batch,
+                local_rows(batch.label, *self.shard),
+                self.table,
                 active.rows,
-                self._objective,
+                self.loss,
+                self.running,
                 self._how,
-                exchange,
+                self._exchange,
+                sizes,
+                pick_samples(self.loss.batch_rate, batch, sizes, self.seed, self.step_count),
                 keep=torch.is_grad_enabled(),
                 with_embedding_gradient=unit_bd.requires_grad,
             )
         loss = result.loss
         if torch.is_grad_enabled():
-            loss = attach_backward(unit_bd, loss, self._backward(result, sizes))
+            self.running.copy_(result.running)
+            loss = attach_backward(unit_bd, norm_b, loss, self._backward(result, sizes))
         return HeadOutput(
             loss=loss,
             cosine_positive=result.cosine_positive,
             active_classes=active.rows.count,
             positive_classes=active.positive_classes,
             overflow=active.overflow,
+            selection_seconds=selection_seconds,
         )
+
+    @torch.no_grad()
+    def prefetch(self, labels: torch.Tensor, batch_sizes: Sequence[int] | None = None) -> None:
+        """Begin to send the next batch's active rows to the device, for `placement="host"`.
+
+        Call it when the labels are known, before the backbone's forward pass, which then hides
+        the journey. On every rank alike, after `step`; the next forward pass must be given the
+        same labels, or what was sent is dropped. Does nothing for other placements, and for
+        sampling rules that look at embeddings. Collective: one all-gather of labels.
+
+        Args:
+            labels: as in `forward`.
+            batch_sizes: as in `forward`.
+        """
+        if not isinstance(self.table, HostTable) or self._sample.looks_at_embeddings:
+            return
+        label_b = labels.to(device=self.device, dtype=torch.int64).contiguous()
+        label_N = self._exchange.gather_labels(label_b, self._sizes(label_b, batch_sizes))
+        active = self._sample(self._request(label_N))
+        self._foreseen = label_N, active
+        self.table.stage(active.rows)
 
     @torch.no_grad()
     def step(
@@ -223,8 +302,8 @@ class PartialFC(nn.Module):
     ) -> None:
         """Give the sampled centres their gradient and move them; clear it; count the step.
 
-        Centres, momentum and decay of a class that no forward pass since the last step sampled
-        stay as they are, bit for bit. Makes no collective.
+        Centres, state and decay of a class that no forward pass since the last step sampled stay
+        as they are, bit for bit, unless `dense_update` is set.
 
         Args:
             lr: learning rate, finite and at least 0.
@@ -237,11 +316,13 @@ class PartialFC(nn.Module):
         if not (math.isfinite(lr) and lr >= 0.0):
             raise ValueError(f"lr: {lr} found, expected a finite number of at least 0")
         if not skip:
-            for rows, start, stop, weight_Rd, gradient_Rd in self._gradients(grad_scale):
-                velocity_Rd = rows.read(self.momentum, start, stop)
-                self.optimizer.update(weight_Rd, velocity_Rd, gradient_Rd, lr)
-                rows.write(self.momentum, start, stop, velocity_Rd)
-                rows.write(self.weight, start, stop, weight_Rd)
+            rows = self._pending_rows()
+            for block, gradient in self._gradients(rows, grad_scale, with_state=True):
+                self._update(rows, block, gradient, lr)
+            if self.dense_update:
+                self._update_others(complement(rows, len(self.weight)), lr)
+        self.table.finish()
+        self.table.release()
         self._pending.clear()
         self.step_count += 1
 
@@ -254,9 +335,11 @@ class PartialFC(nn.Module):
         embeddings or centres shows on all ranks; reduce over the ranks all the same before
         acting on it.
         """
-        finite = torch.ones((), dtype=torch.bool, device=self.weight.device)
+        finite = torch.ones((), dtype=torch.bool, device=self.device)
         for loss in self._pending:
             finite &= loss.negative.isfinite().all() & loss.positive.isfinite().all()
+            if loss.apart is not None:
+                finite &= loss.apart.slope.isfinite().all()
         return finite
 
     @torch.no_grad()
@@ -268,17 +351,21 @@ class PartialFC(nn.Module):
 
         Raises `ValueError` when no gradient waits.
         """
-        total = torch.zeros((), device=self.weight.device)
-        for _, _, _, _, gradient_Rd in self._gradients(grad_scale):
-            total += gradient_Rd.square().sum()
-        return self._exchange.sum(total).sqrt()
+        total = torch.zeros((), device=self.device)
+        for _, gradient in self._gradients(self._pending_rows(), grad_scale):
+            total += gradient.square().sum()
+        return self._exchange.over_classes(total).sqrt()
+
+    def over_classes(self, count: int) -> torch.Tensor:
+        """Return a count over this rank's classes as one over all. Collective: one all-reduce."""
+        return self._exchange.over_classes(torch.tensor(count, device=self.device))
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
-        """Return this rank's shards of the state by name, each [L, ...], rows by class id.
+        """Return this rank's rows of the state by name, each [L, ...], rows by class id.
 
         They are the tensors themselves: to load, copy into them and set `step_count`.
         """
-        return {"weight": self.weight, "momentum": self.momentum}
+        return self.table.tensors()
 
     def get_extra_state(self) -> dict[str, int]:
         """Return what `state_dict` holds besides the tensors."""
@@ -290,67 +377,89 @@ class PartialFC(nn.Module):
 
     def extra_repr(self) -> str:
         """Describe the head in one line, for `repr`."""
-        return f"{self.embedding_size}, {self.num_classes}, shard={self.shard}, {self._how}"
-
-    def _active_set(self, label_N: torch.Tensor) -> ActiveSet:
-        start, stop = self.shard
-        return self._sample(
-            SampleRequest(
-                labels=label_N,
-                start=start,
-                stop=stop,
-                num_classes=self.num_classes,
-                rate=self.sample_rate,
-                seed=self.seed,
-                step=self.step_count,
-            )
+        return (
+            f"{self.embedding_size}, {self.num_classes}, shard={self.shard}, {self.loss}, "
+            f"{self.optimizer}, {self._how}"
         )
 
-    def _backward(self, result: ShardedLoss, sizes: Sequence[int]) -> Backward:
-        """Return what the loss's backward pass does: note the centres' part, give embeddings."""
-        step = self.step_count
+    def _sizes(self, label_b: torch.Tensor, batch_sizes: Sequence[int] | None) -> Sequence[int]:
+        exchange, batch = self._exchange, len(label_b)
+        sizes = exchange.batch_sizes(batch, label_b.device) if batch_sizes is None else batch_sizes
+        check_batch_sizes(sizes, batch, exchange.rank, exchange.size)
+        return sizes
 
-        def backward(grad_loss: torch.Tensor) -> torch.Tensor | None:
+    def _active_set(self, batch: Batch) -> ActiveSet:
+        foreseen, self._foreseen = self._foreseen, None
+        if foreseen is not None and torch.equal(foreseen[0], batch.all_labels):
+            return foreseen[1]
+        self.table.release()
+        return self._sample(self._request(batch.all_labels, batch))
+
+    def _request(self, label_N: torch.Tensor, batch: Batch | None = None) -> SampleRequest:
+        start, stop = self.shard
+        return SampleRequest(
+            labels=label_N,
+            start=start,
+            stop=stop,
+            num_classes=self.num_classes,
+            rate=self.sample_rate,
+            seed=self.seed,
+            step=self.step_count,
+            unit=None if batch is None else batch.unit,
+            table=TableReader(self.table, self.embedding_size),
+        )
+
+    def _backward(self, result: GlobalLoss, sizes: Sequence[int]) -> Backward:
+        """Return what the loss's backward pass does: note the centres' part, give embeddings."""
+        step, exchange = self.step_count, self._exchange
+
+        def backward(grad_loss: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
             if self.step_count != step:
                 raise ValueError(
                     f"backward of step {step}'s loss after the centres moved on to step "
                     f"{self.step_count}: call loss.backward() before head.step()"
                 )
-            centre = result.centre_loss
-            self._pending.append(
-                replace(
-                    centre,
-                    negative=centre.negative * grad_loss,
-                    positive=centre.positive * grad_loss,
-                )
-            )
-            if result.embedding_gradient is None:
-                return None
-            factor = grad_loss * self._exchange.size
-            return self._exchange.scatter_gradient(result.embedding_gradient * factor, sizes)
+            self._pending.append(result.centre_loss.scaled(grad_loss))
+            if result.unit_gradient is None:
+                return None, None
+            factor = grad_loss * exchange.size
+            by_unit = exchange.scatter_gradient(result.unit_gradient * factor, sizes)
+            if not self.loss.bends_norms:
+                return by_unit, None
+            return by_unit, exchange.mine(result.norm_gradient * factor, sizes)
 
         return backward
 
-    def _gradients(
-        self, grad_scale: float | torch.Tensor
-    ) -> Iterator[tuple[RowSet, int, int, torch.Tensor, torch.Tensor]]:
-        """Yield `(rows, start, stop, weight_Rd, gradient_Rd)` of what waits, block by block."""
+    def _pending_rows(self) -> RowSet:
+        """Return the rows that have a gradient waiting."""
         if not self._pending:
             raise ValueError(
                 "no gradient waits for the centres: call head(...).loss.backward() before"
             )
-        losses = [
-            replace(
-                loss,
-                negative=loss.negative / grad_scale,
-                positive=loss.positive / grad_scale,
-            )
-            for loss in self._pending
-        ]
-        rows = union([loss.rows for loss in losses], len(self.weight), self.weight.device)
-        with torch.autocast(self.weight.device.type, enabled=False):
-            for block in centre_gradients(self.weight, rows, losses, self._how):
-                yield rows, *block
+        return union([loss.rows for loss in self._pending], len(self.weight), self.device)
+
+    def _gradients(
+        self, rows: RowSet, grad_scale: float | torch.Tensor, *, with_state: bool = False
+    ) -> Iterator[tuple[Block, torch.Tensor]]:
+        """Yield `(block, gradient)` of what waits, block by block."""
+        losses = [loss.scaled(1.0 / grad_scale) for loss in self._pending]
+        with torch.autocast(self.device.type, enabled=False):
+            for block, gradient in centre_gradients(
+                self.table, rows, losses, self._how, with_state=with_state
+            ):
+                yield block, self._exchange.centre_gradient(gradient)
+
+    def _update(self, rows: RowSet, block: Block, gradient: torch.Tensor, lr: float) -> None:
+        class_id_R = self.shard[0] + rows.numbers(block.start, block.stop, self.device)
+        noise = RowNoise(self.seed, self.step_count, class_id_R)
+        self.optimizer.update(block.weight, block.state, gradient, lr, noise)
+        self.table.write(rows, block)
+
+    def _update_others(self, rows: RowSet, lr: float) -> None:
+        """Step rows that took no part, with gradient zero."""
+        size = self._how.block_rows(1, self.weight.shape[1])
+        for block in self.table.walk(rows, size, with_state=True):
+            self._update(rows, block, torch.zeros_like(block.weight), lr)
 
 
 def _by_device(budgets: dict[str, int], device: torch.device) -> int:

@@ -38,6 +38,12 @@ class RowSet:
         if self.index is not None:
             table_Ld.index_copy_(0, self.index[start:stop], rows_Rd)
 
+    def numbers(self, start: int, stop: int, device: torch.device) -> torch.Tensor:
+        """Return the row numbers at positions `[start, stop)`: int64 [stop − start]."""
+        if self.index is None:
+            return torch.arange(start, stop, device=device)
+        return self.index[start:stop]
+
     def positions(self, row_N: torch.Tensor) -> torch.Tensor:
         """Return where each row stands in the set: int64 [N], −1 for a row that is not in it.
 
@@ -72,4 +78,18 @@ def union(sets: list[RowSet], table_rows: int, device: torch.device) -> RowSet:
         assert rows.index is not None
         present_L[rows.index] = True
     index = present_L.nonzero().squeeze(1)
+    return RowSet(index.shape[0], index)
+
+
+def complement(rows: RowSet, table_rows: int) -> RowSet:
+    """Return the rows of a table of `table_rows` rows that are not in `rows`.
+
+    Costs one byte a row of the table.
+    """
+    if rows.index is None:
+        rest = torch.arange(rows.count, table_rows)
+        return RowSet(len(rest), rest)
+    absent_L = torch.ones(table_rows, dtype=torch.bool, device=rows.index.device)
+    absent_L[rows.index] = False
+    index = absent_L.nonzero().squeeze(1)
     return RowSet(index.shape[0], index)

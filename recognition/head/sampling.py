@@ -2,22 +2,47 @@
 
 Every rule here is a pure function of the seed, the step, the class ids and the labels of the
 global batch. It draws from no generator and knows no rank count, so a resumed run, or one on
-another number of ranks, replays the same sets.
+another number of ranks, replays the same sets. The rules that look at embeddings and centres
+are `hash_forest` and `hard_negative`.
 
-Shapes: N samples of the global batch, L classes of this rank's shard.
+Shapes: N samples of the global batch, L classes of this rank's shard, R classes of one block, K
+centres of a class, d embedding size.
 """
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Protocol
 
 import torch
 
 from recognition.head.rows import RowSet, local_rows
 
 _WORD = 0xFFFFFFFF
+
+# The temporaries of the hash stay in cache on a CPU, yet are enough work for several threads; a
+# GPU needs few launches instead. On two cores, 10 million hashes took 75, 48, 42 and 65 ms with
+# chunks of 2^16, 2^17, 2^18 and 2^20.
+_CHUNK = {"cpu": 1 << 18, "cuda": 1 << 24}
+
+
+class CentreReader(Protocol):
+    """What a rule may read of the centres: this rank's table, wherever it lives."""
+
+    @property
+    def rows(self) -> int:
+        """L, classes in the table."""
+        ...
+
+    def blocks(self, size: int) -> Iterator[tuple[int, int, torch.Tensor]]:
+        """Yield `(start, stop, centres)` over the whole table, at most `size` classes at a time.
+
+        `centres` is float32 [stop − start, K, d] on the device of the computation, as stored: not
+        normalised. It is to be read, not to be changed, and only until the next block.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -32,6 +57,9 @@ class SampleRequest:
         rate: share of the classes to take, `0 < rate <= 1`; for the rules that use one.
         seed: the head's seed.
         step: the head's step counter.
+        unit: float32 [N, d], the normalised embeddings of the global batch; None for a caller
+            whose rule does not look at them.
+        table: this rank's centres; None likewise.
     """
 
     labels: torch.Tensor
@@ -41,6 +69,8 @@ class SampleRequest:
     rate: float
     seed: int
     step: int
+    unit: torch.Tensor | None = None
+    table: CentreReader | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +89,29 @@ class ActiveSet:
     overflow: torch.Tensor
 
 
-Sampler = Callable[[SampleRequest], ActiveSet]
+class Sampler(Protocol):
+    """A sampling rule."""
+
+    @property
+    def looks_at_embeddings(self) -> bool:
+        """Whether it looks at `SampleRequest.unit`, so that no set is known before the backbone."""
+        ...
+
+    def __call__(self, request: SampleRequest) -> ActiveSet:
+        """Return the classes of this rank that take part in a step."""
+        ...
+
+
+@dataclass(frozen=True)
+class LabelRule:
+    """A rule that looks at ids and labels alone: a function of the request."""
+
+    choose: Callable[[SampleRequest], ActiveSet]
+    looks_at_embeddings: bool = False
+
+    def __call__(self, request: SampleRequest) -> ActiveSet:
+        """Return the classes of this rank that take part in a step."""
+        return self.choose(request)
 
 
 def sample_all(request: SampleRequest) -> ActiveSet:
@@ -87,24 +139,35 @@ def sample_random_negative(request: SampleRequest) -> ActiveSet:
     """
     mask_L = _positive_mask(request)
     positives = _distinct(request.labels)
-    quota = _quota(request.rate, request.num_classes)
+    quota = class_quota(request.rate, request.num_classes)
     others = (request.num_classes - positives).clamp_min(1)
     # Whole-number arithmetic, so that the CPU and every GPU cut at the same hash.
     threshold = ((quota - positives).clamp_min(0) << 32) // others
-    # The temporaries of the hash stay in cache on a CPU; a GPU needs few launches instead.
-    chunk = 1 << 16 if mask_L.device.type == "cpu" else 1 << 24
-    for first in range(request.start, request.stop, chunk):
-        last = min(first + chunk, request.stop)
-        class_id = torch.arange(first, last, device=mask_L.device)
-        drawn = class_hash(class_id, request.seed, request.step) < threshold
-        mask_L[first - request.start : last - request.start] |= drawn
+    _draw(mask_L, threshold, request)
     return ActiveSet(_rows_of(mask_L), positives, positives >= quota)
 
 
-SAMPLINGS: dict[str, Sampler] = {
-    "all": sample_all,
-    "random_negative": sample_random_negative,
-    "positives_only": sample_positives_only,
+def sample_random_all(request: SampleRequest) -> ActiveSet:
+    """Take random classes whether the batch holds them or not (arXiv 2010.05222, the ablation).
+
+    A class is taken when its hash of (seed, step, class id), uniform on `[0, 2^32)`, is below
+    `M/C·2^32` with the quota `M = ceil(rate·C)`, so that M classes are expected. A sample whose
+    own class is not taken has nothing to be attracted to in this step. `overflow` is never set.
+    """
+    mask_L = torch.zeros(
+        request.stop - request.start, dtype=torch.bool, device=request.labels.device
+    )
+    threshold = (class_quota(request.rate, request.num_classes) << 32) // request.num_classes
+    _draw(mask_L, threshold, request)
+    positives = _distinct(request.labels)
+    return ActiveSet(_rows_of(mask_L), positives, torch.zeros_like(positives, dtype=torch.bool))
+
+
+LABEL_RULES: dict[str, LabelRule] = {
+    "all": LabelRule(sample_all),
+    "random_negative": LabelRule(sample_random_negative),
+    "random_all": LabelRule(sample_random_all),
+    "positives_only": LabelRule(sample_positives_only),
 }
 
 
@@ -131,9 +194,20 @@ def _mix(word: torch.Tensor) -> torch.Tensor:
     return word.bitwise_xor_(word >> 16)
 
 
-def _quota(rate: float, num_classes: int) -> int:
+def class_quota(rate: float, num_classes: int) -> int:
     """Return `ceil(rate·num_classes)` for the decimal that was written: 0.1 of 30 is 3, not 4."""
     return math.ceil(Fraction(str(rate)) * num_classes)
+
+
+def _draw(mask_L: torch.Tensor, threshold: int | torch.Tensor, request: SampleRequest) -> None:
+    """Set the mask, in place, at every class whose hash is below `threshold`."""
+    device = mask_L.device
+    chunk = _CHUNK.get(device.type, _CHUNK["cuda"])
+    for first in range(request.start, request.stop, chunk):
+        last = min(first + chunk, request.stop)
+        class_id = torch.arange(first, last, device=device)
+        drawn = class_hash(class_id, request.seed, request.step) < threshold
+        mask_L[first - request.start : last - request.start] |= drawn
 
 
 def _distinct(label_N: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 # launches instead. The products kept for the second pass may take a few percent of a large table.
 BLOCK_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
 KEEP_BYTES = {"cpu": 128 << 20, "cuda": 1 << 30}
+STAGE_BYTES = 1 << 30  # device memory for rows of a table in CPU memory that are sent ahead
 
 _MATMUL_DTYPES = (torch.float32, torch.bfloat16)
 
@@ -58,12 +59,12 @@ class StreamSettings:
         """The scale of logits to base 2: `2^(log2_scale·c) = exp(scale·c)`."""
         return self.scale / math.log(2.0)
 
-    def block_rows(self, samples: int, embedding_size: int) -> int:
-        """Return how many rows' temporaries fit the budget, at least 1."""
+    def block_rows(self, samples: int, embedding_size: int, centres: int = 1) -> int:
+        """Return how many classes' temporaries fit the budget, at least 1; K `centres` a class."""
         # Three float32 matrices of rows x samples live at once, and as many of rows x embedding
         # size where rows are gathered: weight, velocity, gradient.
-        return max(1, self.block_bytes // (12 * (samples + embedding_size)))
+        return max(1, self.block_bytes // (12 * centres * (samples + embedding_size)))
 
-    def keeps(self, rows: int, samples: int) -> bool:
-        """Return whether the products of so many rows and samples fit the budget."""
-        return rows * samples * self.matmul_dtype.itemsize <= self.keep_bytes
+    def keeps(self, centres: int, samples: int) -> bool:
+        """Return whether the products of so many centres and samples fit the budget."""
+        return centres * samples * self.matmul_dtype.itemsize <= self.keep_bytes

@@ -11,18 +11,21 @@ when the blocks' products fit `keep_bytes` and need not be made twice.
 Exponentials are to base 2: `exp(scale·c) = 2^(scale·log2(e)·c)`. On x86 torch's exp2 takes a
 quarter of the time of its exp, and a thirtieth where results underflow.
 
-Shapes: N samples, A active rows of this rank, R rows of one block, L rows of the table, d
-embedding size, K micro-batches.
+Shapes: S samples whose negatives count, U samples that have their own class only, A active
+classes of this rank, R classes of one block, K centres a class, C = R·K centres of one block, L
+classes of the table, d embedding size, B micro-batches.
 """
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from recognition.head.blocks import Rule, slopes, softmax_block
+from recognition.head.loss import Curriculum
 from recognition.head.rows import RowSet
 from recognition.head.settings import StreamSettings
+from recognition.head.table import Block, Table
 
 EPSILON = 1e-12  # smallest norm that is divided by, as in torch.nn.functional.normalize
 
@@ -30,14 +33,44 @@ _NO_PEAK = -1e30  # below any logit, and finite: its difference to itself is 0, 
 
 
 @dataclass(frozen=True)
+class Samples:
+    """Samples as the passes see them.
+
+    Attributes:
+        unit: float32 [S, d], normalised embeddings.
+        own: int64 [S], row of the own class in the table, −1 if this rank does not hold it.
+        curriculum: which negatives count for more; None if none does.
+    """
+
+    unit: torch.Tensor
+    own: torch.Tensor
+    curriculum: Curriculum | None = None
+
+
+@dataclass(frozen=True)
+class OwnCentres:
+    """Each sample's own class centre, on the rank that holds it.
+
+    Attributes:
+        unit: float32 [N, d], normalised; zeros where another rank holds it.
+        place: int64 [N], which of the class's K centres it is, the nearest.
+        cosine: float32 [N], with the sample; 0 where another rank holds the centre.
+    """
+
+    unit: torch.Tensor
+    place: torch.Tensor
+    cosine: torch.Tensor
+
+
+@dataclass(frozen=True)
 class NegativeStatistics:
     """What the first pass knows of each sample's negatives among some rows.
 
     Attributes:
-        peak: float32 [N], the largest logit to base 2; -1e30 where there is no negative.
-        mass: float32 [N], sum over the negatives of `2^(logit − peak)`.
-        pull: float32 [N, d], the same sum of unit centres; None if no gradient was asked for.
-        product: the kept products of centres and samples, [A, N] in `matmul_dtype`, or None.
+        peak: float32 [S], the largest logit to base 2; -1e30 where there is no negative.
+        mass: float32 [S], sum over the negatives of `2^(logit − peak)`.
+        pull: float32 [S, d], the same sum of unit centres; None if no gradient was asked for.
+        product: the kept products of centres and samples, [A·K, S] in `matmul_dtype`, or None.
     """
 
     peak: torch.Tensor
@@ -47,27 +80,60 @@ class NegativeStatistics:
 
 
 @dataclass(frozen=True)
+class OwnOnly:
+    """The centres' gradient from samples whose negatives are not looked at.
+
+    Attributes:
+        unit: float32 [U, d], normalised embeddings.
+        own: int64 [U], row of the own class, −1 if elsewhere.
+        place: int64 [U], which of the class's K centres.
+        cosine: float32 [U], with that centre.
+        slope: float32 [U], derivative of the loss by it.
+    """
+
+    unit: torch.Tensor
+    own: torch.Tensor
+    place: torch.Tensor
+    cosine: torch.Tensor
+    slope: torch.Tensor
+
+
+@dataclass(frozen=True)
 class CentreLoss:
     """What a backward pass leaves behind for the centres: O(N·d) numbers, whatever C is.
 
     Attributes:
         rows: the active rows.
-        unit: float32 [N, d], the normalised embeddings of the global batch.
-        own: int64 [N], row of each sample's own class in this rank's table, −1 if elsewhere.
-        log2_total: float32 [N], log2 of the sum of the exponentials of all ranks' negatives; any
+        samples: those whose negatives count.
+        place: int64 [S], which of the own class's K centres is the sample's.
+        log2_total: float32 [S], log2 of the sum of the exponentials of all ranks' negatives; any
             finite number where there is none.
-        negative: float32 [N], derivative of the loss by the negatives' log-sum-exp, times scale.
-        positive: float32 [N], derivative of the loss by the cosine with the own centre.
+        negative: float32 [S], derivative of the loss by the negatives' log-sum-exp, times scale.
+        positive: float32 [S], derivative of the loss by the cosine with the own centre.
         product: as in `NegativeStatistics`.
+        apart: the samples that have only their own class; None if there are none.
+        width: samples that blocks are planned for, the same on every rank that must cut alike.
     """
 
     rows: RowSet
-    unit: torch.Tensor
-    own: torch.Tensor
+    samples: Samples
+    place: torch.Tensor
     log2_total: torch.Tensor
     negative: torch.Tensor
     positive: torch.Tensor
     product: torch.Tensor | None
+    apart: OwnOnly | None
+    width: int
+
+    def scaled(self, factor: float | torch.Tensor) -> "CentreLoss":
+        """Return the same for the loss times `factor`."""
+        apart = self.apart
+        return replace(
+            self,
+            negative=self.negative * factor,
+            positive=self.positive * factor,
+            apart=None if apart is None else replace(apart, slope=apart.slope * factor),
+        )
 
 
 def inverse_norm(row_Rd: torch.Tensor) -> torch.Tensor:
@@ -76,164 +142,211 @@ def inverse_norm(row_Rd: torch.Tensor) -> torch.Tensor:
     return norm_R.clamp_min_(EPSILON).reciprocal_()
 
 
-def own_unit_centres(weight_Ld: torch.Tensor, own_N: torch.Tensor) -> torch.Tensor:
-    """Equals `normalize(weight_Ld)[own_N]`, with zeros where `own_N` is −1: float32 [N, d]."""
-    if weight_Ld.shape[0] == 0:
-        return weight_Ld.new_zeros(own_N.shape[0], weight_Ld.shape[1])
-    own_Nd = weight_Ld.index_select(0, own_N.clamp_min(0))
-    return own_Nd * (inverse_norm(own_Nd) * (own_N >= 0)).unsqueeze(1)
+def own_centres(table: Table, unit_Nd: torch.Tensor, own_N: torch.Tensor) -> OwnCentres:
+    """Find each sample's own centre: the nearest one of its class.
+
+    For K = 1 its unit vector equals `normalize(weight)[own_N]`, with zeros where `own_N` is −1.
+    """
+    samples, size = unit_Nd.shape
+    if table.weight.shape[0] == 0:
+        nothing_N = unit_Nd.new_zeros(samples)
+        return OwnCentres(torch.zeros_like(unit_Nd), torch.zeros_like(own_N), nothing_N)
+    centres = table.weight.shape[1] // size
+    weight_Jd = table.rows_of(own_N.clamp_min(0)).view(-1, size)
+    unit_Jd = weight_Jd * inverse_norm(weight_Jd).unsqueeze(1)
+    unit_NKd = unit_Jd.view(samples, centres, size)
+    cosine_NK = (unit_NKd * unit_Nd.unsqueeze(1)).sum(2)
+    cosine_N, place_N = cosine_NK.max(1)
+    own_Nd = unit_NKd[torch.arange(samples, device=own_N.device), place_N]
+    held_N = own_N >= 0
+    return OwnCentres(own_Nd * held_N.unsqueeze(1), place_N, cosine_N * held_N)
 
 
 def negative_statistics(
-    unit_Nd: torch.Tensor,
-    own_N: torch.Tensor,
-    weight_Ld: torch.Tensor,
+    samples: Samples,
+    table: Table,
     rows: RowSet,
     how: StreamSettings,
     *,
+    width: int,
     with_pull: bool,
     keep: bool,
 ) -> NegativeStatistics:
     """First pass: each sample's softmax over its negatives among `rows`.
 
-    Equals, with `c = unit_Nd @ normalize(weight_Ld[rows]).T` and `−inf` in `c` for the own class
-    and for what the filter leaves out,
+    Equals, with `c = unit @ normalize(weight[rows]).T` and `−inf` in `c` for the own class and
+    for what the filter leaves out,
 
         logsumexp(scale * c, dim=1) == (peak + log2(mass)) * log(2)
-        softmax(scale * c, dim=1) @ normalize(weight_Ld[rows]) == pull / mass[:, None]
+        softmax(scale * c, dim=1) @ normalize(weight[rows]) == pull / mass[:, None]
+
+    With K centres a class c is the largest of them, and with a curriculum hard negatives' c is
+    changed, and their pull weighted by the derivative.
 
     Args:
-        unit_Nd: normalised embeddings, float32.
-        own_N: int64, row of the own class in the table, −1 if this rank does not hold it.
-        weight_Ld: this rank's centres, float32, of any length.
+        samples: normalised embeddings and their own classes.
+        table: this rank's centres.
         rows: the rows that take part.
         how: scale, filter, budgets, product dtype.
+        width: samples that blocks are planned for.
         with_pull: whether to sum the centres, which costs a second product.
         keep: whether to keep the products if they fit the budget.
     """
-    samples, size = unit_Nd.shape
-    peak_N = unit_Nd.new_full((samples,), _NO_PEAK)
-    mass_N = unit_Nd.new_zeros(samples)
-    pull_Nd = torch.zeros_like(unit_Nd) if with_pull else None
-    factor_dN = unit_Nd.to(how.matmul_dtype).T
-    position_N = rows.positions(own_N)
-    keep = keep and how.keeps(rows.count, samples)
-    kept_AN = factor_dN.new_empty(rows.count, samples) if keep else None
-    left_out = unit_Nd.new_full((), -math.inf)
-    for start, stop in rows.blocks(how.block_rows(samples, size)):
-        weight_Rd = rows.read(weight_Ld, start, stop)
-        inverse_R1 = inverse_norm(weight_Rd).unsqueeze(1)
-        factor_Rd = weight_Rd.to(how.matmul_dtype)
-        product_RN = None if kept_AN is None else kept_AN[start:stop]
-        product_RN = torch.mm(factor_Rd, factor_dN, out=product_RN)
-        logit_RN = product_RN * inverse_R1
-        if how.inter_class_filter is not None:
-            logit_RN.masked_fill_(logit_RN > how.inter_class_filter, -math.inf)
-        _put_own(logit_RN.mul_(how.log2_scale), position_N - start, left_out)
-        raised_N = torch.maximum(peak_N, logit_RN.amax(0))
-        shrink_N = torch.exp2(peak_N - raised_N)
-        peak_N = raised_N
-        power_RN = logit_RN.sub_(peak_N).exp2_()
-        mass_N.mul_(shrink_N).add_(power_RN.sum(0))
-        if pull_Nd is not None:
-            share_RN = power_RN.mul_(inverse_R1).to(how.matmul_dtype)
-            pull_Nd.mul_(shrink_N.unsqueeze(1)).add_(share_RN.T @ factor_Rd)
-    return NegativeStatistics(peak_N, mass_N, pull_Nd, kept_AN)
+    count, size = samples.unit.shape
+    centres = table.weight.shape[1] // size
+    rule = Rule(how.log2_scale, how.inter_class_filter, samples.curriculum, centres)
+    peak_S = samples.unit.new_full((count,), _NO_PEAK)
+    mass_S = samples.unit.new_zeros(count)
+    pull_Sd = torch.zeros_like(samples.unit) if with_pull else None
+    factor_dS = samples.unit.to(how.matmul_dtype).T
+    position_S = rows.positions(samples.own)
+    keep = keep and how.keeps(rows.count * centres, count)
+    kept = factor_dS.new_empty(rows.count * centres, count) if keep else None
+    for block in table.walk(rows, how.block_rows(width, size, centres)):
+        weight_Cd = block.weight.view(-1, size)
+        inverse_C = inverse_norm(weight_Cd)
+        factor_Cd = weight_Cd.to(how.matmul_dtype)
+        out = None if kept is None else kept[block.start * centres : block.stop * centres]
+        product_CS = torch.mm(factor_Cd, factor_dS, out=out)
+        share_CS, shrink_S = softmax_block(
+            product_CS, inverse_C, position_S - block.start, rule, peak_S, mass_S, how.matmul_dtype
+        )
+        if pull_Sd is not None:
+            pull_Sd.mul_(shrink_S.unsqueeze(1)).add_(share_CS.T @ factor_Cd)
+    return NegativeStatistics(peak_S, mass_S, pull_Sd, kept)
 
 
-def combine_statistics(peak_WN: torch.Tensor, mass_WN: torch.Tensor) -> torch.Tensor:
-    """Equals `log2(sum(mass_WN * 2**peak_WN, dim=0))`: float32 [N].
+def combine_statistics(peak_WS: torch.Tensor, mass_WS: torch.Tensor) -> torch.Tensor:
+    """Equals `log2(sum(mass_WS * 2**peak_WS, dim=0))`: float32 [S].
 
     The statistics are those of W shards; −inf where no shard has a negative.
     """
-    peak_N = peak_WN.amax(0)
-    return peak_N + (mass_WN * torch.exp2(peak_WN - peak_N)).sum(0).log2()
+    peak_S = peak_WS.amax(0)
+    return peak_S + (mass_WS * torch.exp2(peak_WS - peak_S)).sum(0).log2()
 
 
 def centre_gradients(
-    weight_Ld: torch.Tensor, rows: RowSet, losses: list[CentreLoss], how: StreamSettings
-) -> Iterator[tuple[int, int, torch.Tensor, torch.Tensor]]:
-    """Second pass: yield `(start, stop, weight_Rd, gradient_Rd)` block by block.
+    table: Table,
+    rows: RowSet,
+    losses: list[CentreLoss],
+    how: StreamSettings,
+    *,
+    with_state: bool = False,
+) -> Iterator[tuple[Block, torch.Tensor]]:
+    """Second pass: yield `(block, gradient_CD)` block by block.
 
-    `gradient_Rd` equals the sum over the losses (micro-batches) of `autograd.grad(loss, weight)`
-    at the rows' positions `[start, stop)` in `rows`, which must hold the rows of every loss. The
-    caller may change `weight_Rd` and write it back (`RowSet.write`) before taking the next block.
+    `gradient_CD` has the block's weight's shape and equals the sum over the losses
+    (micro-batches) of `autograd.grad(loss, weight)` at the rows' positions in `rows`, which must
+    hold the rows of every loss. The caller may change the block and write it back (`Table.write`)
+    before taking the next one.
     """
-    merged = _Merged.of(losses, rows, weight_Ld)
-    factor_Nd = merged.unit.to(how.matmul_dtype)
-    for start, stop in rows.blocks(how.block_rows(*merged.unit.shape)):
-        weight_Rd = rows.read(weight_Ld, start, stop)
-        inverse_R1 = inverse_norm(weight_Rd).unsqueeze(1)
+    merged = _Merged.of(losses, rows)
+    size = merged.samples.unit.shape[1]
+    centres = table.weight.shape[1] // size
+    rule = Rule(how.log2_scale, how.inter_class_filter, merged.samples.curriculum, centres)
+    factor_Sd = merged.samples.unit.to(how.matmul_dtype)
+    blocks = table.walk(rows, how.block_rows(merged.width, size, centres), with_state=with_state)
+    for block in blocks:
+        weight_Cd = block.weight.view(-1, size)
+        inverse_C = inverse_norm(weight_Cd)
         if merged.product is None:
-            product_RN = weight_Rd.to(how.matmul_dtype) @ factor_Nd.T
+            product_CS = weight_Cd.to(how.matmul_dtype) @ factor_Sd.T
         else:
-            product_RN = merged.product[start:stop]
-        cosine_RN = product_RN * inverse_R1
-        # d loss / d cosine: of each negative in proportion to its probability ...
-        slope_RN = torch.mul(cosine_RN, how.log2_scale).sub_(merged.log2_total).exp2_()
-        slope_RN.mul_(merged.negative)
-        if how.inter_class_filter is not None:
-            slope_RN.masked_fill_(cosine_RN > how.inter_class_filter, 0.0)
-        # ... and of the own class as the loss has it.
-        _put_own(slope_RN, merged.position - start, merged.positive)
-        if merged.absent is not None:
-            slope_RN.masked_fill_(merged.absent[start:stop][:, merged.part], 0.0)
+            product_CS = merged.product[block.start * centres : block.stop * centres]
+        absent = merged.absent_of(block)
+        position_S = merged.position - block.start
+        slope_CS, radial_C = slopes(
+            product_CS, inverse_C, position_S, rule, merged, absent, how.matmul_dtype
+        )
+        gradient_Cd = (slope_CS @ factor_Sd).float()
         # d cosine / d weight = (unit − cosine · weight / |weight|) / |weight|
-        radial_R1 = (slope_RN * cosine_RN).sum(1, keepdim=True).mul_(inverse_R1).mul_(inverse_R1)
-        gradient_Rd = (slope_RN.mul_(inverse_R1).to(how.matmul_dtype) @ factor_Nd).float()
-        yield start, stop, weight_Rd, gradient_Rd.addcmul_(weight_Rd, radial_R1, value=-1.0)
+        gradient_Cd.addcmul_(weight_Cd, radial_C.unsqueeze(1), value=-1.0)
+        for apart in merged.apart:
+            _add_own(gradient_Cd, weight_Cd, inverse_C, apart, rows, block, centres)
+        yield block, gradient_Cd.view_as(block.weight)
+
+
+def _add_own(
+    gradient_Cd: torch.Tensor,
+    weight_Cd: torch.Tensor,
+    inverse_C: torch.Tensor,
+    apart: OwnOnly,
+    rows: RowSet,
+    block: Block,
+    centres: int,
+) -> None:
+    """Add the gradient of centres from samples that have only their own class.
+
+    Samples of other blocks add zeros, so that nothing is selected and no GPU waited for.
+    """
+    position_U = rows.positions(apart.own) - block.start
+    inside_U = (position_U >= 0) & (position_U < block.stop - block.start)
+    centre_U = (position_U * centres + apart.place).clamp(0, len(weight_Cd) - 1)
+    slope_U1 = (apart.slope * inside_U * inverse_C[centre_U]).unsqueeze(1)
+    toward_U1 = (apart.cosine * inverse_C[centre_U]).unsqueeze(1)
+    own_Ud = (apart.unit - weight_Cd[centre_U] * toward_U1) * slope_U1
+    # Accumulating index_put sums duplicates in a fixed order on a GPU too; index_add does not.
+    gradient_Cd.index_put_((centre_U,), own_Ud, accumulate=True)
 
 
 @dataclass(frozen=True)
 class _Merged:
     """Several micro-batches' losses as one of all their samples, over one set of rows.
 
-    `absent` is None, or bool [A, K]: rows that did not take part in a micro-batch. `part` is the
-    micro-batch of each sample, [N]; the other fields are those of `CentreLoss`.
+    `absent` is None, or bool [A, B]: rows that did not take part in a micro-batch. `part` is the
+    micro-batch of each sample, [S]; `position` is the own row's place in `rows`; the other fields
+    are those of `CentreLoss`.
     """
 
-    unit: torch.Tensor
+    samples: Samples
     position: torch.Tensor
+    place: torch.Tensor
     log2_total: torch.Tensor
     negative: torch.Tensor
     positive: torch.Tensor
     product: torch.Tensor | None
+    apart: list[OwnOnly]
     absent: torch.Tensor | None
     part: torch.Tensor
+    width: int
 
     @classmethod
-    def of(cls, losses: list[CentreLoss], rows: RowSet, weight_Ld: torch.Tensor) -> "_Merged":
+    def of(cls, losses: list[CentreLoss], rows: RowSet) -> "_Merged":
         only_one = len(losses) == 1
+        own_S = torch.cat([loss.samples.own for loss in losses])
+        curricula = [c for c in (loss.samples.curriculum for loss in losses) if c is not None]
+        curriculum = None
+        if curricula:
+            curriculum = Curriculum(
+                torch.cat([each.bound for each in curricula]),
+                torch.cat([each.boost for each in curricula]),
+            )
         return cls(
-            unit=torch.cat([loss.unit for loss in losses]),
-            position=rows.positions(torch.cat([loss.own for loss in losses])),
+            samples=Samples(torch.cat([loss.samples.unit for loss in losses]), own_S, curriculum),
+            position=rows.positions(own_S),
+            place=torch.cat([loss.place for loss in losses]),
             log2_total=torch.cat([loss.log2_total for loss in losses]),
             negative=torch.cat([loss.negative for loss in losses]),
             positive=torch.cat([loss.positive for loss in losses]),
             product=losses[0].product if only_one else None,
-            absent=None if only_one else _absent(losses, rows, weight_Ld),
-            part=torch.cat([torch.full_like(loss.own, k) for k, loss in enumerate(losses)]),
+            apart=[loss.apart for loss in losses if loss.apart is not None],
+            absent=None if only_one else _absent(losses, rows),
+            part=torch.cat([torch.full_like(loss.place, k) for k, loss in enumerate(losses)]),
+            width=sum(loss.width for loss in losses),
         )
 
+    def absent_of(self, block: Block) -> torch.Tensor | None:
+        """Return which of a block's rows take no part for a sample: bool [R, S], or None."""
+        if self.absent is None:
+            return None
+        return self.absent[block.start : block.stop][:, self.part]
 
-def _absent(losses: list[CentreLoss], rows: RowSet, weight_Ld: torch.Tensor) -> torch.Tensor | None:
+
+def _absent(losses: list[CentreLoss], rows: RowSet) -> torch.Tensor | None:
     if rows.index is None:
         return None
-    absent_AK = torch.ones(rows.count, len(losses), dtype=torch.bool, device=weight_Ld.device)
+    absent_AB = torch.ones(rows.count, len(losses), dtype=torch.bool, device=rows.index.device)
     for number, loss in enumerate(losses):
         assert loss.rows.index is not None, "a whole table makes the union a whole table"
-        absent_AK[torch.searchsorted(rows.index, loss.rows.index), number] = False
-    return absent_AK
-
-
-def _put_own(block_RN: torch.Tensor, row_N: torch.Tensor, value: torch.Tensor) -> None:
-    """Set `block_RN[row_N[n], n] = value[n]` for the samples whose row is in the block.
-
-    Without selecting those samples, which on a GPU would make the host wait: the others write
-    back what stands there already. No two samples share a column, so no two writes collide.
-    """
-    inside_N = (row_N >= 0) & (row_N < block_RN.shape[0])
-    row_N = row_N.clamp(0, block_RN.shape[0] - 1)
-    column_N = torch.arange(block_RN.shape[1], device=block_RN.device)
-    value_N = torch.where(inside_N, value, block_RN[row_N, column_N])
-    block_RN.index_put_((row_N, column_N), value_N)
+        absent_AB[torch.searchsorted(rows.index, loss.rows.index), number] = False
+    return absent_AB

@@ -48,9 +48,9 @@ def test_recipe(name: str) -> None:
     assert (config.head.sampling, config.head.sample_rate) == expected_head
     assert (config.optimizer.lr, config.optimizer.momentum) == (0.1, 0.9)
     assert config.optimizer.weight_decay == (1e-4 if data == "glint360k" else 5e-4)
-    margin = ("cosface", 0.4) if data == "glint360k" else ("arcface", 0.5)
-    assert (config.head.margin.name, config.head.margin.m) == margin
-    assert config.head.margin.detached == data.startswith("ms1m")
+    loss = ("cosface", 0.4) if data == "glint360k" else ("arcface", 0.5)
+    assert (config.head.loss.name, config.head.loss.m) == loss
+    assert config.head.loss.detached == (True if data.startswith("ms1m") else None)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -41,7 +41,7 @@ def make_state(world: World, *, empty: bool = False) -> State:
 
 
 def checkpoints(output: Path, world: World, keep: int = 2) -> Checkpoints:
-    return Checkpoints(output, world=world, device_type="cpu", keep=keep)
+    return Checkpoints(output, world=world, keep=keep)
 
 
 def assert_loaded(state: State, world: World) -> None:

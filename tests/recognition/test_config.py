@@ -30,10 +30,15 @@ def small(tmp_path: Path) -> Path:
         ("train.steps=5", r"exactly one of epochs and steps"),
         ("head.sample_rate=0.1", r"sample_rate is 0\.1 but sampling is all"),
         ("head.sampling=random_negative", r"needs a sample_rate"),
-        ("head.sampling=hardest", r"'all', 'random_negative' or 'positives_only'"),
-        ("head.margin={name: arcface}", r"arcface needs m"),
-        ("head.margin={name: cosface, m2: 0.3}", r"cosface has no m2 \(found 0\.3\)"),
-        ("head.margin={name: cosface, m: 0.4, detached: true}", r"detached is a form of arcface"),
+        ("head.sampling=hardest", r"'all', 'random_negative', 'random_all'"),
+        ("head.loss={name: arcface}", r"arcface needs m"),
+        ("head.loss={name: cosface, m2: 0.3}", r"cosface has no m2 \(found 0\.3\)"),
+        ("head.loss={name: cosface, m: 0.4, detached: true}", r"cosface has no detached"),
+        ("head.loss={name: adaface, m: 0.4, k: 3}", r"adaface has no k \(found 3\); it takes m, h"),
+        ("head.rebuild_every=5", r"rebuild_every is 5 but sampling is all"),
+        ("head={sampling: hash_forest, sample_rate: 0.1, placement: replicated}", r"copies would"),
+        ("optimizer={name: adamw, nesterov: true}", r"nesterov is a form of sgd"),
+        ("head.momentum=bf16;optimizer.name=adamw", r"bf16, which belongs to sgd"),
         ("train.accumulation=65", r"accumulation 65 exceeds global_batch_size 64"),
         ("schedule.name=step", r"needs milestone_steps or milestone_epochs"),
         ("schedule={name: step, milestone_steps: [9, 5]}", r"milestones must rise"),
@@ -45,7 +50,7 @@ def small(tmp_path: Path) -> Path:
 )
 def test_a_wrong_setting_is_named_with_its_mend(small: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        load_config(small, [override])
+        load_config(small, override.split(";"))
 
 
 def test_all_errors_are_told_at_once(small: Path) -> None:
@@ -66,11 +71,11 @@ def test_files_inherit_and_overrides_win(small: Path, tmp_path: Path) -> None:
     assert config.optimizer.momentum == 0.8
 
 
-def test_a_margin_is_replaced_whole_and_never_mixed(small: Path) -> None:
-    config = load_config(small, ["head.margin={name: arcface, m: 0.5}"])
-    assert config.head.margin.values() == {"m": 0.5}
-    combined = load_config(small, ["head.margin={name: combined, m1: 1, m2: 0.3, m3: 0.2}"])
-    assert combined.head.margin.values() == {"m1": 1.0, "m2": 0.3, "m3": 0.2}
+def test_a_loss_is_replaced_whole_and_never_mixed(small: Path) -> None:
+    config = load_config(small, ["head.loss={name: arcface, m: 0.5}"])
+    assert config.head.loss.options() == {"m": 0.5}
+    combined = load_config(small, ["head.loss={name: combined, m1: 1, m2: 0.3, m3: 0.2}"])
+    assert combined.head.loss.options() == {"m1": 1.0, "m2": 0.3, "m3": 0.2}
 
 
 def test_bases_in_a_circle_and_twice_given_keys_are_refused(tmp_path: Path) -> None:

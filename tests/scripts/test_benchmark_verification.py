@@ -89,7 +89,7 @@ def test_weights_checkpoint_and_run_agree(
     assert bare["model"]["backbone"] == "mbf"
 
     run = tmp_path / "run"
-    checkpoints = Checkpoints(run, world=World(), device_type="cpu", keep=2)
+    checkpoints = Checkpoints(run, world=World(), keep=2)
     facts = {"config": {"data": {"image_size": 112}}}
     other = {"one": torch.ones(1)}
     good = State(backbone=network.state_dict(), replicated=other, rows={}, facts=facts)

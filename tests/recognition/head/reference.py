@@ -1,6 +1,6 @@
 """The definition of the head: dense, float64, one process, plain PyTorch and autograd.
 
-Nothing here is shared with the code under test, the margins' formulas included.
+Nothing here is shared with the code under test, the losses' formulas included.
 """
 
 import math
@@ -12,33 +12,110 @@ import torch.nn.functional as F
 
 
 @dataclass(frozen=True)
-class MarginCase:
-    """A margin by name, for `build_margin`, and by its formula's numbers."""
+class LossCase:
+    """A loss by name and options, as `build_loss` takes them, and its formula."""
 
     name: str
     options: dict[str, float | bool] = field(default_factory=dict)
-    m1: float = 1.0
-    m2: float = 0.0
-    m3: float = 0.0
 
-    def dense(self, cosine: torch.Tensor) -> torch.Tensor:
-        if self.m1 == 1.0 and self.m2 == 0.0:
-            return cosine - self.m3
-        angle = self.m1 * torch.acos(cosine) + self.m2
-        value = torch.cos(angle) - self.m3
-        beyond, twice = angle > math.pi, angle > 2.0 * math.pi
-        value = torch.where(beyond, -torch.cos(angle) - 2.0 - self.m3, value)
-        value = torch.where(twice, torch.cos(angle) - 4.0 - self.m3, value)
-        return cosine + (value - cosine).detach() if self.options.get("detached") else value
+    @property
+    def centres(self) -> int:
+        return int(self.options.get("k", 1))
+
+    def running(self) -> list[float]:
+        return {"adaface": [20.0, 100.0], "curricularface": [0.0]}.get(self.name, [])
+
+    def observe(
+        self, running: list[float], cosine: torch.Tensor, norm: torch.Tensor
+    ) -> list[float]:
+        alpha = float(self.options.get("alpha", 0.01))
+        if self.name == "adaface":
+            norm = norm.clamp(0.001, 100)
+            seen = [norm.mean().item(), norm.std().item()]
+        elif self.name == "curricularface":
+            seen = [cosine.mean().item()]
+        else:
+            seen = []
+        return [(1 - alpha) * old + alpha * new for old, new in zip(running, seen, strict=True)]
+
+    def target(
+        self, cosine: torch.Tensor, norm: torch.Tensor, running: Sequence[float] = ()
+    ) -> torch.Tensor:
+        """Return the own cosines with margin."""
+        option = self.options
+        if self.name == "softmax":
+            return cosine
+        if self.name == "cosface":
+            return cosine - option["m"]
+        angle = torch.acos(cosine)
+        if self.name == "adaface":
+            norm = norm.detach().clamp(0.001, 100)
+            quality = (norm - running[0]) / (running[1] + 0.001) * option.get("h", 0.333)
+            quality = quality.clamp(-1, 1)
+            shifted = (angle - option["m"] * quality).clamp_min(0)
+            return _fold(shifted) - option["m"] * (1 + quality)
+        if self.name == "magface":
+            share = (norm.clamp(10, 110) - 10) / 100
+            return _fold(angle + 0.45 + (0.8 - 0.45) * share)
+        m1, m3 = option.get("m1", 1.0), option.get("m3", 0.0)
+        value = _fold(m1 * angle + option.get("m2", option.get("m", 0.0))) - m3
+        return cosine + (value - cosine).detach() if option.get("detached") else value
+
+    def total(
+        self,
+        cosine: torch.Tensor,
+        own: torch.Tensor,
+        left_out: torch.Tensor,
+        norm: torch.Tensor,
+        running: Sequence[float],
+        scale: float,
+        picked: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the mean loss; `own` and `left_out` are bool [N, C], `picked` bool [N]."""
+        present = (own & ~left_out).any(1)
+        own_cosine = cosine[own]
+        negatives = cosine
+        if self.name == "curricularface":
+            bound = self.target(own_cosine, norm).detach().unsqueeze(1)
+            negatives = torch.where(cosine > bound, cosine * (running[0] + cosine), cosine)
+        if self.name == "d_softmax":
+            intra = torch.log1p(torch.exp(scale * (self.options["d"] - own_cosine)))
+            gone = (left_out | own)[picked]
+            inter = torch.log1p(torch.exp(scale * negatives[picked]).masked_fill(gone, 0).sum(1))
+            return (intra * present).sum() / max(int(present.sum()), 1) + inter.mean()
+        target = self.target(own_cosine, norm, running).unsqueeze(1)
+        logits = scale * torch.where(own, target, negatives)
+        loss = F.cross_entropy(
+            logits.masked_fill(left_out & ~own, -math.inf), own.int().argmax(1), reduction="none"
+        )
+        if self.name == "magface":
+            held = norm.clamp(10, 110)
+            loss = loss + self.options["regulariser"] * (held / 110**2 + 1 / held)
+        return (loss * present).sum() / max(int(present.sum()), 1)
 
 
+def _fold(angle: torch.Tensor) -> torch.Tensor:
+    """Return the cosine, continued so that it falls beyond pi and beyond twice that."""
+    value = torch.cos(angle)
+    value = torch.where(angle > math.pi, -torch.cos(angle) - 2.0, value)
+    return torch.where(angle > 2.0 * math.pi, torch.cos(angle) - 4.0, value)
+
+
+COSFACE = LossCase("cosface", {"m": 0.4})
 MARGIN_CASES = [
-    MarginCase("softmax"),
-    MarginCase("cosface", {"m": 0.4}, m3=0.4),
-    MarginCase("arcface", {"m": 0.5}, m2=0.5),
-    MarginCase("arcface", {"m": 0.5, "detached": True}, m2=0.5),
-    MarginCase("combined", {"m1": 1.7, "m2": 0.3, "m3": 0.2}, m1=1.7, m2=0.3, m3=0.2),
+    LossCase("softmax"),
+    COSFACE,
+    LossCase("arcface", {"m": 0.5}),
+    LossCase("arcface", {"m": 0.5, "detached": True}),
+    LossCase("combined", {"m1": 1.7, "m2": 0.3, "m3": 0.2}),
 ]
+ADAFACE = LossCase("adaface", {"m": 0.4, "h": 0.5, "alpha": 0.7})
+MAGFACE = LossCase("magface", {"regulariser": 35.0})
+CURRICULARFACE = LossCase("curricularface", {"m": 0.5, "alpha": 0.6})
+SUBCENTER = LossCase("subcenter_arcface", {"m": 0.5, "k": 3})
+D_SOFTMAX = LossCase("d_softmax", {"d": 0.9})
+D_SOFTMAX_B = LossCase("d_softmax", {"d": 0.8, "batch_rate": 0.4})
+LOSS_CASES = [*MARGIN_CASES, ADAFACE, MAGFACE, CURRICULARFACE, SUBCENTER, D_SOFTMAX, D_SOFTMAX_B]
 
 
 class DenseHead:
@@ -47,7 +124,7 @@ class DenseHead:
     def __init__(
         self,
         weight: torch.Tensor,
-        margin: MarginCase,
+        loss: LossCase,
         *,
         scale: float = 64.0,
         inter_class_filter: float | None = None,
@@ -56,25 +133,38 @@ class DenseHead:
     ) -> None:
         self.weight = weight.detach().double().clone()
         self.velocity = torch.zeros_like(self.weight)
-        self.margin = margin
+        self.loss = loss
+        self.running = loss.running()
         self.scale = scale
         self.inter_class_filter = inter_class_filter
         self.momentum = momentum
         self.weight_decay = weight_decay
 
     def loss_and_gradients(
-        self, x: torch.Tensor, y: torch.Tensor, active: torch.Tensor
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        active: torch.Tensor,
+        picked: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the mean loss and its gradients by `x` [N, d] and by the weight [C, d]."""
+        """Return the mean loss and its gradients by `x` [N, d] and by the weight [C, K·d].
+
+        `active` are class ids, `picked` the samples (all unless given) whose negatives count.
+        """
         x = x.detach().double().requires_grad_()
         weight = self.weight.clone().requires_grad_()
         own = F.one_hot(y, len(weight)).bool()
-        cosine = F.normalize(x) @ F.normalize(weight).T
-        logits = self.scale * torch.where(own, self.margin.dense(cosine), cosine)
-        left_out = torch.ones(len(weight), dtype=torch.bool).index_fill_(0, active, False) & ~own
+        centres = F.normalize(weight.view(-1, x.shape[1]))
+        cosine = (F.normalize(x) @ centres.T).view(len(x), len(weight), -1).amax(2)
+        norm = x.norm(dim=1)
+        self.running = self.loss.observe(self.running, cosine[own].detach(), norm.detach())
+        left_out = torch.ones(len(weight), dtype=torch.bool).index_fill_(0, active, False)
+        left_out = left_out.expand_as(own)
         if self.inter_class_filter is not None:
-            left_out |= (cosine > self.inter_class_filter) & ~own
-        loss = F.cross_entropy(logits.masked_fill(left_out, -math.inf), y)
+            left_out = left_out | ((cosine > self.inter_class_filter) & ~own)
+        chosen = torch.zeros(len(x), dtype=torch.bool)
+        chosen[slice(None) if picked is None else picked] = True
+        loss = self.loss.total(cosine, own, left_out, norm, self.running, self.scale, chosen)
         by_x, by_weight = torch.autograd.grad(loss, (x, weight))
         return loss.detach(), by_x, by_weight
 
@@ -91,13 +181,14 @@ def make_batches(
     """Return `steps` global batches of `sum(sizes)` samples, with labels that repeat.
 
     Sample 0 points nearly away from its centre, beyond where an angular margin passes pi, and
-    sample 1 nearly along it; the others are random.
+    sample 1 nearly along it; the others are random, and of many norms.
     """
     generator = torch.Generator().manual_seed(seed)
     batches = []
     for _ in range(steps):
         total, size = sum(sizes), weight.shape[1]
         x = torch.randn(total, size, generator=generator)
+        x *= torch.rand(total, 1, generator=generator) * 25.0 + 0.5
         y = torch.randint(0, len(weight), (total,), generator=generator)
         y[-1] = y[2]
         noise = torch.randn(2, size, generator=generator)

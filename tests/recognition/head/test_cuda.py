@@ -17,7 +17,7 @@ def _batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _three_steps(device: str, sampling: str) -> tuple[PartialFC, HeadOutput, torch.Tensor]:
-    head = PartialFC(SIZE, CLASSES, sampling=sampling, margin=arcface(0.5), device=device)
+    head = PartialFC(SIZE, CLASSES, sampling=sampling, loss=arcface(0.5), device=device)
     x, y = _batch()
     x = x.to(device).requires_grad_()
     for _ in range(3):
@@ -36,13 +36,15 @@ def test_steps_as_on_the_cpu(sampling: str) -> None:
 
     assert gpu_output.active_classes == cpu_output.active_classes
     assert gpu_output.loss.item() == pytest.approx(cpu_output.loss.item(), rel=1e-5)
-    untouched = (on_cpu.momentum == 0).all(1)
-    assert torch.equal(untouched, (on_gpu.momentum == 0).all(1).cpu())  # the same active sets
+    untouched = (on_cpu.state_tensors()["momentum"] == 0).all(1)
+    assert torch.equal(
+        untouched, (on_gpu.state_tensors()["momentum"] == 0).all(1).cpu()
+    )  # the same active sets
     assert torch.equal(on_gpu.weight.cpu()[untouched], on_cpu.weight[untouched])
     for found, expected in [
         (gpu_gradient, cpu_gradient),
         (on_gpu.weight.cpu(), on_cpu.weight),
-        (on_gpu.momentum.cpu(), on_cpu.momentum),
+        (on_gpu.state_tensors()["momentum"].cpu(), on_cpu.state_tensors()["momentum"]),
     ]:
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * float(expected.max()))
 

@@ -9,7 +9,7 @@ import torch
 from recognition.head import PartialFC, arcface
 from recognition.head.checks import check_batch_sizes
 from tests.recognition.head.helpers import active_classes
-from tests.recognition.head.reference import MARGIN_CASES, DenseHead
+from tests.recognition.head.reference import COSFACE, DenseHead
 
 CLASSES, SIZE = 200, 16
 
@@ -37,7 +37,7 @@ def _changed(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
 def test_rows_outside_the_active_set_keep_their_bits() -> None:
     head = _head()
     for seed in range(4):
-        weight, momentum = head.weight.clone(), head.momentum.clone()
+        weight, momentum = head.weight.clone(), head.state_tensors()["momentum"].clone()
         x, y = _batch(seed)
         output = head(x, y)
         output.loss.backward()
@@ -46,13 +46,13 @@ def test_rows_outside_the_active_set_keep_their_bits() -> None:
         # Momentum of steps past must not move a row either: that would be a dense update.
         assert len(changed) == output.active_classes < CLASSES
         assert set(y.tolist()) <= set(changed.tolist())
-        assert torch.equal(changed, _changed(momentum, head.momentum))
+        assert torch.equal(changed, _changed(momentum, head.state_tensors()["momentum"]))
 
 
 @pytest.mark.parametrize("sampling", ["all", "random_negative", "positives_only"])
 def test_accumulating_parts_equals_the_dense_sum_of_their_losses(sampling: str) -> None:
     head = _head(sampling=sampling)
-    dense = DenseHead(head.weight, MARGIN_CASES[1])
+    dense = DenseHead(head.weight, COSFACE)
     parts = [_batch(seed, size) for seed, size in [(0, 6), (1, 3), (2, 1)]]
     total = torch.zeros(CLASSES, SIZE, dtype=torch.float64)
     union = torch.zeros(CLASSES, dtype=torch.bool)
@@ -105,15 +105,15 @@ def test_scaling_the_loss_scales_embeddings_gradient_and_is_undone_by_grad_scale
 
 
 def test_resuming_the_step_count_replays_the_sets_to_the_bit() -> None:
-    head = _head(margin=arcface(0.5))
+    head = _head(loss=arcface(0.5))
     for seed in range(3):
         _step(head, seed)
     file = io.BytesIO()
     torch.save(head.state_dict(), file)
     file.seek(0)
-    resumed = _head(margin=arcface(0.5))
+    resumed = _head(loss=arcface(0.5))
     resumed.load_state_dict(torch.load(file, weights_only=True))
-    by_hand = _head(margin=arcface(0.5))
+    by_hand = _head(loss=arcface(0.5))
     for name, tensor in by_hand.state_tensors().items():
         tensor.copy_(head.state_tensors()[name])
     by_hand.step_count = 3
@@ -123,7 +123,7 @@ def test_resuming_the_step_count_replays_the_sets_to_the_bit() -> None:
 
     for each in (resumed, by_hand):
         assert torch.equal(each.weight, head.weight)
-        assert torch.equal(each.momentum, head.momentum)
+        assert torch.equal(each.state_tensors()["momentum"], head.state_tensors()["momentum"])
 
 
 def test_without_gradients_nothing_waits_and_nothing_changes() -> None:
@@ -136,7 +136,7 @@ def test_without_gradients_nothing_waits_and_nothing_changes() -> None:
     assert quiet.loss.item() == pytest.approx(head(x, y).loss.item())
     with pytest.raises(ValueError, match=r"no gradient waits.*loss.backward\(\)"):
         head.step(0.1)
-    assert torch.equal(head.weight, before["weight"])
+    assert torch.equal(head.weight, before["table.weight"])
 
 
 def test_centres_train_on_embeddings_that_need_no_gradient() -> None:
@@ -236,7 +236,11 @@ def test_a_loss_goes_backward_once_and_before_the_step() -> None:
         (torch.zeros(2, 16), torch.tensor([0, 200]), r"labels: 0 to 200 found.*\[0, 200\)"),
         (torch.zeros(2, 16), torch.tensor([-1, 3]), r"labels: -1 to 3 found"),
         (torch.zeros(0, 16), torch.zeros(0).long(), "expected at least 1 sample"),
-        (torch.zeros(2, 16, device="meta"), torch.zeros(2).long(), "on meta, but.*on cpu"),
+        (
+            torch.zeros(2, 16, device="meta"),
+            torch.zeros(2).long(),
+            "on meta, but the head computes",
+        ),
     ],
 )
 def test_a_batch_that_does_not_fit_is_refused(
@@ -252,7 +256,8 @@ def test_a_batch_that_does_not_fit_is_refused(
         ({"sampling": "random"}, r"sampling: 'random' is not known.*'random_negative'"),
         ({"sample_rate": 0.0}, r"sample_rate: 0.0 found, expected 0 < sample_rate <= 1"),
         ({"sample_rate": 1.5}, "sample_rate: 1.5 found"),
-        ({"momentum": 1.0}, "momentum: 1.0 found"),
+        ({"placement": "gpu"}, r"placement: 'gpu' is not known.*'sharded'"),
+        ({"scale": 0.0}, "scale: 0.0 found"),
     ],
 )
 def test_settings_that_do_not_exist_or_fit_are_refused(

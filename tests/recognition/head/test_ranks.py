@@ -9,12 +9,24 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from recognition.head import PartialFC, arcface, build_margin, cosface
+from recognition.head import PartialFC, RowSGD, arcface, build_loss, cosface
 from recognition.head.centres import initial_centres
 from recognition.sharding import shard_range
 from tests.distributed_harness import run_ranks
-from tests.recognition.head.helpers import active_classes
-from tests.recognition.head.reference import MARGIN_CASES, DenseHead, MarginCase, make_batches
+from tests.recognition.head.helpers import active_classes, picked_samples
+from tests.recognition.head.reference import (
+    ADAFACE,
+    COSFACE,
+    CURRICULARFACE,
+    D_SOFTMAX,
+    D_SOFTMAX_B,
+    LOSS_CASES,
+    MAGFACE,
+    SUBCENTER,
+    DenseHead,
+    LossCase,
+    make_batches,
+)
 
 GOLDEN = Path(__file__).parents[2] / "fixtures" / "golden" / "margin_softmax_two_ranks.npz"
 EMBEDDING_SIZE, STEPS, SEED, RATE, LR = 32, 5, 3, 0.3, 0.02
@@ -26,26 +38,44 @@ Batches = list[tuple[torch.Tensor, torch.Tensor]]
 
 @dataclass(frozen=True)
 class Case:
-    margin: MarginCase
+    loss: LossCase
     classes: int = 101
     sampling: str = "all"
+    placement: str = "sharded"
     inter_class_filter: float | None = None
-    head_options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
 
-COSFACE = MARGIN_CASES[1]
+ODD = [COSFACE, ADAFACE, MAGFACE, CURRICULARFACE, SUBCENTER, D_SOFTMAX_B]
 CASES = [
-    *(Case(margin) for margin in MARGIN_CASES),
-    *(Case(margin, sampling="random_negative") for margin in MARGIN_CASES),
+    *(Case(loss) for loss in LOSS_CASES),
+    *(Case(loss, sampling="random_negative") for loss in LOSS_CASES),
+    *(Case(loss, sampling="random_all") for loss in (COSFACE, MAGFACE, SUBCENTER, D_SOFTMAX)),
+    *(Case(loss, placement="replicated") for loss in ODD),
+    *(Case(loss, placement="host", sampling="random_negative") for loss in ODD),
+    Case(COSFACE, placement="replicated", sampling="random_negative"),
+    Case(COSFACE, placement="replicated", sampling="random_all"),
+    Case(COSFACE, placement="replicated", sampling="positives_only", classes=10),
+    Case(COSFACE, placement="replicated", options={"block_bytes": 1}),
+    Case(COSFACE, placement="host"),
+    Case(COSFACE, placement="host", classes=5),
+    Case(COSFACE, placement="host", sampling="random_negative", options={"block_bytes": 9000}),
+    Case(COSFACE, placement="host", sampling="random_all", options={"stage_bytes": 1000}),
     Case(COSFACE, classes=10),
     Case(COSFACE, classes=5),  # the last of four ranks holds no class at all
     Case(COSFACE, classes=5, sampling="random_negative"),
+    Case(SUBCENTER, classes=5, sampling="random_negative"),
+    Case(COSFACE, classes=10, sampling="random_all"),
     Case(COSFACE, sampling="positives_only"),
     Case(COSFACE, classes=10, sampling="positives_only"),
     Case(COSFACE, inter_class_filter=0.1),
     Case(COSFACE, inter_class_filter=0.1, sampling="random_negative"),
-    Case(COSFACE, head_options={"block_bytes": 1}),
-    Case(COSFACE, sampling="random_negative", head_options={"block_bytes": 5000, "keep_bytes": 0}),
+    Case(SUBCENTER, inter_class_filter=0.1),
+    Case(CURRICULARFACE, inter_class_filter=0.1),
+    Case(COSFACE, options={"block_bytes": 1}),
+    Case(SUBCENTER, options={"block_bytes": 1, "keep_bytes": 0}),
+    Case(COSFACE, sampling="random_negative", options={"block_bytes": 5000, "keep_bytes": 0}),
+    Case(D_SOFTMAX_B, sampling="random_negative", options={"block_bytes": 5000, "keep_bytes": 0}),
 ]
 
 
@@ -57,6 +87,7 @@ class Trace:
     cosines: list[float]
     gradients: list[torch.Tensor]
     active: list[int]
+    running: list[float]
     weight: torch.Tensor
     velocity: torch.Tensor
 
@@ -65,20 +96,23 @@ def _train(case: Case, batches: Batches, sizes: list[int] | None) -> Trace:
     head = PartialFC(
         EMBEDDING_SIZE,
         case.classes,
+        placement=case.placement,
         sampling=case.sampling,
         sample_rate=RATE,
-        margin=build_margin(case.margin.name, **case.margin.options),
+        loss=build_loss(case.loss.name, **case.loss.options),
         inter_class_filter=case.inter_class_filter,
         seed=SEED,
-        **case.head_options,
+        **case.options,
     )
     ranks = dist.get_world_size()
     losses, cosines, gradients, active = [], [], [], []
-    for x, y in batches:
+    for number, (x, y) in enumerate(batches):
         cut = SIZES[ranks]
         start = sum(cut[: dist.get_rank()])
         mine = slice(start, start + cut[dist.get_rank()])
         x_mine = x[mine].clone().requires_grad_()
+        if number % 2:
+            head.prefetch(y[mine], sizes)
         output = head(x_mine, y[mine], sizes)
         output.loss.backward()
         head.step(LR)
@@ -86,8 +120,9 @@ def _train(case: Case, batches: Batches, sizes: list[int] | None) -> Trace:
         losses.append(output.loss.item())
         cosines.append(output.cosine_positive.item())
         gradients.append(x_mine.grad / ranks)
-        active.append(output.active_classes)
-    return Trace(losses, cosines, gradients, active, head.weight, head.momentum)
+        active.append(int(head.over_classes(output.active_classes)))
+    weight, velocity = head.weight, head.state_tensors()["momentum"]
+    return Trace(losses, cosines, gradients, active, head.running.tolist(), weight, velocity)
 
 
 def _train_all(batches: dict[int, Batches]) -> list[Trace]:
@@ -114,15 +149,25 @@ def _assert_near(found: torch.Tensor, expected: torch.Tensor, tolerance: float) 
     assert error <= tolerance * expected.abs().max(), f"{error} of {expected.abs().max()}"
 
 
+def _whole(case: Case, parts: list[torch.Tensor]) -> torch.Tensor:
+    """Put the ranks' rows together; copies of one table must not differ by a bit."""
+    if case.placement != "replicated":
+        return torch.cat(parts)
+    assert all(torch.equal(parts[0], other) for other in parts)
+    return parts[0]
+
+
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[repr(case) for case in CASES])
 def test_equals_the_dense_definition(traces: list[list[Trace]], number: int) -> None:
     case, ranks = CASES[number], [rank[number] for rank in traces]
-    start = initial_centres(0, case.classes, EMBEDDING_SIZE, SEED)
-    dense = DenseHead(start, case.margin, inter_class_filter=case.inter_class_filter)
+    sizes = SIZES[len(ranks)] if case.placement == "replicated" else [14]
+    start = initial_centres(0, case.classes, case.loss.centres * EMBEDDING_SIZE, SEED)
+    dense = DenseHead(start, case.loss, inter_class_filter=case.inter_class_filter)
     touched = torch.zeros(case.classes, dtype=torch.bool)
     for step, (x, y) in enumerate(_batches(case.classes)):
         active = active_classes(case.sampling, y, case.classes, RATE, SEED, step)
-        loss, by_x, by_weight = dense.loss_and_gradients(x, y, active)
+        picked = picked_samples(case.loss.options.get("batch_rate", 1.0), sizes, SEED, step)
+        loss, by_x, by_weight = dense.loss_and_gradients(x, y, active, picked)
         dense.step(by_weight, active, LR)
         touched[active] = True
         # A float32 cosine is off by up to some 2e-7, a logit by 64 times that: so are, relatively,
@@ -131,13 +176,16 @@ def test_equals_the_dense_definition(traces: list[list[Trace]], number: int) -> 
         assert {rank.losses[step] for rank in ranks} == {ranks[0].losses[step]}
         assert ranks[0].losses[step] == pytest.approx(loss.item(), rel=2e-5, abs=2e-5)
         _assert_near(torch.cat([rank.gradients[step] for rank in ranks]), by_x, tolerance)
-        assert sum(rank.active[step] for rank in ranks) == len(active)
-    weight = torch.cat([rank.weight for rank in ranks])
+        assert ranks[0].active[step] == len(active)
+    for rank in ranks:
+        assert rank.running == pytest.approx(dense.running, rel=1e-5)
+    weight = _whole(case, [rank.weight for rank in ranks])
+    velocity = _whole(case, [rank.velocity for rank in ranks])
     _assert_near(weight, dense.weight, LATER)
-    _assert_near(torch.cat([rank.velocity for rank in ranks]), dense.velocity, LATER)
+    _assert_near(velocity, dense.velocity, LATER)
     # Rows that were never active: the very bits that they started with.
     assert torch.equal(weight[~touched], start[~touched])
-    assert not torch.cat([rank.velocity for rank in ranks])[~touched].any()
+    assert not velocity[~touched].any()
 
 
 def _golden_step() -> dict[str, dict[str, torch.Tensor]]:
@@ -145,11 +193,11 @@ def _golden_step() -> dict[str, dict[str, torch.Tensor]]:
     rank = dist.get_rank()
     start, stop = shard_range(101, 2, rank)
     results = {}
-    for name, margin in [
+    for name, loss in [
         ("cosface", cosface(0.4)),
         ("arcface_detached", arcface(0.5, detached=True)),
     ]:
-        head = PartialFC(32, 101, sampling="all", margin=margin, weight_decay=0.0)
+        head = PartialFC(32, 101, sampling="all", loss=loss, optimizer=RowSGD(weight_decay=0.0))
         head.weight.copy_(torch.from_numpy(golden["weight"][start:stop]))
         x = torch.from_numpy(golden["embeddings"][rank * 6 : rank * 6 + 6]).requires_grad_()
         output = head(x, torch.from_numpy(golden["labels"][rank * 6 : rank * 6 + 6]))
@@ -159,7 +207,7 @@ def _golden_step() -> dict[str, dict[str, torch.Tensor]]:
         results[name] = {
             "loss": output.loss.detach(),
             "embeddings": x.grad / 2,
-            "weight": head.momentum,
+            "weight": head.state_tensors()["momentum"],
         }
     return results
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from recognition.head.sampling import SAMPLINGS, ActiveSet, SampleRequest, class_hash
+from recognition.head.sampling import LABEL_RULES, ActiveSet, SampleRequest, class_hash
 from recognition.sharding import shard_range
 
 
@@ -22,7 +22,7 @@ def _active(
     for rank in range(ranks):
         start, stop = shard_range(classes, ranks, rank)
         request = SampleRequest(torch.tensor(labels), start, stop, classes, rate, seed, step)
-        answers.append(SAMPLINGS[name](request))
+        answers.append(LABEL_RULES[name](request))
         rows = answers[-1].rows
         ids.append(start + (torch.arange(rows.count) if rows.index is None else rows.index))
     return torch.cat(ids), answers
@@ -80,7 +80,7 @@ def test_every_class_in_the_batch_leaves_nothing_to_draw() -> None:
     assert answer.positive_classes.item() == 10
 
 
-@pytest.mark.parametrize("name", SAMPLINGS)
+@pytest.mark.parametrize("name", LABEL_RULES)
 def test_sets_do_not_know_the_rank_count(name: str) -> None:
     alone, _ = _active(name, [1, 50, 4999], step=7)
     for ranks in (2, 3, 7):

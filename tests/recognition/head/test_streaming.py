@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recognition.head import PartialFC
+from recognition.head import PartialFC, RowSGD
 from recognition.head.rows import RowSet
 from recognition.head.settings import StreamSettings
-from recognition.head.streaming import combine_statistics, negative_statistics
+from recognition.head.streaming import Samples, combine_statistics, negative_statistics
+from recognition.head.table import Table
 
 SAMPLES, CLASSES, SIZE = 9, 57, 16
 
@@ -35,7 +36,13 @@ def test_statistics_are_those_of_the_dense_softmax(rows: int, picked: list[int] 
     index = torch.tensor(list(range(CLASSES)) if picked is None else picked, dtype=torch.int64)
     row_set = RowSet(CLASSES) if picked is None else RowSet(len(picked), index)
     found = negative_statistics(
-        unit, own, weight, row_set, _settings(rows), with_pull=True, keep=False
+        Samples(unit, own),
+        Table(weight, {}),
+        row_set,
+        _settings(rows),
+        width=SAMPLES,
+        with_pull=True,
+        keep=False,
     )
     centres = F.normalize(weight.double())[index]
     cosine = unit.double() @ centres.T
@@ -67,7 +74,9 @@ def test_any_block_size_gives_the_same_step(sampling: str, keep_bytes: int) -> N
         output.loss.backward()
         head.step(0.01)
         assert x.grad is not None
-        results.append((output.loss.detach(), x.grad, head.weight, head.momentum))
+        results.append(
+            (output.loss.detach(), x.grad, head.weight, head.state_tensors()["momentum"])
+        )
     for other in results[1:]:
         # Only the order of float32 sums differs.
         for found, expected in zip(other, results[0], strict=True):
@@ -98,7 +107,7 @@ def test_extreme_cosines_stay_finite_and_exact(scale: float, sign: float, own_si
 
 
 def test_a_sample_without_negatives_has_no_loss_and_no_gradient() -> None:
-    head = PartialFC(4, 6, sampling="positives_only", weight_decay=0.0)
+    head = PartialFC(4, 6, sampling="positives_only", optimizer=RowSGD(weight_decay=0.0))
     x = torch.randn(3, 4, requires_grad=True)
     output = head(x, torch.tensor([2, 2, 2]))
     output.loss.backward()
@@ -130,7 +139,14 @@ def test_bfloat16_products_stay_within_bfloat16_of_the_float32_step() -> None:
         output.loss.backward()
         head.step(0.01)
         assert x.grad is not None
-        results.append((output.loss.item(), x.grad, head.momentum, output.cosine_positive.item()))
+        results.append(
+            (
+                output.loss.item(),
+                x.grad,
+                head.state_tensors()["momentum"],
+                output.cosine_positive.item(),
+            )
+        )
     (loss, by_x, velocity, cosine), (loss16, by_x16, velocity16, cosine16) = results
 
     # Cosines up to 0.5 are rounded to 2^-10 of their power of two and made of factors rounded to
@@ -175,7 +191,7 @@ def test_no_tensor_grows_with_samples_times_classes_nor_with_the_table(sampling:
         size, classes, sampling=sampling, sample_rate=0.9, block_bytes=block_bytes, keep_bytes=0
     )
     x = torch.randn(samples, size, requires_grad=True)
-    with _LargestTensor([head.weight, head.momentum]) as largest:
+    with _LargestTensor([head.weight, head.state_tensors()["momentum"]]) as largest:
         output = head(x, torch.arange(samples))
         output.loss.backward()
         head.step(0.1)
@@ -193,7 +209,10 @@ def test_products_are_kept_within_the_budget_and_not_beyond() -> None:
     exactly = SAMPLES * CLASSES * 4
     for budget, kept in [(exactly, True), (exactly - 1, False)]:
         how = StreamSettings(keep_bytes=budget)
-        found = negative_statistics(unit, own, weight, rows, how, with_pull=False, keep=True)
+        found = negative_statistics(
+            Samples(unit, own), Table(weight, {}), rows, how,
+            width=SAMPLES, with_pull=False, keep=True,
+        )  # fmt: skip
         assert (found.product is not None) == kept
 
 
