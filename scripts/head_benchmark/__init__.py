@@ -1,0 +1,1 @@
+"""What `scripts/benchmark_head.py` is made of: methods, processes, measuring, the report."""

@@ -1,0 +1,199 @@
+"""The methods that are compared, behind one small interface.
+
+`PartialFC`'s arguments are named in `_partial_fc` alone; what a method adds to them is its entry
+in `METHODS`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from recognition.head import HeadOutput, PartialFC, cosface
+from recognition.head.choices import choose
+from recognition.head.settings import KEEP_BYTES, StreamSettings
+from scripts.head_benchmark.cases import MIB, Case
+from scripts.head_benchmark.usual import MARGIN, MOMENTUM, SCALE, WEIGHT_DECAY, UsualHead
+
+REFERENCE = "usual"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one rank does in a step, as far as a limit of the machine follows from it.
+
+    Attributes:
+        active: classes of this rank that take part.
+        flops: operations of its matrix products, two a multiplication.
+        state_bytes: bytes read and written if each row of state that the rule changes is read
+            once and written once.
+    """
+
+    active: int
+    flops: int
+    state_bytes: int
+
+
+class Method(Protocol):
+    """A head that can be stepped. One instance is one rank's."""
+
+    def step(self, x: torch.Tensor, labels: torch.Tensor, lr: float) -> torch.Tensor:
+        """Make a forward pass, a backward pass into `x` and an update; return the loss."""
+        ...
+
+    def state_bytes(self) -> int:
+        """Return the bytes of this rank's centres and of what their optimizer keeps."""
+        ...
+
+    def work(self) -> Work:
+        """Return the work of the last step."""
+        ...
+
+    def selection_seconds(self) -> float | None:
+        """Return how long the last step chose classes; None if the method does not say."""
+        ...
+
+    def rows(self, classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return those of `classes` whose centres this rank holds, and the centres, on the CPU."""
+        ...
+
+
+class Usual:
+    """The usual approach; in bf16 its matrix product runs under autocast."""
+
+    def __init__(self, case: Case, device: torch.device) -> None:
+        self._case, self._device = case, device
+        self._head = UsualHead(
+            case.dim, case.classes, rate=case.rate, seed=case.seed, device=device
+        )
+
+    def step(self, x: torch.Tensor, labels: torch.Tensor, lr: float) -> torch.Tensor:
+        """See `Method`."""
+        low = self._case.torch_dtype
+        enabled = low != torch.float32
+        with torch.autocast(self._device.type, dtype=low if enabled else None, enabled=enabled):
+            loss: torch.Tensor = self._head(x, labels)
+        torch.autograd.backward(loss)
+        self._head.step(lr)
+        return loss.detach()
+
+    def state_bytes(self) -> int:
+        """See `Method`."""
+        return _bytes(self._head.weight.detach(), self._head.momentum)
+
+    def work(self) -> Work:
+        """See `Method`: three products, and the whole table is updated, whatever the rate."""
+        case, active = self._case, min(self._head.quota, len(self._head.weight))
+        return Work(active, 6 * case.batch * active * case.dim, 2 * self.state_bytes())
+
+    def selection_seconds(self) -> float | None:
+        """See `Method`."""
+        return None
+
+    def rows(self, classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Method`."""
+        return _rows(self._head.weight.detach(), self._head.shard, classes)
+
+
+class Ours:
+    """`PartialFC` with the options of a method."""
+
+    def __init__(self, case: Case, device: torch.device, **options: Any) -> None:
+        self._case, self._device = case, device
+        # Replicated centres meet the samples of their own rank only.
+        shared = options.get("placement") == "replicated"
+        self._samples = case.batch // case.ranks if shared else case.batch
+        self._head = _partial_fc(case, device, **options)
+        self._active = 0
+        self._selection: float | None = None
+
+    def step(self, x: torch.Tensor, labels: torch.Tensor, lr: float) -> torch.Tensor:
+        """See `Method`."""
+        output: HeadOutput = self._head(x, labels, [len(x)] * self._case.ranks)
+        torch.autograd.backward(output.loss)
+        self._head.step(lr)
+        self._active = output.active_classes
+        self._selection = getattr(output, "selection_seconds", None)
+        return output.loss.detach()
+
+    def state_bytes(self) -> int:
+        """See `Method`."""
+        return _bytes(*self._head.state_tensors().values())
+
+    def work(self) -> Work:
+        """See `Method`: four products, three where the first ones are kept; only active rows."""
+        how = StreamSettings(
+            keep_bytes=KEEP_BYTES.get(self._device.type, KEEP_BYTES["cpu"]),
+            matmul_dtype=self._case.torch_dtype,
+        )
+        products = 3 if how.keeps(self._active, self._samples) else 4
+        row_bytes = self.state_bytes() // max(1, self._held())
+        return Work(
+            self._active,
+            2 * products * self._samples * self._active * self._case.dim,
+            2 * self._active * row_bytes,
+        )
+
+    def selection_seconds(self) -> float | None:
+        """See `Method`."""
+        return None if self._selection is None else float(self._selection)
+
+    def rows(self, classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Method`."""
+        return _rows(self._head.weight, self._head.shard, classes)
+
+    def _held(self) -> int:
+        return self._head.shard[1] - self._head.shard[0]
+
+
+def _partial_fc(case: Case, device: torch.device, **options: Any) -> PartialFC:
+    """Build the head; all that this benchmark knows of `PartialFC`'s arguments is here."""
+    return PartialFC(
+        case.dim,
+        case.classes,
+        sampling="all" if case.rate == 1.0 else "random_negative",
+        sample_rate=case.rate,
+        margin=cosface(MARGIN),
+        scale=SCALE,
+        seed=case.seed,
+        momentum=MOMENTUM,
+        weight_decay=WEIGHT_DECAY,
+        matmul_dtype=case.torch_dtype,
+        device=device,
+        **options,
+    )
+
+
+METHODS: dict[str, Callable[[Case, torch.device], Method]] = {
+    REFERENCE: Usual,
+    "partial_fc": Ours,
+}
+
+
+def build(case: Case, device: torch.device) -> Method:
+    """Return a rank's head; raises `ValueError` for a method that does not exist."""
+    return choose(METHODS, case.method, "method")(case, device)
+
+
+def needed_bytes(case: Case) -> int:
+    """Estimate what all ranks of a case take at their peak, to tell what cannot run.
+
+    The factors are measured ones, rounded up: see `docs/benchmarks`.
+    """
+    if case.method != REFERENCE:
+        return round(2.1 * case.table_bytes) + case.ranks * 512 * MIB
+    logits = 4 * case.batch * round(case.rate * case.classes)
+    tables = 7.0 if case.rate == 1.0 else 4.0 + 6.0 * case.rate
+    return round(tables * case.table_bytes) + 4 * logits + case.ranks * 512 * MIB
+
+
+def _bytes(*tensors: torch.Tensor) -> int:
+    return sum(tensor.numel() * tensor.itemsize for tensor in tensors)
+
+
+def _rows(
+    weight_Ld: torch.Tensor, shard: tuple[int, int], classes: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    mine = classes[(classes >= shard[0]) & (classes < shard[1])]
+    return mine, weight_Ld[(mine - shard[0]).to(weight_Ld.device)].cpu()
