@@ -26,10 +26,15 @@ class Section(BaseModel):
 
 
 class DemoData(Section):
-    """Procedural faces, generated into `data.train` when that folder does not exist yet."""
+    """Procedural faces, generated into `data.train` when that folder does not exist yet.
+
+    Each verification set has two pairs for each of its `people_per_set` people: one of the same
+    person, one of different ones. More people tell smaller differences apart.
+    """
 
     identities: Annotated[int, Field(ge=2)] = 2000
     images: Positive = 20000
+    people_per_set: Annotated[int, Field(ge=20, multiple_of=10)] = 300
     seed: int = 0
 
 

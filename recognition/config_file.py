@@ -3,13 +3,15 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from recognition.config import Config
+
+Settings = TypeVar("Settings", bound=BaseModel)
 
 
 class ConfigError(ValueError):
@@ -22,13 +24,18 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Values of overrides are YAML: `train.steps=100`, `verification.sets=[lfw]`, `train.epochs=null`.
     Raises `ConfigError` for anything that is missing, unknown, of the wrong type or out of range.
     """
+    return read_settings(path, Config, overrides)
+
+
+def read_settings(path: Path, kind: type[Settings], overrides: Sequence[str] = ()) -> Settings:
+    """Return the settings of another kind of file, read and checked as `load_config` does."""
     values = _read(path, seen=())
     for override in overrides:
         values = _merge(values, _parse_override(override))
     try:
-        return Config.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(details) for details in error.errors()]
+        lines = [_explain(details, kind) for details in error.errors()]
         raise ConfigError("\n".join([f"{path}: the config cannot be used", *lines])) from None
 
 
@@ -111,17 +118,16 @@ def _parse_override(text: str) -> dict[str, Any]:
     return parsed
 
 
-def _explain(details: ErrorDetails) -> str:
+def _explain(details: ErrorDetails, kind: type[BaseModel]) -> str:
     """Return one line for one error: the key, what was found, what was expected."""
     location = [str(part) for part in details["loc"]]
     key = ".".join(location) or "config"
-    kind = details["type"]
-    if kind == "extra_forbidden":
-        names = _field_names(location[:-1])
+    if details["type"] == "extra_forbidden":
+        names = _field_names(location[:-1], kind)
         near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(names)}"
         return f"  {key}: no such setting; {hint}"
-    if kind == "missing":
+    if details["type"] == "missing":
         return f"  {key}: missing; it has no default"
     message = details["msg"].removeprefix("Value error, ")
     found = details["input"]
@@ -129,9 +135,8 @@ def _explain(details: ErrorDetails) -> str:
     return f"  {key}: {message}{shown}"
 
 
-def _field_names(location: Sequence[str]) -> list[str]:
-    """Return the settings that the section at `location` has."""
-    section: type[BaseModel] = Config
+def _field_names(location: Sequence[str], section: type[BaseModel]) -> list[str]:
+    """Return the settings that the section at `location` under `section` has."""
     for part in location:
         field = section.model_fields[part]
         kinds = [field.annotation, *get_args(field.annotation)]
