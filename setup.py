@@ -39,7 +39,9 @@ setup(
     ],
     extras_require={
         "onnx": ["onnxruntime>=1.18"],
+        "plots": ["matplotlib>=3.8"],
         "test": [
+            "matplotlib>=3.8",
             "mypy>=1.13",
             "onnx>=1.16",
             "onnxruntime>=1.18",
