@@ -9,6 +9,7 @@ results.md, results.json, cosine.png and a TensorBoard folder into the compariso
 
 import argparse
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from typing import Any
 from recognition.distributed import World
 from scripts.comparison.cells import CellResult, command, train_all
 from scripts.comparison.curves import draw_curves, require_matplotlib, write_tensorboard
-from scripts.comparison.report import Facts, markdown, write_json
+from scripts.comparison.report import Facts, around_marks, insert, markdown, write_json
 from scripts.comparison.settings import Cell, load_comparison, make_cells
 from train import make_verifier, prepare_dataset
 
@@ -36,6 +37,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--methods", nargs="+", default=[], metavar="NAME", help="only these, of the config's"
     )
+    parser.add_argument(
+        "--docs", type=Path, metavar="PAGE",
+        help="put the report into a markdown page, too, between its marks for it",
+    )  # fmt: skip
     parser.add_argument(
         "--dry-run", action="store_true", help="check everything, print each run's command, stop"
     )
@@ -57,10 +62,17 @@ def run(options: argparse.Namespace) -> int:
             print(shlex.join(command(cell, comparison.ranks)))
         return 0
     require_matplotlib()
+    if options.docs is not None:
+        around_marks(options.docs)  # better now than after an hour
     facts = prepare(cells[0], comparison.ranks)
     results, failed = train_all(cells, comparison.ranks)
     if results:
         report(output, facts, results)
+        if options.docs is not None:
+            picture = options.docs.with_name(f"{options.docs.stem}_cosine.png")
+            shutil.copyfile(output / "cosine.png", picture)
+            text = (output / "results.md").read_text()
+            insert(options.docs, f"{text}\n![mean cosine to the own centre]({picture.name})")
     if failed:
         print(
             f"error: {len(failed)} of {len(cells)} runs failed: {', '.join(failed)}; the same "

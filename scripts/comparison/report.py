@@ -15,6 +15,8 @@ from recognition.version import __version__
 from scripts.comparison.cells import CellResult
 
 MISSING = "–"
+START = "<!-- comparison: written by scripts/compare_heads.py --docs -->"
+END = "<!-- end of comparison -->"
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,27 @@ def markdown(facts: Facts, results: Sequence[CellResult]) -> str:
         *_notes(methods, sets),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def insert(page: Path, text: str) -> None:
+    """Put the report into a page, between its two marks, in place of what is there.
+
+    Raises `ValueError` for a page without them.
+    """
+    before, after = around_marks(page)
+    page.write_text(f"{before}{START}\n\n{text.strip()}\n\n{END}{after}", encoding="utf-8")
+
+
+def around_marks(page: Path) -> tuple[str, str]:
+    """Return what a page has before and after its place for the report.
+
+    Raises `ValueError` for a page without the two marks.
+    """
+    before, start, rest = page.read_text(encoding="utf-8").partition(START)
+    _, end, after = rest.partition(END)
+    if not (start and end):
+        raise ValueError(f"{page}: expected the lines {START} and {END}, in this order")
+    return before, after
 
 
 def by_method(results: Iterable[CellResult]) -> dict[str, list[CellResult]]:

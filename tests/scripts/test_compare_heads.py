@@ -10,7 +10,7 @@ from recognition.config_file import ConfigError
 from scripts.compare_heads import main
 from scripts.comparison.cells import CellResult, SetFigures
 from scripts.comparison.curves import mean_curve
-from scripts.comparison.report import Facts, markdown
+from scripts.comparison.report import END, START, Facts, insert, markdown
 from scripts.comparison.settings import load_comparison, make_cells
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -75,11 +75,16 @@ def test_trains_every_method_and_continues_where_it_stopped(
         assert before["sets"] == after["sets"]
         assert before["curve"] == after["curve"]
 
+    page = comparison.with_name("page.md")
+    page.write_text(f"before\n{START}\nold\n{END}\nafter\n")
     untouched = [(folder / "metrics.jsonl").stat().st_mtime_ns for folder in (full, half)]
-    assert run(comparison) == 0
+    assert run(comparison, "--docs", str(page)) == 0
     assert "2 runs, 2 of them finished before" in capsys.readouterr().out
     assert [(folder / "metrics.jsonl").stat().st_mtime_ns for folder in (full, half)] == untouched
     assert check_report(output)[0] == again
+    assert (comparison.parent / "page_cosine.png").is_file()
+    assert page.read_text().startswith(f"before\n{START}\n\n{again}")
+    assert page.read_text().endswith(f"(page_cosine.png)\n\n{END}\nafter\n")
 
     change(comparison, "half: {}", "half: {scale: 8}")
     assert run(comparison) == 1
@@ -209,6 +214,19 @@ def test_the_report_takes_means_over_seeds_and_tells_their_spread(comparison: Pa
     assert "lfw 2.00" in text
     assert "Spread of `b`" not in text
     assert mean_curve(runs[:2]) == ([4, 8], [0.375, 0.75])
+
+
+def test_a_page_without_the_marks_is_refused(
+    comparison: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = comparison.with_name("page.md")
+    page.write_text(f"{END}\n{START}\n")
+    assert run(comparison, "--docs", str(page)) == 1
+    assert "page.md: expected the lines" in capsys.readouterr().err
+    assert not (comparison.parent / "comparison").exists()
+    shutil.copyfile(CONFIGS.parent / "docs" / "methods.md", page)
+    insert(page, "the report")
+    assert f"{START}\n\nthe report\n\n{END}\n" in page.read_text()
 
 
 def test_the_shipped_comparison_can_be_started() -> None:
