@@ -2,10 +2,12 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from recognition.config import Head
 from recognition.config_file import ConfigError
 from scripts.compare_heads import main
 from scripts.comparison.cells import CellResult, SetFigures
@@ -237,7 +239,13 @@ def test_the_shipped_comparison_can_be_started() -> None:
     demo = cells[0].config.data.demo
     assert demo is not None
     assert demo.identities >= 2000
-    rates = {cell.method: cell.config.head.sample_rate for cell in cells}
-    assert {"full", "pfc_0.5", "pfc_0.2", "pfc_0.1", "pfc_0.05"} <= set(rates)
-    for method, rate in rates.items():
-        assert rate is None or method.endswith(f"_{rate:g}")
+    heads = {cell.method: cell.config.head for cell in cells}
+    for name in ("full", "pfc_0.5", "pfc_0.2", "pfc_0.1", "pfc_0.05", "random_all_0.1"):
+        assert name in heads
+    samplings = {head.sampling for head in heads.values()}
+    assert samplings == set(get_args(Head.model_fields["sampling"].annotation))
+    dissected = [head for head in heads.values() if head.loss.name == "d_softmax"]
+    assert len(dissected) == 3
+    assert len({head.model_dump_json() for head in heads.values()}) == len(heads)
+    for method, head in heads.items():
+        assert head.sample_rate is None or method.endswith(f"_{head.sample_rate:g}")
