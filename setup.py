@@ -23,7 +23,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     package_dir={"": "."},
-    packages=["backbones", "recognition", "recognition.head"],
+    packages=["backbones", "recognition", "recognition.head", "recognition.head.kernels"],
     package_data={"recognition": ["py.typed"], "backbones": ["py.typed"]},
     install_requires=[
         "numpy>=1.26",

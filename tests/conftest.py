@@ -1,10 +1,17 @@
 """Fixtures that several folders share."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import simplejpeg
+import torch
+
+# Triton reads this when it is first imported, which torchvision does: hence before any import
+# of this project. Where there is no GPU its kernels then run in its interpreter.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from data.pair_file import write_pair_file
 from data.recordio import write_face_records

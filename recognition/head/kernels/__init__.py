@@ -1,0 +1,132 @@
+"""The elementwise work of the streaming passes, behind one interface: torch, or Triton on CUDA.
+
+The matrix products of a block are the library's; what stands between them is four operations.
+`plain` is each in torch, which is its definition and what a CPU runs; `fused` is the same in
+Triton kernels. Both are modules that satisfy `BlockOps`: `block_ops` picks one, once, by device.
+"""
+
+import logging
+from typing import Protocol
+
+import torch
+
+from recognition.head.kernels import plain
+
+logger = logging.getLogger(__name__)
+
+
+class BlockOps(Protocol):
+    """The operations on one block of rows.
+
+    Shapes: L rows of the table, A active rows, R = stop − start rows of the block, N samples, d
+    embedding size, K micro-batches. Tables, products and gradients must be contiguous; tensors
+    are float32 where nothing else is said. R and N may be 0.
+
+    `index_A` is int64, the table rows that take part, or None for the table's rows 0, 1, …; a
+    block is the positions `[start, stop)` of it. `own_N` is int64, each sample's own row counted
+    from the block's start; a number outside `[0, R)` is none. `log2_scale` is the scale of logits
+    to base 2, `limit` the cosine above which a negative is left out, or None. Logits are
+    `log2_scale · product_RN · inverse_R`, −inf for the own row and for what is left out.
+    """
+
+    def read_rows(
+        self,
+        weight_Ld: torch.Tensor,
+        index_A: torch.Tensor | None,
+        start: int,
+        stop: int,
+        dtype: torch.dtype,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the block's rows in `dtype`, [R, d], and 1 / max(norm, 1e-12) of each, [R].
+
+        The rows may be a view of the table: read them only. Norms are float32, of the rows before
+        they are rounded to `dtype`.
+        """
+
+    def softmax_block(
+        self,
+        product_RN: torch.Tensor,
+        inverse_R: torch.Tensor,
+        own_N: torch.Tensor,
+        log2_scale: float,
+        limit: float | None,
+        peak_N: torch.Tensor,
+        mass_N: torch.Tensor,
+        *,
+        in_place: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take a block into each sample's online softmax; return its shares and the shrinkage.
+
+        With `p` the old peak and `q` the new one, the largest logit so far: `peak_N` becomes
+        `q`, `mass_N` becomes `mass · 2^(p − q) + Σ_R 2^(logit − q)`. Peaks start finite and below
+        any logit, such as −1e30.
+
+        Returns `2^(logit − q) · inverse_R`, [R, N], what to multiply the block's rows with for
+        their pull; and `2^(p − q)`, [N], what a sum of earlier blocks' pulls shrinks by. The
+        shares have the dtype of `product_RN` (float32 or bfloat16), and its memory if `in_place`.
+        """
+
+    def slope_block(
+        self,
+        product_RN: torch.Tensor,
+        inverse_R: torch.Tensor,
+        own_N: torch.Tensor,
+        log2_scale: float,
+        limit: float | None,
+        log2_total_N: torch.Tensor,
+        negative_N: torch.Tensor,
+        positive_N: torch.Tensor,
+        *,
+        absent_RK: torch.Tensor | None = None,
+        part_N: torch.Tensor | None = None,
+        in_place: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the derivatives of the loss by the block's cosines, and their radial part.
+
+        The derivative, `slope`, is `negative_N · 2^(logit − log2_total_N)`, `positive_N` for the
+        own row, and 0 for what is left out and for a row that took no part in the micro-batch
+        `part_N` (int64) of a sample, that is where `absent_RK` (bool) has True.
+
+        Returns `slope · inverse_R`, [R, N], whose product with the unit embeddings is the
+        gradient of the rows but for `−radial_R · row`; in the dtype of `product_RN` (float32 or
+        bfloat16), and in its memory if `in_place`. And `radial_R = Σ_N slope · cosine ·
+        inverse_R²`, [R].
+        """
+
+    def update_rows_sgd(
+        self,
+        weight_Ld: torch.Tensor,
+        momentum_Ld: torch.Tensor,
+        index_A: torch.Tensor | None,
+        start: int,
+        stop: int,
+        gradient_Rd: torch.Tensor,
+        radial_R: torch.Tensor,
+        *,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        nesterov: bool = False,
+    ) -> None:
+        """Step the block's rows as `torch.optim.SGD` does, in place in the two tables.
+
+        The gradient is `gradient_Rd − radial_R · row`; `gradient_Rd` may be bfloat16. No other row
+        of the tables is touched. `index_A` must not hold a row twice.
+        """
+
+
+def block_ops(device: torch.device) -> BlockOps:
+    """Return the operations for tensors on `device`, and log which and why.
+
+    Triton's kernels on CUDA where Triton can be imported, torch everywhere else.
+    """
+    if device.type != "cuda":
+        logger.info("head: block operations in torch, for there are no kernels for %s", device.type)
+        return plain
+    try:
+        from recognition.head.kernels import fused
+    except ImportError as error:
+        logger.warning("head: block operations in torch, slower than Triton's: %s", error)
+        return plain
+    logger.info("head: block operations in Triton kernels")
+    return fused

@@ -1,0 +1,151 @@
+"""The block operations in plain torch: their definition on any device, and the CPU's path.
+
+Shapes: L rows of the table, A active rows, R rows of one block, N samples, d embedding size, K
+micro-batches.
+"""
+
+import math
+
+import torch
+
+EPSILON = 1e-12  # smallest norm that is divided by, as in torch.nn.functional.normalize
+
+
+def inverse_norm(row_Rd: torch.Tensor) -> torch.Tensor:
+    """Equals `1 / row_Rd.norm(dim=1).clamp_min(1e-12)`: float32 [R]."""
+    norm_R: torch.Tensor = torch.linalg.vector_norm(row_Rd, dim=1)
+    return norm_R.clamp_min_(EPSILON).reciprocal_()
+
+
+def read_rows(
+    weight_Ld: torch.Tensor,
+    index_A: torch.Tensor | None,
+    start: int,
+    stop: int,
+    dtype: torch.dtype,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `BlockOps.read_rows`."""
+    row_Rd = weight_Ld[start:stop]
+    if index_A is not None:
+        row_Rd = weight_Ld.index_select(0, index_A[start:stop])
+    return row_Rd.to(dtype), inverse_norm(row_Rd)
+
+
+def softmax_block(
+    product_RN: torch.Tensor,
+    inverse_R: torch.Tensor,
+    own_N: torch.Tensor,
+    log2_scale: float,
+    limit: float | None,
+    peak_N: torch.Tensor,
+    mass_N: torch.Tensor,
+    *,
+    in_place: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `BlockOps.softmax_block`."""
+    if product_RN.shape[0] == 0:
+        return product_RN, torch.ones_like(peak_N)
+    inverse_R1 = inverse_R.unsqueeze(1)
+    logit_RN = _cosines(product_RN, inverse_R1, in_place)
+    if limit is not None:
+        logit_RN.masked_fill_(logit_RN > limit, -math.inf)
+    put_own(logit_RN.mul_(log2_scale), own_N, peak_N.new_full((), -math.inf))
+    raised_N = torch.maximum(peak_N, logit_RN.amax(0))
+    shrink_N = torch.exp2(peak_N.sub_(raised_N))
+    peak_N.copy_(raised_N)
+    power_RN = logit_RN.sub_(peak_N).exp2_()
+    mass_N.mul_(shrink_N).add_(power_RN.sum(0))
+    return _given_back(power_RN.mul_(inverse_R1), product_RN, in_place), shrink_N
+
+
+def slope_block(
+    product_RN: torch.Tensor,
+    inverse_R: torch.Tensor,
+    own_N: torch.Tensor,
+    log2_scale: float,
+    limit: float | None,
+    log2_total_N: torch.Tensor,
+    negative_N: torch.Tensor,
+    positive_N: torch.Tensor,
+    *,
+    absent_RK: torch.Tensor | None = None,
+    part_N: torch.Tensor | None = None,
+    in_place: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `BlockOps.slope_block`."""
+    inverse_R1 = inverse_R.unsqueeze(1)
+    cosine_RN = _cosines(product_RN, inverse_R1, in_place)
+    # d loss / d cosine: of each negative in proportion to its probability ...
+    slope_RN = torch.mul(cosine_RN, log2_scale).sub_(log2_total_N).exp2_().mul_(negative_N)
+    if limit is not None:
+        slope_RN.masked_fill_(cosine_RN > limit, 0.0)
+    # ... and of the own class as the loss has it.
+    put_own(slope_RN, own_N, positive_N)
+    if absent_RK is not None:
+        assert part_N is not None, "absent_RK says which micro-batch, part_N whose sample"
+        slope_RN.masked_fill_(absent_RK[:, part_N], 0.0)
+    radial_R = torch.mul(slope_RN, cosine_RN, out=cosine_RN).sum(1).mul_(inverse_R).mul_(inverse_R)
+    return _given_back(slope_RN.mul_(inverse_R1), product_RN, in_place), radial_R
+
+
+def update_rows_sgd(
+    weight_Ld: torch.Tensor,
+    momentum_Ld: torch.Tensor,
+    index_A: torch.Tensor | None,
+    start: int,
+    stop: int,
+    gradient_Rd: torch.Tensor,
+    radial_R: torch.Tensor,
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    nesterov: bool = False,
+) -> None:
+    """See `BlockOps.update_rows_sgd`."""
+    index_R = None if index_A is None else index_A[start:stop]
+    row_Rd = _rows(weight_Ld, index_R, start, stop)
+    velocity_Rd = _rows(momentum_Ld, index_R, start, stop)
+    slope_Rd = gradient_Rd.float().addcmul(row_Rd, radial_R.unsqueeze(1), value=-1.0)
+    slope_Rd.add_(row_Rd, alpha=weight_decay)
+    velocity_Rd.mul_(momentum).add_(slope_Rd)
+    if nesterov:
+        row_Rd.add_(slope_Rd.add_(velocity_Rd, alpha=momentum), alpha=-lr)
+    else:
+        row_Rd.add_(velocity_Rd, alpha=-lr)
+    if index_R is not None:
+        weight_Ld.index_copy_(0, index_R, row_Rd)
+        momentum_Ld.index_copy_(0, index_R, velocity_Rd)
+
+
+def put_own(block_RN: torch.Tensor, row_N: torch.Tensor, value: torch.Tensor) -> None:
+    """Set `block_RN[row_N[n], n] = value[n]` for the samples whose row is in the block.
+
+    Without selecting those samples, which on a GPU would make the host wait: the others write
+    back what stands there already. No two samples share a column, so no two writes collide.
+    """
+    if block_RN.shape[0] == 0:
+        return
+    inside_N = (row_N >= 0) & (row_N < block_RN.shape[0])
+    row_N = row_N.clamp(0, block_RN.shape[0] - 1)
+    column_N = torch.arange(block_RN.shape[1], device=block_RN.device)
+    value_N = torch.where(inside_N, value, block_RN[row_N, column_N])
+    block_RN.index_put_((row_N, column_N), value_N)
+
+
+def _rows(
+    table_Ld: torch.Tensor, index_R: torch.Tensor | None, start: int, stop: int
+) -> torch.Tensor:
+    return table_Ld[start:stop] if index_R is None else table_Ld.index_select(0, index_R)
+
+
+def _cosines(product_RN: torch.Tensor, inverse_R1: torch.Tensor, in_place: bool) -> torch.Tensor:
+    """Return `product_RN * inverse_R1` in float32, in the product's own memory where allowed."""
+    if in_place and product_RN.dtype == torch.float32:
+        return product_RN.mul_(inverse_R1)
+    return product_RN * inverse_R1
+
+
+def _given_back(result_RN: torch.Tensor, product_RN: torch.Tensor, in_place: bool) -> torch.Tensor:
+    """Return the result in the product's dtype, and in its memory when asked."""
+    return product_RN.copy_(result_RN) if in_place else result_RN.to(product_RN.dtype)
