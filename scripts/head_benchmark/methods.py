@@ -6,11 +6,21 @@ in `METHODS`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 
-from recognition.head import HeadOutput, PartialFC, cosface
+from recognition.head import (
+    HeadOutput,
+    PartialFC,
+    RowAdamW,
+    RowSGD,
+    cosface,
+    curricularface,
+    d_softmax,
+    subcenter_arcface,
+)
 from recognition.head.choices import choose
 from recognition.head.settings import KEEP_BYTES, StreamSettings
 from scripts.head_benchmark.cases import MIB, Case
@@ -149,25 +159,39 @@ class Ours:
 
 def _partial_fc(case: Case, device: torch.device, **options: Any) -> PartialFC:
     """Build the head; all that this benchmark knows of `PartialFC`'s arguments is here."""
+    settings: dict[str, Any] = {
+        "sampling": "all" if case.rate == 1.0 else "random_negative",
+        "loss": cosface(MARGIN),
+        "optimizer": RowSGD(MOMENTUM, WEIGHT_DECAY),
+    }
     return PartialFC(
         case.dim,
         case.classes,
-        sampling="all" if case.rate == 1.0 else "random_negative",
         sample_rate=case.rate,
-        margin=cosface(MARGIN),
         scale=SCALE,
         seed=case.seed,
-        momentum=MOMENTUM,
-        weight_decay=WEIGHT_DECAY,
         matmul_dtype=case.torch_dtype,
         device=device,
-        **options,
+        **(settings | options),
     )
 
+
+_BF16_MOMENTUM = RowSGD(MOMENTUM, WEIGHT_DECAY, momentum_dtype=torch.bfloat16)
 
 METHODS: dict[str, Callable[[Case, torch.device], Method]] = {
     REFERENCE: Usual,
     "partial_fc": Ours,
+    "bf16_momentum": partial(Ours, optimizer=_BF16_MOMENTUM),
+    "adamw": partial(Ours, optimizer=RowAdamW()),
+    "dense_update": partial(Ours, dense_update=True),
+    "replicated": partial(Ours, placement="replicated"),
+    "host": partial(Ours, placement="host"),
+    "random_all": partial(Ours, sampling="random_all"),
+    "hash_forest": partial(Ours, sampling="hash_forest"),
+    "hard_negative": partial(Ours, sampling="hard_negative"),
+    "subcenter_arcface": partial(Ours, loss=subcenter_arcface(k=3)),
+    "curricularface": partial(Ours, loss=curricularface()),
+    "d_softmax_b": partial(Ours, loss=d_softmax(batch_rate=0.25)),
 }
 
 

@@ -55,7 +55,7 @@ def _run(
     state = optimizer.state(*weight.shape)
     for step, gradient in enumerate(gradients):
         index = torch.arange(len(weight)) if taken is None else taken[step]
-        for part in index.split(block or len(weight)):
+        for part in torch.split(index, block or len(weight)):
             rows = weight[part]
             state_rows = {name: value[part] for name, value in state.items()}
             noise = RowNoise(seed=5, step=step, class_id=part)
