@@ -1,14 +1,18 @@
 """What is done to one block's products of centres and samples, between the matrix products.
 
-Shapes: R classes of the block, K centres a class, C = R·K centres, S samples.
+For one centre a class and unchanged cosines that is `kernels`, in torch or in Triton. Here is the
+choice, and the general form in torch: K centres a class, and hard negatives that count for more.
+
+Shapes: R classes of the block, K centres a class, C = R·K centres, S samples, B micro-batches.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
+from recognition.head.kernels import BlockOps
+from recognition.head.kernels.plain import put_own, take_in
 from recognition.head.loss import Curriculum
 
 
@@ -28,134 +32,129 @@ class Rule:
     curriculum: Curriculum | None
     centres: int
 
-
-class Weights(Protocol):
-    """Each sample's part in the gradient, [S]; see `streaming.CentreLoss`."""
-
     @property
-    def place(self) -> torch.Tensor:
-        """Which of the own class's K centres is the sample's: int64."""
-        ...
+    def is_plain(self) -> bool:
+        """Whether a class's cosine is its one centre's, as it is."""
+        return self.curriculum is None and self.centres == 1
 
-    @property
-    def log2_total(self) -> torch.Tensor:
-        """Log2 of the sum of the negatives' exponentials: float32."""
-        ...
 
-    @property
-    def negative(self) -> torch.Tensor:
-        """Derivative of the loss by the negatives' log-sum-exp, times scale: float32."""
-        ...
+@dataclass(frozen=True)
+class Weights:
+    """Each sample's part in the gradient.
 
-    @property
-    def positive(self) -> torch.Tensor:
-        """Derivative of the loss by the cosine with the own centre: float32."""
-        ...
+    Attributes:
+        place: int64 [S], which of the own class's K centres is the sample's.
+        log2_total: float32 [S], log2 of the sum of the negatives' exponentials.
+        negative: float32 [S], derivative of the loss by the negatives' log-sum-exp, times scale.
+        positive: float32 [S], derivative of the loss by the cosine with the own centre.
+        part: int64 [S], the sample's micro-batch.
+    """
+
+    place: torch.Tensor
+    log2_total: torch.Tensor
+    negative: torch.Tensor
+    positive: torch.Tensor
+    part: torch.Tensor
 
 
 def softmax_block(
+    ops: BlockOps,
     product_CS: torch.Tensor,
     inverse_C: torch.Tensor,
     position_S: torch.Tensor,
     rule: Rule,
     peak_S: torch.Tensor,
     mass_S: torch.Tensor,
-    dtype: torch.dtype,
+    *,
+    in_place: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Add a block's negatives to the samples' statistics, in place.
-
-    Returns `(share_CS, shrink_S)`: in `dtype`, what each centre, not normalised, counts for in the
-    sum of negatives at the new peak; and what sums at the old peak must be multiplied by.
+    """Add a block's negatives to the samples' statistics, in place; see `BlockOps.softmax_block`.
 
     Args:
-        product_CS: centres times normalised embeddings; not changed.
+        ops: the operations for this device.
+        product_CS: centres times normalised embeddings.
         inverse_C: float32, inverse norms of the centres.
         position_S: int64, each sample's own class in the block, outside [0, R) if it is not there.
         rule: scale, filter, curriculum, centres a class.
         peak_S: float32, largest logit so far, to base 2; raised in place.
         mass_S: float32, sum of exponentials at the peak; moved to the new peak and added to.
-        dtype: of the result.
+        in_place: whether the products may be overwritten.
+
+    Returns:
+        What each centre, not normalised, counts for in the sum of negatives at the new peak, in
+        the products' dtype; and what sums at the old peak must be multiplied by.
     """
+    if rule.is_plain:
+        return ops.softmax_block(
+            product_CS, inverse_C, position_S, rule.log2_scale, rule.inter_class_filter,
+            peak_S, mass_S, in_place=in_place,
+        )  # fmt: skip
     inverse_C1 = inverse_C.unsqueeze(1)
     cosine_RS, nearest_RS = _class_cosines(product_CS * inverse_C1, rule.centres)
-    slope_RS = None
+    bend_RS = None
     if rule.inter_class_filter is not None:
         cosine_RS.masked_fill_(cosine_RS > rule.inter_class_filter, -math.inf)
     if rule.curriculum is not None:
-        cosine_RS, slope_RS = _harden(cosine_RS, rule.curriculum)
-    logit_RS = cosine_RS.mul_(rule.log2_scale)
-    put_own(logit_RS, position_S, logit_RS.new_full((), -math.inf))
-    raised_S = torch.maximum(peak_S, logit_RS.amax(0))
-    shrink_S = torch.exp2(peak_S - raised_S)
-    peak_S.copy_(raised_S)
-    power_RS = logit_RS.sub_(raised_S).exp2_()
-    mass_S.mul_(shrink_S).add_(power_RS.sum(0))
-    if slope_RS is not None:
-        power_RS.mul_(slope_RS)
+        cosine_RS, bend_RS = _harden(cosine_RS, rule.curriculum)
+    put_own(cosine_RS, position_S, cosine_RS.new_full((), -math.inf))
+    power_RS, shrink_S = take_in(cosine_RS.mul_(rule.log2_scale), peak_S, mass_S)
+    if bend_RS is not None:
+        power_RS.mul_(bend_RS)
     share_CS = _spread(power_RS, nearest_RS, rule.centres).mul_(inverse_C1)
-    return share_CS.to(dtype), shrink_S
+    return share_CS.to(product_CS.dtype), shrink_S
 
 
-def slopes(
+def slope_block(
+    ops: BlockOps,
     product_CS: torch.Tensor,
     inverse_C: torch.Tensor,
     position_S: torch.Tensor,
     rule: Rule,
     weights: Weights,
-    absent_RS: torch.Tensor | None,
-    dtype: torch.dtype,
+    absent_RB: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the derivative of the loss by a block's products, and each centre's radial part.
 
-    `(slope_CS, radial_C)`: with them the centres' gradient is
-    `slope_CS @ unit_Sd − radial_C[:, None] * weight_Cd`.
+    `(slope_CS, radial_C)`, the former in the products' dtype and in their memory: with them the
+    centres' gradient is `slope_CS @ unit_Sd − radial_C[:, None] * weight_Cd`.
 
     Args:
-        product_CS: centres times normalised embeddings; not changed.
+        ops: the operations for this device.
+        product_CS: centres times normalised embeddings; overwritten.
         inverse_C: float32, inverse norms of the centres.
         position_S: int64, each sample's own class in the block, outside [0, R) if it is not there.
         rule: scale, filter, curriculum, centres a class.
         weights: each sample's part.
-        absent_RS: bool, classes that take no part for a sample; None if all do.
-        dtype: of the slopes.
+        absent_RB: bool, classes that take no part in a micro-batch; None if all do.
     """
+    if rule.is_plain:
+        return ops.slope_block(
+            product_CS, inverse_C, position_S, rule.log2_scale, rule.inter_class_filter,
+            weights.log2_total, weights.negative, weights.positive,
+            absent_RK=absent_RB, part_N=weights.part, in_place=True,
+        )  # fmt: skip
     inverse_C1 = inverse_C.unsqueeze(1)
     cosine_CS = product_CS * inverse_C1
     cosine_RS, nearest_RS = _class_cosines(cosine_CS, rule.centres)
     logit_RS, bend_RS = cosine_RS, None
     if rule.curriculum is not None:
         logit_RS, bend_RS = _harden(cosine_RS.clone(), rule.curriculum)
-    # d loss / d cosine: of each negative in proportion to its probability ...
     slope_RS = torch.mul(logit_RS, rule.log2_scale).sub_(weights.log2_total).exp2_()
     slope_RS.mul_(weights.negative)
     if bend_RS is not None:
         slope_RS.mul_(bend_RS)
     if rule.inter_class_filter is not None:
         slope_RS.masked_fill_(cosine_RS > rule.inter_class_filter, 0.0)
-    if absent_RS is not None:
-        slope_RS.masked_fill_(absent_RS, 0.0)
-    # ... and of the own class as the loss has it, all of it to the sample's own centre.
-    if rule.centres > 1:
-        put_own(slope_RS, position_S, slope_RS.new_zeros(()))
+    if absent_RB is not None:
+        slope_RS.masked_fill_(absent_RB[:, weights.part], 0.0)
+    # The own class is no negative, and its slope is all its sample's own centre's.
+    put_own(slope_RS, position_S, slope_RS.new_zeros(()))
     slope_CS = _spread(slope_RS, nearest_RS, rule.centres)
     inside_S = (position_S >= 0) & (position_S < slope_RS.shape[0])
     centre_S = torch.where(inside_S, position_S * rule.centres + weights.place, -1)
     put_own(slope_CS, centre_S, weights.positive)
-    radial_C = (cosine_CS.mul_(slope_CS)).sum(1).mul_(inverse_C).mul_(inverse_C)
-    return slope_CS.mul_(inverse_C1).to(dtype), radial_C
-
-
-def put_own(block_RS: torch.Tensor, row_S: torch.Tensor, value: torch.Tensor) -> None:
-    """Set `block_RS[row_S[s], s] = value[s]` for the samples whose row is in the block.
-
-    Without selecting those samples, which on a GPU would make the host wait: the others write
-    back what stands there already. No two samples share a column, so no two writes collide.
-    """
-    inside_S = (row_S >= 0) & (row_S < block_RS.shape[0])
-    row_S = row_S.clamp(0, block_RS.shape[0] - 1)
-    column_S = torch.arange(block_RS.shape[1], device=block_RS.device)
-    value_S = torch.where(inside_S, value, block_RS[row_S, column_S])
-    block_RS.index_put_((row_S, column_S), value_S)
+    radial_C = cosine_CS.mul_(slope_CS).sum(1).mul_(inverse_C).mul_(inverse_C)
+    return slope_CS.mul_(inverse_C1).to(product_CS.dtype), radial_C
 
 
 def _class_cosines(

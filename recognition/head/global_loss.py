@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from recognition.head.exchange import AnyExchange, Batch
+from recognition.head.kernels import BlockOps
 from recognition.head.loss import Loss, Own, Shares, differentiate
 from recognition.head.rows import RowSet
 from recognition.head.sampling import class_hash
@@ -72,6 +73,7 @@ def global_loss(
     loss: Loss,
     running: torch.Tensor,
     how: StreamSettings,
+    ops: BlockOps,
     exchange: AnyExchange,
     sizes: Sequence[int],
     picked: Picked,
@@ -96,6 +98,7 @@ def global_loss(
         loss: what is computed.
         running: float32 [k], the loss's running statistics so far.
         how: scale, filter, budgets, product dtype.
+        ops: the operations for this device.
         exchange: the ranks.
         sizes: their batch sizes.
         picked: the samples whose negatives are looked at.
@@ -115,7 +118,7 @@ def global_loss(
         samples, place_S = Samples(batch.unit[at], own_M[at], hard), place_S[at]
     width = exchange.width(sizes)
     negatives = negative_statistics(
-        samples, table, rows, how, width=width, with_pull=with_embedding_gradient, keep=keep
+        samples, table, rows, how, ops, width=width, with_pull=with_embedding_gradient, keep=keep
     )
     gathered_W2S = exchange.gather_statistics(torch.stack([negatives.peak, negatives.mass]))
     log2_total_S = combine_statistics(gathered_W2S[:, 0], gathered_W2S[:, 1])

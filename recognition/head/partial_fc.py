@@ -23,6 +23,8 @@ from recognition.head.global_loss import (
     global_loss,
     pick_samples,
 )
+from recognition.head.kernels import block_ops, plain
+from recognition.head.kernels.plain import EPSILON
 from recognition.head.loss import Loss
 from recognition.head.margins import cosface
 from recognition.head.placement import place
@@ -32,7 +34,7 @@ from recognition.head.rows import RowSet, complement, local_rows, union
 from recognition.head.sampling import ActiveSet, SampleRequest
 from recognition.head.samplings import build_sampler
 from recognition.head.settings import BLOCK_BYTES, KEEP_BYTES, STAGE_BYTES, StreamSettings
-from recognition.head.streaming import EPSILON, CentreLoss, centre_gradients
+from recognition.head.streaming import BlockGradient, CentreLoss, centre_gradients
 from recognition.head.table import Block, HostTable, TableReader
 
 
@@ -189,6 +191,7 @@ class PartialFC(nn.Module):
                 "only its own with placement 'replicated', so the ranks' copies would part; "
                 "expected placement 'sharded' or 'host', or another sampling"
             )
+        self._ops = block_ops(device)
         self._exchange, self.shard, self.table = placed.exchange, placed.shard, placed.table
         self.register_buffer("running", torch.tensor(self.loss.initial, device=device))
         self.running: torch.Tensor
@@ -256,6 +259,7 @@ class PartialFC(nn.Module):
                 self.loss,
                 self.running,
                 self._how,
+                self._ops,
                 self._exchange,
                 sizes,
                 pick_samples(self.loss.batch_rate, batch, sizes, self.seed, self.step_count),
@@ -317,8 +321,8 @@ class PartialFC(nn.Module):
             raise ValueError(f"lr: {lr} found, expected a finite number of at least 0")
         if not skip:
             rows = self._pending_rows()
-            for block, gradient in self._gradients(rows, grad_scale, with_state=True):
-                self._update(rows, block, gradient, lr)
+            for gradient in self._gradients(rows, grad_scale, with_state=True):
+                self._update(rows, gradient, lr)
             if self.dense_update:
                 self._update_others(complement(rows, len(self.weight)), lr)
         self.table.finish()
@@ -352,8 +356,9 @@ class PartialFC(nn.Module):
         Raises `ValueError` when no gradient waits.
         """
         total = torch.zeros((), device=self.device)
-        for _, gradient in self._gradients(self._pending_rows(), grad_scale):
-            total += gradient.square().sum()
+        rows = self._pending_rows()
+        for gradient in self._gradients(rows, grad_scale):
+            total += self._exchange.centre_gradient(gradient.whole(rows)).square().sum()
         return self._exchange.over_classes(total).sqrt()
 
     def over_classes(self, count: int) -> torch.Tensor:
@@ -440,26 +445,52 @@ class PartialFC(nn.Module):
 
     def _gradients(
         self, rows: RowSet, grad_scale: float | torch.Tensor, *, with_state: bool = False
-    ) -> Iterator[tuple[Block, torch.Tensor]]:
-        """Yield `(block, gradient)` of what waits, block by block."""
+    ) -> Iterator[BlockGradient]:
+        """Yield this rank's gradients of what waits, block by block."""
         losses = [loss.scaled(1.0 / grad_scale) for loss in self._pending]
         with torch.autocast(self.device.type, enabled=False):
-            for block, gradient in centre_gradients(
-                self.table, rows, losses, self._how, with_state=with_state
-            ):
-                yield block, self._exchange.centre_gradient(gradient)
+            yield from centre_gradients(
+                self.table, rows, losses, self._how, self._ops, with_state=with_state
+            )
 
-    def _update(self, rows: RowSet, block: Block, gradient: torch.Tensor, lr: float) -> None:
+    def _update(self, rows: RowSet, gradient: BlockGradient, lr: float) -> None:
+        """Step a block's rows, where they stand if there is a kernel for it."""
+        block, optimizer = gradient.block, self.optimizer
+        if isinstance(optimizer, RowSGD) and self._has_kernel(optimizer, gradient):
+            self._ops.update_rows_sgd(
+                block.tensors["weight"], block.tensors["momentum"], block.index, block.first,
+                block.last, gradient.pull, gradient.radial, lr=lr, momentum=optimizer.momentum,
+                weight_decay=optimizer.weight_decay, nesterov=optimizer.nesterov,
+            )  # fmt: skip
+        else:
+            whole = self._exchange.centre_gradient(gradient.whole(rows))
+            self._step_rows(rows, block, whole, lr)
+        self.table.write(rows, block)
+
+    def _has_kernel(self, optimizer: RowSGD, gradient: BlockGradient) -> bool:
+        """Return whether a kernel steps these rows where they stand, from the gradient's parts."""
+        return (
+            self._ops is not plain
+            and optimizer.momentum > 0.0
+            and optimizer.momentum_dtype == torch.float32
+            and self.loss.centres_per_class == 1
+            and not gradient.apart
+            and not (self._replicated and self._exchange.size > 1)
+        )
+
+    def _step_rows(self, rows: RowSet, block: Block, gradient: torch.Tensor, lr: float) -> None:
         class_id_R = self.shard[0] + rows.numbers(block.start, block.stop, self.device)
         noise = RowNoise(self.seed, self.step_count, class_id_R)
-        self.optimizer.update(block.weight, block.state, gradient, lr, noise)
-        self.table.write(rows, block)
+        state = {name: block.read(name) for name in self.table.state_names}
+        self.optimizer.update(block.read("weight"), state, gradient, lr, noise)
+        block.write()
 
     def _update_others(self, rows: RowSet, lr: float) -> None:
         """Step rows that took no part, with gradient zero."""
         size = self._how.block_rows(1, self.weight.shape[1])
         for block in self.table.walk(rows, size, with_state=True):
-            self._update(rows, block, torch.zeros_like(block.weight), lr)
+            self._step_rows(rows, block, torch.zeros_like(block.read("weight")), lr)
+            self.table.write(rows, block)
 
 
 def _by_device(budgets: dict[str, int], device: torch.device) -> int:

@@ -21,13 +21,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from recognition.head.blocks import Rule, slopes, softmax_block
+from recognition.head.blocks import Rule, Weights, slope_block, softmax_block
+from recognition.head.kernels import BlockOps, plain
+from recognition.head.kernels.plain import inverse_norm
 from recognition.head.loss import Curriculum
 from recognition.head.rows import RowSet
 from recognition.head.settings import StreamSettings
 from recognition.head.table import Block, Table
-
-EPSILON = 1e-12  # smallest norm that is divided by, as in torch.nn.functional.normalize
 
 _NO_PEAK = -1e30  # below any logit, and finite: its difference to itself is 0, not NaN
 
@@ -136,12 +136,6 @@ class CentreLoss:
         )
 
 
-def inverse_norm(row_Rd: torch.Tensor) -> torch.Tensor:
-    """Equals `1 / row_Rd.norm(dim=1).clamp_min(1e-12)`: float32 [R]."""
-    norm_R: torch.Tensor = torch.linalg.vector_norm(row_Rd, dim=1)
-    return norm_R.clamp_min_(EPSILON).reciprocal_()
-
-
 def own_centres(table: Table, unit_Nd: torch.Tensor, own_N: torch.Tensor) -> OwnCentres:
     """Find each sample's own centre: the nearest one of its class.
 
@@ -167,6 +161,7 @@ def negative_statistics(
     table: Table,
     rows: RowSet,
     how: StreamSettings,
+    ops: BlockOps,
     *,
     width: int,
     with_pull: bool,
@@ -188,6 +183,7 @@ def negative_statistics(
         table: this rank's centres.
         rows: the rows that take part.
         how: scale, filter, budgets, product dtype.
+        ops: the operations for this device.
         width: samples that blocks are planned for.
         with_pull: whether to sum the centres, which costs a second product.
         keep: whether to keep the products if they fit the budget.
@@ -203,14 +199,13 @@ def negative_statistics(
     keep = keep and how.keeps(rows.count * centres, count)
     kept = factor_dS.new_empty(rows.count * centres, count) if keep else None
     for block in table.walk(rows, how.block_rows(width, size, centres)):
-        weight_Cd = block.weight.view(-1, size)
-        inverse_C = inverse_norm(weight_Cd)
-        factor_Cd = weight_Cd.to(how.matmul_dtype)
+        factor_Cd, inverse_C = _factors(block, size, centres, how.matmul_dtype, ops)
         out = None if kept is None else kept[block.start * centres : block.stop * centres]
         product_CS = torch.mm(factor_Cd, factor_dS, out=out)
         share_CS, shrink_S = softmax_block(
-            product_CS, inverse_C, position_S - block.start, rule, peak_S, mass_S, how.matmul_dtype
-        )
+            ops, product_CS, inverse_C, position_S - block.start, rule, peak_S, mass_S,
+            in_place=kept is None,
+        )  # fmt: skip
         if pull_Sd is not None:
             pull_Sd.mul_(shrink_S.unsqueeze(1)).add_(share_CS.T @ factor_Cd)
     return NegativeStatistics(peak_S, mass_S, pull_Sd, kept)
@@ -225,89 +220,120 @@ def combine_statistics(peak_WS: torch.Tensor, mass_WS: torch.Tensor) -> torch.Te
     return peak_S + (mass_WS * torch.exp2(peak_WS - peak_S)).sum(0).log2()
 
 
+@dataclass(frozen=True)
+class BlockGradient:
+    """The gradient of a block's centres, in two parts.
+
+    Attributes:
+        block: the centres.
+        pull: [C, d], the samples' part: sum of slopes times unit embeddings; in `matmul_dtype`.
+        radial: float32 [C]; this times a centre is to be taken off, so that a step stays
+            perpendicular to it.
+        apart: samples that have only their own class.
+    """
+
+    block: Block
+    pull: torch.Tensor
+    radial: torch.Tensor
+    apart: list["OwnOnly"]
+
+    def whole(self, rows: RowSet) -> torch.Tensor:
+        """Return the gradient, float32 [R, K·d]; `rows` is the set that was walked."""
+        weight = self.block.read("weight")
+        weight_Cd = weight.view(self.pull.shape)
+        # d cosine / d weight = (unit − cosine · weight / |weight|) / |weight|
+        gradient_Cd = self.pull.float().addcmul_(weight_Cd, self.radial.unsqueeze(1), value=-1.0)
+        for apart in self.apart:
+            _add_own(gradient_Cd, weight_Cd, apart, rows, self.block)
+        return gradient_Cd.view(weight.shape)
+
+
 def centre_gradients(
     table: Table,
     rows: RowSet,
     losses: list[CentreLoss],
     how: StreamSettings,
+    ops: BlockOps,
     *,
     with_state: bool = False,
-) -> Iterator[tuple[Block, torch.Tensor]]:
-    """Second pass: yield `(block, gradient_CD)` block by block.
+) -> Iterator[BlockGradient]:
+    """Second pass: yield the gradient block by block.
 
-    `gradient_CD` has the block's weight's shape and equals the sum over the losses
-    (micro-batches) of `autograd.grad(loss, weight)` at the rows' positions in `rows`, which must
-    hold the rows of every loss. The caller may change the block and write it back (`Table.write`)
-    before taking the next one.
+    It equals the sum over the losses (micro-batches) of `autograd.grad(loss, weight)` at the
+    rows' positions in `rows`, which must hold the rows of every loss. The caller may change the
+    block and bring it home (`Table.write`) before taking the next one.
     """
     merged = _Merged.of(losses, rows)
     size = merged.samples.unit.shape[1]
     centres = table.weight.shape[1] // size
     rule = Rule(how.log2_scale, how.inter_class_filter, merged.samples.curriculum, centres)
     factor_Sd = merged.samples.unit.to(how.matmul_dtype)
-    blocks = table.walk(rows, how.block_rows(merged.width, size, centres), with_state=with_state)
-    for block in blocks:
-        weight_Cd = block.weight.view(-1, size)
-        inverse_C = inverse_norm(weight_Cd)
+    size_R = how.block_rows(merged.width, size, centres)
+    for block in table.walk(rows, size_R, with_state=with_state):
+        if ops is plain:
+            block.read("weight")  # once, for the products and for the update
+        factor_Cd, inverse_C = _factors(block, size, centres, how.matmul_dtype, ops)
         if merged.product is None:
-            product_CS = weight_Cd.to(how.matmul_dtype) @ factor_Sd.T
+            product_CS = factor_Cd @ factor_Sd.T
         else:
-            product_CS = merged.product[block.start * centres : block.stop * centres]
-        absent = merged.absent_of(block)
-        position_S = merged.position - block.start
-        slope_CS, radial_C = slopes(
-            product_CS, inverse_C, position_S, rule, merged, absent, how.matmul_dtype
-        )
-        gradient_Cd = (slope_CS @ factor_Sd).float()
-        # d cosine / d weight = (unit − cosine · weight / |weight|) / |weight|
-        gradient_Cd.addcmul_(weight_Cd, radial_C.unsqueeze(1), value=-1.0)
-        for apart in merged.apart:
-            _add_own(gradient_Cd, weight_Cd, inverse_C, apart, rows, block, centres)
-        yield block, gradient_Cd.view_as(block.weight)
+            # A copy: the second pass may be made twice, by `gradient_norm` and by `step`.
+            product_CS = merged.product[block.start * centres : block.stop * centres].clone()
+        absent_RB = None if merged.absent is None else merged.absent[block.start : block.stop]
+        slope_CS, radial_C = slope_block(
+            ops, product_CS, inverse_C, merged.position - block.start, rule, merged.weights,
+            absent_RB,
+        )  # fmt: skip
+        yield BlockGradient(block, slope_CS @ factor_Sd, radial_C, merged.apart)
+
+
+def _factors(
+    block: Block, size: int, centres: int, dtype: torch.dtype, ops: BlockOps
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a block's centres in `dtype`, [C, d], and their inverse norms, float32 [C]."""
+    if centres == 1 and not block.has_read("weight"):
+        weight = block.tensors["weight"]
+        return ops.read_rows(weight, block.index, block.first, block.last, dtype)
+    weight_Cd = block.read("weight").view(-1, size)
+    return ops.read_rows(weight_Cd, None, 0, len(weight_Cd), dtype)
 
 
 def _add_own(
     gradient_Cd: torch.Tensor,
     weight_Cd: torch.Tensor,
-    inverse_C: torch.Tensor,
     apart: OwnOnly,
     rows: RowSet,
     block: Block,
-    centres: int,
 ) -> None:
     """Add the gradient of centres from samples that have only their own class.
 
     Samples of other blocks add zeros, so that nothing is selected and no GPU waited for.
     """
+    centres = len(weight_Cd) // (block.stop - block.start)
     position_U = rows.positions(apart.own) - block.start
     inside_U = (position_U >= 0) & (position_U < block.stop - block.start)
     centre_U = (position_U * centres + apart.place).clamp(0, len(weight_Cd) - 1)
-    slope_U1 = (apart.slope * inside_U * inverse_C[centre_U]).unsqueeze(1)
-    toward_U1 = (apart.cosine * inverse_C[centre_U]).unsqueeze(1)
-    own_Ud = (apart.unit - weight_Cd[centre_U] * toward_U1) * slope_U1
+    own_Ud = weight_Cd[centre_U]
+    inverse_U1 = inverse_norm(own_Ud).unsqueeze(1)
+    toward_Ud = own_Ud * (inverse_U1 * apart.cosine.unsqueeze(1))
+    slope_U1 = (apart.slope * inside_U).unsqueeze(1) * inverse_U1
     # Accumulating index_put sums duplicates in a fixed order on a GPU too; index_add does not.
-    gradient_Cd.index_put_((centre_U,), own_Ud, accumulate=True)
+    gradient_Cd.index_put_((centre_U,), (apart.unit - toward_Ud) * slope_U1, accumulate=True)
 
 
 @dataclass(frozen=True)
 class _Merged:
     """Several micro-batches' losses as one of all their samples, over one set of rows.
 
-    `absent` is None, or bool [A, B]: rows that did not take part in a micro-batch. `part` is the
-    micro-batch of each sample, [S]; `position` is the own row's place in `rows`; the other fields
-    are those of `CentreLoss`.
+    `absent` is None, or bool [A, B]: rows that did not take part in a micro-batch; `position` is
+    the own row's place in `rows`; the other fields are those of `CentreLoss`.
     """
 
     samples: Samples
     position: torch.Tensor
-    place: torch.Tensor
-    log2_total: torch.Tensor
-    negative: torch.Tensor
-    positive: torch.Tensor
+    weights: Weights
     product: torch.Tensor | None
     apart: list[OwnOnly]
     absent: torch.Tensor | None
-    part: torch.Tensor
     width: int
 
     @classmethod
@@ -324,22 +350,18 @@ class _Merged:
         return cls(
             samples=Samples(torch.cat([loss.samples.unit for loss in losses]), own_S, curriculum),
             position=rows.positions(own_S),
-            place=torch.cat([loss.place for loss in losses]),
-            log2_total=torch.cat([loss.log2_total for loss in losses]),
-            negative=torch.cat([loss.negative for loss in losses]),
-            positive=torch.cat([loss.positive for loss in losses]),
+            weights=Weights(
+                place=torch.cat([loss.place for loss in losses]),
+                log2_total=torch.cat([loss.log2_total for loss in losses]),
+                negative=torch.cat([loss.negative for loss in losses]),
+                positive=torch.cat([loss.positive for loss in losses]),
+                part=torch.cat([torch.full_like(loss.place, k) for k, loss in enumerate(losses)]),
+            ),
             product=losses[0].product if only_one else None,
             apart=[loss.apart for loss in losses if loss.apart is not None],
             absent=None if only_one else _absent(losses, rows),
-            part=torch.cat([torch.full_like(loss.place, k) for k, loss in enumerate(losses)]),
             width=sum(loss.width for loss in losses),
         )
-
-    def absent_of(self, block: Block) -> torch.Tensor | None:
-        """Return which of a block's rows take no part for a sample: bool [R, S], or None."""
-        if self.absent is None:
-            return None
-        return self.absent[block.start : block.stop][:, self.part]
 
 
 def _absent(losses: list[CentreLoss], rows: RowSet) -> torch.Tensor | None:

@@ -15,25 +15,51 @@ from recognition.head.rows import RowSet
 
 @dataclass
 class Block:
-    """Some classes' rows, on the device that computes.
+    """Some classes' rows: positions `[start, stop)` of a row set, and where their numbers stand.
 
     Attributes:
         start: position of the first one in the row set.
         stop: one past the last one's.
-        weight: float32 [R, D]; may be the table itself, so that changes are made in place.
-        state: the optimizer's tensors of the same rows, by name, [R, ...]; empty if not asked for.
+        tensors: weight and optimizer state by name, on the device that computes, [..., D].
+        index: int64, which of their rows are those of the set; None for rows 0, 1, ….
+        first: where the block begins in `index`, or in the tensors if there is none.
+        last: one past its end there.
     """
 
     start: int
     stop: int
-    weight: torch.Tensor
-    state: dict[str, torch.Tensor] = field(default_factory=dict)
+    tensors: dict[str, torch.Tensor]
+    index: torch.Tensor | None
+    first: int
+    last: int
+    _rows: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def read(self, name: str) -> torch.Tensor:
+        """Return the block's rows of a tensor, [R, D]: a view where there is no index, else a copy.
+
+        The same one each time, to be changed in place and put back by `write`.
+        """
+        if name not in self._rows:
+            tensor = self.tensors[name]
+            if self.index is None:
+                self._rows[name] = tensor[self.first : self.last]
+            else:
+                self._rows[name] = tensor.index_select(0, self.index[self.first : self.last])
+        return self._rows[name]
+
+    def has_read(self, name: str) -> bool:
+        """Return whether `read` has been asked for a tensor's rows."""
+        return name in self._rows
+
+    def write(self) -> None:
+        """Put back the rows that were read and are copies."""
+        if self.index is not None:
+            for name, rows in self._rows.items():
+                self.tensors[name].index_copy_(0, self.index[self.first : self.last], rows)
 
 
 class Table(nn.Module):
     """Class centres and optimizer state beside the arithmetic, on one device.
-
-    Rows of a block are views where all rows take part, and copies otherwise.
 
     Args:
         weight: float32 [L, D].
@@ -66,19 +92,14 @@ class Table(nn.Module):
     def walk(self, rows: RowSet, size: int, *, with_state: bool = False) -> Iterator[Block]:
         """Yield the rows of a set in blocks of at most `size`.
 
-        Whoever changed a block hands it to `write` before taking the next one.
+        Whoever changed a block's tensors hands it to `write` before taking the next one.
         """
-        names = self.state_names if with_state else ()
+        tensors = self.tensors() if with_state else {"weight": self.weight}
         for start, stop in rows.blocks(size):
-            weight = rows.read(self.weight, start, stop)
-            state = {name: rows.read(self._of(name), start, stop) for name in names}
-            yield Block(start, stop, weight, state)
+            yield Block(start, stop, tensors, rows.index, start, stop)
 
     def write(self, rows: RowSet, block: Block) -> None:
-        """Put a changed block of `walk` back; its state too, if it came with it."""
-        rows.write(self.weight, block.start, block.stop, block.weight)
-        for name, tensor in block.state.items():
-            rows.write(self._of(name), block.start, block.stop, tensor)
+        """Bring a changed block of `walk` home: here its tensors are the table's own."""
 
     def finish(self) -> None:
         """Wait until all that was written is in the table."""
@@ -161,8 +182,8 @@ class HostTable(Table):
         for number, (start, stop) in enumerate(cuts):
             last = number + 1 == len(cuts)
             following = {} if last else self._fetch(host, cuts[number + 1], names, staged)
-            tensors = {name: self._arrived(future) for name, future in futures.items()}
-            yield Block(start, stop, tensors.pop("weight"), tensors)
+            arrived = {name: self._arrived(future) for name, future in futures.items()}
+            yield Block(start, stop, arrived, None, 0, stop - start)
             futures = following
         self.finish()
 
@@ -172,7 +193,7 @@ class HostTable(Table):
         if ready is not None:
             ready.record()
         host = self._host(rows)
-        for name, tensor in {"weight": block.weight, **block.state}.items():
+        for name, tensor in block.tensors.items():
             table = self._of(name)
             self._pending.append(
                 self._thread.submit(
@@ -275,5 +296,8 @@ class TableReader:
         They may be the table itself: to be read, not to be changed, until the next block.
         """
         for block in self.table.walk(RowSet(self.rows), size):
-            centres = block.weight.view(len(block.weight), -1, self.embedding_size)
-            yield block.start, block.stop, centres
+            yield (
+                block.start,
+                block.stop,
+                block.read("weight").unflatten(1, (-1, self.embedding_size)),
+            )

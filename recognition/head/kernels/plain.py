@@ -50,12 +50,23 @@ def softmax_block(
     if limit is not None:
         logit_RN.masked_fill_(logit_RN > limit, -math.inf)
     put_own(logit_RN.mul_(log2_scale), own_N, peak_N.new_full((), -math.inf))
+    power_RN, shrink_N = take_in(logit_RN, peak_N, mass_N)
+    return _given_back(power_RN.mul_(inverse_R1), product_RN, in_place), shrink_N
+
+
+def take_in(
+    logit_RN: torch.Tensor, peak_N: torch.Tensor, mass_N: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Take logits to base 2 into each sample's online softmax; all three change in place.
+
+    Returns `2^(logit − new peak)`, [R, N], and what sums at the old peak shrink by, [N].
+    """
     raised_N = torch.maximum(peak_N, logit_RN.amax(0))
     shrink_N = torch.exp2(peak_N.sub_(raised_N))
     peak_N.copy_(raised_N)
     power_RN = logit_RN.sub_(peak_N).exp2_()
     mass_N.mul_(shrink_N).add_(power_RN.sum(0))
-    return _given_back(power_RN.mul_(inverse_R1), product_RN, in_place), shrink_N
+    return power_RN, shrink_N
 
 
 def slope_block(
