@@ -201,13 +201,20 @@ def class_quota(rate: float, num_classes: int) -> int:
 
 def _draw(mask_L: torch.Tensor, threshold: int | torch.Tensor, request: SampleRequest) -> None:
     """Set the mask, in place, at every class whose hash is below `threshold`."""
-    device = mask_L.device
+    for first, last, hash_R in _hashes(request, mask_L.device):
+        mask_L[first:last] |= hash_R < threshold
+
+
+def _hashes(
+    request: SampleRequest, device: torch.device
+) -> Iterator[tuple[int, int, torch.Tensor]]:
+    """Yield `(start, stop, hashes)` of the shard's classes, by row, in chunks."""
     chunk = _CHUNK.get(device.type, _CHUNK["cuda"])
-    for first in range(request.start, request.stop, chunk):
-        last = min(first + chunk, request.stop)
-        class_id = torch.arange(first, last, device=device)
-        drawn = class_hash(class_id, request.seed, request.step) < threshold
-        mask_L[first - request.start : last - request.start] |= drawn
+    size = request.stop - request.start
+    for first in range(0, size, chunk):
+        last = min(first + chunk, size)
+        class_id = torch.arange(request.start + first, request.start + last, device=device)
+        yield first, last, class_hash(class_id, request.seed, request.step)
 
 
 def _distinct(label_N: torch.Tensor) -> torch.Tensor:
@@ -229,3 +236,46 @@ def _positive_mask(request: SampleRequest) -> torch.Tensor:
 def _rows_of(mask_L: torch.Tensor) -> RowSet:
     index = mask_L.nonzero().squeeze(1)
     return RowSet(index.shape[0], index)
+
+
+def shard_quota(request: SampleRequest) -> int:
+    """Return the shard's share of `M = ceil(rate·C)`: the shares of all shards add up to M."""
+    quota, classes = class_quota(request.rate, request.num_classes), request.num_classes
+    return quota * request.stop // classes - quota * request.start // classes
+
+
+def take_best(request: SampleRequest, score: Callable[[], torch.Tensor]) -> ActiveSet:
+    """Take the batch's classes and the best-scored others, up to the shard's quota of classes.
+
+    Exactly `max(shard_quota(request), batch's classes in the shard)` classes. Equal scores are
+    taken in the order of the hash of (seed, step, class id): the set is the same on every device,
+    and classes that all have the lowest score are drawn at random. `overflow` says whether the
+    batch's classes on all ranks reach the quota of the whole table.
+
+    Args:
+        request: which step, shard and batch.
+        score: gives float32 [L], higher is better; called only where there is a choice to make.
+    """
+    size, quota = request.stop - request.start, shard_quota(request)
+    positives = _distinct(request.labels)
+    overflow = positives >= class_quota(request.rate, request.num_classes)
+    if quota >= size:
+        return ActiveSet(RowSet(size), positives, overflow)
+    mask_L = _positive_mask(request)
+    if quota > 0:
+        key_L = _ranking(score(), request).masked_fill_(mask_L, torch.iinfo(torch.int64).max)
+        # Where the batch has more classes than the quota, those not among the best stay in too.
+        mask_L.index_fill_(0, key_L.topk(quota, sorted=False).indices, True)
+    return ActiveSet(_rows_of(mask_L), positives, overflow)
+
+
+def _ranking(score_L: torch.Tensor, request: SampleRequest) -> torch.Tensor:
+    """Return a different number for each class, in the order of the scores: int64 [L]."""
+    # The bits of a float, read as a whole number, are in the order of the floats, but for
+    # negative ones, which are in the opposite order. Adding 0 makes -0 a 0.
+    bits_L = score_L.add(0.0).view(torch.int32)
+    bits_L = torch.where(bits_L < 0, bits_L ^ 0x7FFFFFFF, bits_L)
+    key_L = bits_L.to(torch.int64).bitwise_left_shift_(32)
+    for first, last, hash_R in _hashes(request, key_L.device):
+        key_L[first:last] |= _WORD - hash_R
+    return key_L

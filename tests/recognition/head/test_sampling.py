@@ -3,7 +3,16 @@ import math
 import pytest
 import torch
 
-from recognition.head.sampling import LABEL_RULES, ActiveSet, SampleRequest, class_hash
+from recognition.head import sampling
+from recognition.head.sampling import (
+    LABEL_RULES,
+    ActiveSet,
+    SampleRequest,
+    class_hash,
+    class_quota,
+    shard_quota,
+    take_best,
+)
 from recognition.sharding import shard_range
 
 
@@ -55,6 +64,75 @@ def test_random_negative_meets_its_quota_and_keeps_the_batch(rate: float) -> Non
     # A binomial count; the mean of 50 has a standard deviation of at most sqrt(M / 50).
     quota = math.ceil(rate * 5000)
     assert abs(sum(counts) / 50 - quota) < 4 * math.sqrt(quota / 50)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.5])
+def test_random_all_meets_its_quota_whatever_the_batch_holds(rate: float) -> None:
+    labels = list(range(0, 5000, 20))
+    counts, held = [], []
+    for step in range(50):
+        ids, (answer,) = _active("random_all", labels, rate=rate, step=step)
+        other, _ = _active("random_all", [4], rate=rate, step=step)
+        assert torch.equal(ids, other)
+        assert answer.positive_classes.item() == 250
+        counts.append(len(ids))
+        held.append(len(set(labels) & set(ids.tolist())))
+    # Binomial counts; the means of 50 have a standard deviation of at most sqrt(count / 50).
+    quota = math.ceil(rate * 5000)
+    assert abs(sum(counts) / 50 - quota) < 4 * math.sqrt(quota / 50)
+    assert abs(sum(held) / 50 - rate * 250) < 4 * math.sqrt(rate * 250 / 50)
+
+
+def test_random_all_never_overflows_and_takes_all_at_rate_one() -> None:
+    ids, (answer,) = _active("random_all", list(range(100)), classes=100, rate=0.05)
+    every, _ = _active("random_all", [3], rate=1.0)
+
+    assert not answer.overflow
+    assert len(ids) < 30
+    assert torch.equal(every, torch.arange(5000))
+
+
+def test_chunks_of_the_hash_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = _active("random_negative", [5, 4000], step=2)
+    monkeypatch.setitem(sampling._CHUNK, "cpu", 7)
+
+    pieces, _ = _active("random_negative", [5, 4000], step=2, ranks=2)
+
+    assert torch.equal(whole, pieces)
+
+
+@pytest.mark.parametrize("classes", [1, 7, 100, 1001])
+def test_shares_of_the_quota_add_up_to_it(classes: int) -> None:
+    for ranks in (1, 2, 3, 8):
+        cuts = [shard_range(classes, ranks, rank) for rank in range(ranks)]
+        for rate in (0.05, 0.3, 1.0):
+            requests = [SampleRequest(torch.tensor([0]), *cut, classes, rate, 0, 0) for cut in cuts]
+            shares = [shard_quota(request) for request in requests]
+            assert sum(shares) == class_quota(rate, classes)
+            sizes = [stop - start for start, stop in cuts]
+            assert all(0 <= s <= n for s, n in zip(shares, sizes, strict=True))
+
+
+def test_best_scores_are_taken_in_the_order_of_floats() -> None:
+    score = torch.tensor([-0.5, -0.0, 1e-40, 0.0, -torch.inf, 2.0, -2.0, torch.inf])
+    for quota, expected in [(2, {4, 7}), (3, {4, 5, 7}), (4, {2, 4, 5, 7}), (7, set(range(7)))]:
+        rate = quota / 8
+        request = SampleRequest(torch.tensor([4]), 0, 8, 8, rate, 0, 0)
+        index = take_best(request, lambda: score).rows.index
+        assert index is not None
+        found = set(index.tolist())
+        assert found == (expected if quota < 7 else set(range(8)) - {6})
+
+
+def test_equal_scores_are_taken_in_the_order_of_the_hash() -> None:
+    request = SampleRequest(torch.tensor([2]), 0, 64, 64, rate=0.5, seed=1, step=3)
+
+    rows = take_best(request, lambda: torch.zeros(64)).rows
+
+    assert rows.index is not None
+    hashes = class_hash(torch.arange(64), seed=1, step=3)
+    hashes[2] = -1
+    assert torch.equal(rows.index, hashes.argsort()[:32].sort().values)
 
 
 def test_rate_one_takes_every_class() -> None:
