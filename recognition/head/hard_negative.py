@@ -1,0 +1,68 @@
+"""The hardest negatives: every centre of the shard is scored against the batch, coarsely.
+
+Shapes: N samples of the global batch, L classes of this rank's shard, R classes of one block, K
+centres of a class, S centres of one block (R·K), d embedding size.
+"""
+
+import torch
+
+from recognition.head.kernels.plain import inverse_norm
+from recognition.head.sampling import ActiveSet, CentreReader, SampleRequest, take_best
+from recognition.head.settings import BLOCK_BYTES
+
+
+class HardNegative:
+    """Take the batch's classes and those that come nearest to any sample, up to the quota.
+
+    A class is scored by its largest cosine with the batch's embeddings, over its centres and over
+    the samples; the best-scored are taken (`take_best`). A class's own samples need no leaving
+    out: a class that has any is in the batch, and taken in any case.
+
+    One matrix product of low precision over the whole shard, of the four that a softmax over it
+    would take, and one reading of the table; memory beyond the table is a number and a key a
+    class (12 bytes) and a block. No state. The set depends on the embeddings and centres, so it
+    is replayed by a resume, but, unlike the random rules, cannot be known before the backbone has
+    run. On another number of ranks each shard has its own share of the quota, and another set.
+
+    Args:
+        dtype: of the product's factors. A cosine is then off by some 0.4% of itself, which swaps
+            only classes that are about equally hard.
+        block_bytes: memory budget of a block's temporaries; default by device, `BLOCK_BYTES`.
+    """
+
+    looks_at_embeddings = True
+
+    def __init__(self, dtype: torch.dtype = torch.bfloat16, block_bytes: int | None = None) -> None:
+        self.dtype = dtype
+        self.block_bytes = block_bytes
+
+    def __call__(self, request: SampleRequest) -> ActiveSet:
+        """Return the classes of this rank that take part in a step."""
+        unit_Nd, table = request.unit, request.table
+        assert unit_Nd is not None, "hard_negative looks at embeddings: give SampleRequest.unit"
+        assert table is not None, "hard_negative looks at centres: give SampleRequest.table"
+        budget = self.block_bytes or BLOCK_BYTES.get(unit_Nd.device.type, BLOCK_BYTES["cpu"])
+        return take_best(request, lambda: largest_cosines(unit_Nd, table, self.dtype, budget))
+
+
+@torch.no_grad()
+def largest_cosines(
+    unit_Nd: torch.Tensor, table: CentreReader, dtype: torch.dtype, block_bytes: int
+) -> torch.Tensor:
+    """Equals `(normalize(table) @ unit_Nd.T).amax(dim=1)`, for a class its centres' largest.
+
+    float32 [L], with the product made in `dtype`; −inf for a batch without samples.
+    """
+    samples, size = unit_Nd.shape
+    factor_dN = unit_Nd.to(dtype).T
+    score_L = unit_Nd.new_full((table.rows,), -torch.inf)
+    if samples == 0:
+        return score_L
+    # A product, and the centres in `dtype`; several centres a class take as many times more.
+    block_rows = max(1, block_bytes // (dtype.itemsize * (samples + size)))
+    for start, stop, centres_RKd in table.blocks(block_rows):
+        centre_Sd = centres_RKd.flatten(0, 1)
+        # The norm is positive, so it can wait until N products have become one.
+        largest_S = (centre_Sd.to(dtype) @ factor_dN).amax(1).float().mul_(inverse_norm(centre_Sd))
+        score_L[start:stop] = largest_S.view(stop - start, -1).amax(1)
+    return score_L
