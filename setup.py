@@ -38,9 +38,11 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "forest": ["faiss-cpu>=1.8"],
         "onnx": ["onnxruntime>=1.18"],
         "plots": ["matplotlib>=3.8"],
         "test": [
+            "faiss-cpu>=1.8",
             "matplotlib>=3.8",
             "mypy>=1.13",
             "onnx>=1.16",
