@@ -260,6 +260,7 @@ class Trainer:
     def save(self, accuracy: float | None) -> None:
         """Write a checkpoint; `accuracy` is the mean accuracy of the model at this very step."""
         self._follow_rank_0()
+        self.head.forget()
         best = accuracy is not None and accuracy > self.progress.best_accuracy
         if accuracy is not None and best:
             self.progress.best_accuracy = accuracy

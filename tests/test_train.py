@@ -63,17 +63,32 @@ def test_a_run_learns_and_leaves_everything_a_person_looks_for(
     assert "step 40/40" in (run / "log.txt").read_text()
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+SUBCENTER = "{name: subcenter_arcface, m: 0.2, k: 2}"
+STATEFUL = [
+    # What has state of its own: running statistics, an index, a step count a row, rounding.
+    (1, []),
+    (2, []),
+    (2, ["head={sampling: hash_forest, rebuild_every: 7, loss: {name: curricularface, m: 0.2}}"]),
+    (1, ["head={loss: {name: adaface, m: 0.2}}", "optimizer={name: adamw, lr: 0.002}"]),
+    (2, ["head={placement: replicated, momentum: bf16}", f"head.loss={SUBCENTER}"]),
+    (1, ["head={placement: host, sampling: hard_negative}", "optimizer.nesterov=true"]),
+]
+
+
+@pytest.mark.parametrize(("ranks", "settings"), STATEFUL, ids=str)
 def test_resume_on_the_same_ranks_is_bit_for_bit(
-    tiny_config: Path, tmp_path: Path, ranks: int
+    tiny_config: Path, tmp_path: Path, ranks: int, settings: list[str]
 ) -> None:
     arguments = ["--config", str(tiny_config), "--set", "backbone.dropout=0.2"]
+    for setting in settings:
+        arguments += ["--set", setting]
     train_well(arguments, ranks=ranks)
     copy = interrupted(tmp_path / "run", 20, tmp_path / "copy")
     train_well([*arguments, "--output", str(copy), "--resume", "auto"], ranks=ranks)
     whole, resumed = tensors(tmp_path / "run", 40, tmp_path), tensors(copy, 40, tmp_path)
     assert whole.keys() == resumed.keys()
-    assert {"head.weight", "head.momentum"} <= whole.keys()
+    state = "head.exp_avg_sq" if "adamw" in str(settings) else "head.momentum"
+    assert {"head.weight", state} <= whole.keys()
     for name, tensor in whole.items():
         assert torch.equal(tensor, resumed[name]), name
     for one, other in zip(metrics(tmp_path / "run"), metrics(copy), strict=True):
@@ -99,6 +114,21 @@ def test_resume_on_other_numbers_of_ranks_agrees(tiny_config: Path, tmp_path: Pa
         for one, other in zip(metrics(tmp_path / "run"), metrics(run), strict=True):
             assert other["active_classes"] == one["active_classes"]
             assert other["loss"] == pytest.approx(one["loss"], rel=1e-3)
+
+
+def test_resume_in_another_placement_agrees(tiny_config: Path, tmp_path: Path) -> None:
+    arguments = ["--config", str(tiny_config), *FROZEN]
+    train_well(arguments)
+    whole = tensors(tmp_path / "run", 40, tmp_path)
+    last, ranks = tmp_path / "run", 1
+    for step, placement, ranks in [(10, "replicated", 2), (20, "host", 2), (30, "sharded", 1)]:
+        copy = interrupted(last, step, tmp_path / placement)
+        resume = ["--output", str(copy), "--resume", "auto"]
+        train_well([*arguments, *resume, "--set", f"head.placement={placement}"], ranks=ranks)
+        last = copy
+    for name, tensor in tensors(last, 40, tmp_path).items():
+        difference = (whole[name].double() - tensor.double()).abs().max()
+        assert difference <= 1e-2 * tensor.double().abs().max(), name
 
 
 def test_accumulation_equals_the_whole_batch(tiny_config: Path, tmp_path: Path) -> None:

@@ -44,6 +44,9 @@ class HardNegative:
         budget = self.block_bytes or BLOCK_BYTES.get(unit_Nd.device.type, BLOCK_BYTES["cpu"])
         return take_best(request, lambda: largest_cosines(unit_Nd, table, self.dtype, budget))
 
+    def forget(self) -> None:
+        """Nothing is kept from step to step."""
+
 
 @torch.no_grad()
 def largest_cosines(

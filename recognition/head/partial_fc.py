@@ -372,6 +372,14 @@ class PartialFC(nn.Module):
         """
         return self.table.tensors()
 
+    def forget(self) -> None:
+        """Drop what sampling keeps from step to step beside the state, the index of `hash_forest`.
+
+        Call it whenever the state is saved: the run that goes on then chooses the same classes as
+        one that resumes, which has not got it either.
+        """
+        self._sample.forget()
+
     def get_extra_state(self) -> dict[str, int]:
         """Return what `state_dict` holds besides the tensors."""
         return {"step_count": self.step_count}

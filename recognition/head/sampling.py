@@ -101,6 +101,10 @@ class Sampler(Protocol):
         """Return the classes of this rank that take part in a step."""
         ...
 
+    def forget(self) -> None:
+        """Drop what is kept from step to step, as a run that resumes here has not got it."""
+        ...
+
 
 @dataclass(frozen=True)
 class LabelRule:
@@ -112,6 +116,9 @@ class LabelRule:
     def __call__(self, request: SampleRequest) -> ActiveSet:
         """Return the classes of this rank that take part in a step."""
         return self.choose(request)
+
+    def forget(self) -> None:
+        """Nothing is kept."""
 
 
 def sample_all(request: SampleRequest) -> ActiveSet:

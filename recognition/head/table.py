@@ -296,8 +296,5 @@ class TableReader:
         They may be the table itself: to be read, not to be changed, until the next block.
         """
         for block in self.table.walk(RowSet(self.rows), size):
-            yield (
-                block.start,
-                block.stop,
-                block.read("weight").unflatten(1, (-1, self.embedding_size)),
-            )
+            weight = block.read("weight")
+            yield block.start, block.stop, weight.view(len(weight), -1, self.embedding_size)

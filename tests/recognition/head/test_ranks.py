@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from recognition.head import PartialFC, RowSGD, arcface, build_loss, cosface
 from recognition.head.centres import initial_centres
+from recognition.head.sampling import LABEL_RULES, ActiveSet, Sampler, SampleRequest
 from recognition.sharding import shard_range
 from tests.distributed_harness import run_ranks
 from tests.recognition.head.helpers import active_classes, picked_samples
@@ -61,6 +62,13 @@ CASES = [
     Case(COSFACE, placement="host", classes=5),
     Case(COSFACE, placement="host", sampling="random_negative", options={"block_bytes": 9000}),
     Case(COSFACE, placement="host", sampling="random_all", options={"stage_bytes": 1000}),
+    *(
+        Case(loss, sampling=sampling, placement=placement)
+        for sampling in ("hash_forest", "hard_negative")
+        for loss, placement in [(COSFACE, "sharded"), (SUBCENTER, "host"), (ADAFACE, "sharded")]
+    ),
+    Case(COSFACE, classes=5, sampling="hash_forest"),
+    Case(COSFACE, classes=5, sampling="hard_negative"),
     Case(COSFACE, classes=10),
     Case(COSFACE, classes=5),  # the last of four ranks holds no class at all
     Case(COSFACE, classes=5, sampling="random_negative"),
@@ -87,9 +95,30 @@ class Trace:
     cosines: list[float]
     gradients: list[torch.Tensor]
     active: list[int]
+    classes: list[torch.Tensor]
     running: list[float]
     weight: torch.Tensor
     velocity: torch.Tensor
+
+
+class Recorder:
+    """A sampling rule that notes which classes it took, by their ids."""
+
+    def __init__(self, rule: Sampler) -> None:
+        self.rule = rule
+        self.looks_at_embeddings = rule.looks_at_embeddings
+        self.classes: list[torch.Tensor] = []
+
+    def __call__(self, request: SampleRequest) -> ActiveSet:
+        active = self.rule(request)
+        index = active.rows.index
+        self.classes.append(
+            request.start + (torch.arange(active.rows.count) if index is None else index)
+        )
+        return active
+
+    def forget(self) -> None:
+        self.rule.forget()
 
 
 def _train(case: Case, batches: Batches, sizes: list[int] | None) -> Trace:
@@ -106,6 +135,7 @@ def _train(case: Case, batches: Batches, sizes: list[int] | None) -> Trace:
     )
     ranks = dist.get_world_size()
     losses, cosines, gradients, active = [], [], [], []
+    head._sample = recorder = Recorder(head._sample)
     for number, (x, y) in enumerate(batches):
         cut = SIZES[ranks]
         start = sum(cut[: dist.get_rank()])
@@ -122,7 +152,8 @@ def _train(case: Case, batches: Batches, sizes: list[int] | None) -> Trace:
         gradients.append(x_mine.grad / ranks)
         active.append(int(head.over_classes(output.active_classes)))
     weight, velocity = head.weight, head.state_tensors()["momentum"]
-    return Trace(losses, cosines, gradients, active, head.running.tolist(), weight, velocity)
+    running, classes = head.running.tolist(), recorder.classes
+    return Trace(losses, cosines, gradients, active, classes, running, weight, velocity)
 
 
 def _train_all(batches: dict[int, Batches]) -> list[Trace]:
@@ -165,7 +196,11 @@ def test_equals_the_dense_definition(traces: list[list[Trace]], number: int) -> 
     dense = DenseHead(start, case.loss, inter_class_filter=case.inter_class_filter)
     touched = torch.zeros(case.classes, dtype=torch.bool)
     for step, (x, y) in enumerate(_batches(case.classes)):
-        active = active_classes(case.sampling, y, case.classes, RATE, SEED, step)
+        if case.sampling in LABEL_RULES:
+            active = active_classes(case.sampling, y, case.classes, RATE, SEED, step)
+        else:  # the ranks' own choice, which tests of its own look at
+            active = torch.cat([rank.classes[step] for rank in ranks])
+            assert set(y.tolist()) <= set(active.tolist())
         picked = picked_samples(case.loss.options.get("batch_rate", 1.0), sizes, SEED, step)
         loss, by_x, by_weight = dense.loss_and_gradients(x, y, active, picked)
         dense.step(by_weight, active, LR)
