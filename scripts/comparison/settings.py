@@ -136,6 +136,8 @@ def make_cells(
             except ConfigError as error:
                 errors.append(f"method {method}: {error}")
                 break  # another seed would say the same
+            if not config.verification.sets:
+                raise ConfigError(f"{run}: verification.sets is empty: a comparison needs a set")
             cells.append(Cell(method, seed, run, overrides, config))
     if errors:
         raise ConfigError("\n".join(errors))
