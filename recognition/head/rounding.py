@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from recognition.head.sampling import class_hash
+from recognition.head.sampling import class_hash, hash_keys
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,13 @@ class RowNoise:
     seed: int
     step: int
     class_id: torch.Tensor
+
+    def word_keys(self) -> tuple[int, int]:
+        """Return the two keys of the hash that makes the words, each in `[0, 2^32)`.
+
+        With these a kernel makes the words where it needs them.
+        """
+        return hash_keys(_key(self.seed), self.step)
 
     def bits(self, columns: int, out: torch.Tensor | None = None) -> torch.Tensor:
         """Return int32 [R, columns] in `[0, 2^16)`, into `out` if it is given.

@@ -184,10 +184,15 @@ def class_hash(class_id: torch.Tensor, seed: int, step: int) -> torch.Tensor:
     Two rounds of an invertible 32-bit mix (Wellons' "lowbias32") keyed by a SHA-256 of
     (seed, step). Plain int64 arithmetic without overflow: equal on every device.
     """
-    digest = hashlib.sha256(f"active classes, seed {seed}, step {step}".encode()).digest()
-    first, second = int.from_bytes(digest[:4], "big"), int.from_bytes(digest[4:8], "big")
+    first, second = hash_keys(seed, step)
     word = _mix(class_id & _WORD ^ first)
     return _mix(word.add_(second).bitwise_and_(_WORD))
+
+
+def hash_keys(seed: int, step: int) -> tuple[int, int]:
+    """Return the two 32-bit keys of `class_hash`, each in `[0, 2^32)`."""
+    digest = hashlib.sha256(f"active classes, seed {seed}, step {step}".encode()).digest()
+    return int.from_bytes(digest[:4], "big"), int.from_bytes(digest[4:8], "big")
 
 
 def _mix(word: torch.Tensor) -> torch.Tensor:

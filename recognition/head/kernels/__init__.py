@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 
 from recognition.head.kernels import plain
+from recognition.head.rounding import RowNoise
 
 logger = logging.getLogger(__name__)
 
@@ -107,11 +108,13 @@ class BlockOps(Protocol):
         momentum: float,
         weight_decay: float,
         nesterov: bool = False,
+        noise: RowNoise | None = None,
     ) -> None:
-        """Step the block's rows as `torch.optim.SGD` does, in place in the two tables.
+        """Step the block's rows as `RowSGD` does, in place in the two tables.
 
-        The gradient is `gradient_Rd − radial_R · row`; `gradient_Rd` may be bfloat16. No other row
-        of the tables is touched. `index_A` must not hold a row twice.
+        The gradient is `gradient_Rd − radial_R · row`; `gradient_Rd` may be bfloat16. So may
+        `momentum_Ld`, which is then rounded stochastically with the bits of `noise`, that of the
+        block's rows. No other row of the tables is touched. `index_A` must not hold a row twice.
         """
 
 

@@ -8,6 +8,9 @@ import math
 
 import torch
 
+from recognition.head.rounding import RowNoise
+from recognition.head.row_optimizers import RowSGD
+
 EPSILON = 1e-12  # smallest norm that is divided by, as in torch.nn.functional.normalize
 
 
@@ -112,18 +115,18 @@ def update_rows_sgd(
     momentum: float,
     weight_decay: float,
     nesterov: bool = False,
+    noise: RowNoise | None = None,
 ) -> None:
     """See `BlockOps.update_rows_sgd`."""
     index_R = None if index_A is None else index_A[start:stop]
     row_Rd = _rows(weight_Ld, index_R, start, stop)
     velocity_Rd = _rows(momentum_Ld, index_R, start, stop)
     slope_Rd = gradient_Rd.float().addcmul(row_Rd, radial_R.unsqueeze(1), value=-1.0)
-    slope_Rd.add_(row_Rd, alpha=weight_decay)
-    velocity_Rd.mul_(momentum).add_(slope_Rd)
-    if nesterov:
-        row_Rd.add_(slope_Rd.add_(velocity_Rd, alpha=momentum), alpha=-lr)
-    else:
-        row_Rd.add_(velocity_Rd, alpha=-lr)
+    optimizer = RowSGD(momentum, weight_decay, nesterov, momentum_Ld.dtype)
+    if noise is None:
+        assert momentum_Ld.dtype == torch.float32, "rounding needs noise"
+        noise = RowNoise(0, 0, torch.zeros(0, dtype=torch.int64))  # not looked at
+    optimizer.update(row_Rd, {"momentum": velocity_Rd}, slope_Rd, lr, noise)
     if index_R is not None:
         weight_Ld.index_copy_(0, index_R, row_Rd)
         momentum_Ld.index_copy_(0, index_R, velocity_Rd)

@@ -13,6 +13,7 @@ import triton.language as tl
 
 from recognition.head.kernels.jit import kernel
 from recognition.head.kernels.plain import EPSILON
+from recognition.head.rounding import RowNoise
 
 # One program takes 2,048 numbers of the table with four warps: 16 a thread, four loads of 16
 # bytes each, so that a multiprocessor with 16 such programs has 128 KiB on their way. By Little's
@@ -58,7 +59,33 @@ def _read_rows(
     tl.store(inverse_R + row_R, tl.div_rn(tl.full([BLOCK_R], 1.0, tl.float32), norm_R), inside_R)
 
 
-@kernel(varying=["start", "rows"])
+@kernel()
+def _mix(word: tl.tensor) -> tl.tensor:
+    """Scramble 32-bit words, as `sampling.class_hash` does; uint32."""
+    word = word ^ (word >> 16)
+    word = word * 0x7FEB352D
+    word = word ^ (word >> 15)
+    word = word * 0x846CA68B
+    return word ^ (word >> 16)
+
+
+@kernel()
+def _noise_words(number: tl.tensor, first_key: tl.tensor, second_key: tl.tensor) -> tl.tensor:
+    """Return the words of `RowNoise.bits` for class ids or column numbers, int64; uint32."""
+    word = _mix(number.to(tl.uint32) ^ first_key.to(tl.uint32))
+    word = _mix(word + second_key.to(tl.uint32))
+    return (word ^ 0x80000000) | 1
+
+
+@kernel()
+def _rounded(value_RD: tl.tensor, bits_RD: tl.tensor) -> tl.tensor:
+    """Round float32 to bfloat16 as `rounding.round_stochastically` does; `bits_RD` is uint32."""
+    word_RD = value_RD.to(tl.uint32, bitcast=True)
+    word_RD = tl.where(value_RD != value_RD, 0x7FC00000, word_RD)
+    return ((word_RD + bits_RD) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+
+
+@kernel(varying=["start", "rows", "first_key", "second_key"])
 def _update_rows_sgd(
     weight_Ld: tl.tensor,
     momentum_Ld: tl.tensor,
@@ -71,8 +98,12 @@ def _update_rows_sgd(
     lr: tl.tensor,
     momentum: tl.tensor,
     weight_decay: tl.tensor,
+    class_R: tl.tensor,
+    first_key: tl.tensor,
+    second_key: tl.tensor,
     HAS_INDEX: tl.constexpr,
     NESTEROV: tl.constexpr,
+    ROUNDED: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ) -> None:
@@ -96,7 +127,14 @@ def _update_rows_sgd(
     else:
         weight_RD -= lr * velocity_RD
     tl.store(weight_Ld + table_RD, weight_RD, mask=inside_RD)
-    tl.store(momentum_Ld + table_RD, velocity_RD, mask=inside_RD)
+    if ROUNDED:
+        class_r = tl.load(class_R + row_R, mask=inside_R, other=0)
+        row_word_r = _noise_words(class_r, first_key, second_key)
+        column_word_d = _noise_words(-1 - column_D.to(tl.int64), first_key, second_key)
+        bits_RD = (row_word_r[:, None] * column_word_d[None, :]) >> 16
+        tl.store(momentum_Ld + table_RD, _rounded(velocity_RD, bits_RD), mask=inside_RD)
+    else:
+        tl.store(momentum_Ld + table_RD, velocity_RD, mask=inside_RD)
 
 
 def _blocks(size: int) -> tuple[int, int]:
@@ -153,9 +191,12 @@ def update_rows_sgd(
     momentum: float,
     weight_decay: float,
     nesterov: bool = False,
+    noise: RowNoise | None = None,
 ) -> None:
     """See `BlockOps.update_rows_sgd`."""
     rows, size = stop - start, weight_Ld.shape[1]
+    rounded = momentum_Ld.dtype == torch.bfloat16
+    assert noise is not None or not rounded, "rounding needs noise"
     if rows == 0:
         return
     block_r, block_d = _blocks(size)
@@ -171,9 +212,17 @@ def update_rows_sgd(
         lr,
         momentum,
         weight_decay,
+        radial_R if noise is None else noise.class_id,
+        *((0, 0) if noise is None else map(_signed, noise.word_keys())),
         HAS_INDEX=index_A is not None,
         NESTEROV=nesterov,
+        ROUNDED=rounded,
         BLOCK_R=block_r,
         BLOCK_D=block_d,
         num_warps=_WARPS,
     )
+
+
+def _signed(word: int) -> int:
+    """Return the int32 with the same bits: Triton would compile anew for each width of integer."""
+    return word - ((word & 0x80000000) << 1)

@@ -11,6 +11,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver
 
 from recognition.head.kernels import fused
+from recognition.head.rounding import RowNoise
 
 compiled: dict[str, Any] = {}
 launch = JITFunction.run
@@ -38,7 +39,7 @@ def compile_only(self: Any, *args: Any, **options: Any) -> Any:
 def call_all(dtype: torch.dtype, limit: float | None, index: torch.Tensor | None) -> None:
     """Call every operation once, at sizes of use."""
     rows, samples, size = 256, 128, 512
-    weight, momentum = torch.zeros(2, 1000, size)
+    weight = torch.zeros(1000, size)
     factor, inverse = fused.read_rows(weight, index, 16, 16 + rows, dtype)
     own = torch.zeros(samples, dtype=torch.int64)
     product = torch.zeros(rows, samples, dtype=dtype)
@@ -50,7 +51,7 @@ def call_all(dtype: torch.dtype, limit: float | None, index: torch.Tensor | None
     )
     fused.update_rows_sgd(
         weight,
-        momentum,
+        torch.zeros(1000, size, dtype=dtype),
         index,
         16,
         16 + rows,
@@ -60,6 +61,7 @@ def call_all(dtype: torch.dtype, limit: float | None, index: torch.Tensor | None
         momentum=0.9,
         weight_decay=5e-4,
         nesterov=index is not None,
+        noise=RowNoise(1, 2, own[:1].expand(rows).contiguous()),
     )
 
 

@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from recognition.head.kernels import BlockOps, block_ops, plain
+from recognition.head.rounding import RowNoise
+from recognition.head.row_optimizers import RowSGD
 
 pytest.importorskip("triton", reason="needs Triton, which torch brings on Linux")
 from recognition.head.kernels import fused
@@ -260,6 +262,51 @@ def test_update_is_that_of_torch_sgd_on_the_rows_alone(
     others = torch.ones(41, dtype=torch.bool, device=DEVICE).index_fill_(0, touched, False)
     assert torch.equal(weight[others], before[others])
     assert not velocity[others].any()
+
+
+@both
+@pytest.mark.parametrize("picked", [True, False])
+def test_update_rounds_momentum_with_the_bits_of_its_rows(ops: BlockOps, picked: bool) -> None:
+    """To the bit: the numbers are such that float32 arithmetic is exact, fused or not."""
+    generator = torch.Generator().manual_seed(0)
+    size, start, stop = 1100, 3, 24
+    weight = torch.randint(-64, 64, (41, size), generator=generator) / 8.0
+    momentum = (torch.randint(-64, 64, (41, size), generator=generator) / 8.0).bfloat16()
+    gradient = torch.randint(-999, 999, (stop - start, size), generator=generator) / 512.0
+    radial = torch.randint(-2, 3, (stop - start,), generator=generator) / 2.0
+    gradient[4, 7], gradient[5, 1000], gradient[6, 0] = math.nan, math.inf, -math.inf
+    index = torch.arange(1, 41) if picked else None
+    touched = torch.arange(41)[start:stop] if index is None else index[start:stop]
+    noise = RowNoise(5, 9, touched + 3_000_000_000)
+    weight_rows, momentum_rows = weight[touched], momentum[touched]
+    RowSGD(0.5, 0.25, momentum_dtype=torch.bfloat16).update(
+        weight_rows,
+        {"momentum": momentum_rows},
+        gradient - radial.unsqueeze(1) * weight_rows,
+        0.125,
+        noise,
+    )
+    expected = weight.index_copy(0, touched, weight_rows)
+    expected_momentum = momentum.index_copy(0, touched, momentum_rows)
+    found, found_momentum = weight.to(DEVICE), momentum.to(DEVICE)
+    ops.update_rows_sgd(
+        found,
+        found_momentum,
+        None if index is None else index.to(DEVICE),
+        start,
+        stop,
+        gradient.to(DEVICE),
+        radial.to(DEVICE),
+        lr=0.125,
+        momentum=0.5,
+        weight_decay=0.25,
+        noise=RowNoise(noise.seed, noise.step, noise.class_id.to(DEVICE)),
+    )
+
+    torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(
+        found_momentum.cpu(), expected_momentum, rtol=0, atol=0, equal_nan=True
+    )
 
 
 @both
