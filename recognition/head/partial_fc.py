@@ -469,6 +469,7 @@ class PartialFC(nn.Module):
                 block.tensors["weight"], block.tensors["momentum"], block.index, block.first,
                 block.last, gradient.pull, gradient.radial, lr=lr, momentum=optimizer.momentum,
                 weight_decay=optimizer.weight_decay, nesterov=optimizer.nesterov,
+                noise=self._noise(rows, block),
             )  # fmt: skip
         else:
             whole = self._exchange.centre_gradient(gradient.whole(rows))
@@ -480,18 +481,20 @@ class PartialFC(nn.Module):
         return (
             self._ops is not plain
             and optimizer.momentum > 0.0
-            and optimizer.momentum_dtype == torch.float32
             and self.loss.centres_per_class == 1
             and not gradient.apart
             and not (self._replicated and self._exchange.size > 1)
         )
 
     def _step_rows(self, rows: RowSet, block: Block, gradient: torch.Tensor, lr: float) -> None:
-        class_id_R = self.shard[0] + rows.numbers(block.start, block.stop, self.device)
-        noise = RowNoise(self.seed, self.step_count, class_id_R)
+        noise = self._noise(rows, block)
         state = {name: block.read(name) for name in self.table.state_names}
         self.optimizer.update(block.read("weight"), state, gradient, lr, noise)
         block.write()
+
+    def _noise(self, rows: RowSet, block: Block) -> RowNoise:
+        class_id_R = self.shard[0] + rows.numbers(block.start, block.stop, self.device)
+        return RowNoise(self.seed, self.step_count, class_id_R)
 
     def _update_others(self, rows: RowSet, lr: float) -> None:
         """Step rows that took no part, with gradient zero."""

@@ -10,6 +10,12 @@ fused = pytest.importorskip("recognition.head.kernels.fused", reason="needs Trit
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # on a CPU: Triton's interpreter
 CLASSES, SIZE, SAMPLES = 83, 24, 9
+OPTIMIZERS = [
+    RowSGD(),
+    RowSGD(nesterov=True, momentum_dtype=torch.bfloat16),
+    RowSGD(momentum=0.0),
+    RowAdamW(),
+]
 BLOCK_BYTES = 20 * 12 * (SAMPLES + SIZE)  # blocks of 20 classes, the last one of 3
 
 
@@ -34,7 +40,7 @@ def _three_steps(
 
 @pytest.mark.parametrize("sampling", ["all", "random_negative"])
 @pytest.mark.parametrize("placement", ["sharded", "host"])
-@pytest.mark.parametrize("optimizer", [RowSGD(), RowSGD(nesterov=True), RowAdamW()], ids=repr)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 def test_steps_are_those_of_torch(
     monkeypatch: pytest.MonkeyPatch, sampling: str, placement: str, optimizer: RowOptimizer
 ) -> None:
@@ -42,8 +48,11 @@ def test_steps_are_those_of_torch(
     expected = _three_steps(plain, monkeypatch, **options)
     found = _three_steps(fused, monkeypatch, **options)
     for name, tensor in expected.items():
-        # float32 sums in another order, after three steps.
-        bound = 3e-5 * float(tensor.abs().max())
+        # float32 sums in another order, after three steps. A momentum in bfloat16 may then round
+        # apart, to the next of its 8-bit numbers, and weights follow it at lr 0.01.
+        rough = getattr(optimizer, "momentum_dtype", None) == torch.bfloat16
+        relative = 2**-7 if tensor.dtype == torch.bfloat16 else 3e-4 if rough else 3e-5
+        bound = relative * float(tensor.abs().max())
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=bound, msg=name)
 
 
