@@ -120,8 +120,8 @@ def test_resume_in_another_placement_agrees(tiny_config: Path, tmp_path: Path) -
     arguments = ["--config", str(tiny_config), *FROZEN]
     train_well(arguments)
     whole = tensors(tmp_path / "run", 40, tmp_path)
-    last, ranks = tmp_path / "run", 1
-    for step, placement, ranks in [(10, "replicated", 2), (20, "host", 2), (30, "sharded", 1)]:
+    last = tmp_path / "run"
+    for step, placement, ranks in [(20, "replicated", 2), (30, "host", 2)]:
         copy = interrupted(last, step, tmp_path / placement)
         resume = ["--output", str(copy), "--resume", "auto"]
         train_well([*arguments, *resume, "--set", f"head.placement={placement}"], ranks=ranks)

@@ -15,11 +15,18 @@ Shapes: W ranks, b samples of this rank, N of the global batch, M that this rank
 d embedding size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
+
+# Newer torch has new names for both and warns of the old ones on every rank.
+_all_gather: Callable[..., Any] = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+_reduce_scatter: Callable[..., Any] = getattr(
+    dist, "reduce_scatter_single", dist.reduce_scatter_tensor
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Exchange:
             return [size]
         sizes_W = torch.empty(self.size, dtype=torch.int64, device=device)
         mine = torch.tensor([size], dtype=torch.int64, device=device)
-        dist.all_gather_into_tensor(sizes_W, mine, group=self.group)
+        _all_gather(sizes_W, mine, group=self.group)
         return [int(count) for count in sizes_W.tolist()]
 
     def _gather(self, rows_b: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
@@ -70,7 +77,7 @@ class Exchange:
             return rows_b
         padded = _padded(rows_b, max(sizes))
         gathered = padded.new_empty(self.size * padded.shape[0], *padded.shape[1:])
-        dist.all_gather_into_tensor(gathered, padded.contiguous(), group=self.group)
+        _all_gather(gathered, padded.contiguous(), group=self.group)
         parts = zip(gathered.chunk(self.size), sizes, strict=True)
         return torch.cat([part[:size] for part, size in parts])
 
@@ -117,7 +124,7 @@ class ShardedExchange(Exchange):
             return statistics_kM.unsqueeze(0)
         # gloo wants the ranks' tensors one after the other, not stacked.
         gathered = statistics_kM.new_empty(self.size * len(statistics_kM), statistics_kM.shape[1])
-        dist.all_gather_into_tensor(gathered, statistics_kM.contiguous(), group=self.group)
+        _all_gather(gathered, statistics_kM.contiguous(), group=self.group)
         return gathered.view(self.size, *statistics_kM.shape)
 
     def everyones(self, value_M: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
@@ -144,7 +151,7 @@ class ShardedExchange(Exchange):
         if min(sizes) < longest:
             gradient_Md = torch.cat([_padded(part, longest) for part in parts])
         mine = gradient_Md.new_empty(longest, gradient_Md.shape[1])
-        dist.reduce_scatter_tensor(mine, gradient_Md.contiguous(), group=self.group)
+        _reduce_scatter(mine, gradient_Md.contiguous(), group=self.group)
         return mine[: sizes[self.rank]]
 
     def mine(self, value_M: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:

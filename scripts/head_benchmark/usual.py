@@ -114,9 +114,9 @@ def _sharded_cross_entropy(
 
 
 def _gather(part: torch.Tensor) -> torch.Tensor:
-    whole = part.new_empty(dist.get_world_size() * part.shape[0], *part.shape[1:])
-    dist.all_gather_into_tensor(whole, part.contiguous())
-    return whole
+    parts = [torch.empty_like(part) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, part.contiguous())
+    return torch.cat(parts)
 
 
 class _GatherRows(torch.autograd.Function):
