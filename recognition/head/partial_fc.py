@@ -23,8 +23,9 @@ from recognition.head.global_loss import (
     global_loss,
     pick_samples,
 )
-from recognition.head.kernels import block_ops, plain
-from recognition.head.kernels.plain import EPSILON
+from recognition.head.kernels import block_ops
+from recognition.head.kernels.plain import EPSILON, TorchOps
+from recognition.head.kernels.workspace import Workspace
 from recognition.head.loss import Loss
 from recognition.head.margins import cosface
 from recognition.head.placement import place
@@ -175,6 +176,7 @@ class PartialFC(nn.Module):
             _by_device(KEEP_BYTES, device) if keep_bytes is None else keep_bytes,
             matmul_dtype,
         )
+        space = Workspace()
         placed = place(
             placement,
             num_classes,
@@ -183,6 +185,7 @@ class PartialFC(nn.Module):
             optimizer=self.optimizer,
             group=group,
             device=device,
+            space=space,
             stage_bytes=stage_bytes,
         )
         if placed.replicated and self._sample.looks_at_embeddings:
@@ -191,7 +194,7 @@ class PartialFC(nn.Module):
                 "only its own with placement 'replicated', so the ranks' copies would part; "
                 "expected placement 'sharded' or 'host', or another sampling"
             )
-        self._ops = block_ops(device)
+        self._ops = block_ops(device, space)
         self._exchange, self.shard, self.table = placed.exchange, placed.shard, placed.table
         self.register_buffer("running", torch.tensor(self.loss.initial, device=device))
         self.running: torch.Tensor
@@ -479,7 +482,7 @@ class PartialFC(nn.Module):
     def _has_kernel(self, optimizer: RowSGD, gradient: BlockGradient) -> bool:
         """Return whether a kernel steps these rows where they stand, from the gradient's parts."""
         return (
-            self._ops is not plain
+            not isinstance(self._ops, TorchOps)
             and optimizer.momentum > 0.0
             and self.loss.centres_per_class == 1
             and not gradient.apart

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from recognition.head.centres import initial_centres
 from recognition.head.choices import choose
 from recognition.head.exchange import AnyExchange, ReplicatedExchange, ShardedExchange
+from recognition.head.kernels.workspace import Workspace
 from recognition.head.row_optimizers import RowOptimizer
 from recognition.head.table import HostTable, Table
 from recognition.sharding import shard_range
@@ -62,6 +63,7 @@ def place(
     optimizer: RowOptimizer,
     group: dist.ProcessGroup | None,
     device: torch.device,
+    space: Workspace,
     stage_bytes: int,
 ) -> Placed:
     """Return the initial centres of `num_classes` classes, `width` numbers each, in their place.
@@ -81,7 +83,7 @@ def place(
     weight = initial_centres(*shard, width, seed, storage)
     state = optimizer.state(weight.shape[0], width, storage)
     if placement.on_host:
-        table: Table = HostTable(weight, state, device=device, stage_bytes=stage_bytes)
+        table: Table = HostTable(weight, state, space, device=device, stage_bytes=stage_bytes)
     else:
-        table = Table(weight, state)
+        table = Table(weight, state, space)
     return Placed(exchange, shard, table)

@@ -22,8 +22,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from recognition.head.blocks import Rule, Weights, slope_block, softmax_block
-from recognition.head.kernels import BlockOps, plain
-from recognition.head.kernels.plain import inverse_norm
+from recognition.head.kernels import BlockOps
+from recognition.head.kernels.plain import TorchOps, inverse_norm
 from recognition.head.loss import Curriculum
 from recognition.head.rows import RowSet
 from recognition.head.settings import StreamSettings
@@ -195,19 +195,26 @@ def negative_statistics(
     mass_S = samples.unit.new_zeros(count)
     pull_Sd = torch.zeros_like(samples.unit) if with_pull else None
     factor_dS = samples.unit.to(how.matmul_dtype).T
-    position_S = rows.positions(samples.own)
+    position_S, device = rows.positions(samples.own), samples.unit.device
     keep = keep and how.keeps(rows.count * centres, count)
     kept = factor_dS.new_empty(rows.count * centres, count) if keep else None
     for block in table.walk(rows, how.block_rows(width, size, centres)):
         factor_Cd, inverse_C = _factors(block, size, centres, how.matmul_dtype, ops)
-        out = None if kept is None else kept[block.start * centres : block.stop * centres]
+        if kept is None:
+            out = table.space.take("product", (len(factor_Cd), count), factor_Cd.dtype, device)
+        else:
+            out = kept[block.start * centres : block.stop * centres]
         product_CS = torch.mm(factor_Cd, factor_dS, out=out)
         share_CS, shrink_S = softmax_block(
             ops, product_CS, inverse_C, position_S - block.start, rule, peak_S, mass_S,
             in_place=kept is None,
         )  # fmt: skip
         if pull_Sd is not None:
-            pull_Sd.mul_(shrink_S.unsqueeze(1)).add_(share_CS.T @ factor_Cd)
+            pull_Sd.mul_(shrink_S.unsqueeze(1))
+            if share_CS.dtype == pull_Sd.dtype:
+                pull_Sd.addmm_(share_CS.T, factor_Cd)
+            else:
+                pull_Sd.add_(share_CS.T @ factor_Cd)
     return NegativeStatistics(peak_S, mass_S, pull_Sd, kept)
 
 
@@ -238,11 +245,17 @@ class BlockGradient:
     apart: list["OwnOnly"]
 
     def whole(self, rows: RowSet) -> torch.Tensor:
-        """Return the gradient, float32 [R, K·d]; `rows` is the set that was walked."""
+        """Return the gradient, float32 [R, K·d]; `rows` is the set that was walked.
+
+        To be asked for once, and to be used before the next block: it is made in place.
+        """
         weight = self.block.read("weight")
-        weight_Cd = weight.view(self.pull.shape)
+        weight_Cd, gradient_Cd = weight.view(self.pull.shape), self.pull
+        if gradient_Cd.dtype != torch.float32:
+            space = self.block.space
+            gradient_Cd = space.like("gradient", self.pull, torch.float32).copy_(self.pull)
         # d cosine / d weight = (unit − cosine · weight / |weight|) / |weight|
-        gradient_Cd = self.pull.float().addcmul_(weight_Cd, self.radial.unsqueeze(1), value=-1.0)
+        gradient_Cd.addcmul_(weight_Cd, self.radial.unsqueeze(1), value=-1.0)
         for apart in self.apart:
             _add_own(gradient_Cd, weight_Cd, apart, rows, self.block)
         return gradient_Cd.view(weight.shape)
@@ -270,20 +283,24 @@ def centre_gradients(
     factor_Sd = merged.samples.unit.to(how.matmul_dtype)
     size_R = how.block_rows(merged.width, size, centres)
     for block in table.walk(rows, size_R, with_state=with_state):
-        if ops is plain:
+        if isinstance(ops, TorchOps):
             block.read("weight")  # once, for the products and for the update
         factor_Cd, inverse_C = _factors(block, size, centres, how.matmul_dtype, ops)
+        shape = len(factor_Cd), len(factor_Sd)
+        product_CS = table.space.take("product", shape, factor_Cd.dtype, factor_Cd.device)
         if merged.product is None:
-            product_CS = factor_Cd @ factor_Sd.T
+            torch.mm(factor_Cd, factor_Sd.T, out=product_CS)
         else:
             # A copy: the second pass may be made twice, by `gradient_norm` and by `step`.
-            product_CS = merged.product[block.start * centres : block.stop * centres].clone()
+            product_CS.copy_(merged.product[block.start * centres : block.stop * centres])
         absent_RB = None if merged.absent is None else merged.absent[block.start : block.stop]
         slope_CS, radial_C = slope_block(
             ops, product_CS, inverse_C, merged.position - block.start, rule, merged.weights,
             absent_RB,
         )  # fmt: skip
-        yield BlockGradient(block, slope_CS @ factor_Sd, radial_C, merged.apart)
+        pull_Cd = table.space.like("pull", factor_Cd, factor_Cd.dtype)
+        torch.mm(slope_CS, factor_Sd, out=pull_Cd)
+        yield BlockGradient(block, pull_Cd, radial_C, merged.apart)
 
 
 def _factors(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from recognition.head.kernels.workspace import Workspace
 from recognition.head.rows import RowSet
 
 
@@ -32,19 +33,23 @@ class Block:
     index: torch.Tensor | None
     first: int
     last: int
+    space: Workspace
     _rows: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def read(self, name: str) -> torch.Tensor:
         """Return the block's rows of a tensor, [R, D]: a view where there is no index, else a copy.
 
-        The same one each time, to be changed in place and put back by `write`.
+        The same one each time, to be changed in place and put back by `write`. A copy stands in
+        the workspace: it holds until another block is read.
         """
         if name not in self._rows:
             tensor = self.tensors[name]
             if self.index is None:
                 self._rows[name] = tensor[self.first : self.last]
             else:
-                self._rows[name] = tensor.index_select(0, self.index[self.first : self.last])
+                index_R = self.index[self.first : self.last]
+                rows = self.space.like(f"block {name}", tensor[: len(index_R)], tensor.dtype)
+                self._rows[name] = torch.index_select(tensor, 0, index_R, out=rows)
         return self._rows[name]
 
     def has_read(self, name: str) -> bool:
@@ -64,12 +69,16 @@ class Table(nn.Module):
     Args:
         weight: float32 [L, D].
         state: the optimizer's tensors by name, each [L, ...].
+        space: for copies of a block's rows.
     """
 
     weight: torch.Tensor
 
-    def __init__(self, weight: torch.Tensor, state: dict[str, torch.Tensor]) -> None:
+    def __init__(
+        self, weight: torch.Tensor, state: dict[str, torch.Tensor], space: Workspace
+    ) -> None:
         super().__init__()
+        self.space = space
         self.register_buffer("weight", weight)
         self.state_names = tuple(state)
         for name, tensor in state.items():
@@ -96,7 +105,7 @@ class Table(nn.Module):
         """
         tensors = self.tensors() if with_state else {"weight": self.weight}
         for start, stop in rows.blocks(size):
-            yield Block(start, stop, tensors, rows.index, start, stop)
+            yield Block(start, stop, tensors, rows.index, start, stop, self.space)
 
     def write(self, rows: RowSet, block: Block) -> None:
         """Bring a changed block of `walk` home: here its tensors are the table's own."""
@@ -125,6 +134,7 @@ class HostTable(Table):
     Args:
         weight: float32 [L, D], on the CPU.
         state: the optimizer's tensors by name, each [L, ...], on the CPU.
+        space: for copies of a block's rows.
         device: where blocks are computed.
         stage_bytes: device memory for rows that are sent ahead of the pass that wants them.
     """
@@ -133,6 +143,7 @@ class HostTable(Table):
         self,
         weight: torch.Tensor,
         state: dict[str, torch.Tensor],
+        space: Workspace,
         *,
         device: torch.device,
         stage_bytes: int,
@@ -141,6 +152,7 @@ class HostTable(Table):
         super().__init__(
             weight.pin_memory() if pin else weight,
             {name: tensor.pin_memory() if pin else tensor for name, tensor in state.items()},
+            space,
         )
         self.device = device
         self.stage_bytes = stage_bytes
@@ -183,7 +195,7 @@ class HostTable(Table):
             last = number + 1 == len(cuts)
             following = {} if last else self._fetch(host, cuts[number + 1], names, staged)
             arrived = {name: self._arrived(future) for name, future in futures.items()}
-            yield Block(start, stop, arrived, None, 0, stop - start)
+            yield Block(start, stop, arrived, None, 0, stop - start, self.space)
             futures = following
         self.finish()
 

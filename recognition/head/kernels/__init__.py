@@ -1,8 +1,8 @@
 """The elementwise work of the streaming passes, behind one interface: torch, or Triton on CUDA.
 
 The matrix products of a block are the library's; what stands between them is four operations.
-`plain` is each in torch, which is its definition and what a CPU runs; `fused` is the same in
-Triton kernels. Both are modules that satisfy `BlockOps`: `block_ops` picks one, once, by device.
+`TorchOps` is each in torch, which is its definition and what a CPU runs; the module `fused` is the
+same in Triton kernels. Both satisfy `BlockOps`: `block_ops` picks one, once, by device.
 """
 
 import logging
@@ -10,7 +10,8 @@ from typing import Protocol
 
 import torch
 
-from recognition.head.kernels import plain
+from recognition.head.kernels.plain import TorchOps
+from recognition.head.kernels.workspace import Workspace
 from recognition.head.rounding import RowNoise
 
 logger = logging.getLogger(__name__)
@@ -58,9 +59,9 @@ class BlockOps(Protocol):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Take a block into each sample's online softmax; return its shares and the shrinkage.
 
-        With `p` the old peak and `q` the new one, the largest logit so far: `peak_N` becomes
-        `q`, `mass_N` becomes `mass · 2^(p − q) + Σ_R 2^(logit − q)`. Peaks start finite and below
-        any logit, such as −1e30.
+        With `p` the old peak and `q` the new one, the largest logit so far or another number at
+        which no power leaves float32's range: `peak_N` becomes `q`, `mass_N` becomes
+        `mass · 2^(p − q) + Σ_R 2^(logit − q)`. Peaks start at −1e30.
 
         Returns `2^(logit − q) · inverse_R`, [R, N], what to multiply the block's rows with for
         their pull; and `2^(p − q)`, [N], what a sum of earlier blocks' pulls shrinks by. The
@@ -118,18 +119,19 @@ class BlockOps(Protocol):
         """
 
 
-def block_ops(device: torch.device) -> BlockOps:
+def block_ops(device: torch.device, space: Workspace) -> BlockOps:
     """Return the operations for tensors on `device`, and log which and why.
 
-    Triton's kernels on CUDA where Triton can be imported, torch everywhere else.
+    Triton's kernels on CUDA where Triton can be imported, torch everywhere else, with temporaries
+    in `space`.
     """
     if device.type != "cuda":
         logger.info("head: block operations in torch, for there are no kernels for %s", device.type)
-        return plain
+        return TorchOps(space)
     try:
         from recognition.head.kernels import fused
     except ImportError as error:
         logger.warning("head: block operations in torch, slower than Triton's: %s", error)
-        return plain
+        return TorchOps(space)
     logger.info("head: block operations in Triton kernels")
     return fused

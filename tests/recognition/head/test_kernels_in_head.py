@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from recognition.head import PartialFC, RowAdamW, RowOptimizer, RowSGD, arcface, build_loss
-from recognition.head.kernels import BlockOps, plain
+from recognition.head.kernels import BlockOps
+from recognition.head.kernels.plain import TorchOps
 
 fused = pytest.importorskip("recognition.head.kernels.fused", reason="needs Triton")
 
@@ -22,7 +23,7 @@ BLOCK_BYTES = 20 * 12 * (SAMPLES + SIZE)  # blocks of 20 classes, the last one o
 def _three_steps(
     ops: BlockOps, monkeypatch: pytest.MonkeyPatch, **options: object
 ) -> dict[str, torch.Tensor]:
-    monkeypatch.setattr("recognition.head.partial_fc.block_ops", lambda device: ops)
+    monkeypatch.setattr("recognition.head.partial_fc.block_ops", lambda device, space: ops)
     settings = {"loss": arcface(0.5), "block_bytes": BLOCK_BYTES, "device": DEVICE} | options
     head = PartialFC(SIZE, CLASSES, sample_rate=0.3, **settings)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(1)
@@ -45,7 +46,7 @@ def test_steps_are_those_of_torch(
     monkeypatch: pytest.MonkeyPatch, sampling: str, placement: str, optimizer: RowOptimizer
 ) -> None:
     options = {"sampling": sampling, "placement": placement, "optimizer": optimizer}
-    expected = _three_steps(plain, monkeypatch, **options)
+    expected = _three_steps(TorchOps(), monkeypatch, **options)
     found = _three_steps(fused, monkeypatch, **options)
     for name, tensor in expected.items():
         # float32 sums in another order, after three steps. A momentum in bfloat16 may then round
@@ -62,7 +63,7 @@ def test_losses_without_kernels_take_the_general_form(
 ) -> None:
     options = {"batch_rate": 0.5} if name == "d_softmax" else {}
     loss = build_loss(name, **options)
-    expected = _three_steps(plain, monkeypatch, loss=loss)
+    expected = _three_steps(TorchOps(), monkeypatch, loss=loss)
     found = _three_steps(fused, monkeypatch, loss=loss)
     for key, tensor in expected.items():
         bound = 3e-5 * float(tensor.abs().max())

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from recognition.head import PartialFC, RowSGD
-from recognition.head.kernels import plain
+from recognition.head.kernels.plain import TorchOps
+from recognition.head.kernels.workspace import Workspace
 from recognition.head.rows import RowSet
 from recognition.head.settings import StreamSettings
 from recognition.head.streaming import Samples, combine_statistics, negative_statistics
@@ -38,10 +39,10 @@ def test_statistics_are_those_of_the_dense_softmax(rows: int, picked: list[int] 
     row_set = RowSet(CLASSES) if picked is None else RowSet(len(picked), index)
     found = negative_statistics(
         Samples(unit, own),
-        Table(weight, {}),
+        Table(weight, {}, Workspace()),
         row_set,
         _settings(rows),
-        plain,
+        TorchOps(),
         width=SAMPLES,
         with_pull=True,
         keep=False,
@@ -212,7 +213,7 @@ def test_products_are_kept_within_the_budget_and_not_beyond() -> None:
     for budget, kept in [(exactly, True), (exactly - 1, False)]:
         how = StreamSettings(keep_bytes=budget)
         found = negative_statistics(
-            Samples(unit, own), Table(weight, {}), rows, how, plain,
+            Samples(unit, own), Table(weight, {}, Workspace()), rows, how, TorchOps(),
             width=SAMPLES, with_pull=False, keep=True,
         )  # fmt: skip
         assert (found.product is not None) == kept
