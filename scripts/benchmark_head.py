@@ -11,7 +11,7 @@ Presets, each a set of runs that the other options may narrow:
 
     cpu     200,000 classes at rate 1 and 1,000,000 at rate 0.1, in fp32 and bf16
     memory  10,000 to 3,000,000 classes at rates 1 and 0.1
-    h200    10,000,000 classes at rate 1 on one GPU
+    h200    10,000,000 classes at rate 1, and 29,000,000 with bf16 momentum, on one GPU
 """
 
 import argparse
@@ -57,7 +57,10 @@ PRESETS: dict[str, tuple[Size, ...]] = {
         Size(classes, rate)
         for classes, rate in product((10_000, 100_000, 1_000_000, 3_000_000), (1.0, 0.1))
     ),
-    "h200": (Size(10_000_000, 1.0, dtypes=("bf16",), batch=1024),),
+    "h200": (
+        Size(10_000_000, 1.0, dtypes=("bf16",), batch=1024),
+        Size(29_000_000, 1.0, ("bf16_momentum",), ("bf16",), batch=1024),
+    ),
 }
 
 

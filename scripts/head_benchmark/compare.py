@@ -8,7 +8,7 @@ import torch
 
 from scripts.head_benchmark.cases import Case, global_batch
 from scripts.head_benchmark.memory import available_bytes
-from scripts.head_benchmark.methods import REFERENCE, needed_bytes
+from scripts.head_benchmark.methods import REFERENCE, comparable, needed_bytes
 from scripts.head_benchmark.processes import Account, CaseError, Running, Step, in_fresh_process
 
 OTHER_CLASSES = 64  # looked at beside those of the first batch when centres are compared
@@ -61,16 +61,20 @@ class Row:
 
 @dataclass
 class _Warm:
-    """Running processes after their warm-up, and what they had reached by then."""
+    """Running processes after their warm-up, and what they had reached by then.
+
+    `centres` is None where there is nothing to compare them with.
+    """
 
     running: Running
     first: list[Step]
-    centres: torch.Tensor
+    centres: torch.Tensor | None
 
     @classmethod
     def up(cls, running: Running, plan: Plan) -> "_Warm":
         first = running.steps(plan.warm_up)
-        return cls(running, first, running.rows(_probed(running.case)))
+        case = running.case
+        return cls(running, first, running.rows(_probed(case)) if comparable(case) else None)
 
 
 def measure_group(cases: Sequence[Case], plan: Plan, say: Say) -> list[Row]:
@@ -124,13 +128,13 @@ def _measure(case: Case, usual: _Warm | None, plan: Plan, problem: str | None) -
             account = running.account()
     except CaseError as error:
         return Row(case, str(error))
-    agreement = None
-    if usual is not None and case.rate == 1.0:
-        agreement = _agreement(warm, usual)
+    agreement = None if usual is None else _agreement(warm, usual)
     return Row(case, None, warm.first, steps, reference, account, agreement)
 
 
-def _agreement(warm: _Warm, usual: _Warm) -> Agreement:
+def _agreement(warm: _Warm, usual: _Warm) -> Agreement | None:
+    if warm.centres is None or usual.centres is None:
+        return None
     pairs = zip(warm.first, usual.first, strict=True)
     difference = (warm.centres - usual.centres).abs().max() / usual.centres.abs().max()
     return Agreement(

@@ -4,6 +4,7 @@
 in `METHODS`.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -111,10 +112,10 @@ class Ours:
 
     def __init__(self, case: Case, device: torch.device, **options: Any) -> None:
         self._case, self._device = case, device
-        # Replicated centres meet the samples of their own rank only.
-        shared = options.get("placement") == "replicated"
-        self._samples = case.batch // case.ranks if shared else case.batch
         self._head = _partial_fc(case, device, **options)
+        # Replicated centres meet the samples of their own rank only.
+        samples = case.batch // case.ranks if self._head.replicated else case.batch
+        self._samples = math.ceil(samples * self._head.loss.batch_rate)
         self._active = 0
         self._selection: float | None = None
 
@@ -124,7 +125,7 @@ class Ours:
         torch.autograd.backward(output.loss)
         self._head.step(lr)
         self._active = output.active_classes
-        self._selection = getattr(output, "selection_seconds", None)
+        self._selection = output.selection_seconds
         return output.loss.detach()
 
     def state_bytes(self) -> int:
@@ -133,28 +134,27 @@ class Ours:
 
     def work(self) -> Work:
         """See `Method`: four products, three where the first ones are kept; only active rows."""
+        centres = self._active * self._head.loss.centres_per_class
         how = StreamSettings(
             keep_bytes=KEEP_BYTES.get(self._device.type, KEEP_BYTES["cpu"]),
             matmul_dtype=self._case.torch_dtype,
         )
-        products = 3 if how.keeps(self._active, self._samples) else 4
-        row_bytes = self.state_bytes() // max(1, self._held())
+        products = 3 if how.keeps(centres, self._samples) else 4
+        start, stop = self._head.shard
+        changed = 1.0 if self._head.dense_update else self._active / max(1, stop - start)
         return Work(
             self._active,
-            2 * products * self._samples * self._active * self._case.dim,
-            2 * self._active * row_bytes,
+            2 * products * self._samples * centres * self._case.dim,
+            round(2 * changed * self.state_bytes()),
         )
 
     def selection_seconds(self) -> float | None:
         """See `Method`."""
-        return None if self._selection is None else float(self._selection)
+        return self._selection
 
     def rows(self, classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Method`."""
         return _rows(self._head.weight, self._head.shard, classes)
-
-    def _held(self) -> int:
-        return self._head.shard[1] - self._head.shard[0]
 
 
 def _partial_fc(case: Case, device: torch.device, **options: Any) -> PartialFC:
@@ -176,40 +176,62 @@ def _partial_fc(case: Case, device: torch.device, **options: Any) -> PartialFC:
     )
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """A method of the table.
+
+    Attributes:
+        build: makes a rank's head.
+        same: whether at rate 1 it computes the loss and the centres of the usual approach.
+        tables: memory of its centres and their state, in float32 tables of one centre a class.
+    """
+
+    build: Callable[[Case, torch.device], Method]
+    same: bool = False
+    tables: float = 2.0
+
+
 _BF16_MOMENTUM = RowSGD(MOMENTUM, WEIGHT_DECAY, momentum_dtype=torch.bfloat16)
 
-METHODS: dict[str, Callable[[Case, torch.device], Method]] = {
-    REFERENCE: Usual,
-    "partial_fc": Ours,
-    "bf16_momentum": partial(Ours, optimizer=_BF16_MOMENTUM),
-    "adamw": partial(Ours, optimizer=RowAdamW()),
-    "dense_update": partial(Ours, dense_update=True),
-    "replicated": partial(Ours, placement="replicated"),
-    "host": partial(Ours, placement="host"),
-    "random_all": partial(Ours, sampling="random_all"),
-    "hash_forest": partial(Ours, sampling="hash_forest"),
-    "hard_negative": partial(Ours, sampling="hard_negative"),
-    "subcenter_arcface": partial(Ours, loss=subcenter_arcface(k=3)),
-    "curricularface": partial(Ours, loss=curricularface()),
-    "d_softmax_b": partial(Ours, loss=d_softmax(batch_rate=0.25)),
+METHODS: dict[str, Recipe] = {
+    REFERENCE: Recipe(Usual, same=True),
+    "partial_fc": Recipe(Ours, same=True),
+    "bf16_momentum": Recipe(partial(Ours, optimizer=_BF16_MOMENTUM), same=True, tables=1.5),
+    "adamw": Recipe(partial(Ours, optimizer=RowAdamW()), tables=3.0),
+    "dense_update": Recipe(partial(Ours, dense_update=True), same=True),
+    "replicated": Recipe(partial(Ours, placement="replicated"), same=True),
+    "host": Recipe(partial(Ours, placement="host"), same=True),
+    "random_all": Recipe(partial(Ours, sampling="random_all")),
+    "hash_forest": Recipe(partial(Ours, sampling="hash_forest")),
+    "hard_negative": Recipe(partial(Ours, sampling="hard_negative")),
+    "subcenter_arcface": Recipe(partial(Ours, loss=subcenter_arcface(k=3)), tables=6.0),
+    "curricularface": Recipe(partial(Ours, loss=curricularface())),
+    "d_softmax_b": Recipe(partial(Ours, loss=d_softmax(batch_rate=0.25))),
 }
 
 
 def build(case: Case, device: torch.device) -> Method:
     """Return a rank's head; raises `ValueError` for a method that does not exist."""
-    return choose(METHODS, case.method, "method")(case, device)
+    return choose(METHODS, case.method, "method").build(case, device)
+
+
+def comparable(case: Case) -> bool:
+    """Return whether the case computes what the usual approach computes."""
+    return case.rate == 1.0 and METHODS[case.method].same
 
 
 def needed_bytes(case: Case) -> int:
     """Estimate what all ranks of a case take at their peak, to tell what cannot run.
 
-    The factors are measured ones, rounded up: see `docs/benchmarks`.
+    The usual approach's factors are measured ones, rounded up.
     """
+    spare = case.ranks * 512 * MIB
     if case.method != REFERENCE:
-        return round(2.1 * case.table_bytes) + case.ranks * 512 * MIB
+        copies = case.ranks if case.method == "replicated" else 1
+        return round(1.05 * METHODS[case.method].tables * copies * case.table_bytes) + spare
     logits = 4 * case.batch * round(case.rate * case.classes)
     tables = 7.0 if case.rate == 1.0 else 4.0 + 6.0 * case.rate
-    return round(tables * case.table_bytes) + 4 * logits + case.ranks * 512 * MIB
+    return round(tables * case.table_bytes) + 4 * logits + spare
 
 
 def _bytes(*tensors: torch.Tensor) -> int:

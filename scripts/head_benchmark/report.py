@@ -10,6 +10,7 @@ from scripts.head_benchmark.machine import Rates
 
 NOTES = """\
 - step: forward pass, backward pass into the embeddings, and update, median of the timed steps.
+- choose: of that, choosing the classes that take part.
 - faster: the usual approach's median, from steps taken in turn with these, over this one.
 - beyond state: largest memory of the processes during all steps, less the centres and what their
   optimizer keeps.
@@ -95,9 +96,9 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     head = [
-        "method", "classes", "rate", "dtype", "ranks", "batch", "step ms", "min ms", "faster",
-        "beyond state MB", "of state", "state a class", "TFLOP/s", "of limit", "GB/s", "of limit",
-        "over limit", "loss", "centres",
+        "method", "classes", "rate", "dtype", "ranks", "batch",
+        "step ms", "min ms", "choose ms", "faster", "beyond state MB", "of state", "state a class",
+        "TFLOP/s", "of limit", "GB/s", "of limit", "over limit", "loss", "centres",
     ]  # fmt: skip
     cells = [[*_what(row), *_figures(row, len(head) - 6)] for row in rows]
     widths = [max(len(line[i]) for line in [head, *cells]) for i in range(len(head))]
@@ -125,10 +126,11 @@ def _figures(row: Mapping[str, Any], count: int) -> list[str]:
     if "step_seconds" not in row:
         problem = str(row["problem"]).strip().splitlines()[-1]
         return [problem, *[""] * (count - 1)]
-    agreement = row["agreement"]
+    agreement, chosen = row["agreement"], row["selection_seconds"]
     return [
         f"{row['step_seconds']['median'] * 1e3:.1f}",
         f"{row['step_seconds']['min'] * 1e3:.1f}",
+        "–" if chosen is None else f"{chosen * 1e3:.1f}",
         f"{row['times_faster']:.2f}x" if "times_faster" in row else "–",
         f"{row['beyond_state_bytes'] / 1e6:.1f}",
         f"{row['beyond_state_share']:.1%}",

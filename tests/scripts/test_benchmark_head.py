@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from scripts.benchmark_head import PRESETS, groups, main, parse
 from scripts.head_benchmark.cases import Case, global_batch
 from scripts.head_benchmark.compare import Plan, measure_group
 from scripts.head_benchmark.memory import PeakMemory
-from scripts.head_benchmark.methods import METHODS, Usual
+from scripts.head_benchmark.methods import METHODS, Usual, build, comparable
 from scripts.head_benchmark.processes import CaseError, Running, in_fresh_process
 from tests.distributed_harness import run_ranks
 
@@ -145,6 +146,35 @@ def test_the_usual_approach_picks_its_quota_and_the_batch() -> None:
     after = head.rows(torch.arange(CLASSES))[1]
     assert (before != after).any(1).all()
     assert x.grad is not None
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("rate", [1.0, 0.5])
+def test_every_method_steps_and_counts_its_work(method: str, rate: float) -> None:
+    case = Case(method, CLASSES, rate, batch=BATCH, dim=DIM)
+    head = build(case, torch.device("cpu"))
+    usual = build(replace(case, method="usual"), torch.device("cpu"))
+    for step in range(2):
+        x, labels = global_batch(case, step)
+        x = x.requires_grad_()
+        loss = head.step(x, labels, LR)
+        expected = usual.step(x, labels, LR)
+        assert loss.isfinite()
+        if comparable(case):
+            assert loss.item() == pytest.approx(expected.item(), rel=2e-5)
+    work, state = head.work(), head.state_bytes()
+    assert 0 < work.active <= CLASSES
+    assert work.flops >= 2 * 3 * BATCH // 4 * work.active * DIM
+    assert work.state_bytes <= 2 * state
+    # Step counts and the like are a few bytes a class beside centres and their state.
+    assert 0 <= state / CLASSES - METHODS[method].tables * 4 * DIM <= 8
+    if comparable(case):
+        found, centres = head.rows(torch.arange(CLASSES))
+        assert torch.equal(found, torch.arange(CLASSES))
+        expected_centres = usual.rows(found)[1]
+        error = (centres - expected_centres).abs().max() / expected_centres.abs().max()
+        # A bfloat16 keeps 8 bits of the momentum, which is most of what moved a centre.
+        assert error < (2**-8 if method == "bf16_momentum" else 2e-5)
 
 
 def _peak_of(taken: int, freed_before: int) -> tuple[int, str]:
