@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from recognition.head.centre_gradients import CentreLoss, OwnOnly
 from recognition.head.exchange import AnyExchange, Batch
 from recognition.head.kernels import BlockOps
 from recognition.head.loss import Loss, Own, Shares, differentiate
@@ -19,8 +20,6 @@ from recognition.head.rows import RowSet
 from recognition.head.sampling import class_hash
 from recognition.head.settings import StreamSettings
 from recognition.head.streaming import (
-    CentreLoss,
-    OwnOnly,
     Samples,
     combine_statistics,
     negative_statistics,

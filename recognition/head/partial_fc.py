@@ -14,6 +14,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
+from recognition.head.centre_gradients import BlockGradient, CentreLoss, centre_gradients
 from recognition.head.checks import check_batch, check_batch_sizes
 from recognition.head.exchange import Batch
 from recognition.head.global_loss import (
@@ -24,19 +25,18 @@ from recognition.head.global_loss import (
     pick_samples,
 )
 from recognition.head.kernels import block_ops
-from recognition.head.kernels.plain import EPSILON, TorchOps
+from recognition.head.kernels.plain import EPSILON
 from recognition.head.kernels.workspace import Workspace
 from recognition.head.loss import Loss
 from recognition.head.margins import cosface
 from recognition.head.placement import place
-from recognition.head.rounding import RowNoise
 from recognition.head.row_optimizers import RowOptimizer, RowSGD
 from recognition.head.rows import RowSet, complement, local_rows, union
 from recognition.head.sampling import ActiveSet, SampleRequest
 from recognition.head.samplings import build_sampler
 from recognition.head.settings import BLOCK_BYTES, KEEP_BYTES, STAGE_BYTES, StreamSettings
-from recognition.head.streaming import BlockGradient, CentreLoss, centre_gradients
-from recognition.head.table import Block, HostTable, TableReader
+from recognition.head.stepper import RowStepper
+from recognition.head.table import HostTable, TableReader
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,18 @@ class HeadOutput:
     positive_classes: torch.Tensor
     overflow: torch.Tensor
     selection_seconds: float
+
+
+@dataclass(frozen=True)
+class _Foreseen:
+    """An active set that was chosen ahead of the forward pass."""
+
+    step: int
+    labels: torch.Tensor
+    active: ActiveSet
+
+    def is_for(self, step: int, labels: torch.Tensor) -> bool:
+        return self.step == step and torch.equal(self.labels, labels)
 
 
 class PartialFC(nn.Module):
@@ -199,8 +211,11 @@ class PartialFC(nn.Module):
         self.register_buffer("running", torch.tensor(self.loss.initial, device=device))
         self.running: torch.Tensor
         self._replicated = placed.replicated
+        self._stepper = RowStepper(
+            self.table, self.optimizer, self._ops, self._exchange, self.shard[0], seed
+        )
         self._pending: list[CentreLoss] = []
-        self._foreseen: tuple[torch.Tensor, ActiveSet] | None = None
+        self._foreseen: _Foreseen | None = None
 
     @property
     def weight(self) -> torch.Tensor:
@@ -300,7 +315,7 @@ class PartialFC(nn.Module):
         label_b = labels.to(device=self.device, dtype=torch.int64).contiguous()
         label_N = self._exchange.gather_labels(label_b, self._sizes(label_b, batch_sizes))
         active = self._sample(self._request(label_N))
-        self._foreseen = label_N, active
+        self._foreseen = _Foreseen(self.step_count, label_N, active)
         self.table.stage(active.rows)
 
     @torch.no_grad()
@@ -325,9 +340,11 @@ class PartialFC(nn.Module):
         if not skip:
             rows = self._pending_rows()
             for gradient in self._gradients(rows, grad_scale, with_state=True):
-                self._update(rows, gradient, lr)
+                self._stepper.step(rows, gradient, lr, self.step_count)
             if self.dense_update:
-                self._update_others(complement(rows, len(self.weight)), lr)
+                others, size = complement(rows, len(self.weight)), self.weight.shape[1]
+                block = self._how.block_rows(1, size)
+                self._stepper.step_without_gradient(others, block, lr, self.step_count)
         self.table.finish()
         self.table.release()
         self._pending.clear()
@@ -406,8 +423,8 @@ class PartialFC(nn.Module):
 
     def _active_set(self, batch: Batch) -> ActiveSet:
         foreseen, self._foreseen = self._foreseen, None
-        if foreseen is not None and torch.equal(foreseen[0], batch.all_labels):
-            return foreseen[1]
+        if foreseen is not None and foreseen.is_for(self.step_count, batch.all_labels):
+            return foreseen.active
         self.table.release()
         return self._sample(self._request(batch.all_labels, batch))
 
@@ -463,48 +480,6 @@ class PartialFC(nn.Module):
             yield from centre_gradients(
                 self.table, rows, losses, self._how, self._ops, with_state=with_state
             )
-
-    def _update(self, rows: RowSet, gradient: BlockGradient, lr: float) -> None:
-        """Step a block's rows, where they stand if there is a kernel for it."""
-        block, optimizer = gradient.block, self.optimizer
-        if isinstance(optimizer, RowSGD) and self._has_kernel(optimizer, gradient):
-            self._ops.update_rows_sgd(
-                block.tensors["weight"], block.tensors["momentum"], block.index, block.first,
-                block.last, gradient.pull, gradient.radial, lr=lr, momentum=optimizer.momentum,
-                weight_decay=optimizer.weight_decay, nesterov=optimizer.nesterov,
-                noise=self._noise(rows, block),
-            )  # fmt: skip
-        else:
-            whole = self._exchange.centre_gradient(gradient.whole(rows))
-            self._step_rows(rows, block, whole, lr)
-        self.table.write(rows, block)
-
-    def _has_kernel(self, optimizer: RowSGD, gradient: BlockGradient) -> bool:
-        """Return whether a kernel steps these rows where they stand, from the gradient's parts."""
-        return (
-            not isinstance(self._ops, TorchOps)
-            and optimizer.momentum > 0.0
-            and self.loss.centres_per_class == 1
-            and not gradient.apart
-            and not (self._replicated and self._exchange.size > 1)
-        )
-
-    def _step_rows(self, rows: RowSet, block: Block, gradient: torch.Tensor, lr: float) -> None:
-        noise = self._noise(rows, block)
-        state = {name: block.read(name) for name in self.table.state_names}
-        self.optimizer.update(block.read("weight"), state, gradient, lr, noise)
-        block.write()
-
-    def _noise(self, rows: RowSet, block: Block) -> RowNoise:
-        class_id_R = self.shard[0] + rows.numbers(block.start, block.stop, self.device)
-        return RowNoise(self.seed, self.step_count, class_id_R)
-
-    def _update_others(self, rows: RowSet, lr: float) -> None:
-        """Step rows that took no part, with gradient zero."""
-        size = self._how.block_rows(1, self.weight.shape[1])
-        for block in self.table.walk(rows, size, with_state=True):
-            self._step_rows(rows, block, torch.zeros_like(block.read("weight")), lr)
-            self.table.write(rows, block)
 
 
 def _by_device(budgets: dict[str, int], device: torch.device) -> int:

@@ -1,0 +1,80 @@
+"""Steps the rows of a table with their gradients, block by block."""
+
+from dataclasses import dataclass
+
+import torch
+
+from recognition.head.centre_gradients import BlockGradient
+from recognition.head.exchange import AnyExchange, ReplicatedExchange
+from recognition.head.kernels import BlockOps
+from recognition.head.kernels.plain import TorchOps
+from recognition.head.rounding import RowNoise
+from recognition.head.row_optimizers import RowOptimizer, RowSGD
+from recognition.head.rows import RowSet
+from recognition.head.table import Block, Table
+
+
+@dataclass(frozen=True)
+class RowStepper:
+    """What it takes to move a block of rows.
+
+    Attributes:
+        table: the rows and their optimizer state.
+        optimizer: its rule.
+        ops: the operations for this device; those in Triton step rows where they stand.
+        exchange: the ranks, which may have to add up the gradient first.
+        first_class: global class id of row 0.
+        seed: of stochastic rounding.
+    """
+
+    table: Table
+    optimizer: RowOptimizer
+    ops: BlockOps
+    exchange: AnyExchange
+    first_class: int
+    seed: int
+
+    def step(self, rows: RowSet, gradient: BlockGradient, lr: float, step: int) -> None:
+        """Move a block of `rows` by its gradient at learning rate `lr`, in step number `step`."""
+        block, optimizer = gradient.block, self.optimizer
+        if isinstance(optimizer, RowSGD) and self._has_kernel(optimizer, gradient):
+            self.ops.update_rows_sgd(
+                block.tensors["weight"], block.tensors["momentum"], block.index, block.first,
+                block.last, gradient.pull, gradient.radial, lr=lr, momentum=optimizer.momentum,
+                weight_decay=optimizer.weight_decay, nesterov=optimizer.nesterov,
+                noise=self._noise(rows, block, step),
+            )  # fmt: skip
+        else:
+            whole = self.exchange.centre_gradient(gradient.whole(rows))
+            self._update(rows, block, whole, lr, step)
+        self.table.write(rows, block)
+
+    def step_without_gradient(self, rows: RowSet, size: int, lr: float, step: int) -> None:
+        """Move rows that took no part, in blocks of `size`: momentum and decay alone."""
+        for block in self.table.walk(rows, size, with_state=True):
+            self._update(rows, block, torch.zeros_like(block.read("weight")), lr, step)
+            self.table.write(rows, block)
+
+    def _has_kernel(self, optimizer: RowSGD, gradient: BlockGradient) -> bool:
+        """Return whether a kernel steps these rows where they stand, from the gradient's parts."""
+        summed = isinstance(self.exchange, ReplicatedExchange) and self.exchange.size > 1
+        one_centre = gradient.pull.shape[1] == self.table.weight.shape[1]
+        return (
+            not isinstance(self.ops, TorchOps)
+            and optimizer.momentum > 0.0
+            and one_centre
+            and not gradient.apart
+            and not summed
+        )
+
+    def _update(
+        self, rows: RowSet, block: Block, gradient: torch.Tensor, lr: float, step: int
+    ) -> None:
+        state = {name: block.read(name) for name in self.table.state_names}
+        noise = self._noise(rows, block, step)
+        self.optimizer.update(block.read("weight"), state, gradient, lr, noise)
+        block.write()
+
+    def _noise(self, rows: RowSet, block: Block, step: int) -> RowNoise:
+        numbers_R = rows.numbers(block.start, block.stop, block.tensors["weight"].device)
+        return RowNoise(self.seed, step, self.first_class + numbers_R)
