@@ -148,6 +148,13 @@ def test_accumulation_equals_the_whole_batch(tiny_config: Path, tmp_path: Path) 
         torch.testing.assert_close(tensor, whole[name], rtol=1e-3, atol=1e-5)
 
 
+def test_a_quota_that_the_batch_fills_is_told(tiny_config: Path, tmp_path: Path) -> None:
+    arguments = ["--config", str(tiny_config), "--set", "train.steps=2"]
+    train_well([*arguments, "--set", "head.sample_rate=0.1"])
+    assert metrics(tmp_path / "run")[0]["quota_overflow"] == 1.0
+    assert "raise head.sample_rate" in (tmp_path / "run" / "log.txt").read_text()
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision_learns(tiny_config: Path, tmp_path: Path, precision: str) -> None:
     train_well(["--config", str(tiny_config), "--set", f"train.precision={precision}"], ranks=2)

@@ -49,6 +49,45 @@ def test_rows_outside_the_active_set_keep_their_bits() -> None:
         assert torch.equal(changed, _changed(momentum, head.state_tensors()["momentum"]))
 
 
+@pytest.mark.parametrize("placement", ["sharded", "host"])
+def test_a_dense_update_moves_every_row_as_a_stock_optimizer_does(placement: str) -> None:
+    head = _head(dense_update=True, placement=placement)
+    dense = DenseHead(head.weight, COSFACE)
+    everyone = torch.arange(CLASSES)
+    for step in range(4):
+        x, y = _batch(step)
+        head(x, y).loss.backward()
+        active = active_classes("random_negative", y, CLASSES, rate=0.2, seed=0, step=step)
+        _, _, by_weight = dense.loss_and_gradients(x, y, active)
+        head.step(0.1)
+        dense.step(by_weight, everyone, 0.1)
+
+    error = (head.weight.double() - dense.weight).abs().max()
+    assert error < 1e-4 * dense.weight.abs().max()
+
+
+def test_rows_sent_ahead_are_used_for_their_own_step_and_batch_alone() -> None:
+    ahead, plain = _head(placement="host"), _head(placement="host")
+    for step in range(4):
+        x, y = _batch(step)
+        # The right batch; another one; the right one, but before the table has moved.
+        foreseen = {0: y, 1: _batch(9)[1], 2: y}.get(step)
+        if foreseen is not None:
+            ahead.prefetch(foreseen)
+        for head in (ahead, plain):
+            head(x, y).loss.backward()
+            if head is ahead and step == 2:
+                head.prefetch(_batch(3)[1])
+            head.step(0.1)
+        assert torch.equal(ahead.weight, plain.weight)
+
+
+def test_a_table_on_the_host_stays_there() -> None:
+    head = _head(placement="host").to(torch.device("meta"))
+
+    assert head.weight.device.type == "cpu"
+
+
 @pytest.mark.parametrize("sampling", ["all", "random_negative", "positives_only"])
 def test_accumulating_parts_equals_the_dense_sum_of_their_losses(sampling: str) -> None:
     head = _head(sampling=sampling)
@@ -256,6 +295,8 @@ def test_a_batch_that_does_not_fit_is_refused(
         ({"sampling": "random"}, r"sampling: 'random' is not known.*'random_negative'"),
         ({"sample_rate": 0.0}, r"sample_rate: 0.0 found, expected 0 < sample_rate <= 1"),
         ({"sample_rate": 1.5}, "sample_rate: 1.5 found"),
+        ({"placement": "replicated", "sampling": "hard_negative"}, "ranks' copies would part"),
+        ({"sampling": "hash_forest", "rebuild_every": 0}, "rebuild_every: 0 found"),
         ({"placement": "gpu"}, r"placement: 'gpu' is not known.*'sharded'"),
         ({"scale": 0.0}, "scale: 0.0 found"),
     ],
