@@ -112,26 +112,29 @@ def slope_block(
     rule: Rule,
     weights: Weights,
     absent_RB: torch.Tensor | None,
+    *,
+    in_place: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the derivative of the loss by a block's products, and each centre's radial part.
 
-    `(slope_CS, radial_C)`, the former in the products' dtype and in their memory: with them the
-    centres' gradient is `slope_CS @ unit_Sd − radial_C[:, None] * weight_Cd`.
+    `(slope_CS, radial_C)`, the former in the products' dtype: with them the centres' gradient is
+    `slope_CS @ unit_Sd − radial_C[:, None] * weight_Cd`.
 
     Args:
         ops: the operations for this device.
-        product_CS: centres times normalised embeddings; overwritten.
+        product_CS: centres times normalised embeddings.
         inverse_C: float32, inverse norms of the centres.
         position_S: int64, each sample's own class in the block, outside [0, R) if it is not there.
         rule: scale, filter, curriculum, centres a class.
         weights: each sample's part.
         absent_RB: bool, classes that take no part in a micro-batch; None if all do.
+        in_place: whether the products may be overwritten.
     """
     if rule.is_plain:
         return ops.slope_block(
             product_CS, inverse_C, position_S, rule.log2_scale, rule.inter_class_filter,
             weights.log2_total, weights.negative, weights.positive,
-            absent_RK=absent_RB, part_N=weights.part, in_place=True,
+            absent_RK=absent_RB, part_N=weights.part, in_place=in_place,
         )  # fmt: skip
     inverse_C1 = inverse_C.unsqueeze(1)
     cosine_CS = product_CS * inverse_C1

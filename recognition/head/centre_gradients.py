@@ -136,17 +136,17 @@ def centre_gradients(
         if isinstance(ops, TorchOps):
             block.read("weight")  # once, for the products and for the update
         factor_Cd, inverse_C = factors(block, size, centres, how.matmul_dtype, ops)
-        shape = len(factor_Cd), len(factor_Sd)
-        product_CS = table.space.take("product", shape, factor_Cd.dtype, factor_Cd.device)
         if merged.product is None:
+            shape = len(factor_Cd), len(factor_Sd)
+            product_CS = table.space.take("product", shape, factor_Cd.dtype, factor_Cd.device)
             torch.mm(factor_Cd, factor_Sd.T, out=product_CS)
         else:
-            # A copy: the second pass may be made twice, by `gradient_norm` and by `step`.
-            product_CS.copy_(merged.product[block.start * centres : block.stop * centres])
+            product_CS = merged.product[block.start * centres : block.stop * centres]
         absent_RB = None if merged.absent is None else merged.absent[block.start : block.stop]
         slope_CS, radial_C = slope_block(
             ops, product_CS, inverse_C, merged.position - block.start, rule, merged.weights,
-            absent_RB,
+            # Kept products stay: this pass may be made twice, by `gradient_norm` and by `step`.
+            absent_RB, in_place=merged.product is None,
         )  # fmt: skip
         pull_Cd = table.space.like("pull", factor_Cd, factor_Cd.dtype)
         torch.mm(slope_CS, factor_Sd, out=pull_Cd)
