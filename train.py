@@ -271,6 +271,7 @@ def make_head(config: Config, dataset: FaceDataset, device: torch.device) -> Par
         sampling=settings.sampling,
         sample_rate=settings.sample_rate or 1.0,
         rebuild_every=settings.rebuild_every or 100,
+        hard_share=settings.hard_share or 0.5,
         loss=build_loss(settings.loss.name, **settings.loss.options()),
         scale=settings.scale,
         inter_class_filter=settings.inter_class_filter,

@@ -150,8 +150,9 @@ class Head(Section):
     `sample_rate` is the share of all classes that take part in a step, for the rules that have
     one. It is safe on large identity counts (Glint360K, WebFace) and costs accuracy at low FAR on
     small ones (MS1MV2 at 0.1: IJB-C TAR at FAR 1e-5 92.3 against 94.2 for the full softmax).
-    `rebuild_every` is the steps between two indexes of `hash_forest`. `dense_update` moves every
-    centre in each step, as other implementations do; for comparison. `momentum` is what SGD's
+    `rebuild_every` is the steps between two indexes of `hash_forest`, `hard_share` the share of the
+    quota that hardness decides in `hard_negative`, the rest being random. `dense_update` moves
+    every centre in each step, as other implementations do; for comparison. `momentum` is what SGD's
     momentum of the centres is kept in: bf16 takes a quarter off a class's memory.
     """
 
@@ -161,6 +162,7 @@ class Head(Section):
     ] = "all"
     sample_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     rebuild_every: Positive | None = None
+    hard_share: Annotated[float, Field(gt=0, le=1)] | None = None
     loss: Loss = Loss(name="cosface", m=0.4)
     scale: Annotated[float, Field(gt=0)] = 64.0
     inter_class_filter: Annotated[float, Field(gt=-1, lt=1)] | None = None
@@ -182,6 +184,11 @@ class Head(Section):
             raise ValueError(
                 f"rebuild_every is {self.rebuild_every} but sampling is {self.sampling}, which has "
                 "no index: set sampling: hash_forest, or rebuild_every: null"
+            )
+        if self.hard_share is not None and self.sampling != "hard_negative":
+            raise ValueError(
+                f"hard_share is {self.hard_share} but sampling is {self.sampling}: set sampling: "
+                "hard_negative, or hard_share: null"
             )
         if self.placement == "replicated" and self.sampling in ("hash_forest", "hard_negative"):
             raise ValueError(

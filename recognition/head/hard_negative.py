@@ -4,10 +4,19 @@ Shapes: N samples of the global batch, L classes of this rank's shard, R classes
 centres of a class, S centres of one block (R·K), d embedding size.
 """
 
+import math
+
 import torch
 
 from recognition.head.kernels.plain import inverse_norm
-from recognition.head.sampling import ActiveSet, CentreReader, SampleRequest, take_best
+from recognition.head.rows import local_rows
+from recognition.head.sampling import (
+    ActiveSet,
+    CentreReader,
+    SampleRequest,
+    shard_quota,
+    take_best,
+)
 from recognition.head.settings import BLOCK_BYTES
 
 
@@ -19,20 +28,30 @@ class HardNegative:
     out: a class that has any is in the batch, and taken in any case.
 
     One matrix product of low precision over the whole shard, of the four that a softmax over it
-    would take, and one reading of the table; memory beyond the table is a number and a key a
-    class (12 bytes) and a block. No state. The set depends on the embeddings and centres, so it
+    would take, and one reading of the table; memory beyond the table is a block and, to pick the
+    best, some 30 bytes a class. No state. The set depends on the embeddings and centres, so it
     is replayed by a resume, but, unlike the random rules, cannot be known before the backbone has
     run. On another number of ranks each shard has its own share of the quota, and another set.
 
     Args:
-        dtype: of the product's factors. A cosine is then off by some 0.4% of itself, which swaps
-            only classes that are about equally hard.
+        share: of the quota that hardness decides, in (0, 1]; the rest of it is drawn at random, so
+            that every centre meets samples now and then, however far from them it is.
+        dtype: of the product's factors. bfloat16 puts cosines off by some 2e-4 (at d = 512),
+            which swaps only classes that are about equally hard.
         block_bytes: memory budget of a block's temporaries; default by device, `BLOCK_BYTES`.
     """
 
     looks_at_embeddings = True
 
-    def __init__(self, dtype: torch.dtype = torch.bfloat16, block_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        share: float = 1.0,
+        dtype: torch.dtype = torch.bfloat16,
+        block_bytes: int | None = None,
+    ) -> None:
+        if not 0.0 < share <= 1.0:
+            raise ValueError(f"hard_share: {share} found, expected 0 < hard_share <= 1")
+        self.share = share
         self.dtype = dtype
         self.block_bytes = block_bytes
 
@@ -42,7 +61,22 @@ class HardNegative:
         assert unit_Nd is not None, "hard_negative looks at embeddings: give SampleRequest.unit"
         assert table is not None, "hard_negative looks at centres: give SampleRequest.table"
         budget = self.block_bytes or BLOCK_BYTES.get(unit_Nd.device.type, BLOCK_BYTES["cpu"])
-        return take_best(request, lambda: largest_cosines(unit_Nd, table, self.dtype, budget))
+
+        def score() -> torch.Tensor:
+            score_L = largest_cosines(unit_Nd, table, self.dtype, budget)
+            return score_L if self.share == 1.0 else self._hardest(score_L, request)
+
+        return take_best(request, score)
+
+    def _hardest(self, score_L: torch.Tensor, request: SampleRequest) -> torch.Tensor:
+        """Return the scores of the hardest negatives, −inf for the rest: drawn by their hashes."""
+        own_N = local_rows(request.labels, request.start, request.stop)
+        others_L = score_L.new_zeros(len(score_L) + 1)  # a spare last place for other shards'
+        others_L.index_fill_(0, torch.where(own_N < 0, len(score_L), own_N), -torch.inf)
+        others_L = others_L[:-1].add_(score_L)
+        hard = math.ceil(self.share * shard_quota(request))
+        kept = others_L.topk(hard).indices
+        return torch.full_like(score_L, -torch.inf).index_copy_(0, kept, others_L[kept])
 
     def forget(self) -> None:
         """Nothing is kept from step to step."""
@@ -61,8 +95,9 @@ def largest_cosines(
     score_L = unit_Nd.new_full((table.rows,), -torch.inf)
     if samples == 0:
         return score_L
-    # A product, and the centres in `dtype`; several centres a class take as many times more.
-    block_rows = max(1, block_bytes // (dtype.itemsize * (samples + size)))
+    # The centres as they are and in `dtype`, the product in `dtype`; what reduces it may work in
+    # float32. Several centres a class take as many times more.
+    block_rows = max(1, block_bytes // ((4 + dtype.itemsize) * (samples + size)))
     for start, stop, centres_RKd in table.blocks(block_rows):
         centre_Sd = centres_RKd.flatten(0, 1)
         # The norm is positive, so it can wait until N products have become one.

@@ -119,6 +119,8 @@ class PartialFC(nn.Module):
         sample_rate: share of the classes in the active set, in (0, 1]; for the rules that use one.
             Safe at hundreds of thousands of classes, costly at low false accept rates with few.
         rebuild_every: steps between two indexes of `hash_forest`.
+        hard_share: share of the quota that hardness decides, of `hard_negative`; the rest is drawn
+            at random.
         loss: such as `cosface(0.4)`; see `losses.LOSSES`.
         scale: factor s of the cosines.
         inter_class_filter: negatives with a cosine above it are left out of the softmax
@@ -150,6 +152,7 @@ class PartialFC(nn.Module):
         sampling: str = "random_negative",
         sample_rate: float = 0.1,
         rebuild_every: int = 100,
+        hard_share: float = 0.5,
         loss: Loss | None = None,
         scale: float = 64.0,
         inter_class_filter: float | None = None,
@@ -180,7 +183,7 @@ class PartialFC(nn.Module):
         self.loss = cosface(0.4) if loss is None else loss
         self.optimizer = RowSGD() if optimizer is None else optimizer
         self.dense_update = dense_update
-        self._sample = build_sampler(sampling, rebuild_every=rebuild_every)
+        self._sample = build_sampler(sampling, rebuild_every=rebuild_every, hard_share=hard_share)
         self._how = StreamSettings(
             scale,
             inter_class_filter,

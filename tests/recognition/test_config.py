@@ -36,6 +36,7 @@ def small(tmp_path: Path) -> Path:
         ("head.loss={name: cosface, m: 0.4, detached: true}", r"cosface has no detached"),
         ("head.loss={name: adaface, m: 0.4, k: 3}", r"adaface has no k \(found 3\); it takes m, h"),
         ("head.rebuild_every=5", r"rebuild_every is 5 but sampling is all"),
+        ("head.hard_share=0.5", r"hard_share is 0\.5 but sampling is all"),
         ("head={sampling: hash_forest, sample_rate: 0.1, placement: replicated}", r"copies would"),
         ("optimizer={name: adamw, nesterov: true}", r"nesterov is a form of sgd"),
         ("head.momentum=bf16;optimizer.name=adamw", r"bf16, which belongs to sgd"),

@@ -7,7 +7,7 @@ from recognition.head.hard_negative import HardNegative, largest_cosines
 from recognition.head.sampling import shard_quota
 from tests.recognition.head.helpers import Centres, Scene, scene
 
-EXACT = HardNegative(torch.float32)
+EXACT = HardNegative(dtype=torch.float32)
 
 
 def _hardest(world: Scene, quota: int, start: int = 0, stop: int | None = None) -> set[int]:
@@ -43,6 +43,27 @@ def test_low_precision_swaps_only_classes_that_are_about_equally_hard() -> None:
     # bfloat16 keeps 8 bits: each factor and the product are off by up to 2^-9 of themselves.
     for pair in zip(sorted(best[missed].tolist()), sorted(best[wrong].tolist()), strict=True):
         assert abs(pair[0] - pair[1]) < 3 * 2**-9
+
+
+def test_a_share_is_the_hardest_and_the_rest_is_drawn() -> None:
+    world = scene()
+    rule = HardNegative(0.5, torch.float32)
+    positives = set(world.labels.tolist())
+    first, later = (set(world.active(rule, 0.1, step=step).tolist()) for step in (0, 1))
+    assert len(first) == len(later) == 300
+    hardest = _hardest(world, 150 + len(positives))  # 150 of the quota of 300, the batch's apart
+    for taken in (first, later):
+        assert hardest <= taken
+    drawn = first - hardest, later - hardest
+    # Two draws of some 130 from 2,830 share 6, with a standard deviation below 3.
+    assert len(drawn[0] & drawn[1]) < 20
+    assert first == set(world.active(rule, 0.1, step=0).tolist())
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5])
+def test_a_share_out_of_range_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match=rf"hard_share: {share} found"):
+        HardNegative(share)
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 7])
@@ -90,7 +111,7 @@ def test_the_block_size_changes_nothing() -> None:
     world = scene(classes=501, centres=2)
 
     for block_bytes in (1, 10_000):
-        small = HardNegative(torch.float32, block_bytes)
+        small = HardNegative(1.0, torch.float32, block_bytes)
         assert torch.equal(world.active(small, 0.1), world.active(EXACT, 0.1))
 
 

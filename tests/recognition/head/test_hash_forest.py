@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from recognition.head import hash_forest
 from recognition.head.hash_forest import HashForest, build_index, nearest
 from recognition.head.sampling import shard_quota
 from tests.recognition.head.helpers import Centres, Scene, scene
@@ -23,7 +24,8 @@ def test_finds_most_of_the_nearest_centres(centres: int) -> None:
     flat = Scene(world.weight.view(-1, 1, 32), world.unit, world.labels)
     true = flat.cosines().topk(20, 1)
 
-    cosine, row = nearest(build_index(Centres(world.weight), seed=0), world.unit, 20)
+    index = build_index(Centres(world.weight), seed=0)
+    cosine, row = nearest(index, world.unit, 20)
 
     assert row.shape == (24, 20)
     shared = [
@@ -32,6 +34,7 @@ def test_finds_most_of_the_nearest_centres(centres: int) -> None:
     # Chance would find 0.7% of them; what is found at these settings is above 90%.
     assert sum(shared) > 0.8 * 24 * 20
     assert (row[:, 0] == true.indices[:, 0]).double().mean() > 0.9
+    assert nearest(index, world.unit, 10**6)[1].shape == (24, 3000 * centres)
     # 8 bits a number: each is off by up to 1/510 of its range, which sums up over 32 of them.
     assert (cosine - flat.cosines().gather(1, row)).abs().max() < 0.02
 
@@ -128,6 +131,21 @@ def test_few_classes_and_fewer_than_ranks(classes: int) -> None:
         ids = [world.active(HashForest(), rate, rank=rank, ranks=4) for rank in range(4)]
         assert set(world.labels.tolist()) <= set(torch.cat(ids).tolist())
         assert rate < 1.0 or len(torch.cat(ids)) == classes
+
+
+def test_where_cells_hold_too_few_neighbours_those_found_are_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hash_forest, "_PROBES", 1)
+    monkeypatch.setattr(hash_forest, "_SPARE", 0)
+    world = scene()
+    assert (nearest(build_index(Centres(world.weight), 0), world.unit, 200)[1] == -1).any()
+
+    ids = world.active(HashForest(neighbours=200), 0.3)
+
+    assert len(ids) == 900
+    assert set(world.labels.tolist()) <= set(ids.tolist())
+    assert _share_of_nearest(world, ids, 1) > 0.9
 
 
 def test_a_copy_of_a_forest_goes_on_as_it_would() -> None:

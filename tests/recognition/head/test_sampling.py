@@ -94,7 +94,7 @@ def test_random_all_never_overflows_and_takes_all_at_rate_one() -> None:
 
 def test_chunks_of_the_hash_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = _active("random_negative", [5, 4000], step=2)
-    monkeypatch.setitem(sampling._CHUNK, "cpu", 7)
+    monkeypatch.setattr(sampling, "_CHUNK_OF_THREAD", 7)
 
     pieces, _ = _active("random_negative", [5, 4000], step=2, ranks=2)
 
@@ -127,7 +127,7 @@ def test_best_scores_are_taken_in_the_order_of_floats() -> None:
 def test_equal_scores_are_taken_in_the_order_of_the_hash() -> None:
     request = SampleRequest(torch.tensor([2]), 0, 64, 64, rate=0.5, seed=1, step=3)
 
-    rows = take_best(request, lambda: torch.zeros(64)).rows
+    rows = take_best(request, lambda: torch.tensor([0.0, -0.0]).repeat(32)).rows
 
     assert rows.index is not None
     hashes = class_hash(torch.arange(64), seed=1, step=3)
@@ -139,6 +139,17 @@ def test_rate_one_takes_every_class() -> None:
     ids, _ = _active("random_negative", [3], rate=1.0)
 
     assert torch.equal(ids, torch.arange(5000))
+
+
+@pytest.mark.parametrize(("labels", "overflow"), [(30, True), (10, True), (9, False)])
+def test_best_scores_give_way_to_positives_beyond_the_quota(labels: int, overflow: bool) -> None:
+    request = SampleRequest(torch.arange(labels), 0, 100, 100, rate=0.1, seed=0, step=0)
+
+    answer = take_best(request, lambda: torch.arange(100.0))
+
+    assert answer.overflow == overflow
+    assert answer.rows.index is not None
+    assert answer.rows.index.tolist() == list(range(labels)) + [99] * (not overflow)
 
 
 @pytest.mark.parametrize(("labels", "overflow"), [(30, True), (10, True), (9, False)])
