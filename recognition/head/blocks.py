@@ -97,10 +97,12 @@ def softmax_block(
     if rule.curriculum is not None:
         cosine_RS, bend_RS = _harden(cosine_RS, rule.curriculum)
     put_own(cosine_RS, position_S, cosine_RS.new_full((), -math.inf))
-    power_RS, shrink_S = take_in(cosine_RS.mul_(rule.log2_scale), rule.log2_scale, peak_S, mass_S)
+    power_RS, factor, shrink_S = take_in(
+        cosine_RS.mul_(rule.log2_scale), rule.log2_scale, peak_S, mass_S
+    )
     if bend_RS is not None:
         power_RS.mul_(bend_RS)
-    share_CS = _spread(power_RS, nearest_RS, rule.centres).mul_(inverse_C1)
+    share_CS = _spread(power_RS, nearest_RS, rule.centres).mul_(inverse_C1 * factor)
     return share_CS.to(product_CS.dtype), shrink_S
 
 

@@ -14,6 +14,7 @@ from recognition.head.sampling import (
     ActiveSet,
     CentreReader,
     SampleRequest,
+    ranking,
     shard_quota,
     take_best,
 )
@@ -75,7 +76,7 @@ class HardNegative:
         others_L.index_fill_(0, torch.where(own_N < 0, len(score_L), own_N), -torch.inf)
         others_L = others_L[:-1].add_(score_L)
         hard = math.ceil(self.share * shard_quota(request))
-        kept = others_L.topk(hard).indices
+        kept = ranking(others_L, request).topk(hard).indices
         return torch.full_like(score_L, -torch.inf).index_copy_(0, kept, others_L[kept])
 
     def forget(self) -> None:

@@ -101,9 +101,9 @@ class HashForest:
         wanted = self.neighbours or math.ceil(shard_quota(request) / max(len(unit_Nd), 1))
         cosine_Nk, row_Nk = nearest(self._index, unit_Nd, wanted)
         class_Nk = row_Nk // (self._index.ntotal // table.rows)
-        # What was not found, row −1, has a cosine below any: it changes no score.
+        # What was not found, row −1, has a cosine below any: it changes no score, nor class 0's.
         score_L = unit_Nd.new_full((table.rows,), _NOT_FOUND)
-        place = class_Nk.flatten()
+        place = class_Nk.clamp_min(0).flatten()
         return score_L.scatter_reduce_(0, place, cosine_Nk.flatten(), "amax")
 
 

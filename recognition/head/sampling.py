@@ -277,13 +277,13 @@ def take_best(request: SampleRequest, score: Callable[[], torch.Tensor]) -> Acti
         return ActiveSet(RowSet(size), positives, overflow)
     mask_L = _positive_mask(request)
     if quota > 0:
-        key_L = _ranking(score(), request).masked_fill_(mask_L, torch.iinfo(torch.int64).max)
+        key_L = ranking(score(), request).masked_fill_(mask_L, torch.iinfo(torch.int64).max)
         # Where the batch has more classes than the quota, those not among the best stay in too.
         mask_L.index_fill_(0, key_L.topk(quota, sorted=False).indices, True)
     return ActiveSet(_rows_of(mask_L), positives, overflow)
 
 
-def _ranking(score_L: torch.Tensor, request: SampleRequest) -> torch.Tensor:
+def ranking(score_L: torch.Tensor, request: SampleRequest) -> torch.Tensor:
     """Return a different number for each class, in the order of the scores: int64 [L]."""
     key_L = torch.empty(len(score_L), dtype=torch.int64, device=score_L.device)
     for first, last, hash_R in _hashes(request, score_L.device):

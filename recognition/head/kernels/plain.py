@@ -14,8 +14,11 @@ from recognition.head.row_optimizers import RowSGD
 
 EPSILON = 1e-12  # smallest norm that is divided by, as in torch.nn.functional.normalize
 
-# 2^96 · 2^30 classes is below float32's largest number, 2^128, and 2^-96 above its smallest. In
-# the usual terms: a scale of up to 66.
+# A sum of 2^30 powers of 2^96 is below float32's largest number, 2^128, and 2^-96 above its
+# smallest; in the usual terms, a scale of up to 66. A share is such a power over a centre's norm,
+# which may be 1e-12, some 2^-40, and a gradient takes sums back by up to 2^96 times the scale: a
+# peak between keeps both in range.
+FIXED_PEAK = 17.0
 SAFE_LOG2_SCALE = 96.0
 
 
@@ -77,8 +80,8 @@ class TorchOps:
         if limit is not None:
             logit_RN.masked_fill_(logit_RN > limit * log2_scale, -math.inf)
         put_own(logit_RN, own_N, peak_N.new_full((), -math.inf))
-        power_RN, shrink_N = take_in(logit_RN, log2_scale, peak_N, mass_N)
-        return self._back(power_RN.mul_(inverse_R1), product_RN, in_place), shrink_N
+        power_RN, factor, shrink_N = take_in(logit_RN, log2_scale, peak_N, mass_N)
+        return self._back(power_RN.mul_(inverse_R1 * factor), product_RN, in_place), shrink_N
 
     def slope_block(
         self,
@@ -162,26 +165,27 @@ class TorchOps:
 
 def take_in(
     logit_RN: torch.Tensor, log2_scale: float, peak_N: torch.Tensor, mass_N: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, float, torch.Tensor]:
     """Take logits to base 2 into each sample's online softmax; all three change in place.
 
-    Returns `2^(logit − new peak)`, [R, N], and what sums at the old peak shrink by, [N].
+    Returns powers, [R, N], and a factor that makes them `2^(logit − new peak)`; and what sums at
+    the old peak shrink by, [N].
 
-    A peak keeps powers in range. Logits are within ±`log2_scale`, for cosines are within ±1; where
-    that leaves powers and their sums far from the ends of float32, 0 is peak enough, and finding
-    the largest logit is saved.
+    A peak keeps powers in range. Logits are within ±`log2_scale`, for cosines are within ±1. Where
+    that alone keeps powers and their sums in range, one peak does for all, and finding the largest
+    logit is saved: `FIXED_PEAK`, whose part of the power is left to the factor.
     """
     if log2_scale <= SAFE_LOG2_SCALE:
-        shrink_N = peak_N.exp2()
-        peak_N.zero_()
-        power_RN = logit_RN.exp2_()
+        shrink_N = torch.exp2(peak_N - FIXED_PEAK)
+        peak_N.fill_(FIXED_PEAK)
+        power_RN, factor = logit_RN.exp2_(), 2.0**-FIXED_PEAK
     else:
         raised_N = torch.maximum(peak_N, logit_RN.amax(0))
         shrink_N = torch.exp2(peak_N.sub_(raised_N))
         peak_N.copy_(raised_N)
-        power_RN = logit_RN.sub_(peak_N).exp2_()
-    mass_N.mul_(shrink_N).add_(power_RN.sum(0))
-    return power_RN, shrink_N
+        power_RN, factor = logit_RN.sub_(peak_N).exp2_(), 1.0
+    mass_N.mul_(shrink_N).add_(power_RN.sum(0), alpha=factor)
+    return power_RN, factor, shrink_N
 
 
 def put_own(block_RN: torch.Tensor, row_N: torch.Tensor, value: torch.Tensor) -> None:

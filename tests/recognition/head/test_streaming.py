@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recognition.head import PartialFC, RowSGD
+from recognition.head import PartialFC, RowSGD, softmax
 from recognition.head.kernels.plain import TorchOps
 from recognition.head.kernels.workspace import Workspace
 from recognition.head.rows import RowSet
@@ -107,6 +107,24 @@ def test_extreme_cosines_stay_finite_and_exact(scale: float, sign: float, own_si
     assert x.grad is not None
     assert x.grad.isfinite().all()
     assert head.weight.isfinite().all()
+
+
+@pytest.mark.parametrize("norm", [1e-3, 1e-11, 1e-13, 1e15])
+def test_centres_of_any_norm_give_finite_gradients(norm: float) -> None:
+    head = PartialFC(4, 6, sampling="all", loss=softmax(), optimizer=RowSGD(weight_decay=0.0))
+    head.weight.copy_(norm * torch.eye(4)[0].expand(6, 4))
+    head.weight[2] = norm * torch.eye(4)[1]
+    x = torch.tensor([[1.0, 0.1, 0.0, 0.0]], requires_grad=True)
+    output = head(x, torch.tensor([2]))
+    output.loss.backward()
+
+    unit = min(norm / 1e-12, 1.0)  # below 1e-12 a centre is no longer normalised to 1
+    cosine = torch.tensor([unit, 0.1 * unit], dtype=torch.float64) / math.sqrt(1.01)
+    expected = F.softplus(64.0 * (cosine[0] - cosine[1]) + math.log(5.0))
+    assert output.loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+    assert x.grad.any()
 
 
 def test_a_sample_without_negatives_has_no_loss_and_no_gradient() -> None:
