@@ -31,7 +31,8 @@ def inverse_norm(row_Rd: torch.Tensor) -> torch.Tensor:
 class TorchOps:
     """The block operations in torch. See `BlockOps` for what each does.
 
-    Results may be in the workspace: they hold until the same operation is called again.
+    Results may be in the workspace: rows hold until rows are read again, shares and slopes until
+    one or the other is made again.
 
     Args:
         space: for temporaries and results; default one of its own.

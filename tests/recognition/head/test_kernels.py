@@ -214,12 +214,13 @@ def test_works_in_place_to_the_same_bits(ops: BlockOps, dtype: torch.dtype) -> N
                 product, block.inverse, own, 90.0, 0.9, peak, mass, in_place=in_place
             )
             assert (share.data_ptr() == product.data_ptr()) == in_place
+        share = share.clone()  # it holds until slopes are made
         product = block.product.clone()
         slope, radial = ops.slope_block(
             product, block.inverse, block.own, 2.0, 0.9, *vectors, in_place=in_place
         )
         assert (slope.data_ptr() == product.data_ptr()) == in_place
-        results.append([peak, mass, share, shrink, slope, radial])
+        results.append([peak, mass, share, shrink, slope.clone(), radial])
     for found, expected in zip(*results, strict=True):
         assert torch.equal(found, expected)
 
