@@ -4,6 +4,10 @@ Sums over the rows of a block are made in two steps, first within a chunk of row
 then over the chunks by another: the order of every sum is fixed by the shapes, no atomic adds, so
 a result repeats to the bit. Importing this module needs Triton.
 
+Where the scale is too small for any cosine to take a power out of float32's range
+(`SAFE_LOG2_SCALE`), no peak is looked for: the products are read once, not twice, and two of four
+launches fall away.
+
 Shapes: R rows of one block, N samples, G chunks of rows; a program's tile in small letters.
 Pointers carry the shape of what they point at.
 """
@@ -13,6 +17,7 @@ import triton
 import triton.language as tl
 
 from recognition.head.kernels.jit import kernel, limit_arguments, own_rows
+from recognition.head.kernels.plain import FIXED_PEAK, SAFE_LOG2_SCALE
 
 # Columns of a tile: 128 neighbouring samples, 256 bytes of bfloat16, so two full cache lines a
 # row. Rows of a tile: 32, which with four warps is 32 numbers a thread. A program walks 128 rows:
@@ -138,12 +143,16 @@ def _block_shares(
     samples: tl.tensor,
     log2_scale: tl.tensor,
     limit: tl.tensor,
+    fixed_peak: tl.tensor,
     HAS_LIMIT: tl.constexpr,
+    HAS_PEAK: tl.constexpr,
     CHUNK: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ) -> None:
     """Write the shares of the block, and each sample's mass of each chunk of rows.
+
+    Without `HAS_PEAK` every peak is `fixed_peak`.
 
     `share_RN` may be `product_RN`: a program reads a number before it writes it, and no other
     program touches it.
@@ -152,7 +161,10 @@ def _block_shares(
     chunk = tl.program_id(0) // parts
     column_n = (tl.program_id(0) % parts) * BLOCK_N + tl.arange(0, BLOCK_N)
     own_n = own_rows(own_N, column_n, rows, samples)
-    peak_n = tl.load(peak_N + column_n, mask=column_n < samples, other=0.0)
+    if HAS_PEAK:
+        peak_n = tl.load(peak_N + column_n, mask=column_n < samples, other=0.0)
+    else:
+        peak_n = tl.zeros([BLOCK_N], tl.float32) + fixed_peak
     mass_rn = tl.zeros([BLOCK_R, BLOCK_N], tl.float32)
     for first in range(0, CHUNK, BLOCK_R):
         row_r = chunk * CHUNK + first + tl.arange(0, BLOCK_R)
@@ -170,8 +182,8 @@ def _block_shares(
         )
         power_rn = tl.exp2(logit_rn - peak_n[None, :])
         mass_rn += power_rn
-        share_rn = (power_rn * inverse_r[:, None]).to(share_RN.dtype.element_ty)
-        tl.store(share_RN + offset_rn, share_rn, mask=inside_rn)
+        share_rn = power_rn * inverse_r[:, None]
+        tl.store(share_RN + offset_rn, share_rn.to(share_RN.dtype.element_ty), mask=inside_rn)
     mass_n = tl.sum(mass_rn, axis=0)
     tl.store(mass_GN + chunk.to(tl.int64) * samples + column_n, mass_n, mask=column_n < samples)
 
@@ -180,13 +192,19 @@ def _block_shares(
 def _merge_masses(
     mass_GN: tl.tensor,
     shrink_N: tl.tensor,
+    peak_N: tl.tensor,
     mass_N: tl.tensor,
     chunks: tl.tensor,
     samples: tl.tensor,
+    fixed_peak: tl.tensor,
+    HAS_PEAK: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ) -> None:
-    """Shrink each sample's mass and add those of the chunks."""
+    """Shrink each sample's mass and add those of the chunks.
+
+    Without `HAS_PEAK` every peak becomes `fixed_peak`; what masses shrink by is written too.
+    """
     column_n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     inside_n = column_n < samples
     added_gn = tl.zeros([BLOCK_G, BLOCK_N], tl.float32)
@@ -198,7 +216,13 @@ def _merge_masses(
             other=0.0,
         )
     mass_n = tl.load(mass_N + column_n, mask=inside_n, other=0.0)
-    shrink_n = tl.load(shrink_N + column_n, mask=inside_n, other=0.0)
+    if HAS_PEAK:
+        shrink_n = tl.load(shrink_N + column_n, mask=inside_n, other=0.0)
+    else:
+        peak_n = tl.load(peak_N + column_n, mask=inside_n, other=0.0)
+        shrink_n = tl.exp2(peak_n - fixed_peak)
+        tl.store(shrink_N + column_n, shrink_n, mask=inside_n)
+        tl.store(peak_N + column_n, tl.zeros([BLOCK_N], tl.float32) + fixed_peak, mask=inside_n)
     tl.store(mass_N + column_n, mass_n * shrink_n + tl.sum(added_gn, axis=0), mask=inside_n)
 
 
@@ -225,11 +249,17 @@ def softmax_block(
     merge_grid = (triton.cdiv(samples, _MERGE_SAMPLES),)
     block = {"CHUNK": _CHUNK, "BLOCK_R": _ROWS, "BLOCK_N": _SAMPLES, "num_warps": _WARPS}
     merge = {"BLOCK_G": _MERGE_CHUNKS, "BLOCK_N": _MERGE_SAMPLES, "num_warps": _WARPS}
-    numbers = (rows, samples, log2_scale, *limit_arguments(limit))
-    _block_peaks[grid](product_RN, inverse_R, own_N, partial_GN, *numbers, **block)
-    _merge_peaks[merge_grid](partial_GN, peak_N, shrink_N, chunks, samples, **merge)
+    limit, has_limit = limit_arguments(limit)
+    numbers = (rows, samples, log2_scale, limit)
+    has_peak = log2_scale > SAFE_LOG2_SCALE
+    if has_peak:
+        _block_peaks[grid](product_RN, inverse_R, own_N, partial_GN, *numbers, has_limit, **block)
+        _merge_peaks[merge_grid](partial_GN, peak_N, shrink_N, chunks, samples, **merge)
     _block_shares[grid](
-        product_RN, inverse_R, own_N, peak_N, share_RN, partial_GN, *numbers, **block
+        product_RN, inverse_R, own_N, peak_N, share_RN, partial_GN, *numbers, FIXED_PEAK,
+        has_limit, has_peak, **block,
+    )  # fmt: skip
+    _merge_masses[merge_grid](
+        partial_GN, shrink_N, peak_N, mass_N, chunks, samples, FIXED_PEAK, has_peak, **merge
     )
-    _merge_masses[merge_grid](partial_GN, shrink_N, mass_N, chunks, samples, **merge)
     return share_RN, shrink_N

@@ -44,7 +44,8 @@ def call_all(dtype: torch.dtype, limit: float | None, index: torch.Tensor | None
     own = torch.zeros(samples, dtype=torch.int64)
     product = torch.zeros(rows, samples, dtype=dtype)
     peak, mass, positive = torch.zeros(3, samples)
-    fused.softmax_block(product, inverse, own, 90.0, limit, peak, mass)
+    for log2_scale in (90.0, 900.0):
+        fused.softmax_block(product, inverse, own, log2_scale, limit, peak, mass)
     absent = None if index is None else torch.zeros(rows, 2, dtype=torch.bool)
     _, radial = fused.slope_block(
         product, inverse, own, 90.0, limit, peak, mass, positive, absent_RK=absent, part_N=own
