@@ -16,37 +16,15 @@ import torch
 from recognition.head.kernels import BlockOps, block_ops
 from recognition.head.kernels.plain import FIXED_PEAK, SAFE_LOG2_SCALE, TorchOps
 from recognition.head.kernels.workspace import Workspace
-from recognition.head.rounding import RowNoise
-from recognition.head.row_optimizers import RowSGD
-
-pytest.importorskip("triton", reason="needs Triton, which torch brings on Linux")
-from recognition.head.kernels import fused
+from tests.recognition.head.kernel_cases import DEVICE, OPS, both, close, dtypes, tolerance
 
 ROOT = Path(__file__).parents[3]
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-OPS: list[BlockOps] = [TorchOps(), fused]
-both = pytest.mark.parametrize("ops", OPS, ids=["torch", "triton"])
-dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 logits = pytest.mark.parametrize(
     ("scale", "limit"), [(64.0, None), (64.0, 0.2), (64.0, -1.1), (80.0, 0.2), (1e4, None)]
 )
 # Powers that overflow, of own classes and of what is left out, are made and thrown away; only the
 # interpreter's numpy remarks on it.
 pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered")
-
-# Rounded to the nearest, a bfloat16 is off by 2^-9 of its power of two at most; the interpreter
-# cuts the bits off instead, which is up to 2^-8 of the power of two, 2^-7 of the number.
-BFLOAT16 = 2.0**-7
-
-
-def _tolerance(dtype: torch.dtype, log2_scale: float = 0.0) -> float:
-    """Relative: a logit in float32 is off by some 2^-24 of `log2_scale`, its power by as much."""
-    return 4e-6 + 4.0 * log2_scale * 2.0**-24 + (BFLOAT16 if dtype == torch.bfloat16 else 0.0)
-
-
-def _close(found: torch.Tensor, expected: torch.Tensor, rtol: float, atol: float = 0.0) -> None:
-    found, expected = found.cpu().double(), expected.double()
-    torch.testing.assert_close(found, expected, rtol=rtol, atol=atol)
 
 
 @dataclass
@@ -83,26 +61,6 @@ class Block:
 
 @both
 @dtypes
-@pytest.mark.parametrize("size", [1, 48, 512, 1100])
-@pytest.mark.parametrize("picked", [True, False])
-def test_reads_rows_with_their_norms(
-    ops: BlockOps, dtype: torch.dtype, size: int, picked: bool
-) -> None:
-    weight = torch.randn(41, size, generator=torch.Generator().manual_seed(0))
-    weight[12] = 0.0
-    index = torch.tensor([0, 3, 12, 13, 29, 40]) if picked else None
-    start, stop = (1, 6) if picked else (2, 41)
-    expected = weight[start:stop] if index is None else weight[index[start:stop]]
-    on_device = None if index is None else index.to(DEVICE)
-    factor, inverse = ops.read_rows(weight.to(DEVICE), on_device, start, stop, dtype)
-
-    assert factor.dtype == dtype
-    _close(factor, expected, rtol=0.0 if dtype == torch.float32 else BFLOAT16)
-    _close(inverse, 1.0 / expected.double().norm(dim=1).clamp_min(1e-12), rtol=1e-6)
-
-
-@both
-@dtypes
 @pytest.mark.parametrize("rows", [1, 300])
 @pytest.mark.parametrize("samples", [5, 131])
 @logits
@@ -131,13 +89,13 @@ def test_softmax_over_blocks_is_the_dense_one(
     assert peak.isfinite().all()
     if log2_scale > SAFE_LOG2_SCALE:
         top = logit_CN.amax(0).clamp_min(-1e30)
-        _close(peak, top, rtol=3e-7, atol=log2_scale * 1e-7)
+        close(peak, top, rtol=3e-7, atol=log2_scale * 1e-7)
     else:
         assert (peak == FIXED_PEAK).all()  # in range without looking for the largest
     power = torch.exp2(logit_CN - peak.cpu().double())
-    _close(mass, power.sum(0), rtol=_tolerance(torch.float32, log2_scale))
+    close(mass, power.sum(0), rtol=tolerance(torch.float32, log2_scale))
     found = torch.cat([share / inverse for share, inverse in shares])
-    _close(found, power, rtol=_tolerance(dtype, 2.0 * log2_scale), atol=1e-30)
+    close(found, power, rtol=tolerance(dtype, 2.0 * log2_scale), atol=1e-30)
     if limit == -1.1:
         assert not mass.any()
         assert not found.any()
@@ -193,9 +151,9 @@ def test_slopes_are_the_definition(
     inverse = block.inverse.cpu().double()
     assert slope.dtype == dtype
     found = slope.cpu() / inverse.unsqueeze(1)
-    _close(found, expected, rtol=_tolerance(dtype, 2.0 * log2_scale), atol=1e-30)
+    close(found, expected, rtol=tolerance(dtype, 2.0 * log2_scale), atol=1e-30)
     terms = expected * block.cosines()
-    error = _tolerance(torch.float32, 2.0 * log2_scale) * terms.abs().sum(1) + 1e-30
+    error = tolerance(torch.float32, 2.0 * log2_scale) * terms.abs().sum(1) + 1e-30
     found = radial.cpu() / inverse.square()
     assert ((found - terms.sum(1)).abs() <= error).all()
 
@@ -223,96 +181,6 @@ def test_works_in_place_to_the_same_bits(ops: BlockOps, dtype: torch.dtype) -> N
         results.append([peak, mass, share, shrink, slope.clone(), radial])
     for found, expected in zip(*results, strict=True):
         assert torch.equal(found, expected)
-
-
-@both
-@pytest.mark.parametrize("nesterov", [False, True])
-@pytest.mark.parametrize("size", [1, 48, 1100])
-@pytest.mark.parametrize("picked", [True, False])
-@pytest.mark.parametrize("gradient_dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_update_is_that_of_torch_sgd_on_the_rows_alone(
-    ops: BlockOps, nesterov: bool, size: int, picked: bool, gradient_dtype: torch.dtype
-) -> None:
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(41, size, generator=generator).to(DEVICE)
-    velocity = torch.zeros_like(weight)
-    index = torch.tensor([0, 3, 12, 13, 29, 40], device=DEVICE) if picked else None
-    start, stop = (1, 6) if picked else (2, 40)
-    touched = torch.arange(41, device=DEVICE)[start:stop] if index is None else index[start:stop]
-    before = weight.clone()
-    parameter = torch.nn.Parameter(weight[touched].double())
-    stock = torch.optim.SGD([parameter], 0.1, 0.9, weight_decay=0.01, nesterov=nesterov)
-    for _ in range(3):
-        gradient = torch.randn(stop - start, size, generator=generator).to(gradient_dtype)
-        radial = torch.randn(stop - start, generator=generator)
-        parameter.grad = gradient.to(DEVICE).double() - parameter.detach() * radial.to(
-            DEVICE
-        ).unsqueeze(1)
-        stock.step()
-        ops.update_rows_sgd(
-            weight,
-            velocity,
-            index,
-            start,
-            stop,
-            gradient.to(DEVICE),
-            radial.to(DEVICE),
-            lr=0.1,
-            momentum=0.9,
-            weight_decay=0.01,
-            nesterov=nesterov,
-        )
-
-    _close(weight[touched], parameter.detach().cpu(), rtol=1e-5, atol=2e-6)
-    _close(velocity[touched], stock.state[parameter]["momentum_buffer"].cpu(), 1e-5, atol=2e-6)
-    others = torch.ones(41, dtype=torch.bool, device=DEVICE).index_fill_(0, touched, False)
-    assert torch.equal(weight[others], before[others])
-    assert not velocity[others].any()
-
-
-@both
-@pytest.mark.parametrize("picked", [True, False])
-def test_update_rounds_momentum_with_the_bits_of_its_rows(ops: BlockOps, picked: bool) -> None:
-    """To the bit: the numbers are such that float32 arithmetic is exact, fused or not."""
-    generator = torch.Generator().manual_seed(0)
-    size, start, stop = 1100, 3, 24
-    weight = torch.randint(-64, 64, (41, size), generator=generator) / 8.0
-    momentum = (torch.randint(-64, 64, (41, size), generator=generator) / 8.0).bfloat16()
-    gradient = torch.randint(-999, 999, (stop - start, size), generator=generator) / 512.0
-    radial = torch.randint(-2, 3, (stop - start,), generator=generator) / 2.0
-    gradient[4, 7], gradient[5, 1000], gradient[6, 0] = math.nan, math.inf, -math.inf
-    index = torch.arange(1, 41) if picked else None
-    touched = torch.arange(41)[start:stop] if index is None else index[start:stop]
-    noise = RowNoise(5, 9, touched + 3_000_000_000)
-    weight_rows, momentum_rows = weight[touched], momentum[touched]
-    RowSGD(0.5, 0.25, momentum_dtype=torch.bfloat16).update(
-        weight_rows,
-        {"momentum": momentum_rows},
-        gradient - radial.unsqueeze(1) * weight_rows,
-        0.125,
-        noise,
-    )
-    expected = weight.index_copy(0, touched, weight_rows)
-    expected_momentum = momentum.index_copy(0, touched, momentum_rows)
-    found, found_momentum = weight.to(DEVICE), momentum.to(DEVICE)
-    ops.update_rows_sgd(
-        found,
-        found_momentum,
-        None if index is None else index.to(DEVICE),
-        start,
-        stop,
-        gradient.to(DEVICE),
-        radial.to(DEVICE),
-        lr=0.125,
-        momentum=0.5,
-        weight_decay=0.25,
-        noise=RowNoise(noise.seed, noise.step, noise.class_id.to(DEVICE)),
-    )
-
-    torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=0, equal_nan=True)
-    torch.testing.assert_close(
-        found_momentum.cpu(), expected_momentum, rtol=0, atol=0, equal_nan=True
-    )
 
 
 @both
@@ -357,24 +225,9 @@ def test_an_empty_block_changes_nothing(ops: BlockOps, rows: int, samples: int) 
     assert torch.equal(velocity, torch.ones_like(weight))
 
 
-@both
-def test_rows_beyond_two_to_the_31_numbers_are_found(ops: BlockOps) -> None:
-    size = 2048
-    rows = 2**31 // size + 5
-    weight = torch.empty(rows, size, device=DEVICE)  # 8 GiB of addresses; three rows are touched
-    weight[rows - 3 :] = torch.arange(3.0, device=DEVICE).unsqueeze(1) + 1.0
-    factor, inverse = ops.read_rows(weight, None, rows - 3, rows, torch.bfloat16)
-    index = torch.arange(rows - 3, rows, device=DEVICE)
-    by_index, _ = ops.read_rows(weight, index, 0, 3, torch.bfloat16)
-
-    assert factor[:, 0].tolist() == [1.0, 2.0, 3.0]
-    assert torch.equal(by_index, factor)
-    _close(inverse, torch.tensor([1.0, 1 / 2, 1 / 3]) / math.sqrt(size), rtol=1e-6)
-
-
 def test_the_cpu_takes_torch_and_cuda_the_kernels() -> None:
     assert isinstance(block_ops(torch.device("cpu"), Workspace()), TorchOps)
-    assert block_ops(torch.device("cuda"), Workspace()) is fused
+    assert block_ops(torch.device("cuda"), Workspace()) is OPS[1]
 
 
 def test_every_kernel_compiles_for_hopper(tmp_path: Path) -> None:
