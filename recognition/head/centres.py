@@ -4,6 +4,8 @@ import hashlib
 
 import torch
 
+from recognition.head.huge_pages import prefer_huge_pages
+
 STANDARD_DEVIATION = 0.01  # the Partial FC paper's; the cosines do not depend on it, the steps do
 BLOCK = 1024  # class ids drawn from one generator; changing it changes every initial centre
 
@@ -21,7 +23,7 @@ def initial_centres(
     seeded by a hash of (seed, block). A class gets the same centre, bit for bit, on any number
     of ranks and on any device, and never needs the rest of the table.
     """
-    centres = torch.empty(stop - start, embedding_size, device=device)
+    centres = prefer_huge_pages(torch.empty(stop - start, embedding_size, device=device))
     for first in range(start - start % BLOCK, stop, BLOCK):
         generator = torch.Generator().manual_seed(_block_seed(seed, first // BLOCK))
         block = torch.randn(BLOCK, embedding_size, generator=generator).mul_(STANDARD_DEVIATION)

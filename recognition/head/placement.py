@@ -8,6 +8,7 @@ import torch.distributed as dist
 from recognition.head.centres import initial_centres
 from recognition.head.choices import choose
 from recognition.head.exchange import AnyExchange, ReplicatedExchange, ShardedExchange
+from recognition.head.huge_pages import prefer_huge_pages
 from recognition.head.kernels.workspace import Workspace
 from recognition.head.row_optimizers import RowOptimizer
 from recognition.head.table import HostTable, Table
@@ -81,7 +82,10 @@ def place(
         shard = shard_range(num_classes, exchange.size, exchange.rank)
     storage = torch.device("cpu") if placement.on_host else device
     weight = initial_centres(*shard, width, seed, storage)
-    state = optimizer.state(weight.shape[0], width, storage)
+    state = {
+        name: prefer_huge_pages(tensor)
+        for name, tensor in optimizer.state(weight.shape[0], width, storage).items()
+    }
     if placement.on_host:
         table: Table = HostTable(weight, state, space, device=device, stage_bytes=stage_bytes)
     else:
