@@ -139,7 +139,7 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
             f"{torch.cuda.device_count()} CUDA devices"
         )
     threads = options.threads or _usable_cores()
-    plan = Plan(options.warm_up, options.steps, turn=5 if device.type == "cuda" else 3)
+    plan = Plan(options.warm_up, options.steps, turn=5 if device.type == "cuda" else 2)
     cases = groups(options, device.type, threads)
     dtypes = tuple(sorted({case.dtype for group in cases for case in group} | {"fp32"}))
     rates = machine_rates(dtypes, device, threads)

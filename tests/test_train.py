@@ -69,7 +69,8 @@ STATEFUL = [
     (1, []),
     (2, []),
     (2, ["head={sampling: hash_forest, rebuild_every: 7, loss: {name: curricularface, m: 0.2}}"]),
-    (1, ["head={loss: {name: adaface, m: 0.2}}", "optimizer={name: adamw, lr: 0.002}"]),
+    (2, ["head={loss: {name: adaface, m: 0.2}}", "optimizer={name: adamw, lr: 0.002}"]),
+    (2, ["head.momentum=bf16", "head.dense_update=true"]),
     (2, ["head={placement: replicated, momentum: bf16}", f"head.loss={SUBCENTER}"]),
     (1, ["head={placement: host, sampling: hard_negative}", "optimizer.nesterov=true"]),
 ]
