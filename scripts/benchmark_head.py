@@ -84,7 +84,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--steps", type=int, default=5, help="timed steps")
     add("--warm-up", type=int, default=2, help="steps before them")
     add("--seed", type=int, default=0)
-    add("--json", type=Path, default=Path("benchmark_head.json"), help="file of all figures")
+    add("--json", type=Path, default=Path("runs/benchmark_head.json"), help="file of all figures")
     add("--markdown", type=Path, help="file for the table, for docs/benchmarks/")
     return parser.parse_args(arguments)
 
