@@ -33,6 +33,11 @@ class Rule:
     centres: int
 
     @property
+    def log2_bound(self) -> float:
+        """The largest size of a logit to base 2: `c·(t + c)` of a hard negative may be 2."""
+        return self.log2_scale if self.curriculum is None else 2.0 * self.log2_scale
+
+    @property
     def is_plain(self) -> bool:
         """Whether a class's cosine is its one centre's, as it is."""
         return self.curriculum is None and self.centres == 1
@@ -98,7 +103,7 @@ def softmax_block(
         cosine_RS, bend_RS = _harden(cosine_RS, rule.curriculum)
     put_own(cosine_RS, position_S, cosine_RS.new_full((), -math.inf))
     power_RS, factor, shrink_S = take_in(
-        cosine_RS.mul_(rule.log2_scale), rule.log2_scale, peak_S, mass_S
+        cosine_RS.mul_(rule.log2_scale), rule.log2_bound, peak_S, mass_S
     )
     if bend_RS is not None:
         power_RS.mul_(bend_RS)

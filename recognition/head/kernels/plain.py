@@ -165,18 +165,18 @@ class TorchOps:
 
 
 def take_in(
-    logit_RN: torch.Tensor, log2_scale: float, peak_N: torch.Tensor, mass_N: torch.Tensor
+    logit_RN: torch.Tensor, log2_bound: float, peak_N: torch.Tensor, mass_N: torch.Tensor
 ) -> tuple[torch.Tensor, float, torch.Tensor]:
     """Take logits to base 2 into each sample's online softmax; all three change in place.
 
     Returns powers, [R, N], and a factor that makes them `2^(logit − new peak)`; and what sums at
     the old peak shrink by, [N].
 
-    A peak keeps powers in range. Logits are within ±`log2_scale`, for cosines are within ±1. Where
+    A peak keeps powers in range. Logits are within ±`log2_bound`: the scale, for cosines. Where
     that alone keeps powers and their sums in range, one peak does for all, and finding the largest
     logit is saved: `FIXED_PEAK`, whose part of the power is left to the factor.
     """
-    if log2_scale <= SAFE_LOG2_SCALE:
+    if log2_bound <= SAFE_LOG2_SCALE:
         shrink_N = torch.exp2(peak_N - FIXED_PEAK)
         peak_N.fill_(FIXED_PEAK)
         power_RN, factor = logit_RN.exp2_(), 2.0**-FIXED_PEAK

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recognition.head import PartialFC, RowSGD, softmax
+from recognition.head import PartialFC, RowSGD, curricularface, softmax
 from recognition.head.kernels.plain import TorchOps
 from recognition.head.kernels.workspace import Workspace
 from recognition.head.rows import RowSet
@@ -107,6 +107,24 @@ def test_extreme_cosines_stay_finite_and_exact(scale: float, sign: float, own_si
     assert x.grad is not None
     assert x.grad.isfinite().all()
     assert head.weight.isfinite().all()
+
+
+@pytest.mark.parametrize("boost", [0.0, 0.9])
+def test_hard_negatives_near_one_stay_in_range(boost: float) -> None:
+    head = PartialFC(4, 6, sampling="all", loss=curricularface(0.5, alpha=1e-6))
+    head.running.fill_(boost)
+    head.weight.copy_(torch.eye(4)[0].expand(6, 4))
+    head.weight[2] = torch.eye(4)[1]
+    x = torch.tensor([[1.0, 0.0, 0.0, 0.0]], requires_grad=True)
+    output = head(x, torch.tensor([2]))
+    output.loss.backward()
+
+    # Five negatives of cosine 1 count as 1 + t each: logits of up to 122, to base 2 of 175.
+    expected = 64.0 * (1.0 + boost) + math.log(5.0) - 64.0 * math.cos(math.pi / 2 + 0.5)
+    assert output.loss.item() == pytest.approx(expected, rel=1e-4)
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+    assert head.gradients_finite()
 
 
 @pytest.mark.parametrize("norm", [1e-3, 1e-11, 1e-13, 1e15])
