@@ -20,6 +20,7 @@ from recognition.head.rows import RowSet
 from recognition.head.sampling import class_hash
 from recognition.head.settings import StreamSettings
 from recognition.head.streaming import (
+    NegativeStatistics,
     Samples,
     combine_statistics,
     negative_statistics,
@@ -130,13 +131,6 @@ def global_loss(
     # Where there is no negative at all its slope is zero, whatever finite number stands here.
     log2_total_S = log2_total_S.masked_fill(log2_total_S.isneginf(), 0.0)
 
-    gradient_Md = None
-    if negatives.pull is not None:
-        weight_S = negative_S * torch.exp2(negatives.peak - log2_total_S)
-        gradient_Md = negatives.pull.mul_(weight_S.unsqueeze(1))
-        if picked.sample is not None:
-            gradient_Md = torch.zeros_like(batch.unit).index_copy_(0, picked.sample, gradient_Md)
-        gradient_Md.addcmul_(nearest.unit, by.cosine.unsqueeze(1))
     positive_S, apart = _own_part(batch.unit, own_M, nearest.place, cosine_M, by.cosine, picked)
     return GlobalLoss(
         loss=exchange.over_samples(by.loss),
@@ -146,7 +140,9 @@ def global_loss(
             rows, samples, place_S, log2_total_S, negative_S, positive_S, negatives.product,
             apart, width,
         ),
-        unit_gradient=gradient_Md,
+        unit_gradient=_unit_gradient(
+            negatives, negative_S, log2_total_S, nearest.unit, by.cosine, picked
+        ),
         norm_gradient=by.norm,
     )  # fmt: skip
 
@@ -163,6 +159,27 @@ def _observe(loss: Loss, own: Own, exchange: AnyExchange, sizes: Sequence[int]) 
     running = loss.observe(everyone)
     # A number that is not finite must not stay for ever: its step will be refused or skipped.
     return replace(own, running=torch.where(running.isfinite().all(), running, own.running))
+
+
+def _unit_gradient(
+    negatives: NegativeStatistics,
+    negative_S: torch.Tensor,
+    log2_total_S: torch.Tensor,
+    own_unit_Md: torch.Tensor,
+    by_cosine_M: torch.Tensor,
+    picked: Picked,
+) -> torch.Tensor | None:
+    """Return the derivative by the unit embeddings, [M, d], if its sums were made: overwrites them.
+
+    What negatives pull a sample, by this shard, and what its own centre does.
+    """
+    gradient = negatives.pull
+    if gradient is None:
+        return None
+    gradient.mul_((negative_S * torch.exp2(negatives.peak - log2_total_S)).unsqueeze(1))
+    if picked.sample is not None:
+        gradient = torch.zeros_like(own_unit_Md).index_copy_(0, picked.sample, gradient)
+    return gradient.addcmul_(own_unit_Md, by_cosine_M.unsqueeze(1))
 
 
 def _own_part(
