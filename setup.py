@@ -26,6 +26,7 @@ setup(
     packages=["backbones", "recognition", "recognition.head", "recognition.head.kernels"],
     package_data={"recognition": ["py.typed"], "backbones": ["py.typed"]},
     install_requires=[
+        "numba>=0.61",
         "numpy>=1.26",
         "pillow>=10",
         "pydantic>=2.7",

@@ -5,19 +5,22 @@ classes of this rank, R classes of one block, K centres a class, C = R·K centre
 embedding size, B micro-batches.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 
 from recognition.head.blocks import Rule, Weights, slope_block
-from recognition.head.kernels import BlockOps
-from recognition.head.kernels.plain import TorchOps, inverse_norm
+from recognition.head.kernels.plain import inverse_norm
+from recognition.head.lanes import Lane, Lanes
 from recognition.head.loss import Curriculum
-from recognition.head.rows import RowSet
+from recognition.head.rows import RowRange, RowSet
 from recognition.head.settings import StreamSettings
-from recognition.head.streaming import Samples, factors
+from recognition.head.streaming import Kept, Samples, factors
 from recognition.head.table import Block, Table
+
+Used = TypeVar("Used")
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class CentreLoss:
             finite number where there is none.
         negative: float32 [S], derivative of the loss by the negatives' log-sum-exp, times scale.
         positive: float32 [S], derivative of the loss by the cosine with the own centre.
-        product: as in `NegativeStatistics`.
+        kept: what the first pass kept for the second, if it did.
         apart: the samples that have only their own class; None if there are none.
         width: samples that blocks are planned for, the same on every rank that must cut alike.
     """
@@ -62,7 +65,7 @@ class CentreLoss:
     log2_total: torch.Tensor
     negative: torch.Tensor
     positive: torch.Tensor
-    product: torch.Tensor | None
+    kept: Kept | None
     apart: OwnOnly | None
     width: int
 
@@ -116,41 +119,57 @@ def centre_gradients(
     rows: RowSet,
     losses: list[CentreLoss],
     how: StreamSettings,
-    ops: BlockOps,
+    lanes: Lanes,
+    use: Callable[[BlockGradient], Used],
     *,
     with_state: bool = False,
-) -> Iterator[BlockGradient]:
-    """Second pass: yield the gradient block by block.
+) -> Iterator[Used]:
+    """Second pass: give `use` the gradient block by block, and yield what it returns, in order.
 
     It equals the sum over the losses (micro-batches) of `autograd.grad(loss, weight)` at the
-    rows' positions in `rows`, which must hold the rows of every loss. The caller may change the
-    block and bring it home (`Table.write`) before taking the next one.
+    rows' positions in `rows`, which must hold the rows of every loss. `use` may change the block
+    and bring it home (`Table.write`); it is called by several threads where `lanes` has them, and
+    a gradient holds until it returns.
     """
     merged = _Merged.of(losses, rows)
     size = merged.samples.unit.shape[1]
     centres = table.weight.shape[1] // size
     rule = Rule(how.log2_scale, how.inter_class_filter, merged.samples.curriculum, centres)
     factor_Sd = merged.samples.unit.to(how.matmul_dtype)
-    size_R = how.block_rows(merged.width, size, centres)
-    for block in table.walk(rows, size_R, with_state=with_state):
-        if isinstance(ops, TorchOps):
-            block.read("weight")  # once, for the products and for the update
-        factor_Cd, inverse_C = factors(block, size, centres, how.matmul_dtype, ops)
-        if merged.product is None:
-            shape = len(factor_Cd), len(factor_Sd)
-            product_CS = table.space.take("product", shape, factor_Cd.dtype, factor_Cd.device)
-            torch.mm(factor_Cd, factor_Sd.T, out=product_CS)
-        else:
-            product_CS = merged.product[block.start * centres : block.stop * centres]
-        absent_RB = None if merged.absent is None else merged.absent[block.start : block.stop]
-        slope_CS, radial_C = slope_block(
-            ops, product_CS, inverse_C, merged.position - block.start, rule, merged.weights,
-            # Kept products stay: this pass may be made twice, by `gradient_norm` and by `step`.
-            absent_RB, in_place=merged.product is None,
-        )  # fmt: skip
-        pull_Cd = table.space.like("pull", factor_Cd, factor_Cd.dtype)
-        torch.mm(slope_CS, factor_Sd, out=pull_Cd)
-        yield BlockGradient(block, pull_Cd, radial_C, merged.apart)
+
+    def part(lane: Lane, part: RowRange) -> list[Used]:
+        return [
+            use(_block_gradient(lane, block, merged, factor_Sd, rule))
+            for block in table.walk(part, lane.space, with_state=with_state)
+        ]
+
+    for used in lanes.map(part, rows, how.block_rows(merged.width, size, centres)):
+        yield from used
+
+
+def _block_gradient(
+    lane: Lane, block: Block, merged: "_Merged", factor_Sd: torch.Tensor, rule: Rule
+) -> BlockGradient:
+    """Return the gradient of one block's centres."""
+    (count, size), dtype, kept = factor_Sd.shape, factor_Sd.dtype, merged.kept
+    if not lane.ops.updates_in_place:
+        block.read("weight")  # once, for the products and for the update
+    if kept is None:
+        factor_Cd, inverse_C = factors(block, size, rule.centres, dtype, lane.ops)
+        product_CS = lane.space.take("product", (len(factor_Cd), count), dtype, factor_Sd.device)
+        torch.mm(factor_Cd, factor_Sd.T, out=product_CS)
+    else:
+        of_block = kept.block(block, rule.centres)
+        product_CS, inverse_C = of_block.product, of_block.inverse
+    absent_RB = None if merged.absent is None else merged.absent[block.start : block.stop]
+    slope_CS, radial_C = slope_block(
+        lane.ops, product_CS, inverse_C, merged.position - block.start, rule, merged.weights,
+        # Kept products stay: this pass may be made twice, by `gradient_norm` and by `step`.
+        absent_RB, in_place=kept is None,
+    )  # fmt: skip
+    pull_Cd = lane.space.take("pull", (len(product_CS), size), dtype, factor_Sd.device)
+    torch.mm(slope_CS, factor_Sd, out=pull_Cd)
+    return BlockGradient(block, pull_Cd, radial_C, merged.apart)
 
 
 def _add_own(
@@ -187,7 +206,7 @@ class _Merged:
     samples: Samples
     position: torch.Tensor
     weights: Weights
-    product: torch.Tensor | None
+    kept: Kept | None
     apart: list[OwnOnly]
     absent: torch.Tensor | None
     width: int
@@ -213,7 +232,7 @@ class _Merged:
                 positive=torch.cat([loss.positive for loss in losses]),
                 part=torch.cat([torch.full_like(loss.place, k) for k, loss in enumerate(losses)]),
             ),
-            product=losses[0].product if only_one else None,
+            kept=losses[0].kept if only_one else None,
             apart=[loss.apart for loss in losses if loss.apart is not None],
             absent=None if only_one else _absent(losses, rows),
             width=sum(loss.width for loss in losses),

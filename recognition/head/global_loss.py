@@ -14,7 +14,7 @@ import torch
 
 from recognition.head.centre_gradients import CentreLoss, OwnOnly
 from recognition.head.exchange import AnyExchange, Batch
-from recognition.head.kernels import BlockOps
+from recognition.head.lanes import Lanes
 from recognition.head.loss import Loss, Own, Shares, differentiate
 from recognition.head.rows import RowSet
 from recognition.head.sampling import class_hash
@@ -73,7 +73,7 @@ def global_loss(
     loss: Loss,
     running: torch.Tensor,
     how: StreamSettings,
-    ops: BlockOps,
+    lanes: Lanes,
     exchange: AnyExchange,
     sizes: Sequence[int],
     picked: Picked,
@@ -98,7 +98,7 @@ def global_loss(
         loss: what is computed.
         running: float32 [k], the loss's running statistics so far.
         how: scale, filter, budgets, product dtype.
-        ops: the operations for this device.
+        lanes: who works through the rows.
         exchange: the ranks.
         sizes: their batch sizes.
         picked: the samples whose negatives are looked at.
@@ -117,8 +117,8 @@ def global_loss(
         hard = None if curriculum is None else curriculum.pick(at)
         samples, place_S = Samples(batch.unit[at], own_M[at], hard), place_S[at]
     width = exchange.width(sizes)
-    negatives = negative_statistics(
-        samples, table, rows, how, ops, width=width, with_pull=with_embedding_gradient, keep=keep
+    negatives, kept = negative_statistics(
+        samples, table, rows, how, lanes, width=width, with_pull=with_embedding_gradient, keep=keep
     )
     gathered_W2S = exchange.gather_statistics(torch.stack([negatives.peak, negatives.mass]))
     log2_total_S = combine_statistics(gathered_W2S[:, 0], gathered_W2S[:, 1])
@@ -137,8 +137,7 @@ def global_loss(
         cosine_positive=exchange.over_samples(cosine_M.sum()) / sum(sizes),
         running=own.running,
         centre_loss=CentreLoss(
-            rows, samples, place_S, log2_total_S, negative_S, positive_S, negatives.product,
-            apart, width,
+            rows, samples, place_S, log2_total_S, negative_S, positive_S, kept, apart, width,
         ),
         unit_gradient=_unit_gradient(
             negatives, negative_S, log2_total_S, nearest.unit, by.cosine, picked

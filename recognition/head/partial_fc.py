@@ -6,8 +6,9 @@ centres a class (1, but for sub-centres), d embedding size.
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -24,9 +25,8 @@ from recognition.head.global_loss import (
     global_loss,
     pick_samples,
 )
-from recognition.head.kernels import block_ops
 from recognition.head.kernels.plain import EPSILON
-from recognition.head.kernels.workspace import Workspace
+from recognition.head.lanes import Lanes
 from recognition.head.loss import Loss
 from recognition.head.margins import cosface
 from recognition.head.placement import place
@@ -37,6 +37,8 @@ from recognition.head.samplings import build_sampler
 from recognition.head.settings import BLOCK_BYTES, KEEP_BYTES, STAGE_BYTES, StreamSettings
 from recognition.head.stepper import RowStepper
 from recognition.head.table import HostTable, TableReader
+
+Used = TypeVar("Used")
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,6 @@ class PartialFC(nn.Module):
             _by_device(KEEP_BYTES, device) if keep_bytes is None else keep_bytes,
             matmul_dtype,
         )
-        space = Workspace()
         placed = place(
             placement,
             num_classes,
@@ -200,7 +201,6 @@ class PartialFC(nn.Module):
             optimizer=self.optimizer,
             group=group,
             device=device,
-            space=space,
             stage_bytes=stage_bytes,
         )
         if placed.replicated and self._sample.looks_at_embeddings:
@@ -209,13 +209,15 @@ class PartialFC(nn.Module):
                 "only its own with placement 'replicated', so the ranks' copies would part; "
                 "expected placement 'sharded' or 'host', or another sampling"
             )
-        self._ops = block_ops(device, space)
+        # Ranks' sums must meet in one order, and a table in CPU memory sends its blocks in turn.
+        apart = not isinstance(placed.table, HostTable) and not placed.sums_centres
+        self._lanes = Lanes(device, apart=apart)
         self._exchange, self.shard, self.table = placed.exchange, placed.shard, placed.table
         self.register_buffer("running", torch.tensor(self.loss.initial, device=device))
         self.running: torch.Tensor
         self._replicated = placed.replicated
         self._stepper = RowStepper(
-            self.table, self.optimizer, self._ops, self._exchange, self.shard[0], seed
+            self.table, self.optimizer, self._lanes.ops, self._exchange, self.shard[0], seed
         )
         self._pending: list[CentreLoss] = []
         self._foreseen: _Foreseen | None = None
@@ -280,7 +282,7 @@ class PartialFC(nn.Module):
                 self.loss,
                 self.running,
                 self._how,
-                self._ops,
+                self._lanes,
                 self._exchange,
                 sizes,
                 pick_samples(self.loss.batch_rate, batch, sizes, self.seed, self.step_count),
@@ -342,14 +344,21 @@ class PartialFC(nn.Module):
             raise ValueError(f"lr: {lr} found, expected a finite number of at least 0")
         if not skip:
             rows = self._pending_rows()
-            for gradient in self._gradients(rows, grad_scale, with_state=True):
+
+            def move(gradient: BlockGradient) -> None:
                 self._stepper.step(rows, gradient, lr, self.step_count)
+
+            for _ in self._gradients(rows, grad_scale, move, with_state=True):
+                pass
             if self.dense_update:
                 others, size = complement(rows, len(self.weight)), self.weight.shape[1]
                 block = self._how.block_rows(1, size)
-                self._stepper.step_without_gradient(others, block, lr, self.step_count)
+                self._stepper.step_without_gradient(self._lanes, others, block, lr, self.step_count)
         self.table.finish()
         self.table.release()
+        for loss in self._pending:
+            if loss.kept is not None:
+                self._lanes.space.give_back(loss.kept.product)
         self._pending.clear()
         self.step_count += 1
 
@@ -380,8 +389,12 @@ class PartialFC(nn.Module):
         """
         total = torch.zeros((), device=self.device)
         rows = self._pending_rows()
-        for gradient in self._gradients(rows, grad_scale):
-            total += self._exchange.centre_gradient(gradient.whole(rows)).square().sum()
+
+        def square_sum(gradient: BlockGradient) -> torch.Tensor:
+            return self._exchange.centre_gradient(gradient.whole(rows)).square().sum()
+
+        for square in self._gradients(rows, grad_scale, square_sum):
+            total += square
         return self._exchange.over_classes(total).sqrt()
 
     def over_classes(self, count: int) -> torch.Tensor:
@@ -475,13 +488,18 @@ class PartialFC(nn.Module):
         return union([loss.rows for loss in self._pending], len(self.weight), self.device)
 
     def _gradients(
-        self, rows: RowSet, grad_scale: float | torch.Tensor, *, with_state: bool = False
-    ) -> Iterator[BlockGradient]:
-        """Yield this rank's gradients of what waits, block by block."""
+        self,
+        rows: RowSet,
+        grad_scale: float | torch.Tensor,
+        use: Callable[[BlockGradient], Used],
+        *,
+        with_state: bool = False,
+    ) -> Iterator[Used]:
+        """Yield what `use` makes of this rank's gradients of what waits, block by block."""
         losses = [loss.scaled(1.0 / grad_scale) for loss in self._pending]
         with torch.autocast(self.device.type, enabled=False):
             yield from centre_gradients(
-                self.table, rows, losses, self._how, self._ops, with_state=with_state
+                self.table, rows, losses, self._how, self._lanes, use, with_state=with_state
             )
 
 

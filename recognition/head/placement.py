@@ -9,7 +9,6 @@ from recognition.head.centres import initial_centres
 from recognition.head.choices import choose
 from recognition.head.exchange import AnyExchange, ReplicatedExchange, ShardedExchange
 from recognition.head.huge_pages import prefer_huge_pages
-from recognition.head.kernels.workspace import Workspace
 from recognition.head.row_optimizers import RowOptimizer
 from recognition.head.table import HostTable, Table
 from recognition.sharding import shard_range
@@ -54,6 +53,11 @@ class Placed:
         """Whether every rank holds all classes."""
         return isinstance(self.exchange, ReplicatedExchange)
 
+    @property
+    def sums_centres(self) -> bool:
+        """Whether the ranks add up each block of the centres' gradient."""
+        return self.replicated and self.exchange.size > 1
+
 
 def place(
     name: str,
@@ -64,7 +68,6 @@ def place(
     optimizer: RowOptimizer,
     group: dist.ProcessGroup | None,
     device: torch.device,
-    space: Workspace,
     stage_bytes: int,
 ) -> Placed:
     """Return the initial centres of `num_classes` classes, `width` numbers each, in their place.
@@ -87,7 +90,7 @@ def place(
         for name, tensor in optimizer.state(weight.shape[0], width, storage).items()
     }
     if placement.on_host:
-        table: Table = HostTable(weight, state, space, device=device, stage_bytes=stage_bytes)
+        table: Table = HostTable(weight, state, device=device, stage_bytes=stage_bytes)
     else:
-        table = Table(weight, state, space)
+        table = Table(weight, state)
     return Placed(exchange, shard, table)

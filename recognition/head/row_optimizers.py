@@ -101,6 +101,11 @@ class RowSGD:
                 f"momentum_dtype: {self.momentum_dtype} found, expected one of {_MOMENTUM_DTYPES}"
             )
 
+    @property
+    def rounds(self) -> bool:
+        """Whether the velocity is rounded stochastically."""
+        return self.momentum > 0.0 and self.momentum_dtype == torch.bfloat16
+
     def state(
         self, rows: int, width: int, device: torch.device | str = "cpu"
     ) -> dict[str, torch.Tensor]:

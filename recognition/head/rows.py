@@ -22,11 +22,6 @@ class RowSet:
     count: int
     index: torch.Tensor | None = None
 
-    def blocks(self, size: int) -> Iterator[tuple[int, int]]:
-        """Cut the set into consecutive ranges `[start, stop)` of at most `size` positions."""
-        for start in range(0, self.count, size):
-            yield start, min(start + size, self.count)
-
     def read(self, table_Ld: torch.Tensor, start: int, stop: int) -> torch.Tensor:
         """Return the rows at positions `[start, stop)`: a view for a whole table, else a copy."""
         if self.index is None:
@@ -53,6 +48,27 @@ class RowSet:
             return torch.where(row_N < self.count, row_N, -1)
         position_N = torch.searchsorted(self.index, row_N).clamp_max(self.count - 1)
         return torch.where(self.index[position_N] == row_N, position_N, -1)
+
+
+@dataclass(frozen=True)
+class RowRange:
+    """The positions `[start, stop)` of a set of rows, to be walked in blocks of `block_rows`."""
+
+    rows: RowSet
+    start: int
+    stop: int
+    block_rows: int
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Yield the consecutive ranges of positions that the blocks take."""
+        for start in range(self.start, self.stop, self.block_rows):
+            yield start, min(start + self.block_rows, self.stop)
+
+    def cut(self, blocks: int) -> Iterator["RowRange"]:
+        """Yield parts of `blocks` blocks each, the last one what is left."""
+        size = blocks * self.block_rows
+        for start in range(self.start, self.stop, size) if size else ():
+            yield RowRange(self.rows, start, min(start + size, self.stop), self.block_rows)
 
 
 def local_rows(label_N: torch.Tensor, start: int, stop: int) -> torch.Tensor:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 
 # A block's temporaries should stay within the caches of a CPU, and be large enough that its few
-# dozen operations' own time is small beside them: of 2, 4, 8, 16 and 32 MiB, 8 was the fastest at
+# dozen operations' own time is small beside them: of 4, 6, 8, 12 and 16 MiB, 12 was the fastest at
 # d = 512 on two cores with 1 MiB of their own each and 32 MiB shared. A GPU wants few launches
 # instead. The products kept for the second pass may take a few percent of a large table.
-BLOCK_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
+BLOCK_BYTES = {"cpu": 12 << 20, "cuda": 256 << 20}
 KEEP_BYTES = {"cpu": 128 << 20, "cuda": 1 << 30}
 STAGE_BYTES = 1 << 30  # device memory for rows of a table in CPU memory that are sent ahead
 

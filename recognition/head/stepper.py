@@ -7,10 +7,10 @@ import torch
 from recognition.head.centre_gradients import BlockGradient
 from recognition.head.exchange import AnyExchange, ReplicatedExchange
 from recognition.head.kernels import BlockOps
-from recognition.head.kernels.plain import TorchOps
+from recognition.head.lanes import Lane, Lanes
 from recognition.head.rounding import RowNoise
 from recognition.head.row_optimizers import RowOptimizer, RowSGD
-from recognition.head.rows import RowSet
+from recognition.head.rows import RowRange, RowSet
 from recognition.head.table import Block, Table
 
 
@@ -21,7 +21,7 @@ class RowStepper:
     Attributes:
         table: the rows and their optimizer state.
         optimizer: its rule.
-        ops: the operations for this device; those in Triton step rows where they stand.
+        ops: the operations for this device, which may step rows where they stand.
         exchange: the ranks, which may have to add up the gradient first.
         first_class: global class id of row 0.
         seed: of stochastic rounding.
@@ -42,25 +42,32 @@ class RowStepper:
                 block.tensors["weight"], block.tensors["momentum"], block.index, block.first,
                 block.last, gradient.pull, gradient.radial, lr=lr, momentum=optimizer.momentum,
                 weight_decay=optimizer.weight_decay, nesterov=optimizer.nesterov,
-                noise=self._noise(rows, block, step),
+                noise=self._noise(rows, block, step) if optimizer.rounds else None,
             )  # fmt: skip
         else:
             whole = self.exchange.centre_gradient(gradient.whole(rows))
             self._update(rows, block, whole, lr, step)
         self.table.write(rows, block)
 
-    def step_without_gradient(self, rows: RowSet, size: int, lr: float, step: int) -> None:
+    def step_without_gradient(
+        self, lanes: Lanes, rows: RowSet, size: int, lr: float, step: int
+    ) -> None:
         """Move rows that took no part, in blocks of `size`: momentum and decay alone."""
-        for block in self.table.walk(rows, size, with_state=True):
-            self._update(rows, block, torch.zeros_like(block.read("weight")), lr, step)
-            self.table.write(rows, block)
+
+        def part(lane: Lane, part: RowRange) -> None:
+            for block in self.table.walk(part, lane.space, with_state=True):
+                self._update(rows, block, torch.zeros_like(block.read("weight")), lr, step)
+                self.table.write(rows, block)
+
+        for _ in lanes.map(part, rows, size):
+            pass
 
     def _has_kernel(self, optimizer: RowSGD, gradient: BlockGradient) -> bool:
         """Return whether a kernel steps these rows where they stand, from the gradient's parts."""
         summed = isinstance(self.exchange, ReplicatedExchange) and self.exchange.size > 1
         one_centre = gradient.pull.shape[1] == self.table.weight.shape[1]
         return (
-            not isinstance(self.ops, TorchOps)
+            self.ops.updates_in_place
             and optimizer.momentum > 0.0
             and one_centre
             and not gradient.apart

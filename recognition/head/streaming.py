@@ -22,8 +22,10 @@ import torch
 from recognition.head.blocks import Rule, softmax_block
 from recognition.head.kernels import BlockOps
 from recognition.head.kernels.plain import inverse_norm
+from recognition.head.kernels.workspace import Workspace
+from recognition.head.lanes import Lane, Lanes
 from recognition.head.loss import Curriculum
-from recognition.head.rows import RowSet
+from recognition.head.rows import RowRange, RowSet
 from recognition.head.settings import StreamSettings
 from recognition.head.table import Block, Table
 
@@ -61,6 +63,31 @@ class OwnCentres:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What the first pass leaves to the second.
+
+    Attributes:
+        product: products of centres and samples, [A·K, S] in `matmul_dtype`.
+        inverse: inverse norms of the centres, float32 [A·K].
+    """
+
+    product: torch.Tensor
+    inverse: torch.Tensor
+
+    @classmethod
+    def of(cls, centres: int, factor_Sd: torch.Tensor, space: Workspace) -> "Kept":
+        """Return room for so many centres' products with the samples, lent by `space`."""
+        inverse = torch.empty(centres, device=factor_Sd.device)
+        shape = centres, len(factor_Sd)
+        return cls(space.lend(shape, factor_Sd.dtype, factor_Sd.device), inverse)
+
+    def block(self, block: Block, centres: int) -> "Kept":
+        """Return the part of a block of classes with so many centres each: a view."""
+        part = slice(block.start * centres, block.stop * centres)
+        return Kept(self.product[part], self.inverse[part])
+
+
+@dataclass(frozen=True)
 class NegativeStatistics:
     """What the first pass knows of each sample's negatives among some rows.
 
@@ -68,13 +95,29 @@ class NegativeStatistics:
         peak: float32 [S], the largest logit to base 2; -1e30 where there is no negative.
         mass: float32 [S], sum over the negatives of `2^(logit − peak)`.
         pull: float32 [S, d], the same sum of unit centres; None if no gradient was asked for.
-        product: the kept products of centres and samples, [A·K, S] in `matmul_dtype`, or None.
     """
 
     peak: torch.Tensor
     mass: torch.Tensor
     pull: torch.Tensor | None
-    product: torch.Tensor | None
+
+    @classmethod
+    def none(cls, unit_Sd: torch.Tensor, *, with_pull: bool) -> "NegativeStatistics":
+        """Return those of no rows at all."""
+        return cls(
+            peak=unit_Sd.new_full((len(unit_Sd),), _NO_PEAK),
+            mass=unit_Sd.new_zeros(len(unit_Sd)),
+            pull=torch.zeros_like(unit_Sd) if with_pull else None,
+        )
+
+    def take_in(self, other: "NegativeStatistics") -> None:
+        """Add those of other rows, in place."""
+        peak_S = torch.maximum(self.peak, other.peak)
+        shrink_S, others_S = torch.exp2(self.peak - peak_S), torch.exp2(other.peak - peak_S)
+        self.peak.copy_(peak_S)
+        self.mass.mul_(shrink_S).addcmul_(other.mass, others_S)
+        if self.pull is not None and other.pull is not None:
+            self.pull.mul_(shrink_S.unsqueeze(1)).addcmul_(other.pull, others_S.unsqueeze(1))
 
 
 def own_centres(table: Table, unit_Nd: torch.Tensor, own_N: torch.Tensor) -> OwnCentres:
@@ -102,12 +145,12 @@ def negative_statistics(
     table: Table,
     rows: RowSet,
     how: StreamSettings,
-    ops: BlockOps,
+    lanes: Lanes,
     *,
     width: int,
     with_pull: bool,
     keep: bool,
-) -> NegativeStatistics:
+) -> tuple[NegativeStatistics, Kept | None]:
     """First pass: each sample's softmax over its negatives among `rows`.
 
     Equals, with `c = unit @ normalize(weight[rows]).T` and `−inf` in `c` for the own class and
@@ -124,39 +167,74 @@ def negative_statistics(
         table: this rank's centres.
         rows: the rows that take part.
         how: scale, filter, budgets, product dtype.
-        ops: the operations for this device.
+        lanes: who works through the rows.
         width: samples that blocks are planned for.
         with_pull: whether to sum the centres, which costs a second product.
         keep: whether to keep the products if they fit the budget.
+
+    Returns:
+        The statistics, and what was kept.
     """
     count, size = samples.unit.shape
     centres = table.weight.shape[1] // size
-    rule = Rule(how.log2_scale, how.inter_class_filter, samples.curriculum, centres)
-    peak_S = samples.unit.new_full((count,), _NO_PEAK)
-    mass_S = samples.unit.new_zeros(count)
-    pull_Sd = torch.zeros_like(samples.unit) if with_pull else None
-    factor_dS = samples.unit.to(how.matmul_dtype).T
-    position_S, device = rows.positions(samples.own), samples.unit.device
+    factor_Sd = samples.unit.to(how.matmul_dtype)
     keep = keep and how.keeps(rows.count * centres, count)
-    kept = factor_dS.new_empty(rows.count * centres, count) if keep else None
-    for block in table.walk(rows, how.block_rows(width, size, centres)):
-        factor_Cd, inverse_C = factors(block, size, centres, how.matmul_dtype, ops)
-        if kept is None:
-            out = table.space.take("product", (len(factor_Cd), count), factor_Cd.dtype, device)
-        else:
-            out = kept[block.start * centres : block.stop * centres]
-        product_CS = torch.mm(factor_Cd, factor_dS, out=out)
-        share_CS, shrink_S = softmax_block(
-            ops, product_CS, inverse_C, position_S - block.start, rule, peak_S, mass_S,
-            in_place=kept is None,
-        )  # fmt: skip
-        if pull_Sd is not None:
-            pull_Sd.mul_(shrink_S.unsqueeze(1))
-            if share_CS.dtype == pull_Sd.dtype:
-                pull_Sd.addmm_(share_CS.T, factor_Cd)
+    kept = Kept.of(rows.count * centres, factor_Sd, lanes.space) if keep else None
+    run = _FirstPass(
+        samples=samples,
+        factor=factor_Sd,
+        position=rows.positions(samples.own),
+        table=table,
+        how=how,
+        rule=Rule(how.log2_scale, how.inter_class_filter, samples.curriculum, centres),
+        with_pull=with_pull,
+        kept=kept,
+    )
+    total = NegativeStatistics.none(samples.unit, with_pull=with_pull)
+    for part in lanes.map(run.part, rows, how.block_rows(width, size, centres)):
+        total.take_in(part)
+    return total, kept
+
+
+@dataclass(frozen=True)
+class _FirstPass:
+    """The first pass over any part of the rows; see `negative_statistics`."""
+
+    samples: Samples
+    factor: torch.Tensor
+    position: torch.Tensor
+    table: Table
+    how: StreamSettings
+    rule: Rule
+    with_pull: bool
+    kept: Kept | None
+
+    def part(self, lane: Lane, part: RowRange) -> NegativeStatistics:
+        """Return the statistics over a part of the rows, and keep what is to be kept of it."""
+        factor_dS, centres = self.factor.T, self.rule.centres
+        size, count = factor_dS.shape
+        found = NegativeStatistics.none(self.samples.unit, with_pull=self.with_pull)
+        for block in self.table.walk(part, lane.space):
+            factor_Cd, inverse_C = factors(block, size, centres, self.how.matmul_dtype, lane.ops)
+            if self.kept is None:
+                shape = len(factor_Cd), count
+                out = lane.space.take("product", shape, factor_Cd.dtype, factor_Cd.device)
             else:
-                pull_Sd.add_(share_CS.T @ factor_Cd)
-    return NegativeStatistics(peak_S, mass_S, pull_Sd, kept)
+                kept = self.kept.block(block, centres)
+                kept.inverse.copy_(inverse_C)
+                out = kept.product
+            product_CS = torch.mm(factor_Cd, factor_dS, out=out)
+            share_CS, shrink_S = softmax_block(
+                lane.ops, product_CS, inverse_C, self.position - block.start, self.rule,
+                found.peak, found.mass, in_place=self.kept is None,
+            )  # fmt: skip
+            if found.pull is not None:
+                found.pull.mul_(shrink_S.unsqueeze(1))
+                if share_CS.dtype == found.pull.dtype:
+                    found.pull.addmm_(share_CS.T, factor_Cd)
+                else:
+                    found.pull.add_(share_CS.T @ factor_Cd)
+        return found
 
 
 def combine_statistics(peak_WS: torch.Tensor, mass_WS: torch.Tensor) -> torch.Tensor:

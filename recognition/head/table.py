@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from recognition.head.kernels.workspace import Workspace
-from recognition.head.rows import RowSet
+from recognition.head.rows import RowRange, RowSet
 
 
 @dataclass
@@ -25,6 +25,7 @@ class Block:
         index: int64, which of their rows are those of the set; None for rows 0, 1, ….
         first: where the block begins in `index`, or in the tensors if there is none.
         last: one past its end there.
+        space: for copies of rows.
     """
 
     start: int
@@ -69,16 +70,12 @@ class Table(nn.Module):
     Args:
         weight: float32 [L, D].
         state: the optimizer's tensors by name, each [L, ...].
-        space: for copies of a block's rows.
     """
 
     weight: torch.Tensor
 
-    def __init__(
-        self, weight: torch.Tensor, state: dict[str, torch.Tensor], space: Workspace
-    ) -> None:
+    def __init__(self, weight: torch.Tensor, state: dict[str, torch.Tensor]) -> None:
         super().__init__()
-        self.space = space
         self.register_buffer("weight", weight)
         self.state_names = tuple(state)
         for name, tensor in state.items():
@@ -98,14 +95,17 @@ class Table(nn.Module):
     def release(self) -> None:
         """Tell that the passes over the staged rows are over."""
 
-    def walk(self, rows: RowSet, size: int, *, with_state: bool = False) -> Iterator[Block]:
-        """Yield the rows of a set in blocks of at most `size`.
+    def walk(
+        self, part: RowRange, space: Workspace, *, with_state: bool = False
+    ) -> Iterator[Block]:
+        """Yield a part of a set of rows block by block, copies of rows in `space`.
 
-        Whoever changed a block's tensors hands it to `write` before taking the next one.
+        Whoever changed a block's tensors hands it to `write` before taking the next one. Of this
+        table, threads may walk different parts at the same time.
         """
         tensors = self.tensors() if with_state else {"weight": self.weight}
-        for start, stop in rows.blocks(size):
-            yield Block(start, stop, tensors, rows.index, start, stop, self.space)
+        for start, stop in part.blocks():
+            yield Block(start, stop, tensors, part.rows.index, start, stop, space)
 
     def write(self, rows: RowSet, block: Block) -> None:
         """Bring a changed block of `walk` home: here its tensors are the table's own."""
@@ -134,7 +134,6 @@ class HostTable(Table):
     Args:
         weight: float32 [L, D], on the CPU.
         state: the optimizer's tensors by name, each [L, ...], on the CPU.
-        space: for copies of a block's rows.
         device: where blocks are computed.
         stage_bytes: device memory for rows that are sent ahead of the pass that wants them.
     """
@@ -143,7 +142,6 @@ class HostTable(Table):
         self,
         weight: torch.Tensor,
         state: dict[str, torch.Tensor],
-        space: Workspace,
         *,
         device: torch.device,
         stage_bytes: int,
@@ -152,7 +150,6 @@ class HostTable(Table):
         super().__init__(
             weight.pin_memory() if pin else weight,
             {name: tensor.pin_memory() if pin else tensor for name, tensor in state.items()},
-            space,
         )
         self.device = device
         self.stage_bytes = stage_bytes
@@ -184,10 +181,12 @@ class HostTable(Table):
         """Drop the staged rows, which are copies of what was before an update."""
         self._staged = None
 
-    def walk(self, rows: RowSet, size: int, *, with_state: bool = False) -> Iterator[Block]:
-        """Yield the rows of a set in blocks of at most `size`, one block sent ahead."""
-        names = self.state_names if with_state else ()
-        cuts = list(rows.blocks(size))
+    def walk(
+        self, part: RowRange, space: Workspace, *, with_state: bool = False
+    ) -> Iterator[Block]:
+        """Yield a part of a set of rows block by block, one sent ahead; one walk at a time."""
+        names, rows = self.state_names if with_state else (), part.rows
+        cuts = list(part.blocks())
         host = self._host(rows)
         staged = self._staged if self._staged is not None and self._staged[0] is rows else None
         futures = self._fetch(host, cuts[0], names, staged) if cuts else {}
@@ -195,7 +194,7 @@ class HostTable(Table):
             last = number + 1 == len(cuts)
             following = {} if last else self._fetch(host, cuts[number + 1], names, staged)
             arrived = {name: self._arrived(future) for name, future in futures.items()}
-            yield Block(start, stop, arrived, None, 0, stop - start, self.space)
+            yield Block(start, stop, arrived, None, 0, stop - start, space)
             futures = following
         self.finish()
 
@@ -307,6 +306,7 @@ class TableReader:
 
         They may be the table itself: to be read, not to be changed, until the next block.
         """
-        for block in self.table.walk(RowSet(self.rows), size):
+        whole = RowRange(RowSet(self.rows), 0, self.rows, size)
+        for block in self.table.walk(whole, Workspace()):
             weight = block.read("weight")
             yield block.start, block.stop, weight.view(len(weight), -1, self.embedding_size)

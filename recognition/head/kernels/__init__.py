@@ -1,11 +1,13 @@
-"""The elementwise work of the streaming passes, behind one interface: torch, or Triton on CUDA.
+"""The elementwise work of the streaming passes, behind one interface, in three forms.
 
 The matrix products of a block are the library's; what stands between them is four operations.
-`TorchOps` is each in torch, which is its definition and what a CPU runs; the module `fused` is the
-same in Triton kernels. Both satisfy `BlockOps`: `block_ops` picks one, once, by device.
+`TorchOps` is each in torch, which is its definition and runs anywhere; `CompiledOps` is the same
+in loops that Numba compiles for the CPU; the module `fused` in Triton kernels for CUDA. All
+satisfy `BlockOps`: `block_ops` picks one, once, by device.
 """
 
 import logging
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -30,6 +32,10 @@ class BlockOps(Protocol):
     to base 2, `limit` the cosine above which a negative is left out, or None. Logits are
     `log2_scale · product_RN · inverse_R`, −inf for the own row and for what is left out.
     """
+
+    @property
+    def updates_in_place(self) -> bool:
+        """Whether `update_rows_sgd` steps rows where they stand, without copies of them."""
 
     def read_rows(
         self,
@@ -119,19 +125,25 @@ class BlockOps(Protocol):
         """
 
 
-def block_ops(device: torch.device, space: Workspace) -> BlockOps:
-    """Return the operations for tensors on `device`, and log which and why.
+def block_ops(device: torch.device) -> Callable[[Workspace], BlockOps]:
+    """Return what makes the operations for tensors on `device`, and log which and why.
 
-    Triton's kernels on CUDA where Triton can be imported, torch everywhere else, with temporaries
-    in `space`.
+    Triton's kernels on CUDA, compiled loops on a CPU, where what they need can be imported; torch
+    everywhere else. Temporaries stand in the workspace that is given.
     """
-    if device.type != "cuda":
-        logger.info("head: block operations in torch, for there are no kernels for %s", device.type)
-        return TorchOps(space)
     try:
-        from recognition.head.kernels import fused
+        if device.type == "cuda":
+            from recognition.head.kernels import fused
+
+            logger.info("head: block operations in Triton kernels")
+            return lambda space: fused
+        if device.type == "cpu":
+            from recognition.head.kernels.compiled import CompiledOps
+
+            logger.info("head: block operations in loops compiled for this CPU")
+            return CompiledOps
     except ImportError as error:
-        logger.warning("head: block operations in torch, slower than Triton's: %s", error)
-        return TorchOps(space)
-    logger.info("head: block operations in Triton kernels")
-    return fused
+        logger.warning("head: block operations in torch, which is slower: %s", error)
+        return TorchOps
+    logger.info("head: block operations in torch, for there are no kernels for %s", device.type)
+    return TorchOps

@@ -38,6 +38,8 @@ class TorchOps:
         space: for temporaries and results; default one of its own.
     """
 
+    updates_in_place = False
+
     def __init__(self, space: Workspace | None = None) -> None:
         self._space = Workspace() if space is None else space
 

@@ -4,14 +4,15 @@ import pytest
 import torch
 
 from recognition.head.kernels import BlockOps
+from recognition.head.kernels.compiled import CompiledOps
 from recognition.head.kernels.plain import TorchOps
 
 pytest.importorskip("triton", reason="needs Triton, which torch brings on Linux")
 from recognition.head.kernels import fused
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-OPS: list[BlockOps] = [TorchOps(), fused]
-both = pytest.mark.parametrize("ops", OPS, ids=["torch", "triton"])
+OPS: list[BlockOps] = [TorchOps(), fused, CompiledOps()]
+both = pytest.mark.parametrize("ops", OPS, ids=["torch", "triton", "compiled"])
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 
 # Rounded to the nearest, a bfloat16 is off by 2^-9 of its power of two at most; the interpreter

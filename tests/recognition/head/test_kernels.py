@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from recognition.head.kernels import BlockOps, block_ops
+from recognition.head.kernels.compiled import CompiledOps
 from recognition.head.kernels.plain import FIXED_PEAK, SAFE_LOG2_SCALE, TorchOps
 from recognition.head.kernels.workspace import Workspace
 from tests.recognition.head.kernel_cases import DEVICE, OPS, both, close, dtypes, tolerance
@@ -225,9 +226,18 @@ def test_an_empty_block_changes_nothing(ops: BlockOps, rows: int, samples: int) 
     assert torch.equal(velocity, torch.ones_like(weight))
 
 
-def test_the_cpu_takes_torch_and_cuda_the_kernels() -> None:
-    assert isinstance(block_ops(torch.device("cpu"), Workspace()), TorchOps)
-    assert block_ops(torch.device("cuda"), Workspace()) is OPS[1]
+def test_the_cpu_takes_compiled_loops_and_cuda_the_kernels() -> None:
+    assert isinstance(block_ops(torch.device("cpu"))(Workspace()), CompiledOps)
+    assert block_ops(torch.device("cuda"))(Workspace()) is OPS[1]
+    assert type(block_ops(torch.device("meta"))(Workspace())) is TorchOps
+
+
+def test_without_numba_a_cpu_takes_torch_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "recognition.head.kernels.compiled", None)
+    assert block_ops(torch.device("cpu")) is TorchOps
+    assert "slower" in caplog.text
 
 
 def test_every_kernel_compiles_for_hopper(tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
-"""The whole head on Triton kernels against the whole head on torch."""
+"""The whole head on kernels against the whole head on torch."""
+
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from recognition.head import PartialFC, RowAdamW, RowOptimizer, RowSGD, arcface, build_loss
 from recognition.head.kernels import BlockOps
+from recognition.head.kernels.compiled import CompiledOps
 from recognition.head.kernels.plain import TorchOps
+from recognition.head.kernels.workspace import Workspace
 
 fused = pytest.importorskip("recognition.head.kernels.fused", reason="needs Triton")
 
@@ -17,13 +21,17 @@ OPTIMIZERS = [
     RowSGD(momentum=0.0),
     RowAdamW(),
 ]
+MakeOps = Callable[[Workspace], BlockOps]
+on_kernels = pytest.mark.parametrize(
+    "kernels", [lambda space: fused, CompiledOps], ids=["triton", "compiled"]
+)
 BLOCK_BYTES = 20 * 12 * (SAMPLES + SIZE)  # blocks of 20 classes, the last one of 3
 
 
 def _three_steps(
-    ops: BlockOps, monkeypatch: pytest.MonkeyPatch, **options: object
+    make_ops: MakeOps, monkeypatch: pytest.MonkeyPatch, **options: object
 ) -> dict[str, torch.Tensor]:
-    monkeypatch.setattr("recognition.head.partial_fc.block_ops", lambda device, space: ops)
+    monkeypatch.setattr("recognition.head.lanes.block_ops", lambda device: make_ops)
     settings = {"loss": arcface(0.5), "block_bytes": BLOCK_BYTES, "device": DEVICE} | options
     head = PartialFC(SIZE, CLASSES, sample_rate=0.3, **settings)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(1)
@@ -39,15 +47,20 @@ def _three_steps(
     return {"loss": output.loss.detach(), "norm": norm, "x": x.grad} | head.state_tensors()
 
 
+@on_kernels
 @pytest.mark.parametrize("sampling", ["all", "random_negative"])
 @pytest.mark.parametrize("placement", ["sharded", "host"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 def test_steps_are_those_of_torch(
-    monkeypatch: pytest.MonkeyPatch, sampling: str, placement: str, optimizer: RowOptimizer
+    monkeypatch: pytest.MonkeyPatch,
+    kernels: MakeOps,
+    sampling: str,
+    placement: str,
+    optimizer: RowOptimizer,
 ) -> None:
     options = {"sampling": sampling, "placement": placement, "optimizer": optimizer}
-    expected = _three_steps(TorchOps(), monkeypatch, **options)
-    found = _three_steps(fused, monkeypatch, **options)
+    expected = _three_steps(TorchOps, monkeypatch, **options)
+    found = _three_steps(kernels, monkeypatch, **options)
     for name, tensor in expected.items():
         # float32 sums in another order, after three steps. A momentum in bfloat16 may then round
         # apart, to the next of its 8-bit numbers, and weights follow it at lr 0.01.
@@ -57,14 +70,15 @@ def test_steps_are_those_of_torch(
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=bound, msg=name)
 
 
+@on_kernels
 @pytest.mark.parametrize("name", ["subcenter_arcface", "curricularface", "d_softmax"])
 def test_losses_without_kernels_take_the_general_form(
-    monkeypatch: pytest.MonkeyPatch, name: str
+    monkeypatch: pytest.MonkeyPatch, kernels: MakeOps, name: str
 ) -> None:
     options = {"batch_rate": 0.5} if name == "d_softmax" else {}
     loss = build_loss(name, **options)
-    expected = _three_steps(TorchOps(), monkeypatch, loss=loss)
-    found = _three_steps(fused, monkeypatch, loss=loss)
+    expected = _three_steps(TorchOps, monkeypatch, loss=loss)
+    found = _three_steps(kernels, monkeypatch, loss=loss)
     for key, tensor in expected.items():
         bound = 3e-5 * float(tensor.abs().max())
         torch.testing.assert_close(found[key], tensor, rtol=0, atol=bound, msg=key)

@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from recognition.head import PartialFC, RowSGD, curricularface, softmax
-from recognition.head.kernels.plain import TorchOps
-from recognition.head.kernels.workspace import Workspace
+from recognition.head.lanes import Lanes
 from recognition.head.rows import RowSet
 from recognition.head.settings import StreamSettings
 from recognition.head.streaming import Samples, combine_statistics, negative_statistics
@@ -37,12 +36,12 @@ def test_statistics_are_those_of_the_dense_softmax(rows: int, picked: list[int] 
     unit, own, weight = _problem()
     index = torch.tensor(list(range(CLASSES)) if picked is None else picked, dtype=torch.int64)
     row_set = RowSet(CLASSES) if picked is None else RowSet(len(picked), index)
-    found = negative_statistics(
+    found, _ = negative_statistics(
         Samples(unit, own),
-        Table(weight, {}, Workspace()),
+        Table(weight, {}),
         row_set,
         _settings(rows),
-        TorchOps(),
+        Lanes(torch.device("cpu"), apart=True),
         width=SAMPLES,
         with_pull=True,
         keep=False,
@@ -248,11 +247,11 @@ def test_products_are_kept_within_the_budget_and_not_beyond() -> None:
     exactly = SAMPLES * CLASSES * 4
     for budget, kept in [(exactly, True), (exactly - 1, False)]:
         how = StreamSettings(keep_bytes=budget)
-        found = negative_statistics(
-            Samples(unit, own), Table(weight, {}, Workspace()), rows, how, TorchOps(),
-            width=SAMPLES, with_pull=False, keep=True,
+        _, found = negative_statistics(
+            Samples(unit, own), Table(weight, {}), rows, how,
+            Lanes(torch.device("cpu"), apart=True), width=SAMPLES, with_pull=False, keep=True,
         )  # fmt: skip
-        assert (found.product is not None) == kept
+        assert (found is not None) == kept
 
 
 @pytest.mark.parametrize(
