@@ -1,0 +1,67 @@
+"""Random decisions without a generator: hashes of (seed, epoch, sample index, which decision).
+
+They are computed in int64 arithmetic, which is the same on CPUs and GPUs, and no generator has a
+state, so what is decided for a sample depends neither on the worker or the rank nor on the batch
+that it came in or where the run was resumed.
+"""
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+# Which decision: a number mixed into the hash. Numbers are never given to another name.
+_DECISIONS: Final = {
+    "flip": 1,
+    "crop": 2,
+    "zoom": 3,
+    "shift x": 4,
+    "shift y": 5,
+    "colour": 6,
+    "brightness": 7,
+    "contrast": 8,
+    "saturation": 9,
+    "grey": 10,
+    "cutout": 11,
+    "cutout x": 12,
+    "cutout y": 13,
+}
+
+
+class Decisions:
+    """Uniform numbers of a batch's samples, one a sample and decision."""
+
+    def __init__(self, seed: int, epochs: Tensor, indices: Tensor) -> None:
+        start = torch.full_like(indices, _signed(seed))
+        self.samples = _mix(_mix(_mix(start + _GOLDEN) + epochs) + indices)
+
+    def __call__(self, name: str) -> Tensor:
+        """Return one number in [0, 1) a sample, float32 [b]."""
+        hashed = _mix(self.samples + _signed(_GOLDEN * _DECISIONS[name]))
+        return _shift(hashed, 40).to(torch.float32) / 2**24  # 24 bits are exact in float32
+
+    def between(self, name: str, low: float, high: float) -> Tensor:
+        """Return one number in [low, high) a sample, float32 [b]."""
+        return self(name) * (high - low) + low
+
+
+def _signed(value: int) -> int:
+    """Return the 64 bits of `value` as a signed number, which is what tensors have."""
+    return (value + 2**63) % 2**64 - 2**63
+
+
+_GOLDEN: Final = _signed(0x9E3779B97F4A7C15)
+_FIRST: Final = _signed(0xBF58476D1CE4E5B9)
+_SECOND: Final = _signed(0x94D049BB133111EB)
+
+
+def _mix(values: Tensor) -> Tensor:
+    """Return SplitMix64's finaliser of int64 values (Steele, Lea and Flood, OOPSLA 2014)."""
+    values = (values ^ _shift(values, 30)) * _FIRST
+    values = (values ^ _shift(values, 27)) * _SECOND
+    return values ^ _shift(values, 31)
+
+
+def _shift(values: Tensor, bits: int) -> Tensor:
+    """Return a logical right shift; that of int64 tensors repeats the sign."""
+    return (values >> bits) & ((1 << (64 - bits)) - 1)
