@@ -8,7 +8,9 @@ the batch it came in or where the run was resumed. What is computed on pixels ke
 one sample at a time, so even the bits do not.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Final
 
 import torch
@@ -16,8 +18,9 @@ from torch import Tensor
 
 from data.augmentations.colour import recoloured
 from data.augmentations.decisions import Decisions
-from data.augmentations.geometry import moved
+from data.augmentations.geometry import mirrored, moved
 from data.augmentations.occlusion import cut_out
+from data.augmentations.rows import Change, change_rows
 from data.loader import Batch
 
 MID_GREY: Final = 127.5
@@ -77,34 +80,42 @@ class Augmentation:
     def __call__(self, batch: Batch) -> Tensor:
         """Return the batch's images changed and normalised, float32 [b, 3, S, S].
 
-        `batch.images` is uint8; everything stays on the batch's device and in channels_last.
+        `batch.images` is uint8, and stays as it is; the result is on the same device, in
+        channels_last. The device is not waited for, if `batch.indices` and `batch.epochs` are on
+        the CPU.
         """
-        decide = Decisions(self.seed, batch.epochs, batch.indices)
-        images = batch.images
+        images = batch.images.permute(0, 2, 3, 1)
+        decide = Decisions(self.seed, batch.epochs, batch.indices, images.device)
+        pixels = torch.empty(images.shape, device=images.device).copy_(images)
+        for probability_of, change in self._changes():
+            chosen_b = torch.zeros(len(batch), dtype=torch.bool)
+            for name in probability_of:
+                chosen_b |= decide(name) < getattr(self, name)
+            with torch.autocast(images.device.type, enabled=False):
+                change_rows(pixels, chosen_b, decide, change)
+        if self.crop and (self.colour or self.grey):
+            # A crop may end a rounding error above white. Without other colours it stays there, so
+            # that the pictures of a given seed keep their bits from release to release.
+            pixels.clamp_(0, 255)
+        return pixels.sub_(MID_GREY).div_(MID_GREY).permute(0, 3, 1, 2)
+
+    def _changes(self) -> Iterator[tuple[tuple[str, ...], Change]]:
+        """Yield what may happen to an image, in this order, and which probabilities decide it."""
         if self.flip:
-            images = _where(decide("flip") < self.flip, images.flip(3), images)
-        if not (self.crop or self.colour or self.grey or self.cutout):
-            return normalise(images)
-        pixels = images.to(torch.float32)
+            yield ("flip",), mirrored
         if self.crop:
-            other = moved(pixels, decide, zoom=self.crop_zoom, shift=self.crop_shift)
-            pixels = _where(decide("crop") < self.crop, other, pixels)
+            yield ("crop",), partial(moved, zoom=self.crop_zoom, shift=self.crop_shift)
         if self.colour or self.grey:
-            pixels = recoloured(
-                pixels,
-                decide,
-                colour=self.colour,
-                grey=self.grey,
-                brightness=self.brightness,
-                contrast=self.contrast,
-                saturation=self.saturation,
+            yield (
+                ("colour", "grey"),
+                partial(
+                    recoloured,
+                    colour=self.colour,
+                    grey=self.grey,
+                    brightness=self.brightness,
+                    contrast=self.contrast,
+                    saturation=self.saturation,
+                ),
             )
         if self.cutout:
-            other = cut_out(pixels, decide, size=self.cutout_size, level=MID_GREY)
-            pixels = _where(decide("cutout") < self.cutout, other, pixels)
-        return normalise(pixels)
-
-
-def _where(chosen_b: Tensor, changed: Tensor, images: Tensor) -> Tensor:
-    """Return the images `changed` where they are chosen, as they are elsewhere."""
-    return torch.where(chosen_b[:, None, None, None], changed, images)
+            yield ("cutout",), partial(cut_out, size=self.cutout_size, level=MID_GREY)

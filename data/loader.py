@@ -15,7 +15,7 @@ import os
 import pickle
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, TypeVar
 
@@ -57,9 +57,12 @@ class Batch:
         return len(self.labels)
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the batch on `device`; the copy is asynchronous from pinned memory."""
-        parts = (self.images, self.labels, self.indices, self.epochs)
-        return Batch(*(part.to(device, non_blocking=True) for part in parts))
+        """Return the batch with images and labels on `device`, asynchronously from pinned memory.
+
+        Indices and epochs stay on the host, which decides by them without waiting for the device.
+        """
+        images, labels = (part.to(device, non_blocking=True) for part in (self.images, self.labels))
+        return replace(self, images=images, labels=labels)
 
     def pin_memory(self) -> "Batch":
         """Return the batch in page-locked memory, from which copies to a GPU are asynchronous."""

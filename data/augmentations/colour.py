@@ -23,7 +23,7 @@ def recoloured(
     contrast: float,
     saturation: float,
 ) -> Tensor:
-    """Return `pixels`, float32 [b, 3, S, S] of 0 to 255, in other light or without colour.
+    """Return `pixels`, float32 [b, S, S, 3] of 0 to 255, in other light or without colour.
 
     `colour` is the probability of the three changes together, which multiply by factors of
     1 ± their width; `grey` that of removing colour.
@@ -38,18 +38,18 @@ def recoloured(
     contrast_b = factor("contrast", contrast)
     colour_b = factor("saturation", saturation)
     colour_b = torch.where(decide("grey") < grey, 0.0 * one, colour_b)
-
-    red, green, blue = (pixels[:, i : i + 1] * weight for i, weight in enumerate(_LUMA))
-    luma = red + green + blue
-    # A sum of integers does not depend on its order, a sum of floats would.
-    mean_b = luma.round().sum(dim=(1, 2, 3), dtype=torch.int64) / luma[0].numel()
     gain_b = bright_b * contrast_b
-    result = pixels * _per_image(gain_b * colour_b)
-    result += luma * _per_image(gain_b * (1 - colour_b))
-    result += _per_image(bright_b * (1 - contrast_b) * mean_b.to(torch.float32))
-    return result.clamp_(0, 255)
+    factors = (gain_b * colour_b, gain_b * (1 - colour_b), bright_b * (1 - contrast_b))
+    own_b, luma_b, mean_b = decide.send(torch.stack(factors))[:, :, None, None]
 
-
-def _per_image(values_b: Tensor) -> Tensor:
-    """Return [b] as [b, 1, 1, 1]."""
-    return values_b[:, None, None, None]
+    # By channel: an operation on three numbers and their luma costs four times as much otherwise.
+    channels = pixels.permute(3, 0, 1, 2).contiguous()
+    red, green, blue = (channel * weight for channel, weight in zip(channels, _LUMA, strict=True))
+    luma = red.add_(green).add_(blue)
+    # A sum of whole numbers does not depend on its order, one of fractions would.
+    total_b = luma.round().sum(dim=(1, 2), keepdim=True, dtype=torch.float64).to(torch.int64)
+    channels *= own_b
+    channels += luma * luma_b
+    channels += mean_b * (total_b / luma[0].numel())
+    channels.clamp_(0, 255)
+    return pixels.copy_(channels.permute(1, 2, 3, 0))

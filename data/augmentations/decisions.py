@@ -1,10 +1,10 @@
 """Random decisions without a generator: hashes of (seed, epoch, sample index, which decision).
 
-They are computed in int64 arithmetic, which is the same on CPUs and GPUs, and no generator has a
-state, so what is decided for a sample depends neither on the worker or the rank nor on the batch
-that it came in or where the run was resumed.
+No generator has a state, so what is decided for a sample depends neither on the worker or the rank
+nor on the batch that it came in or where the run was resumed.
 """
 
+from copy import copy
 from typing import Final
 
 import torch
@@ -29,20 +29,44 @@ _DECISIONS: Final = {
 
 
 class Decisions:
-    """Uniform numbers of a batch's samples, one a sample and decision."""
+    """Uniform numbers of a batch's samples, one a sample and decision.
 
-    def __init__(self, seed: int, epochs: Tensor, indices: Tensor) -> None:
+    All are made on the CPU: rows and sizes are chosen by them, and reading those from a GPU would
+    make the host wait for it.
+
+    Args:
+        seed: of all decisions.
+        epochs: int64 [b].
+        indices: of the samples, int64 [b].
+        device: where the pixels are, to which `send` sends.
+    """
+
+    def __init__(self, seed: int, epochs: Tensor, indices: Tensor, device: torch.device) -> None:
+        epochs, indices = epochs.cpu(), indices.cpu()
         start = torch.full_like(indices, _signed(seed))
-        self.samples = _mix(_mix(_mix(start + _GOLDEN) + epochs) + indices)
+        self._samples = _mix(_mix(_mix(start + _GOLDEN) + epochs) + indices)
+        self._device = device
+
+    def of(self, rows: Tensor) -> "Decisions":
+        """Return the decisions about these samples of the batch, by their places, int64 [n]."""
+        part = copy(self)
+        part._samples = self._samples[rows]
+        return part
 
     def __call__(self, name: str) -> Tensor:
         """Return one number in [0, 1) a sample, float32 [b]."""
-        hashed = _mix(self.samples + _signed(_GOLDEN * _DECISIONS[name]))
+        hashed = _mix(self._samples + _signed(_GOLDEN * _DECISIONS[name]))
         return _shift(hashed, 40).to(torch.float32) / 2**24  # 24 bits are exact in float32
 
     def between(self, name: str, low: float, high: float) -> Tensor:
         """Return one number in [low, high) a sample, float32 [b]."""
         return self(name) * (high - low) + low
+
+    def send(self, values: Tensor) -> Tensor:
+        """Return `values` on the device of the pixels; the host does not wait for the copy."""
+        if self._device.type == "cuda":
+            values = values.pin_memory()  # a copy from memory that is not would wait
+        return values.to(self._device, non_blocking=True)
 
 
 def _signed(value: int) -> int:
