@@ -51,6 +51,7 @@ setup(
             "pytest>=8",
             "pytest-timeout>=2.3",
             "ruff>=0.8",
+            "scipy>=1.11",
             "types-PyYAML",
             "types-tqdm",
         ],

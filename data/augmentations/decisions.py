@@ -25,6 +25,24 @@ _DECISIONS: Final = {
     "cutout": 11,
     "cutout x": 12,
     "cutout y": 13,
+    "hue": 14,
+    "blur": 15,
+    "blur sigma": 16,
+    "low_resolution": 17,
+    "low resolution side": 18,
+    "jpeg": 19,
+    "jpeg quality": 20,
+    "mask": 21,
+    "mask centre": 22,
+    "mask top": 23,
+    "mask drop": 24,
+    "mask width": 25,
+    "mask bottom": 26,
+    "mask pleats": 27,
+    "mask light": 28,
+    "mask red": 29,
+    "mask green": 30,
+    "mask blue": 31,
 }
 
 
@@ -61,6 +79,10 @@ class Decisions:
     def between(self, name: str, low: float, high: float) -> Tensor:
         """Return one number in [low, high) a sample, float32 [b]."""
         return self(name) * (high - low) + low
+
+    def whole(self, name: str, low: int, high: int) -> Tensor:
+        """Return one whole number from `low` to `high`, both included, a sample: int64 [b]."""
+        return (self(name).to(torch.float64) * (high - low + 1)).to(torch.int64) + low
 
     def send(self, values: Tensor) -> Tensor:
         """Return `values` on the device of the pixels; the host does not wait for the copy."""
