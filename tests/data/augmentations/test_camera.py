@@ -1,0 +1,87 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.ndimage import gaussian_filter1d
+from torchvision.transforms.v2.functional import resize
+
+from data.augmentations.camera import blurred, low_resolution
+from tests.data.augmentations.helpers import decisions, noise
+
+SIDES = [16, 37, 112]
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("sigma", [0.1, 1.3, 6.0])
+def test_blur_is_the_gaussian_filter_of_scipy(side: int, sigma: float) -> None:
+    pixels = noise(3, side)
+    expected = pixels.double().numpy()
+    for axis in (1, 2):
+        radius = math.ceil(3 * sigma)
+        expected = gaussian_filter1d(expected, sigma, axis, mode="nearest", radius=radius)
+    result = blurred(pixels.clone(), decisions(3), low=sigma, high=sigma)
+    assert result.shape == pixels.shape
+    assert np.abs(result.numpy() - expected).max() < 2e-4, "some ten roundings of 255"
+
+
+def test_sigmas_fill_their_range_and_differ_by_sample() -> None:
+    pixels = torch.zeros(400, 33, 33, 3)
+    pixels[:, 16, 16] = 255
+    result = blurred(pixels, decisions(400), low=1.0, high=2.0).double()[..., 0] / 255
+    place = torch.arange(33, dtype=torch.float64) - 16
+    sigmas = ((result * place**2).sum(dim=(1, 2)) / result.sum(dim=(1, 2))).sqrt()
+    assert sigmas.min() > 0.98  # a bell cut at six sigmas of the least, three of the largest
+    assert 1.9 < sigmas.max() < 2.0
+    assert abs(sigmas.mean() - 1.48) < 4 * 0.29 / math.sqrt(400)
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("part", [0.2, 0.55, 0.97])
+def test_low_resolution_is_two_resizes_of_pillow(side: int, part: float) -> None:
+    pixels = noise(2, side)
+    small = round(part * side)
+    result = low_resolution(pixels.clone(), decisions(2), low=part, high=part)
+    for image, pixel in zip(result, pixels, strict=True):
+        for channel in range(3):
+            plane = Image.fromarray(pixel[..., channel].numpy())
+            reduced = plane.resize((small, small), Image.Resampling.BILINEAR)
+            expected = np.asarray(reduced.resize((side, side), Image.Resampling.BILINEAR))
+            assert np.abs(image[..., channel].numpy() - expected).max() < 2e-3
+
+
+def test_each_sample_has_its_own_resolution() -> None:
+    side = 32
+    pixels = noise(100, side)
+    result = low_resolution(pixels.clone(), decisions(100), low=0.25, high=1.0)
+    found = []
+    for image, pixel in zip(result, pixels, strict=True):
+        planes = pixel.permute(2, 0, 1)
+        for small in range(8, 33):
+            expected = resize(resize(planes, [small, small], antialias=True), [side, side])
+            if (image.permute(2, 0, 1) - expected).abs().max() < 1e-2:
+                found.append(small)
+                break
+    assert len(found) == 100, "every one is two resizes of torchvision"
+    assert (min(found), max(found)) == (8, 32)
+    assert len(set(found)) > 20
+
+
+def test_full_resolution_changes_nothing_and_a_single_pixel_is_possible() -> None:
+    pixels = noise(2, 16)
+    assert torch.equal(low_resolution(pixels.clone(), decisions(2), low=1.0, high=1.0), pixels)
+    result = low_resolution(pixels.clone(), decisions(2), low=1e-6, high=1e-6)
+    assert (result - result[:, :1, :1]).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("level", [0.0, 200.0, 255.0])
+def test_an_even_picture_stays_and_nothing_leaves_the_range(level: float) -> None:
+    even = torch.full((20, 37, 37, 3), level)
+    for result in (
+        blurred(even.clone(), decisions(20), low=0.5, high=3.0),
+        low_resolution(even.clone(), decisions(20), low=0.1, high=1.0),
+    ):
+        assert (result - level).abs().max() < 1e-3
+        assert result.min() >= 0
+        assert result.max() <= 255
