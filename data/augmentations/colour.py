@@ -53,3 +53,30 @@ def recoloured(
     channels += mean_b * (total_b / luma[0].numel())
     channels.clamp_(0, 255)
     return pixels.copy_(channels.permute(1, 2, 3, 0))
+
+
+def hue_turned(pixels: Tensor, decide: Decisions, *, hue: float) -> Tensor:
+    """Return `pixels`, float32 [b, S, S, 3] of 0 to 255, with their hue turned.
+
+    By -hue to hue of a whole turn, one angle a sample, in HSV: value and saturation stay.
+    """
+    turn_b = decide.send(decide.between("hue", -6 * hue, 6 * hue))[:, None, None]
+    channels = pixels.permute(3, 0, 1, 2).contiguous()
+    red, green, blue = channels
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    # Which channel is the largest, as numbers: choosing by `torch.where` costs ten times as much.
+    is_red = torch.eq(red, value, out=torch.empty_like(value))
+    is_green = torch.eq(green, value, out=torch.empty_like(value)).mul_(1 - is_red)
+    is_blue = 1 - is_red - is_green
+    sixths = (green - blue).mul_(is_red)
+    sixths += (blue - red).mul_(is_green)
+    sixths += (red - green).mul_(is_blue)
+    sixths /= chroma.clamp(min=1e-6)  # grey has no hue: any will do
+    sixths += is_green.mul_(2).add_(is_blue, alpha=4).add_(turn_b)
+    sixths -= (sixths / 6).floor_().mul_(6)  # 0 to 6: red, yellow, green, cyan, blue, magenta
+    # A channel is `value` within a sixth of a turn of its colour, value - chroma beyond two.
+    shares = ((sixths - 3).abs_().neg_() + 2, (sixths - 2).abs_() - 1, (sixths - 4).abs_() - 1)
+    for channel, share in zip(channels, shares, strict=True):
+        torch.sub(value, share.clamp_(0, 1).mul_(chroma), out=channel)
+    return pixels.copy_(channels.permute(1, 2, 3, 0))
