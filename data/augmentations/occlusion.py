@@ -3,10 +3,14 @@
 Shape legend: b samples, S image side.
 """
 
+from typing import Final
+
 import torch
 from torch import Tensor
 
 from data.augmentations.decisions import Decisions
+
+_MOUTH: Final = 92  # y of the corners of the mouth in the template
 
 
 def cut_out(pixels: Tensor, decide: Decisions, *, size: float, level: float) -> Tensor:
@@ -25,4 +29,43 @@ def cut_out(pixels: Tensor, decide: Decisions, *, size: float, level: float) -> 
         edges += [first, first + near.sum(dim=1)]
     for image, top, bottom, left, right in zip(pixels, *(e.tolist() for e in edges), strict=True):
         image[top:bottom, left:right] = level
+    return pixels
+
+
+def masked(pixels: Tensor, decide: Decisions) -> Tensor:
+    """Return `pixels`, float32 [b, S, S, 3] of 0 to 255, with a face mask as surgeons wear.
+
+    It lies where the standard template (112 by 112, eyes at y = 52, tip of the nose at 72, corners
+    of the mouth at 92) has nose, mouth and chin: its upper edge rises to the nose and falls towards
+    the cheeks, its sides are straight down to the mouth and meet at the chin. Edges are one pixel
+    soft, the cloth has one colour with shaded sides and pleats. Place, shape and colour are
+    random; all stays in the lower half of the image.
+    """
+    side = pixels.shape[1]
+    unit = side / 112
+    low = {"centre": 54, "top": 57, "drop": 2, "width": 35, "bottom": 102, "pleats": 8}
+    high = {"centre": 58, "top": 68, "drop": 14, "width": 45, "bottom": 118, "pleats": 14}
+    light = decide.between("mask light", 40, 240)
+    tints = [decide.between(f"mask {name}", -40, 40) for name in ("red", "green", "blue")]
+    numbers = [decide.between(f"mask {name}", low[name], high[name]) for name in low]
+    numbers += [(light + tint).clamp_(0, 255) for tint in tints]
+    sent = decide.send(torch.stack(numbers))[:, :, None]
+    centre, top, drop, width, bottom, pleats = sent[:6, ..., None]
+
+    place = (torch.arange(side, device=pixels.device) + 0.5) / unit
+    first = side // 2
+    x, y = place, place[first:, None]
+    across = ((x - centre) / width) ** 2  # 1 at the sides
+    along = ((y - _MOUTH).clamp_(min=0) / (bottom - _MOUTH)) ** 2  # 1 at the chin
+    below_top = y - (top + drop * across)
+    inside = (1 - across - along) * (width / 2)  # about the distance from the edge
+    # From template units to pixels of this image.
+    cover = (below_top * unit + 0.5).clamp_(0, 1) * (inside * unit + 0.5).clamp_(0, 1)
+    fold = (y - top) / pleats
+    fold = (fold - fold.floor() - 0.5).abs()
+    shade = (1 - 0.35 * across) * (1 - 0.2 * fold)
+    channels = pixels[:, first:].permute(3, 0, 1, 2).contiguous()
+    for channel, colour in zip(channels, sent[6:, ..., None], strict=True):
+        channel += (shade * colour - channel).mul_(cover)
+    pixels[:, first:] = channels.clamp_(0, 255).permute(1, 2, 3, 0)
     return pixels
