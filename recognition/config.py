@@ -12,6 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
+Part = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Sigma = Annotated[float, Field(gt=0, le=10)]
+Quality = Annotated[int, Field(ge=1, le=100)]
 
 
 class Section(BaseModel):
@@ -39,13 +43,41 @@ class DemoData(Section):
 
 
 class Augment(Section):
-    """Augmentation on batches, on the device; each entry is a probability per image."""
+    """Augmentation on batches, on the device: what may happen to an image, in this order.
+
+    `flip`, `mask`, `crop`, `colour`, `grey`, `blur`, `low_resolution`, `jpeg` and `cutout` are
+    probabilities; the entries after each say how strong it is, and two numbers are the least and
+    the largest. `data.augment.Augmentation` describes them all; `scripts/show_augmentations.py`
+    draws what they do.
+    """
 
     flip: Probability = 0.5
+    mask: Probability = 0.0
     crop: Probability = 0.0
+    crop_zoom: Part = 0.1
+    crop_shift: Part = 0.1
     colour: Probability = 0.0
+    brightness: Part = 0.3
+    contrast: Part = 0.3
+    saturation: Part = 0.3
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     grey: Probability = 0.0
+    blur: Probability = 0.0
+    blur_sigma: tuple[Sigma, Sigma] = (0.3, 1.5)
+    low_resolution: Probability = 0.0
+    low_resolution_side: tuple[Share, Share] = (0.2, 1.0)
+    jpeg: Probability = 0.0
+    jpeg_quality: tuple[Quality, Quality] = (20, 95)
     cutout: Probability = 0.0
+    cutout_size: Part = 0.4
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("blur_sigma", "low_resolution_side", "jpeg_quality"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} is [{low}, {high}]: state the least first")
+        return self
 
 
 class Data(Section):
