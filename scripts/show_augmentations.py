@@ -1,0 +1,66 @@
+"""Draw what the augmentation of a config does: a row for each operation, a column for each image.
+
+    python scripts/show_augmentations.py datasets/demo augmentations.png
+    python scripts/show_augmentations.py datasets/demo augmentations.png --config configs/demo.yaml
+
+The first line draws every operation, with its default strength; with a config, only those that have
+a probability there. Each is drawn on all images, and in the last row all happen together, as often
+as the config says, or each to three images in ten.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from data.augment import PROBABILITIES, Augmentation
+from data.augmentation_grid import draw_grid, rows_of
+from data.dataset import open_dataset
+from recognition.config_file import load_config
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("records", type=Path, help="a .rec file, or a folder as for data.train")
+    parser.add_argument("output", type=Path, help="the image to write, for example grid.png")
+    parser.add_argument("--config", type=Path, help="a YAML file of configs/")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="override one setting of the config, e.g. data.augment.blur=0.2; repeatable",
+    )  # fmt: skip
+    parser.add_argument("--samples", type=int, default=8, help="images of a row (default 8)")
+    parser.add_argument("--epoch", type=int, default=0, help="another one, other decisions")
+    options = parser.parse_args(arguments)
+    if options.set and options.config is None:
+        parser.error("--set changes a setting of a config: state --config too")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the grid; return the exit status."""
+    options = parse(arguments)
+    try:
+        settings: dict[str, Any] = dict.fromkeys(PROBABILITIES, 0.3)
+        size = 112
+        if options.config is not None:
+            config = load_config(options.config, options.set)
+            settings = {**config.data.augment.model_dump(), "seed": config.seed}
+            size = config.data.image_size
+        rows = rows_of(Augmentation(**settings))
+        dataset = open_dataset(options.records)
+        grid = draw_grid(
+            dataset, rows, samples=options.samples, image_size=size, epoch=options.epoch
+        )
+        grid.save(options.output)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{options.output}: {', '.join(rows)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
