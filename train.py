@@ -21,6 +21,7 @@ from data.augment import Augmentation
 from data.dataset import FaceDataset, open_dataset
 from data.demo import make_demo_data
 from data.loader import Batch, Loader, choose_workers
+from data.order import GlobalOrder
 from eval.verifier import Verifier
 from recognition.checkpoint import Checkpoints, backbone_file, read_facts
 from recognition.config import Config
@@ -223,7 +224,7 @@ def make_loader(config: Config, dataset: FaceDataset, world: World, device: torc
         image_size=config.data.image_size,
         global_batch_size=config.train.global_batch_size,
         accumulation=config.train.accumulation,
-        seed=config.seed,
+        order=GlobalOrder(len(dataset), config.seed),
         rank=world.rank,
         world_size=world.size,
         workers=workers,

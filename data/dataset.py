@@ -41,6 +41,12 @@ class FaceDataset(Protocol):
 
     def __len__(self) -> int: ...
 
+    def storage_order(self) -> npt.NDArray[np.int64] | None:
+        """Return the indices in the order in which the files hold the images, int64 [n].
+
+        None where that is the order of the indices: image 0 first, then image 1 and so on.
+        """
+
     def encoded(self, index: int) -> Bytes:
         """Return the encoded image at `index`; `ValueError` with its place if it cannot be read."""
 
@@ -101,6 +107,12 @@ class RecordDataset:
 
     def __len__(self) -> int:
         return len(self._offsets)
+
+    def storage_order(self) -> npt.NDArray[np.int64] | None:
+        """Return the indices in the order of the offsets; None where those ascend."""
+        if (self._offsets[1:] >= self._offsets[:-1]).all():
+            return None
+        return np.argsort(self._offsets, kind="stable")
 
     def encoded(self, index: int) -> Bytes:
         """Return the encoded image at `index`, without a copy unless its record is in parts.
@@ -178,6 +190,9 @@ class FolderDataset:
 
     def __len__(self) -> int:
         return len(self._files)
+
+    def storage_order(self) -> None:
+        """Return None: images are numbered folder by folder."""
 
     def encoded(self, index: int) -> Bytes:
         """Return the content of the file at `index`; `DatasetError` if it cannot be read."""

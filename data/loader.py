@@ -2,10 +2,10 @@
 
 Shape legend: b samples of this rank's micro-batch, S image side, B global batch size.
 
-Step s covers the positions `[s*B, (s+1)*B)` of the stream of `SampleOrder`. Micro-batch m of the
+Step s covers the positions `[s*B, (s+1)*B)` of the stream of a `SampleOrder`. Micro-batch m of the
 step takes `part_range(B, accumulation, m)` of these, and rank r takes
 `part_range(len(micro), world_size, r)` of the micro-batch. So which samples a step sees depends on
-(seed, step) only, and any step can be the first.
+the order and the step only, and any step can be the first.
 
 A batch is decoded as a whole into one uint8 array, by worker processes or by a background thread
 of this process. Normalisation and augmentation happen later, on the device.
@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data.dataset import FaceDataset
 from data.decode import decode_batch
-from data.order import SampleOrder
+from data.order import GlobalOrder, SampleOrder
 from data.prefetch import prefetched
 from recognition.sharding import part_range
 
@@ -44,7 +44,8 @@ class Batch:
         images: uint8 [b, 3, S, S], RGB, channels_last in memory.
         labels: int64 [b], class ids.
         indices: int64 [b], places of the samples in the dataset.
-        epochs: int64 [b], the epoch that each sample belongs to (a batch can span two).
+        epochs: int64 [b], the epoch that each sample belongs to, as the order counts them (a batch
+            can span two); no sample comes twice with the same.
     """
 
     images: Tensor
@@ -86,15 +87,15 @@ class Loader:
         image_size: S; images of other sizes are resized.
         global_batch_size: B, samples a step over all ranks and micro-batches.
         accumulation: micro-batches a step.
-        seed: of the order of samples.
+        order: which sample is at each position; unless stated, `GlobalOrder` with seed 0.
         rank: this process, `0 <= rank < world_size`.
         world_size: number of processes.
         workers: worker processes; 0 decodes in one background thread of this process.
         pin_memory: deliver page-locked memory (needs CUDA).
         prefetch: batches that may be ready ahead.
 
-    Raises `ValueError` for values out of range, or when some micro-batch leaves a rank without a
-    sample.
+    Raises `ValueError` for values out of range, an order of another number of samples, or when some
+    micro-batch leaves a rank without a sample.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class Loader:
         image_size: int,
         global_batch_size: int,
         accumulation: int = 1,
-        seed: int = 0,
+        order: SampleOrder | None = None,
         rank: int = 0,
         world_size: int = 1,
         workers: int = 0,
@@ -120,6 +121,13 @@ class Loader:
             raise ValueError("pin_memory is set and there is no CUDA device: set it to false")
         if prefetch < 1:
             raise ValueError(f"prefetch is {prefetch}: expected at least 1 batch")
+        if order is None:
+            order = GlobalOrder(len(dataset), seed=0)
+        if order.num_samples != len(dataset):
+            raise ValueError(
+                f"the order is of {order.num_samples} samples, the dataset has {len(dataset)}: "
+                "expected the same number; make the order for this dataset"
+            )
         self.dataset = dataset
         self.image_size = image_size
         self.global_batch_size = global_batch_size
@@ -129,10 +137,13 @@ class Loader:
         self.workers = workers
         self.pin_memory = pin_memory
         self.prefetch = prefetch
-        self._order = SampleOrder(len(dataset), seed)
+        self._order = order
 
     def spec(self, step: int, micro: int) -> BatchSpec:
-        """Return which samples this rank has in micro-batch `micro` of step `step`."""
+        """Return which samples this rank has in micro-batch `micro` of step `step`.
+
+        It costs as much for any step, and reads nothing: who reads ahead asks for steps to come.
+        """
         begin, end = part_range(self.global_batch_size, self.accumulation, micro)
         first, last = part_range(end - begin, self.world_size, self.rank)
         start = step * self.global_batch_size + begin

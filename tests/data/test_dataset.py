@@ -71,6 +71,22 @@ def test_a_header_record_after_its_images_is_found_without_index(tmp_path: Path)
     assert [bytes(dataset.encoded(i)) for i in range(3)] == [b"an", b"image", b"x"]
 
 
+def test_the_storage_order_is_that_of_the_records_in_the_file(tmp_path: Path) -> None:
+    with RecordWriter(tmp_path / "train.rec") as writer:
+        for key in (2, 0, 3, 1):
+            writer.write(key, pack_record(0, key, b"image %d" % key))
+    index = tmp_path / "train.idx"
+    written = open_dataset(tmp_path)
+    assert written.storage_order() is None
+    assert bytes(written.encoded(0)) == b"image 2"
+    index.write_text("".join(sorted(index.read_text().splitlines(keepends=True))))
+    by_key = open_dataset(tmp_path)
+    assert bytes(by_key.encoded(0)) == b"image 0"
+    stored = by_key.storage_order()
+    assert stored is not None
+    assert stored.tolist() == [2, 0, 3, 1]
+
+
 def test_an_image_is_a_view_of_the_file() -> None:
     image = open_dataset(RECORDS / "insightface_header").encoded(0)
     assert isinstance(image, memoryview)

@@ -16,7 +16,7 @@ import torch
 from data.dataset import open_dataset
 from data.decode import BadImage, decode_batch
 from data.loader import Batch, Loader, choose_workers
-from data.order import SampleOrder
+from data.order import BlockOrder, FileOrder, GlobalOrder, SampleOrder
 from data.prefetch import prefetched
 from recognition.sharding import part_range
 
@@ -45,6 +45,9 @@ class MemoryDataset:
     def describe(self, index: int) -> str:
         return f"memory, image {index}"
 
+    def storage_order(self) -> None:
+        return None
+
 
 class BrokenDataset(MemoryDataset):
     """Fails in its own code at one sample."""
@@ -68,9 +71,16 @@ def workers(request: pytest.FixtureRequest) -> Iterator[int]:
     assert multiprocessing.active_children() == []
 
 
-def test_a_step_is_the_same_samples_on_every_world_and_accumulation() -> None:
-    dataset, batch_size, step = MemoryDataset(), 11, 5
-    order = SampleOrder(len(dataset), seed=4)
+ORDERS: dict[str, SampleOrder] = {
+    "global": GlobalOrder(30, seed=4),
+    "blocks": BlockOrder(30, seed=4, block_records=4, mixing_blocks=3),
+    "none": FileOrder(30),
+}
+
+
+@pytest.mark.parametrize("kind", ORDERS)
+def test_a_step_is_the_same_samples_on_every_world_and_accumulation(kind: str) -> None:
+    dataset, batch_size, step, order = MemoryDataset(), 11, 5, ORDERS[kind]
     expected, expected_epochs = order.order(step * batch_size, (step + 1) * batch_size)
     for accumulation, world_size in [(1, 1), (1, 3), (2, 1), (3, 2), (2, 4), (11, 1), (1, 11)]:
         seen: list[int] = []
@@ -82,7 +92,7 @@ def test_a_step_is_the_same_samples_on_every_world_and_accumulation() -> None:
                     image_size=SIDE,
                     global_batch_size=batch_size,
                     accumulation=accumulation,
-                    seed=4,
+                    order=order,
                     rank=rank,
                     world_size=world_size,
                 )
@@ -98,9 +108,7 @@ def test_a_step_is_the_same_samples_on_every_world_and_accumulation() -> None:
 
 def test_batches_hold_what_their_specs_say(workers: int) -> None:
     dataset = MemoryDataset()
-    loader = Loader(
-        dataset, image_size=SIDE, global_batch_size=8, accumulation=2, seed=1, workers=workers
-    )
+    loader = Loader(dataset, image_size=SIDE, global_batch_size=8, accumulation=2, workers=workers)
     batches = list(loader.batches(2, 5))
     assert len(batches) == 6
     for number, batch in enumerate(batches):
@@ -119,7 +127,7 @@ def test_batches_hold_what_their_specs_say(workers: int) -> None:
 
 
 def test_any_step_can_be_the_first(workers: int) -> None:
-    loader = Loader(MemoryDataset(), image_size=SIDE, global_batch_size=7, seed=2, workers=workers)
+    loader = Loader(MemoryDataset(), image_size=SIDE, global_batch_size=7, workers=workers)
     whole = list(loader.batches(0, 9))
     rest = list(loader.batches(6, 9))
     for left, right in zip(whole[6:], rest, strict=True):
@@ -272,6 +280,11 @@ def test_pinned_batches_keep_their_memory_format(workers: int) -> None:
 def test_wrong_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Loader(MemoryDataset(), image_size=SIDE, **arguments)
+
+
+def test_an_order_of_another_dataset_is_refused() -> None:
+    with pytest.raises(ValueError, match="the order is of 29 samples, the dataset has 30"):
+        Loader(MemoryDataset(), image_size=SIDE, global_batch_size=3, order=GlobalOrder(29, 0))
 
 
 def test_wrong_steps_are_refused() -> None:
