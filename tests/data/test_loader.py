@@ -18,6 +18,7 @@ from data.decode import BadImage, decode_batch
 from data.loader import Batch, Loader, choose_workers
 from data.order import BlockOrder, FileOrder, GlobalOrder, SampleOrder
 from data.prefetch import prefetched
+from data.samplers import ClassBalancedOrder, PKOrder
 from recognition.sharding import part_range
 
 SIDE = 16
@@ -71,10 +72,13 @@ def workers(request: pytest.FixtureRequest) -> Iterator[int]:
     assert multiprocessing.active_children() == []
 
 
+LABELS = MemoryDataset().labels
 ORDERS: dict[str, SampleOrder] = {
     "global": GlobalOrder(30, seed=4),
     "blocks": BlockOrder(30, seed=4, block_records=4, mixing_blocks=3),
     "none": FileOrder(30),
+    "class_balanced": ClassBalancedOrder(LABELS, seed=4),
+    "p_k": PKOrder(LABELS, seed=4, identities_per_batch=4, images_per_identity=5),
 }
 
 
