@@ -21,7 +21,8 @@ from data.augment import Augmentation
 from data.dataset import FaceDataset, open_dataset
 from data.demo import make_demo_data
 from data.loader import Batch, Loader, choose_workers
-from data.order import GlobalOrder
+from data.order import BlockOrder, FileOrder, GlobalOrder, SampleOrder
+from data.samplers import ClassBalancedOrder, PKOrder
 from eval.verifier import Verifier
 from recognition.checkpoint import Checkpoints, backbone_file, read_facts
 from recognition.config import Config
@@ -213,6 +214,46 @@ def check_batch(config: Config, world: World) -> None:
         )
 
 
+def make_order(config: Config, dataset: FaceDataset) -> SampleOrder:
+    """Return the stream of samples. Raises `ValueError` for more identities than there are."""
+    settings, seed = config.data, config.seed
+    if settings.sampler == "class_balanced":
+        return ClassBalancedOrder(dataset.labels, seed)
+    if settings.sampler == "p_k":
+        assert settings.identities_per_batch is not None, "the config states it with p_k"
+        assert settings.images_per_identity is not None, "the config states it with p_k"
+        return PKOrder(
+            dataset.labels,
+            seed,
+            identities_per_batch=settings.identities_per_batch,
+            images_per_identity=settings.images_per_identity,
+        )
+    if settings.order == "global":
+        return GlobalOrder(len(dataset), seed)
+    stored = dataset.storage_order()
+    if settings.order == "none":
+        return FileOrder(len(dataset), stored)
+    return BlockOrder(
+        len(dataset),
+        seed,
+        block_records=settings.block_records,
+        mixing_blocks=settings.mixing_blocks,
+        stored=stored,
+    )
+
+
+def describe_order(config: Config) -> str:
+    """Return in words what decides, with seed and batch size, which samples a step sees."""
+    settings = config.data
+    if settings.sampler == "p_k":
+        return f"p_k, {settings.identities_per_batch} x {settings.images_per_identity}"
+    if settings.sampler == "class_balanced":
+        return "class_balanced"
+    if settings.order == "blocks":
+        return f"blocks of {settings.block_records} records, {settings.mixing_blocks} mixed"
+    return settings.order
+
+
 def make_loader(config: Config, dataset: FaceDataset, world: World, device: torch.device) -> Loader:
     """Return this rank's source of micro-batches."""
     workers, reason = choose_workers(
@@ -224,7 +265,7 @@ def make_loader(config: Config, dataset: FaceDataset, world: World, device: torc
         image_size=config.data.image_size,
         global_batch_size=config.train.global_batch_size,
         accumulation=config.train.accumulation,
-        order=GlobalOrder(len(dataset), config.seed),
+        order=make_order(config, dataset),
         rank=world.rank,
         world_size=world.size,
         workers=workers,
@@ -306,6 +347,7 @@ def identity(config: Config, dataset: FaceDataset) -> dict[str, Any]:
         "backbone.name": config.backbone.name,
         "backbone.embedding_size": config.backbone.embedding_size,
         "data.image_size": config.data.image_size,
+        "data.order and data.sampler": describe_order(config),
         "optimizer.name": config.optimizer.name,
         "head.momentum": config.head.momentum,
         "head.loss.name": config.head.loss.name,
@@ -325,6 +367,7 @@ def dry_run(config: Config, world: World) -> None:
     else:
         dataset = prepare_dataset(config, world)
         images, classes = len(dataset), dataset.num_classes
+        make_order(config, dataset)
         make_verifier(config, world)
         source = str(settings.train)
     plan = make_plan(config, images)
@@ -341,6 +384,7 @@ def dry_run(config: Config, world: World) -> None:
     lines = {
         "device": f"{device.type} ({reason}); {world.size} rank(s)",
         "data": f"{source}: {images:,} images of {classes:,} identities",
+        "order": describe_order(config),
         "steps": f"{plan.total_steps:,} ({plan.steps_per_epoch:,.1f} an epoch)",
         "batch": f"{config.train.global_batch_size} images a step: {config.train.accumulation} "
         f"micro-batch(es) of {batch}, {-(-batch // world.size)} a rank",

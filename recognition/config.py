@@ -86,6 +86,12 @@ class Data(Section):
     `train` is a folder with `train.rec` (and `train.idx`), a `.rec` file, or a folder with one
     sub-folder of images per identity. `num_classes` and `num_images` are facts of the dataset:
     leave them out, or state them to have them checked before the first step.
+
+    `order` is how an epoch is shuffled: `global` over the whole dataset; `blocks`, for disks and
+    object stores that are slow at random reads, in runs of `block_records` consecutive records of
+    which `mixing_blocks` are mixed at a time; `none` in the order of the files. `sampler` is which
+    images come at all: `uniform` each once an epoch, `class_balanced` each identity equally often,
+    `p_k` batches of `identities_per_batch` with `images_per_identity` each.
     """
 
     train: Path
@@ -95,8 +101,32 @@ class Data(Section):
     remap_labels: bool = False
     workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     prefetch: Positive = 4
+    order: Literal["global", "blocks", "none"] = "global"
+    block_records: Positive = 4096
+    mixing_blocks: Positive = 8
+    sampler: Literal["uniform", "class_balanced", "p_k"] = "uniform"
+    identities_per_batch: Positive | None = None
+    images_per_identity: Positive | None = None
     augment: Augment = Augment()
     demo: DemoData | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.sampler != "uniform" and self.order != "global":
+            raise ValueError(
+                f"order is {self.order} but sampler is {self.sampler}, which picks images by their "
+                "identity from anywhere: set order: global, or sampler: uniform"
+            )
+        for name in ("identities_per_batch", "images_per_identity"):
+            value = getattr(self, name)
+            if self.sampler == "p_k" and value is None:
+                raise ValueError(f"sampler: p_k needs {name}, for example 4")
+            if self.sampler != "p_k" and value is not None:
+                raise ValueError(
+                    f"{name} is {value} but sampler is {self.sampler}: set sampler: p_k, or "
+                    f"{name}: null"
+                )
+        return self
 
 
 class Backbone(Section):
@@ -381,5 +411,13 @@ class Config(Section):
             raise ValueError(
                 f"head.momentum is bf16, which belongs to sgd, but optimizer.name is "
                 f"{self.optimizer.name}: set head.momentum: fp32"
+            )
+        identities, images = self.data.identities_per_batch, self.data.images_per_identity
+        lot, batch = (identities or 1) * (images or 1), self.train.global_batch_size
+        if batch % lot:
+            raise ValueError(
+                f"train.global_batch_size is {batch}, no multiple of data.identities_per_batch "
+                f"{identities} x data.images_per_identity {images} = {lot}: a batch is made of "
+                "whole lots; make them equal, or the batch several lots"
             )
         return self

@@ -39,8 +39,12 @@ def test_a_config_error(tiny_config: Path) -> None:
         ("verification.sets=[pears]", ["pears", "pairs"]),
         ("backbone.name=r51", ["r51", "r50"]),
         ("train.global_batch_size=2", ["train.global_batch_size 2", "2 ranks"]),
+        (
+            "data={sampler: p_k, identities_per_batch: 21, images_per_identity: 1}",
+            ["identities_per_batch is 21", "1 to 13"],
+        ),
     ],
-    ids=["missing data", "class count", "missing set", "backbone", "batch"],
+    ids=["missing data", "class count", "missing set", "backbone", "batch", "p_k"],
 )
 def test_what_cannot_work_is_refused_before_step_1(
     tiny_config: Path, tmp_path: Path, override: str, messages: list[str]

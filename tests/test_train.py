@@ -5,14 +5,20 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
+from data.dataset import open_dataset
+from data.order import BlockOrder, FileOrder, GlobalOrder, SampleOrder
 from data.recordio import RecordWriter, pack_record
+from data.samplers import ClassBalancedOrder, PKOrder
+from recognition.config_file import load_config
 from tests.conftest import picture
 from tests.launch import train, train_well
+from train import identity, make_order
 
 FROZEN = ("--set", "backbone.frozen_batch_norm=true")
 
@@ -132,6 +138,56 @@ def test_resume_in_another_placement_agrees(tiny_config: Path, tmp_path: Path) -
         assert difference <= 1e-2 * tensor.double().abs().max(), name
 
 
+ORDERS = {
+    "blocks": "data={order: blocks, block_records: 4, mixing_blocks: 3}",
+    "none": "data.order=none",
+    "class_balanced": "data.sampler=class_balanced",
+    "p_k": "data={sampler: p_k, identities_per_batch: 7, images_per_identity: 3}",
+}
+
+
+@pytest.mark.parametrize("kind", ORDERS)
+def test_a_run_resumes_at_its_place_in_every_order(
+    tiny_config: Path, tmp_path: Path, kind: str
+) -> None:
+    arguments = ["--config", str(tiny_config), "--set", ORDERS[kind]]
+    for setting in ("train.steps=6", "checkpoint.every_steps=3", "verification.sets=[]"):
+        arguments += ["--set", setting]
+    train_well(arguments)
+    copy = interrupted(tmp_path / "run", 3, tmp_path / "copy")
+    train_well([*arguments, "--output", str(copy), "--resume", "auto"])
+    whole, resumed = tensors(tmp_path / "run", 6, tmp_path), tensors(copy, 6, tmp_path)
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name]), name
+
+
+def test_the_config_chooses_the_order_and_a_resumed_run_may_not(
+    tiny_config: Path, tmp_path: Path
+) -> None:
+    stored = np.random.default_rng(0).permutation(91)
+    with RecordWriter(tmp_path / "mixed.rec") as writer:
+        for key in stored.tolist():
+            writer.write(key, pack_record(key % 13, key, b"an image"))
+    index = tmp_path / "mixed.idx"
+    lines = index.read_text().splitlines(keepends=True)
+    index.write_text("".join(sorted(lines, key=lambda line: int(line.split()[0]))))
+    dataset = open_dataset(tmp_path / "mixed.rec")
+    expected: dict[str, SampleOrder] = {
+        "global": GlobalOrder(91, 5),
+        "blocks": BlockOrder(91, 5, block_records=4, mixing_blocks=3, stored=stored),
+        "none": FileOrder(91, stored),
+        "class_balanced": ClassBalancedOrder(dataset.labels, 5),
+        "p_k": PKOrder(dataset.labels, 5, identities_per_batch=7, images_per_identity=3),
+    }
+    identities = set()
+    for kind, order in expected.items():
+        config = load_config(tiny_config, [ORDERS[kind]] if kind in ORDERS else [])
+        chosen = make_order(config, dataset)
+        assert (chosen.order(0, 300)[0] == order.order(0, 300)[0]).all()
+        identities.add(str(identity(config, dataset)))
+    assert len(identities) == len(expected)
+
+
 def test_accumulation_equals_the_whole_batch(tiny_config: Path, tmp_path: Path) -> None:
     arguments = [
         "--config",
@@ -205,6 +261,11 @@ def test_image_folders_and_labels_with_gaps_train_with_the_mapping_saved(
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tiny_config: Path, tmp_path: Path) -> None:
     ended = train(["--config", str(tiny_config), "--dry-run"])[0]
     assert ended.code == 0, ended.output
-    for text in ("91 images of 13 identities", "learning rate   0.05 at step 0", "40 ("):
+    for text in (
+        "91 images of 13 identities",
+        "order           global",
+        "learning rate   0.05 at step 0",
+        "40 (",
+    ):
         assert text in ended.output
     assert not (tmp_path / "run").exists()

@@ -10,6 +10,8 @@ data: {train: datasets/x}
 train: {global_batch_size: 64, epochs: 2}
 """
 
+P_K = "{train: x, sampler: p_k, identities_per_batch: 12, images_per_identity: 4}"
+
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
@@ -53,6 +55,21 @@ def small(tmp_path: Path) -> Path:
         ("data.augment.low_resolution_side=0.5", r"data\.augment\.low_resolution_side"),
         ("data.augment.jpeg_quality=[50, 101]", r"jpeg_quality.*equal to 100 \(found 101\)"),
         ("data.augment.jpeg_quality=[1.5, 50]", r"jpeg_quality.*found 1\.5"),
+        ("data.order=random", r"'global', 'blocks' or 'none'"),
+        ("data.mixing_blocks=0", r"data\.mixing_blocks: .*\(found 0\)"),
+        (
+            "data={train: x, order: none, sampler: class_balanced}",
+            r"order is none but sampler is c",
+        ),
+        (
+            "data={train: x, sampler: p_k, images_per_identity: 4}",
+            r"p_k needs identities_per_batch",
+        ),
+        ("data.images_per_identity=4", r"images_per_identity is 4 but sampler is uniform"),
+        (
+            f"data={P_K}",
+            r"batch_size is 64, no multiple of .* 12 x data\.images_per_identity 4 = 48",
+        ),
         ("seed", r"--set seed: expected key=value"),
         ("seed=[1", r"not valid YAML"),
     ],
