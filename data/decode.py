@@ -36,17 +36,23 @@ class ImageSource(Protocol):
 
 
 def decode_batch(
-    source: ImageSource, indices: npt.NDArray[np.int64], image_size: int
+    source: ImageSource,
+    indices: npt.NDArray[np.int64],
+    image_size: int,
+    out: npt.NDArray[np.uint8] | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Return the images at `indices`, int64 [b], as RGB: uint8 [b, S, S, 3], S = `image_size`.
 
+    They are written into `out`, contiguous and of that shape, where it is given.
     Grey images get three equal channels. Images of another size are resized whole, so that one
     that is not square is stretched; orientation tags are not looked at (as in MXNet).
 
     Raises `BadImage`, with the place that `source` gives, for bytes that cannot be decoded to
     the end, and for more than `MAX_SIDE` pixels a side, before they take memory.
     """
-    images = np.empty((len(indices), image_size, image_size, 3), np.uint8)
+    images = out
+    if images is None:
+        images = np.empty((len(indices), image_size, image_size, 3), np.uint8)
     for row, index in zip(images, indices.tolist(), strict=True):
         encoded = source.encoded(index)
         try:
@@ -75,13 +81,29 @@ def decode_into(image: npt.NDArray[np.uint8], encoded: Bytes) -> None:
         ) from error
 
 
+def encoded_size(encoded: Bytes) -> tuple[int, int]:
+    """Return width and height that an encoded image states; some `ValueError` or `OSError` if none.
+
+    Nothing is decoded, and nothing said about whether it could be.
+    """
+    if encoded[:2] == _JPEG_START:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
+        return width, height
+    return Image.open(BytesIO(encoded), formats=_FORMATS).size
+
+
 def _decode_jpeg_into(image: npt.NDArray[np.uint8], encoded: Bytes) -> None:
-    height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
-    _check_size(width, height)
-    if (height, width, 3) == image.shape:
-        simplejpeg.decode_jpeg(encoded, "RGB", buffer=image)
-    else:
+    try:
+        # Reads the header itself: what does not fit is refused, what is smaller leaves a rest.
+        pixels = simplejpeg.decode_jpeg(encoded, "RGB", buffer=image)
+    except ValueError:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
+        _check_size(width, height)
+        if height * width * 3 <= image.size:
+            raise
         pixels = simplejpeg.decode_jpeg(encoded, "RGB")
+    if pixels.shape != image.shape:
+        _check_size(pixels.shape[1], pixels.shape[0])
         image[:] = _resized(Image.fromarray(pixels), len(image))
 
 
