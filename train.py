@@ -20,8 +20,9 @@ from backbones import build_backbone, freeze_batch_norm, load_weights, read_weig
 from data.augment import Augmentation
 from data.dataset import FaceDataset, open_dataset
 from data.demo import make_demo_data
-from data.loader import Batch, Loader, choose_workers
+from data.loader import Batch, Loader
 from data.order import BlockOrder, FileOrder, GlobalOrder, SampleOrder
+from data.pace import choose_pace, cores_of_a_rank, probe
 from data.samplers import ClassBalancedOrder, PKOrder
 from eval.verifier import Verifier
 from recognition.checkpoint import Checkpoints, backbone_file, read_facts
@@ -256,21 +257,31 @@ def describe_order(config: Config) -> str:
 
 def make_loader(config: Config, dataset: FaceDataset, world: World, device: torch.device) -> Loader:
     """Return this rank's source of micro-batches."""
-    workers, reason = choose_workers(
-        config.data.workers, device_type=device.type, local_size=world.local_size
+    settings, train = config.data, config.train
+    cores = cores_of_a_rank(world.local_size)
+    spent = probe(dataset, len(dataset), settings.image_size)
+    pace = choose_pace(
+        settings.workers,
+        settings.prefetch,
+        spent,
+        device_type=device.type,
+        cores=cores,
+        batch_size=-(-train.global_batch_size // (train.accumulation * world.size)),
+        image_size=settings.image_size,
     )
-    log.info(reason)
+    log.info(pace.reason)
     return Loader(
         dataset,
-        image_size=config.data.image_size,
-        global_batch_size=config.train.global_batch_size,
-        accumulation=config.train.accumulation,
+        image_size=settings.image_size,
+        global_batch_size=train.global_batch_size,
+        accumulation=train.accumulation,
         order=make_order(config, dataset),
         rank=world.rank,
         world_size=world.size,
-        workers=workers,
-        prefetch=config.data.prefetch,
+        workers=pace.workers,
+        prefetch=pace.prefetch,
         pin_memory=device.type == "cuda",
+        cores=cores,
     )
 
 

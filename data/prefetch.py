@@ -1,7 +1,7 @@
-"""Work done ahead in one background thread."""
+"""Work done ahead in background threads."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -10,24 +10,27 @@ Result = TypeVar("Result")
 
 
 def prefetched(
-    function: Callable[[Item], Result], items: Iterable[Item], ahead: int
-) -> Iterator[Result]:
+    function: Callable[[Item], Result], items: Iterable[Item], ahead: int, *, threads: int = 1
+) -> Generator[Result]:
     """Yield `function(item)` for every item in order, computed up to `ahead` items early.
 
-    One background thread does the work; it pays where `function` releases the interpreter lock,
-    as image decoding does. What `function` raises is raised here at its turn. Closing the iterator
-    waits for the item in work and drops the others. Raises `ValueError` if `ahead` is below 1.
+    `threads` background threads do the work, each an item at a time; that pays where `function`
+    releases the interpreter lock, as image decoding does. What `function` raises is raised here
+    at its turn. Closing the iterator waits for the items in work and drops the others. Raises
+    `ValueError` if `ahead` or `threads` is below 1.
     """
     if ahead < 1:
         raise ValueError(f"ahead is {ahead}: expected at least 1 item")
-    return _prefetched(function, items, ahead)
+    if threads < 1:
+        raise ValueError(f"threads is {threads}: expected at least 1")
+    return _prefetched(function, items, ahead, threads)
 
 
 def _prefetched(
-    function: Callable[[Item], Result], items: Iterable[Item], ahead: int
-) -> Iterator[Result]:
+    function: Callable[[Item], Result], items: Iterable[Item], ahead: int, threads: int
+) -> Generator[Result]:
     pending: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
+    with ThreadPoolExecutor(threads, thread_name_prefix="prefetch") as pool:
         try:
             for item in items:
                 pending.append(pool.submit(function, item))

@@ -85,7 +85,9 @@ class Data(Section):
 
     `train` is a folder with `train.rec` (and `train.idx`), a `.rec` file, or a folder with one
     sub-folder of images per identity. `num_classes` and `num_images` are facts of the dataset:
-    leave them out, or state them to have them checked before the first step.
+    leave them out, or state them to have them checked before the first step. `workers` are the
+    threads of a rank that decode, `prefetch` the batches that they may be ahead: both are measured
+    and chosen at the start unless stated.
 
     `order` is how an epoch is shuffled: `global` over the whole dataset; `blocks`, for disks and
     object stores that are slow at random reads, in runs of `block_records` consecutive records of
@@ -99,8 +101,8 @@ class Data(Section):
     num_images: Positive | None = None
     image_size: Annotated[int, Field(ge=16, le=1024)] = 112
     remap_labels: bool = False
-    workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
-    prefetch: Positive = 4
+    workers: Literal["auto"] | Positive = "auto"
+    prefetch: Literal["auto"] | Positive = "auto"
     order: Literal["global", "blocks", "none"] = "global"
     block_records: Positive = 4096
     mixing_blocks: Positive = 8

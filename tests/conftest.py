@@ -49,7 +49,7 @@ def tiny_config(tiny_data: Path, tmp_path: Path) -> Path:
         f"""
 output: {tmp_path / "run"}
 seed: 5
-data: {{train: {tiny_data}, image_size: 32, workers: 0}}
+data: {{train: {tiny_data}, image_size: 32, workers: 1}}
 backbone: {{name: rtiny, embedding_size: 16}}
 head:
   sampling: random_negative
