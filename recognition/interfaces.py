@@ -20,6 +20,10 @@ class BatchSource(Protocol):
         """Return `accumulation` micro-batches for each step."""
         ...
 
+    def advice(self) -> str:
+        """Return the one thing to change if steps wait for batches."""
+        ...
+
 
 class VerificationRecord(Protocol):
     """The result of one verification set."""

@@ -30,6 +30,8 @@ from recognition.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
+DATA_WAIT_WARNED = 0.1  # share of a log interval's time that steps may wait for data in silence
+
 
 class TrainingDivergedError(ValueError):
     """A NaN or an infinity; raised on every rank before any weight of that step is touched."""
@@ -344,6 +346,9 @@ class Trainer:
             f"{values['images_per_second']:.0f} images/s | data wait {values['data_wait']:.0%} | "
             f"{duration(left)} left",
         )
+        if self.world.is_main and values["data_wait"] > DATA_WAIT_WARNED:
+            log.warning("step %d: %.0f%% of the time went to waiting for data; %s",
+                        step, 100 * values["data_wait"], self.source.advice())  # fmt: skip
 
 
 def _sizes(global_batch: int, accumulation: int, micro: int, ranks: int) -> list[int]:
