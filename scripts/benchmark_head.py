@@ -29,9 +29,9 @@ import torch
 from tqdm import tqdm
 
 from recognition.distributed import World, choose_device
+from scripts.benchmarking.machine import describe
 from scripts.head_benchmark.cases import DTYPES, Case
 from scripts.head_benchmark.compare import Plan, measure_group
-from scripts.head_benchmark.machine import describe
 from scripts.head_benchmark.methods import METHODS, REFERENCE
 from scripts.head_benchmark.processes import in_fresh_process, machine_rates
 from scripts.head_benchmark.report import markdown, record

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from scripts.benchmarking.table import machine_lines, table
 from scripts.head_benchmark.compare import Row
 from scripts.head_benchmark.machine import Rates
 
@@ -73,8 +74,7 @@ def record(row: Row, rates: Rates) -> dict[str, Any]:
 
 def markdown(report: Mapping[str, Any]) -> str:
     """Return the report as a page: machine, table, and what the columns mean."""
-    machine, rates = report["machine"], report["rates"]
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    rates = report["rates"]
     flops = rates["flops"].items()
     products = ", ".join(f"{rate / 1e12:.2f} TFLOP/s {name}" for name, rate in flops)
     lines = [
@@ -82,8 +82,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         "",
         f"    {report['command']}",
         "",
-        f"- {machine['device']}, {machine['cores']} cores, {machine['threads']} CPU threads",
-        f"- {versions}, commit {machine['commit'] or 'unknown'}",
+        *machine_lines(report["machine"]),
         f"- measured here: {products} (square products), {rates['copy'] / 1e9:.1f} GB/s copied",
         f"- {report['settings']}",
         "",
@@ -101,14 +100,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         "TFLOP/s", "of limit", "GB/s", "of limit", "over limit", "loss", "centres",
     ]  # fmt: skip
     cells = [[*_what(row), *_figures(row, len(head) - 6)] for row in rows]
-    widths = [max(len(line[i]) for line in [head, *cells]) for i in range(len(head))]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return [_line(line, widths) for line in [head, rule, *cells]]
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
-    return f"| {' | '.join([cells[0].ljust(widths[0]), *padded[1:]])} |"
+    return table(head, cells)
 
 
 def _what(row: Mapping[str, Any]) -> list[str]:
