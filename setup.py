@@ -26,8 +26,8 @@ setup(
     packages=["backbones", "recognition", "recognition.head", "recognition.head.kernels"],
     package_data={"recognition": ["py.typed"], "backbones": ["py.typed"]},
     install_requires=[
-        "numba>=0.61",
-        "numpy>=1.26",
+        "numba>=0.58",
+        "numpy>=1.23.5",
         "pillow>=10",
         "pydantic>=2.7",
         "pyyaml>=6",
@@ -40,6 +40,9 @@ setup(
     ],
     extras_require={
         "forest": ["faiss-cpu>=1.8"],
+        # The judge of RecordIO, in an environment of its own: see .ci/mxnet. The last MXNet works
+        # with no later NumPy, which in turn has no wheel for a later Python than 3.11.
+        "mxnet": ["mxnet==1.9.1", "numpy==1.23.5"],
         "onnx": ["onnxruntime>=1.18"],
         "plots": ["matplotlib>=3.8"],
         "test": [
