@@ -8,9 +8,9 @@ step takes `part_range(B, accumulation, m)` of these, and rank r takes
 the order and the step only, and any step can be the first.
 
 A batch is decoded as a whole into one uint8 array, by one of some background threads of this
-process. Decoding holds the interpreter lock for some 5% of its time only, so threads do as much as
-processes would, and batches need not travel, nor indexes exist more than once. Normalisation and
-augmentation happen later, on the device.
+process. Decoding holds the interpreter lock for less than a tenth of its time, so threads do as
+much as processes would, and batches need not travel, nor indexes exist more than once.
+Normalisation and augmentation happen later, on the device.
 """
 
 from collections import deque

@@ -16,6 +16,7 @@ from data.order import BlockOrder, FileOrder, GlobalOrder, SampleOrder
 from data.recordio import RecordWriter, pack_record
 from data.samplers import ClassBalancedOrder, PKOrder
 from recognition.config_file import load_config
+from data.recordio import RecordWriter, pack_record, write_face_records
 from tests.conftest import picture
 from tests.launch import train, train_well
 from train import identity, make_order
@@ -210,6 +211,21 @@ def test_a_quota_that_the_batch_fills_is_told(tiny_config: Path, tmp_path: Path)
     train_well([*arguments, "--set", "head.sample_rate=0.1"])
     assert metrics(tmp_path / "run")[0]["quota_overflow"] == 1.0
     assert "raise head.sample_rate" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_a_starved_run_is_told_what_to_change(tiny_config: Path, tmp_path: Path) -> None:
+    image = picture(0, 0, size=640)  # takes longer to decode than the network to train on
+    write_face_records(tmp_path / "large", ((label, image) for label in range(13)))
+    options = ["--set", f"data.train={tmp_path / 'large'}", "--set", "verification.sets=[]"]
+    options += ["--set", "train.steps=4", "--set", "log.every_steps=2"]
+    first, second = train(["--config", str(tiny_config), *options], ranks=2)
+    assert (first.code, second.code) == (0, 0)
+    log, waiting = (tmp_path / "run" / "log.txt").read_text(), "time went to waiting for data; "
+    assert log.count("1 loader thread a rank, ") == 1  # and why
+    assert log.count(waiting) == 2  # once an interval
+    assert waiting not in second.output
+    assert "set data.workers" in log or "are resized" in log or "free core" in log
+    assert metrics(tmp_path / "run")[-1]["data_wait"] > 0.1
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
