@@ -12,11 +12,9 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
+from data.image_limits import check_jpeg, check_other, check_size
 from data.recordio import Bytes
 
-# Above this side an image is taken for a mistake or an attack: 12 bytes of header can claim
-# 65,535 pixels a side, which is 12 GB.
-MAX_SIDE = 4096
 _FORMATS = ("BMP", "JPEG", "PNG", "WEBP")
 _JPEG_START = b"\xff\xd8"
 
@@ -48,20 +46,25 @@ def decode_batch(
     that is not square is stretched; orientation tags are not looked at (as in MXNet).
 
     Raises `BadImage`, with the place that `source` gives, for bytes that cannot be decoded to
-    the end, and for more than `MAX_SIDE` pixels a side, before they take memory.
+    the end, and for what exceeds the limits of `image_limits`, before it takes memory.
     """
     images = out
     if images is None:
         images = np.empty((len(indices), image_size, image_size, 3), np.uint8)
     for row, index in zip(images, indices.tolist(), strict=True):
-        encoded = source.encoded(index)
-        try:
-            decode_into(row, encoded)
-        except BadImage as error:
-            raise BadImage(
-                f"{source.describe(index)}: {error}; replace the image or leave it out"
-            ) from error
+        decode_at(source, index, row)
     return images
+
+
+def decode_at(source: ImageSource, index: int, image: npt.NDArray[np.uint8]) -> None:
+    """Decode the image at `index` into `image`, uint8 [S, S, 3]; raises as `decode_batch`."""
+    encoded = source.encoded(index)
+    try:
+        decode_into(image, encoded)
+    except BadImage as error:
+        raise BadImage(
+            f"{source.describe(index)}: {error}; replace the image or leave it out"
+        ) from error
 
 
 def decode_into(image: npt.NDArray[np.uint8], encoded: Bytes) -> None:
@@ -71,7 +74,7 @@ def decode_into(image: npt.NDArray[np.uint8], encoded: Bytes) -> None:
             _decode_jpeg_into(image, encoded)
         else:
             image[:] = _resized(_open_other(encoded), len(image))
-    except BadImage:
+    except (BadImage, MemoryError):  # the limits keep what memory an image takes small
         raise
     except Exception as error:  # Pillow's decoders raise nearly every kind for damaged bytes
         start = bytes(encoded[:12])
@@ -93,32 +96,32 @@ def encoded_size(encoded: Bytes) -> tuple[int, int]:
 
 
 def _decode_jpeg_into(image: npt.NDArray[np.uint8], encoded: Bytes) -> None:
+    side = len(image)
+    check_jpeg(encoded, side, side)  # what fits costs no more than this
     try:
         # Reads the header itself: what does not fit is refused, what is smaller leaves a rest.
         pixels = simplejpeg.decode_jpeg(encoded, "RGB", buffer=image)
     except ValueError:
         height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
-        _check_size(width, height)
+        check_jpeg(encoded, width, height)
         if height * width * 3 <= image.size:
             raise
         pixels = simplejpeg.decode_jpeg(encoded, "RGB")
     if pixels.shape != image.shape:
-        _check_size(pixels.shape[1], pixels.shape[0])
+        check_size(pixels.shape[1], pixels.shape[0])
         image[:] = _resized(Image.fromarray(pixels), len(image))
 
 
 def _open_other(encoded: Bytes) -> Image.Image:
     """Open without decoding; the size is checked before any pixel takes memory."""
+    check_other(encoded)
     image = Image.open(BytesIO(encoded), formats=_FORMATS)
-    _check_size(*image.size)
+    check_size(*image.size)
+    if image.format == "BMP" and image.tile[0].codec_name == "bmp_rle":
+        raise BadImage("a BMP with run-length encoding, which is slow to read: write it without")
     if image.mode[0] in "IF":
         raise BadImage(f"mode {image.mode} has more than 8 bits a channel: convert it to 8")
     return image.convert("RGB")
-
-
-def _check_size(width: int, height: int) -> None:
-    if max(width, height) > MAX_SIDE:
-        raise BadImage(f"{width}x{height} pixels: expected at most {MAX_SIDE} a side")
 
 
 def _resized(image: Image.Image, size: int) -> npt.NDArray[np.uint8]:

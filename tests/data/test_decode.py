@@ -11,7 +11,8 @@ import simplejpeg
 from PIL import Image
 
 from data.dataset import open_dataset
-from data.decode import MAX_SIDE, BadImage, decode_batch
+from data.decode import BadImage, decode_batch
+from data.image_limits import MAX_SIDE
 
 RECORDS = Path(__file__).parents[1] / "fixtures" / "recordio"
 EVERY_24 = np.arange(24)
