@@ -11,7 +11,7 @@ import numpy.typing as npt
 from data.index import open_index
 from data.labels import number_classes, read_images
 from data.record_file import RecordFile
-from data.recordio import HEADER, Bytes, RecordError, unpack_record
+from data.recordio import HEADER, SIZE_MASK, Bytes, RecordError, unpack_record
 
 logger = logging.getLogger(__name__)
 
@@ -135,12 +135,15 @@ class RecordDataset:
         return self._file.where(int(self._offsets[index]), int(self.keys[index]))
 
     def _refusal(self, index: int, payload: Bytes) -> RecordError:
-        record = unpack_record(payload)
+        try:
+            record = unpack_record(payload)
+            found = f"label {record.labels[0]:g} and {len(record.image)} bytes of image"
+        except RecordError as error:
+            found = str(error)
         return RecordError(
-            f"{self.describe(index)}: found label {record.labels[0]:g} and {len(record.image)} "
-            f"bytes of image; expected label {self._stored[self.labels[index]]} and an image: the "
-            "file was changed while in use, or its identities' key ranges do not fit its images; "
-            "write it again"
+            f"{self.describe(index)}: found {found}; expected label "
+            f"{self._stored[self.labels[index]]} and an image: the file was changed while in "
+            "use, or its identities' key ranges do not fit its images; write it again"
         )
 
 
@@ -198,7 +201,10 @@ class FolderDataset:
         """Return the content of the file at `index`; `DatasetError` if it cannot be read."""
         file = self._file(index)
         try:
-            return file.read_bytes()
+            size = file.stat().st_size
+            if size <= SIZE_MASK:
+                return file.read_bytes()
+            raise DatasetError(f"{file} has {size} bytes: expected an image of at most {SIZE_MASK}")
         except OSError as error:
             raise DatasetError(f"{file} cannot be read: {error}; was it moved?") from error
 

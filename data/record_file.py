@@ -27,7 +27,11 @@ from data.recordio import (
 )
 
 _LFS_POINTER = re.compile(rb"version https://git-lfs\S*\n(?:.*\n)*?size (\d+)")
+# A payload holds the magic by chance once in 4 billion words. So many parts are no record but an
+# attempt to have a list of billions of them built.
+MAX_PARTS = 1 << 16
 _MEND = "copy or make the pair again, or delete the .idx to have it rebuilt from a whole .rec"
+_HEADER_AND_LABELS = HEADER.size + 8  # as far as two labels reach
 
 Keys = npt.NDArray[np.int64] | range
 
@@ -93,7 +97,8 @@ class RecordFile:
             stop = offset + 8 + (word & SIZE_MASK)
             if magic == MAGIC and word >> SIZE_BITS == WHOLE and stop <= self.size:
                 return self._view[offset + 8 : stop]
-        return self._read_parts(offset, key)[0]
+        parts, _ = self._parts(offset, key)
+        return parts[0] if len(parts) == 1 else MAGIC_BYTES.join(parts)
 
     def scan(self) -> npt.NDArray[np.int64]:
         """Return the offsets of all records, int64 [n], found by walking through the file once.
@@ -108,7 +113,7 @@ class RecordFile:
             magic, word = unpack(data, offset) if offset <= last else (0, 0)
             following = (offset + 8 + word + 3) & ~3
             if magic != magic_word or word >= split or following > self.size:
-                following = self._read_parts(offset, None)[1]
+                following = self._parts(offset, None)[1]
             append(offset)
             offset = following
         return np.frombuffer(offsets, np.int64)
@@ -138,7 +143,7 @@ class RecordFile:
         plain &= offsets + 8 + sizes <= self.size
         for row in np.flatnonzero(~plain).tolist():
             key = None if keys is None else int(keys[row])
-            self._read_header(self.read(int(offsets[row]), key), found, row)
+            self._read_header(self._parts(int(offsets[row]), key)[0], found, row)
         return found
 
     def headers_in_chunks(
@@ -155,21 +160,28 @@ class RecordFile:
             if hasattr(mmap, "MADV_DONTNEED"):
                 self._map.madvise(mmap.MADV_DONTNEED)
 
-    def _read_header(self, payload: Bytes, into: Headers, row: int) -> None:
+    def _read_header(self, parts: list[Bytes], into: Headers, row: int) -> None:
+        """Fill in `row` from the `parts` of a payload, joining only what the header needs."""
+        size = sum(map(len, parts)) + len(MAGIC_BYTES) * (len(parts) - 1)
+        start = bytearray(parts[0][:_HEADER_AND_LABELS])
+        for part in parts[1:]:
+            if len(start) >= _HEADER_AND_LABELS:
+                break
+            start += MAGIC_BYTES + part[: _HEADER_AND_LABELS - len(start)]
         into.image_sizes[row] = -1
-        if len(payload) < HEADER.size:
+        if size < HEADER.size:
             return
-        flag, label, into.ids[row], _ = HEADER.unpack_from(payload)
+        flag, label, into.ids[row], _ = HEADER.unpack_from(start)
         into.flags[row] = flag
-        into.image_sizes[row] = len(payload) - HEADER.size - 4 * flag
+        into.image_sizes[row] = size - HEADER.size - 4 * flag
         if into.image_sizes[row] >= 0:
-            values = [*struct.unpack_from(f"<{min(flag, 2)}f", payload, HEADER.size), np.nan]
+            values = [*struct.unpack_from(f"<{min(flag, 2)}f", start, HEADER.size), np.nan]
             into.labels[row] = (values if flag else [label, np.nan])[:2]
 
-    def _read_parts(self, offset: int, key: int | None) -> tuple[Bytes, int]:
-        """Return the payload of the record at `offset` and where the next record starts."""
+    def _parts(self, offset: int, key: int | None) -> tuple[list[Bytes], int]:
+        """Return the parts of the record at `offset` and where the next record starts."""
         parts: list[Bytes] = []
-        at = offset
+        at, size = offset, -len(MAGIC_BYTES)
         while True:
             flag, stop = self._part(at, offset, key)
             expected = (MIDDLE, LAST) if parts else (WHOLE, FIRST)
@@ -179,9 +191,16 @@ class RecordFile:
                     f"{expected[0]} or {expected[1]}; {_MEND}"
                 )
             parts.append(self._view[at + 8 : stop])
+            size += len(MAGIC_BYTES) + len(parts[-1])
+            if len(parts) > MAX_PARTS or size > SIZE_MASK:
+                raise RecordError(
+                    f"{self.where(offset, key)}: the record goes on after {len(parts)} parts and "
+                    f"{size} bytes: expected at most {MAX_PARTS} parts and {SIZE_MASK} "
+                    f"bytes; {_MEND}"
+                )
             at = (stop + 3) & ~3
             if flag in (WHOLE, LAST):
-                return (parts[0] if len(parts) == 1 else MAGIC_BYTES.join(parts)), at
+                return parts, at
 
     def _part(self, at: int, offset: int, key: int | None) -> tuple[int, int]:
         """Return flag and end of the part at `at`, which belongs to the record at `offset`."""

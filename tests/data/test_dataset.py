@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -103,6 +104,14 @@ def test_a_record_that_changed_while_open_is_refused(tmp_path: Path) -> None:
     assert bytes(dataset.encoded(1)) == b"image"
     with pytest.raises(RecordError, match=r"key 2, offset 80: found label 0 .* expected label 2"):
         dataset.encoded(2)
+    with (tmp_path / "train.rec").open("r+b") as file:
+        file.seek(offsets[2] + 8)
+        file.write(b"\xff\xff\xff\xff")  # the number of labels
+    message = (
+        r"key 2, offset 80: found a payload of 29 bytes .* at least 17179869204; expected label 2"
+    )
+    with pytest.raises(RecordError, match=message):
+        dataset.encoded(2)
 
 
 def test_a_folder_with_one_sub_folder_an_identity_is_read(
@@ -130,6 +139,9 @@ def test_a_folder_with_one_sub_folder_an_identity_is_read(
     assert dataset.describe(3) == str(tmp_path / "c d" / "0.jpeg")
     assert "left out 3 files" in caplog.text
 
+    os.truncate(tmp_path / "c d" / "0.jpeg", 1 << 40)  # a hole, which takes no room on the disk
+    with pytest.raises(DatasetError, match=r"0\.jpeg has 1099511627776 bytes: expected .* at most"):
+        dataset.encoded(3)
     (tmp_path / "a" / "x.webp").unlink()
     with pytest.raises(DatasetError, match=r"a/x\.webp cannot be read.*moved"):
         dataset.encoded(0)

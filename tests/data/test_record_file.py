@@ -1,6 +1,7 @@
 import multiprocessing
 import pickle
 import struct
+import tracemalloc
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkContext, SpawnContext
 from pathlib import Path
@@ -8,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.record_file import RecordFile
-from data.recordio import MAGIC_BYTES, RecordError, RecordWriter, pack_record
+from data.record_file import MAX_PARTS, RecordFile
+from data.recordio import MAGIC_BYTES, SIZE_MASK, RecordError, RecordWriter, pack_record
 
 LFS_POINTER = b"""version https://git-lfs.github.com/spec/v1
 oid sha256:cd66882654d98ab50da58bfa7ae2f7d8dac71c0f7ccf37999809a59ed075ea5a
@@ -31,6 +32,10 @@ CONTEXTS: dict[str, ForkContext | SpawnContext] = {
     "fork": multiprocessing.get_context("fork"),
     "spawn": multiprocessing.get_context("spawn"),
 }
+
+
+def part(flag: int, content: bytes) -> bytes:
+    return MAGIC_BYTES + struct.pack("<I", flag << 29 | len(content)) + content
 
 
 @pytest.fixture
@@ -109,10 +114,53 @@ def test_a_damaged_magic_is_refused_by_name(path: Path) -> None:
 
 @pytest.mark.parametrize("flags", [(2,), (3,), (1, 1), (1, 0), (1, 2, 1), (7,)])
 def test_parts_out_of_order_are_refused(flags: tuple[int, ...], tmp_path: Path) -> None:
-    parts = (MAGIC_BYTES + struct.pack("<I", flag << 29 | 4) + b"abcd" for flag in flags)
-    (tmp_path / "x.rec").write_bytes(b"".join(parts))
+    (tmp_path / "x.rec").write_bytes(b"".join(part(flag, b"abcd") for flag in flags))
     with pytest.raises(RecordError, match=rf"offset 0.* has flag {flags[-1]}"):
         RecordFile(tmp_path / "x.rec").scan()
+
+
+def test_a_chain_of_parts_without_end_is_refused_early(tmp_path: Path) -> None:
+    (tmp_path / "x.rec").write_bytes(part(1, b"") + part(2, b"") * 3_000_000)
+    file = RecordFile(tmp_path / "x.rec")
+    for action in (lambda: file.read(0, 7), file.scan, lambda: file.headers(np.array([0]))):
+        with pytest.raises(RecordError, match=rf"offset 0: .* goes on after {MAX_PARTS + 1} parts"):
+            action()
+
+
+def test_a_chain_that_exceeds_a_record_is_refused(tmp_path: Path) -> None:
+    size = SIZE_MASK - 8
+    with (tmp_path / "x.rec").open("wb") as file:
+        for flag in (1, 2, 2, 2):
+            file.write(MAGIC_BYTES + struct.pack("<I", flag << 29 | size))
+            file.seek(size + -size % 4, 1)  # a hole, which takes no room on the disk
+        file.write(part(3, b"abcd"))
+    with pytest.raises(RecordError, match=f"goes on after 2 parts and {2 * size + 4} bytes"):
+        RecordFile(tmp_path / "x.rec").read(0)
+
+
+def test_headers_of_long_chains_are_read_without_joining_them(tmp_path: Path) -> None:
+    start = pack_record([5, MAGIC_AS_LABEL, 6], 9, b"")  # cut in the middle of its labels
+    with (tmp_path / "x.rec").open("wb") as rec:
+        rec.write(part(1, start[:28]) + part(2, start[32:]))
+        rec.write(MAGIC_BYTES + struct.pack("<I", 3 << 29 | 400_000_000))
+        rec.truncate(rec.tell() + 400_000_000)
+    file = RecordFile(tmp_path / "x.rec")
+    tracemalloc.start()
+    headers = file.headers(np.zeros(20, np.int64))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
+    assert (headers.image_sizes == 400_000_004).all()
+    np.testing.assert_array_equal(headers.labels[0], np.array([5, MAGIC_AS_LABEL], np.float32))
+    assert (headers.ids == 9).all()
+
+
+@pytest.mark.parametrize("flag", [0, 2, 2**32 - 1])
+def test_a_header_that_claims_more_labels_than_there_are_bytes(flag: int, tmp_path: Path) -> None:
+    with RecordWriter(tmp_path / "x.rec") as writer:
+        writer.write(0, struct.pack("<IfQQ", flag, 0, 0, 0)[: 24 if flag else 23])
+    headers = RecordFile(tmp_path / "x.rec").headers(np.array([0]))
+    assert headers.image_sizes[0] < 0
 
 
 @pytest.mark.parametrize(
