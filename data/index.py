@@ -13,7 +13,9 @@ from data.recordio import RecordError
 
 logger = logging.getLogger(__name__)
 
+_DIGITS = 18  # of the largest key or offset, so that both fit an int64
 _LINE = re.compile(rb"\d{1,18}\t\d{1,18}")
+_LONGEST_LINE = 2 * _DIGITS + len("\t\r\n")
 _MEND = "copy the .idx again, or delete it to have it rebuilt from the .rec"
 
 
@@ -69,7 +71,11 @@ def read_index(path: Path, *, chunk_bytes: int = 1 << 24) -> RecordIndex:
         index = RecordIndex(np.empty(most, np.int64), np.empty(most, np.int64))
         file.seek(0)
         count = 0
-        while lines := file.read(chunk_bytes) + file.readline():
+        while lines := file.read(chunk_bytes):
+            # A file of zeros is a single line, not to be read whole.
+            lines += (rest := file.readline(_LONGEST_LINE + 1))
+            if len(rest) > _LONGEST_LINE:
+                raise _refusal(path, lines, count)
             numbers = _parse_lines(path, lines, count)
             index.keys[count : count + len(numbers)] = numbers[:, 0]
             index.offsets[count : count + len(numbers)] = numbers[:, 1]
@@ -89,11 +95,16 @@ def _parse_lines(path: Path, lines: bytes, lines_before: int) -> npt.NDArray[np.
     count = len(marks) // 2
     if marks == b"\t\n" * count:
         numbers = np.fromstring(lines, dtype=np.int64, sep=" ")
-        if len(numbers) == 2 * count:
+        if len(numbers) == 2 * count and not (numbers >= 10**_DIGITS).any():
             return numbers.reshape(count, 2)
-    for number, line in enumerate(lines.split(b"\n")[:-1], start=lines_before + 1):
+    raise _refusal(path, lines, lines_before)
+
+
+def _refusal(path: Path, lines: bytes, lines_before: int) -> RecordError:
+    """Return the error that names the first of `lines` that is not what it should be."""
+    for number, line in enumerate(lines.split(b"\n"), start=lines_before + 1):
         if not _LINE.fullmatch(line):
-            raise RecordError(
+            return RecordError(
                 f"{path}, line {number}: found {line[:60]!r}, expected key<tab>offset; {_MEND}"
             )
     raise AssertionError(f"{path}: lines of the expected form were not parsed")

@@ -84,7 +84,7 @@ def _key_bounds(file: RecordFile, by_key: RecordIndex) -> tuple[int, int] | None
     if len(record.labels) != 2 or not np.isfinite(record.labels).all():
         return None
     stop, end = (int(label) for label in record.labels)
-    if not 1 < stop <= end:
+    if not 1 < stop <= end < 1 << 62:  # beyond, no key is a number that an index can hold
         return None
     # A float32 this large is off by up to half its distance to the next one.
     slack = int(np.spacing(record.labels[1])) if end >= INEXACT_FROM else 0

@@ -1,4 +1,5 @@
 import logging
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,9 @@ def test_lines_are_parsed_whatever_the_chunks(
         "12\t",
         "1\t1\n1",
         "٣\t4",
+        "1000000000000000000\t4",
+        "1\t99999999999999999999999999999",
+        "1\t" + "0" * 50 + "7\t8",
     ],
 )
 @pytest.mark.parametrize("chunk_bytes", [5, 1 << 24])
@@ -56,6 +60,18 @@ def test_a_line_of_anything_else_is_refused_by_number(
     number = 3 + line.count("\n")
     with pytest.raises(RecordError, match=rf"x\.idx, line {number}: found .* expected key<tab>off"):
         read_index(path, chunk_bytes=chunk_bytes)
+
+
+def test_a_file_without_lines_is_not_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x.idx"
+    with path.open("wb") as file:
+        file.write(b"0\t0\n1\t40\n")
+        file.truncate(100_000_000)  # zeros, as an interrupted copy leaves them
+    tracemalloc.start()
+    with pytest.raises(RecordError, match=r"x\.idx, line 3: found .*x00"):
+        read_index(path, chunk_bytes=1 << 16)
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
 
 
 def test_the_index_beside_the_file_is_taken_in_its_own_order(tmp_path: Path) -> None:
