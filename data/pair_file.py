@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.pickle_values import PickledArray, UnsafePickleError
-from data.safe_pickle import loads
+from data.safe_pickle import MAX_OPCODES, loads
 
 _LFS_POINTER: Final = b"version https://git-lfs"
 _REWRITE: Final = "write such files with data.pair_file.write_pair_file"
@@ -140,7 +140,15 @@ def _map(path: Path) -> memoryview:
 def _items(path: Path, name: str, value: object) -> list[object]:
     """Return a list, tuple or one-dimensional array as a list."""
     if isinstance(value, PickledArray):
-        value = value.values.tolist() if isinstance(value.values, np.ndarray) else value.values
+        value = value.values
+    if isinstance(value, np.ndarray):
+        # A shape of (2**40, 0) fits into a small file, but a list of as many rows nowhere.
+        if value.ndim != 1 or value.size > MAX_OPCODES:
+            raise PairFileError(
+                f"{path}: {name} is an array of shape {value.shape}, expected one dimension and at "
+                f"most {MAX_OPCODES} items; {_REWRITE}"
+            )
+        value = value.tolist()
     if not isinstance(value, list | tuple):
         raise PairFileError(f"{path}: {name} is {_kind(value)}, expected a list; {_REWRITE}")
     return list(value)

@@ -10,6 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+MAX_SIDES: Final = 8
+
 
 class UnsafePickleError(ValueError):
     """The bytes are not a pickle of plain data; the message has the offset and what was found."""
@@ -33,10 +35,16 @@ class DType:
     def __init__(self, code: str) -> None:
         if code[:1] not in "buifO" or not code[1:].isdecimal() or int(code[1:]) > 8:
             raise UnsafePickleError(
-                f"an array of dtype {code!r}: expected booleans, numbers or objects"
+                f"an array of dtype {code[:40]!r}: expected booleans, numbers or objects"
             )
         self.code = code
         self.order = "="
+
+    def set_order(self, order: str) -> None:
+        """Take over a byte order; NumPy would take a whole description of records for one."""
+        if order not in ("<", ">", "=", "|"):
+            raise UnsafePickleError(f"a byte order of {order[:40]!r}: expected <, >, = or |")
+        self.order = order
 
     def is_object(self) -> bool:
         """Return whether the elements are Python objects."""
@@ -62,6 +70,13 @@ def array(
     """Return a view of `contents` as an array; numbers never occupy more than the file does."""
     if not isinstance(dtype, DType) or not isinstance(shape, tuple):
         raise UnsafePickleError("an array without dtype or shape")
+    # Nothing else may come into a message: tuples of tuples, each twice the last one, are few bytes
+    # in a file and no end of text.
+    if len(shape) > MAX_SIDES or not all(isinstance(n, int) and 0 <= n < 1 << 62 for n in shape):
+        raise UnsafePickleError(
+            f"an array whose shape is a tuple of {len(shape)} items: expected at most {MAX_SIDES} "
+            "whole numbers from 0 on"
+        )
     if dtype.is_object():
         if not isinstance(contents, list) or shape != (len(contents),):
             raise UnsafePickleError(f"an array of objects of shape {shape}: expected one dimension")
@@ -69,8 +84,6 @@ def array(
     if not isinstance(contents, memoryview):
         raise UnsafePickleError(f"array contents are a {type(contents).__name__}: expected bytes")
     flat = np.frombuffer(contents, dtype=dtype.numpy())
-    if any(not isinstance(side, int) or side < 0 for side in shape) or np.ndim(flat) != 1:
-        raise UnsafePickleError(f"an array of shape {shape}")
     return flat.reshape(shape, order="F" if order == "F" else "C")
 
 
@@ -86,7 +99,8 @@ def _from_buffer(contents: object, dtype: object, shape: object, order: object) 
 
 def _scalar(dtype: object, contents: object) -> object:
     values = array(contents, dtype, (1,), "C")
-    assert isinstance(values, np.ndarray), "an object dtype demands a list, which is refused above"
+    if not isinstance(values, np.ndarray):
+        raise UnsafePickleError("a scalar that is an object: expected a number")
     return values.item()
 
 
@@ -102,7 +116,7 @@ def _bytes(value: object = None, encoding: object = "latin1") -> memoryview:
         return value
     if not isinstance(value, str) or text(encoding) not in ("latin1", "latin-1"):
         raise UnsafePickleError(
-            f"bytes from a {type(value).__name__} in {encoding!r}: expected latin1"
+            f"bytes from a {type(value).__name__} in {text(encoding)[:40]!r}: expected latin1"
         )
     return memoryview(value.encode("latin1"))
 

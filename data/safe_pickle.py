@@ -42,7 +42,9 @@ def loads(data: bytes | memoryview) -> object:
     except UnsafePickleError as error:
         raise UnsafePickleError(f"at byte {machine.start}: {error}") from None
     except (IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise UnsafePickleError(f"at byte {machine.start}: damaged pickle ({error})") from None
+        raise UnsafePickleError(
+            f"at byte {machine.start}: damaged pickle ({str(error)[:200]})"
+        ) from None
 
 
 class _Machine:
@@ -107,7 +109,7 @@ class _Machine:
     def find(self, module: str, name: str) -> None:
         full = f"{module}.{name}"
         if full not in BUILDERS:
-            raise UnsafePickleError(f"it asks for {full}, which plain data does not need")
+            raise UnsafePickleError(f"it asks for {full[:80]}, which plain data does not need")
         self.push(_Name(full))
 
     def reduce(self) -> None:
@@ -131,7 +133,7 @@ class _Machine:
                 raise UnsafePickleError(
                     "an array of records: expected booleans, numbers or objects"
                 )
-            target.order = text(order)
+            target.set_order(text(order))
         elif isinstance(target, PickledArray):
             _, shape, dtype, column_order, contents = state
             target.values = array(contents, dtype, shape, "F" if column_order else "C")

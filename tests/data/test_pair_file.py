@@ -70,6 +70,17 @@ def test_other_contents_are_refused(tmp_path: Path, content: object, message: st
         read_pair_file(path)
 
 
+@pytest.mark.parametrize("shape", [(2**40, 0), (1, 1), (3_000_001,)])
+def test_arrays_that_are_no_list_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    array = np.zeros(shape, np.uint8)
+    for content in ((array, [True]), (IMAGES[:2], array)):
+        (tmp_path / "set.bin").write_bytes(pickle.dumps(content))
+        with pytest.raises(
+            PairFileError, match=rf"is an array of shape \({shape[0]}, ?.*expected one"
+        ):
+            read_pair_file(tmp_path / "set.bin")
+
+
 def test_arrays_of_images_and_labels_are_read(tmp_path: Path) -> None:
     images = np.empty(4, dtype=object)
     images[:] = [np.frombuffer(image, np.uint8) for image in IMAGES]

@@ -150,6 +150,57 @@ def test_promises_that_the_file_does_not_keep_cost_nothing(data: bytes, message:
         loads(data)
 
 
+ARRAY = b"cnumpy.core.numeric\n_frombuffer\n(U\x01xcnumpy\ndtype\n(Vu1\ntR%sVC\ntR."
+DOUBLED = b")" + b"".join(b"\x94h%c\x86" % number for number in range(60))  # 2**60 tuples to print
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (DOUBLED, "a tuple of 2 items: expected"),
+        (b")" + b"\x85" * 100_000, "a tuple of 1 items: expected"),
+        (b"(" + b"K\x01" * 9 + b"t", "a tuple of 9 items: expected at most 8 whole numbers"),
+        (b"J\xff\xff\xff\xff\x85", "a tuple of 1 items: expected"),
+        (b"I" + b"9" * 4000 + b"\n\x85", "a tuple of 1 items: expected"),
+        (b"V1\n\x85", "a tuple of 1 items: expected"),
+    ],
+    ids=["doubled", "deep", "long", "negative", "huge", "text"],
+)
+def test_a_shape_is_a_few_whole_numbers(shape: bytes, message: str) -> None:
+    with pytest.raises(UnsafePickleError, match=message):
+        loads(ARRAY % shape)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"cnumpy\ndtype\n(Vu1\ntR(K\x03Vf4,\nNNNtb.", "a byte order of 'f4,'"),
+        (b"cnumpy\ndtype\n(Vu1\ntR(K\x03V(9,)\nNNNtb.", r"a byte order of '\(9,\)'"),
+        (b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(VO8\ntR(NltR.", "that is an object"),
+    ],
+)
+def test_dtypes_that_are_no_number_are_refused(data: bytes, message: str) -> None:
+    with pytest.raises(UnsafePickleError, match=message):
+        loads(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"c" + b"a" * 100_000 + b"\nb\n.",
+        b"F" + b"x" * 100_000 + b"\n.",
+        b"cnumpy\ndtype\n(V" + b"x" * 100_000 + b"\ntR.",
+        b"c_codecs\nencode\n(Vx\nV" + b"y" * 100_000 + b"\ntR.",
+        b"cnumpy\ndtype\n(Vu1\ntR(K\x03V" + b"x" * 100_000 + b"\nNNNtb.",
+    ],
+    ids=["name", "float", "dtype", "encoding", "order"],
+)
+def test_messages_stay_short(data: bytes) -> None:
+    with pytest.raises(UnsafePickleError) as caught:
+        loads(data)
+    assert len(str(caught.value)) < 300
+
+
 def test_a_text_is_not_multiplied_through_the_memo() -> None:
     text = b"X\x00\x10\x00\x00" + b"w" * 4096 + b"q\x01"
     encode = b"c_codecs\nencode\nh\x01X\x06\x00\x00\x00latin1\x86R"
