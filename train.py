@@ -282,6 +282,8 @@ def make_loader(config: Config, dataset: FaceDataset, world: World, device: torc
         prefetch=pace.prefetch,
         pin_memory=device.type == "cuda",
         cores=cores,
+        replacement_seed=config.seed if settings.on_bad_record == "skip" else None,
+        max_bad_share=settings.max_bad_share,
     )
 
 

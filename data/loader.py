@@ -14,16 +14,18 @@ Normalisation and augmentation happen later, on the device.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data.bad_records import BadRecord, BadRecords, decode_replacing
 from data.buffers import ImageBuffers
 from data.dataset import FaceDataset
 from data.decode import decode_batch
@@ -45,12 +47,14 @@ class Batch:
         indices: int64 [b], places of the samples in the dataset.
         epochs: int64 [b], the epoch that each sample belongs to, as the order counts them (a batch
             can span two); no sample comes twice with the same.
+        bad: the records that other samples were taken for.
     """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
     epochs: Tensor
+    bad: tuple[BadRecord, ...] = ()
 
     def __len__(self) -> int:
         """Return b."""
@@ -88,6 +92,9 @@ class Loader:
         pin_memory: deliver page-locked memory (needs CUDA).
         prefetch: batches that may be ready ahead, or in work.
         cores: of this rank, for `advice`; None: all that this process may run on.
+        replacement_seed: with it, another sample takes the place of a record that cannot be read
+            or decoded, with its own label and index; None: such a record is raised.
+        max_bad_share: the share of bad samples above which `report` raises.
 
     Raises `ValueError` for values out of range, an order of another number of samples, or when some
     micro-batch leaves a rank without a sample.
@@ -107,6 +114,8 @@ class Loader:
         pin_memory: bool = False,
         prefetch: int = 4,
         cores: int | None = None,
+        replacement_seed: int | None = None,
+        max_bad_share: float = 0.001,
     ) -> None:
         _check_batch(global_batch_size, accumulation, world_size)
         if not 0 <= rank < world_size:
@@ -117,6 +126,8 @@ class Loader:
             raise ValueError("pin_memory is set and there is no CUDA device: set it to false")
         if prefetch < 1:
             raise ValueError(f"prefetch is {prefetch}: expected at least 1 batch")
+        if not 0 < max_bad_share <= 1:
+            raise ValueError(f"max_bad_share is {max_bad_share}: expected above 0, at most 1")
         if order is None:
             order = GlobalOrder(len(dataset), seed=0)
         if order.num_samples != len(dataset):
@@ -136,6 +147,8 @@ class Loader:
         self.cores = cores or usable_cores()
         self._buffers = ImageBuffers(pin_memory=pin_memory)
         self._lately: deque[Spent] = deque(maxlen=REMEMBERED)
+        self.replacement_seed = replacement_seed
+        self._bad = BadRecords(len(dataset), max_bad_share)
         self._order = order
 
     def spec(self, step: int, micro: int) -> BatchSpec:
@@ -165,12 +178,33 @@ class Loader:
         return self._decoded(specs)
 
     def _decoded(self, specs: Iterator[BatchSpec]) -> Iterator[Batch]:
-        decode = partial(_decode, self.dataset, self.image_size, self._buffers)
+        decode = partial(
+            _decode, self.dataset, self.image_size, self._buffers, self.replacement_seed
+        )
         ahead = max(self.prefetch, self.workers)
         with closing(prefetched(decode, specs, ahead, threads=self.workers)) as results:
             for batch, spent in results:
                 self._lately.append(spent)
+                self._bad.add(batch.bad)  # counts when it is delivered, not when it is read
                 yield batch
+
+    def report(self, step: int) -> dict[str, float]:
+        """Return what the log should say of the data of the first `step` steps.
+
+        Where bad records are replaced that is the number of `bad_records`, over all ranks, which
+        must call this at the same steps. Raises `BadRecordsError` when they are too many.
+        """
+        if self.replacement_seed is None:
+            return {}
+        return {"bad_records": self._bad.agree(step * self.global_batch_size)}
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold, as of the last `report`: the bad records known."""
+        return {"bad_records": self._bad.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned, on any number of ranks."""
+        self._bad.restore(state.get("bad_records", []))
 
     def advice(self) -> str:
         """Return the one thing to change if training waits for batches.
@@ -198,17 +232,32 @@ def _check_batch(global_batch_size: int, accumulation: int, world_size: int) -> 
 
 
 def _decode(
-    dataset: FaceDataset, image_size: int, buffers: ImageBuffers, spec: BatchSpec
+    dataset: FaceDataset,
+    image_size: int,
+    buffers: ImageBuffers,
+    replacement_seed: int | None,
+    spec: BatchSpec,
 ) -> tuple[Batch, Spent]:
-    """Read and decode one batch; return it and what it took."""
-    with spending(len(spec.indices)) as spent:
-        images = buffers.take(len(spec.indices), image_size)
-        decode_batch(dataset, spec.indices, image_size, images.numpy())
+    """Read and decode one batch; return it and what it took.
+
+    With a seed, other samples take the place of bad ones.
+    """
+    indices = spec.indices
+    bad: tuple[BadRecord, ...] = ()
+    with spending(len(indices)) as spent:
+        images = buffers.take(len(indices), image_size)
+        if replacement_seed is None:
+            decode_batch(dataset, indices, image_size, images.numpy())
+        else:
+            indices, bad = decode_replacing(
+                dataset, indices, spec.epochs, images.numpy(), seed=replacement_seed
+            )
     batch = Batch(
         images=images.permute(0, 3, 1, 2),
-        labels=_tensor(dataset.labels[spec.indices], buffers.pin_memory),
-        indices=_tensor(spec.indices, buffers.pin_memory),
+        labels=_tensor(dataset.labels[indices].astype(np.int64, copy=False), buffers.pin_memory),
+        indices=_tensor(indices, buffers.pin_memory),
         epochs=_tensor(spec.epochs, buffers.pin_memory),
+        bad=bad,
     )
     return batch, spent
 

@@ -94,6 +94,10 @@ class Data(Section):
     which `mixing_blocks` are mixed at a time; `none` in the order of the files. `sampler` is which
     images come at all: `uniform` each once an epoch, `class_balanced` each identity equally often,
     `p_k` batches of `identities_per_batch` with `images_per_identity` each.
+
+    A record that cannot be read or decoded stops the run; with `on_bad_record: skip` another sample
+    takes its place, chosen by the seed, as long as no more than `max_bad_share` of the samples seen
+    are bad (ten may be, where the whole dataset has room for them).
     """
 
     train: Path
@@ -103,6 +107,8 @@ class Data(Section):
     remap_labels: bool = False
     workers: Literal["auto"] | Positive = "auto"
     prefetch: Literal["auto"] | Positive = "auto"
+    on_bad_record: Literal["stop", "skip"] = "stop"
+    max_bad_share: Annotated[float, Field(gt=0, le=1)] = 0.001
     order: Literal["global", "blocks", "none"] = "global"
     block_records: Positive = 4096
     mixing_blocks: Positive = 8

@@ -1,6 +1,6 @@
 """What the trainer asks of parts that live in `data/` and `eval/`, which it may not import."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -22,6 +22,22 @@ class BatchSource(Protocol):
 
     def advice(self) -> str:
         """Return the one thing to change if steps wait for batches."""
+        ...
+
+    def report(self, step: int) -> Mapping[str, float]:
+        """Return numbers for the log about the data of the first `step` steps.
+
+        Called on all ranks at the same steps. Raises `ValueError`, on all ranks, when the data
+        is not good enough to go on.
+        """
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold besides the step, the same on every rank."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned when the checkpoint was written."""
         ...
 
 

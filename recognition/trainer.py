@@ -263,6 +263,7 @@ class Trainer:
         """Write a checkpoint; `accuracy` is the mean accuracy of the model at this very step."""
         self._follow_rank_0()
         self.head.forget()
+        self.source.report(self.progress.step)  # its state must know all that was met so far
         best = accuracy is not None and accuracy > self.progress.best_accuracy
         if accuracy is not None and best:
             self.progress.best_accuracy = accuracy
@@ -288,6 +289,7 @@ class Trainer:
         facts = self.checkpoints.load(folder, self._state())
         self.progress = Progress(**facts["progress"])
         self.scaler.load_state_dict(facts["scaler"])
+        self.source.restore(facts.get("source", {}))  # earlier versions saved none
         self.head.step_count = self.progress.step
 
     def _state(self) -> State:
@@ -307,6 +309,7 @@ class Trainer:
             facts={
                 "progress": asdict(self.progress),
                 "scaler": self.scaler.state_dict(),
+                "source": self.source.state(),
                 "identity": dict(self.identity),
                 "world_size": self.world.size,
                 **self.facts,
@@ -337,6 +340,7 @@ class Trainer:
             "memory_gb": peak_memory_bytes(self.device) / 2**30,
             "loss_scale": self.scaler.scale,
             "skipped_steps": self.scaler.skipped_steps,
+            **self.source.report(step),
         }
         self.telemetry.train(
             step,

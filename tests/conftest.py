@@ -14,7 +14,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from data.pair_file import write_pair_file
-from data.recordio import write_face_records
+from data.recordio import HEADER, PART, write_face_records
 
 
 def picture(identity: int, number: int, size: int = 32) -> bytes:
@@ -24,6 +24,17 @@ def picture(identity: int, number: int, size: int = 32) -> bytes:
     image += np.random.default_rng([identity, number]).normal(0, 12, image.shape)
     pixels = image.clip(0, 255).astype(np.uint8)
     return bytes(simplejpeg.encode_jpeg(pixels, quality=95))
+
+
+def corrupt(folder: Path, keys: list[int]) -> list[str]:
+    """Spoil the images of `keys` in `folder/train.rec`; return key and offset of each in words."""
+    lines = (folder / "train.idx").read_text().splitlines()
+    offsets = {int(key): int(offset) for key, offset in (line.split("\t") for line in lines)}
+    with (folder / "train.rec").open("r+b") as file:
+        for key in keys:
+            file.seek(offsets[key] + PART.size + HEADER.size)
+            file.write(bytes(200))
+    return [f"key {key}, offset {offsets[key]}" for key in keys]
 
 
 @pytest.fixture(scope="session")

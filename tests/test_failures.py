@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import corrupt
 from tests.launch import Ended, Ranks, train
 
 RANKS = 2
@@ -63,10 +64,7 @@ def test_a_truncated_rec(tiny_config: Path, broken_data: Path) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_corrupt_jpeg(tiny_config: Path, broken_data: Path, workers: int) -> None:
-    content = bytearray((broken_data / "train.rec").read_bytes())
-    start = content.index(b"\xff\xd8", len(content) // 2)
-    content[start : start + 200] = bytes(200)
-    (broken_data / "train.rec").write_bytes(content)
+    (place,) = corrupt(broken_data, [45])
     ended = train(
         [
             "--config", str(tiny_config), "--set", f"data.train={broken_data}",
@@ -74,7 +72,27 @@ def test_a_corrupt_jpeg(tiny_config: Path, broken_data: Path, workers: int) -> N
         ],
         ranks=RANKS,
     )  # fmt: skip
-    assert_all_failed(ended, "train.rec", "key ", "offset ")
+    assert_all_failed(ended, f"{broken_data / 'train.rec'}, {place}: cannot decode")
+    assert all("Traceback" not in rank.output for rank in ended)
+
+
+def test_more_bad_records_than_allowed_stop_a_run_that_skips_them(
+    tiny_config: Path, broken_data: Path, tmp_path: Path
+) -> None:
+    places = corrupt(broken_data, [5, 20, 45, 60, 80])
+    ended = train(
+        [
+            "--config", str(tiny_config), "--set", f"data.train={broken_data}",
+            "--set", "data.on_bad_record=skip", "--set", "data.max_bad_share=0.05",
+        ],
+        ranks=RANKS,
+    )  # fmt: skip
+    assert_all_failed(ended, "5 of 91 samples seen so far are bad", "raise max_bad_share")
+    assert all("Traceback" not in rank.output for rank in ended)
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert all(log.count(f"{place}: cannot decode") == 1 for place in places)
+    assert "step 4/40" in log
+    assert "step 5/40" not in log  # the first epoch ends within step 5
 
 
 def test_a_nan_stops_before_weights_are_touched(tiny_config: Path, tmp_path: Path) -> None:

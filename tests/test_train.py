@@ -13,11 +13,10 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from data.dataset import open_dataset
 from data.order import BlockOrder, FileOrder, GlobalOrder, SampleOrder
-from data.recordio import RecordWriter, pack_record
+from data.recordio import RecordWriter, pack_record, write_face_records
 from data.samplers import ClassBalancedOrder, PKOrder
 from recognition.config_file import load_config
-from data.recordio import RecordWriter, pack_record, write_face_records
-from tests.conftest import picture
+from tests.conftest import corrupt, picture
 from tests.launch import train, train_well
 from train import identity, make_order
 
@@ -122,6 +121,31 @@ def test_resume_on_other_numbers_of_ranks_agrees(tiny_config: Path, tmp_path: Pa
         for one, other in zip(metrics(tmp_path / "run"), metrics(run), strict=True):
             assert other["active_classes"] == one["active_classes"]
             assert other["loss"] == pytest.approx(one["loss"], rel=1e-3)
+
+
+def test_bad_records_are_skipped_alike_on_all_ranks_and_after_a_resume(
+    tiny_config: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(tiny_data, tmp_path / "broken"))
+    places = corrupt(data, [20, 45, 61])
+    arguments = ["--config", str(tiny_config), *FROZEN, "--set", f"data.train={data}"]
+    arguments += ["--set", "data.on_bad_record=skip", "--set", "data.max_bad_share=0.05"]
+    arguments += ["--set", "train.steps=8", "--set", "checkpoint.every_steps=2"]
+    train_well(arguments)
+    copy = interrupted(tmp_path / "run", 2, tmp_path / "copy")
+    again = [*arguments, "--output", str(copy), "--resume", "auto", "--set", "data.workers=1"]
+    train_well(again, ranks=2)
+    whole, resumed = metrics(tmp_path / "run"), metrics(copy)
+    counts = [line["bad_records"] for line in whole]
+    assert 0 < counts[1] < counts[-1] == 3
+    assert [line["bad_records"] for line in resumed] == counts
+    for one, other in zip(whole, resumed, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-3)
+    told = [f"{data / 'train.rec'}, {place}: cannot decode" for place in places]
+    log, longer = ((run / "log.txt").read_text() for run in (tmp_path / "run", copy))
+    assert [log.count(place) for place in told] == [1, 1, 1]
+    # The copy goes on with the log of the whole run, and tells what is new to it.
+    assert sum(longer.count(place) for place in told) == 3 + 3 - counts[1]
 
 
 def test_resume_in_another_placement_agrees(tiny_config: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import simplejpeg
 from data.dataset import RecordDataset
 from data.decode import encoded_size
 from data.loader import Loader
+from data.order import GlobalOrder
 from scripts.loader_benchmark.incumbent import Reader, usual_loader
 
 BARE, OURS, INCUMBENT = "bare decode", "ours", "incumbent"
@@ -52,7 +53,7 @@ class Setting:
             self.dataset,
             image_size=self.image_size,
             global_batch_size=self.batch_size,
-            seed=self.seed,
+            order=GlobalOrder(len(self.dataset), self.seed),
             workers=workers,
             prefetch=self.prefetch,
         )

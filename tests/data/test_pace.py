@@ -35,6 +35,9 @@ class Images:
     def describe(self, index: int) -> str:
         return f"image {index}"
 
+    def storage_order(self) -> None:
+        return None
+
 
 def choose(spent: Spent, *, device: str = "cuda", cores: int = 16, batch: int = 128) -> Pace:
     return choose_pace(
