@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from data.index import RecordIndex
 from data.record_file import Headers, Keys, RecordFile
-from data.recordio import RecordError, unpack_record
+from data.recordio import HEADER, RecordError, unpack_record
 
 logger = logging.getLogger(__name__)
 
@@ -78,16 +78,16 @@ def _key_bounds(file: RecordFile, by_key: RecordIndex) -> tuple[int, int] | None
     if by_key.keys[0] != 0:
         return None
     payload = file.read(int(by_key.offsets[0]), 0)
-    if len(payload) != 32:  # a header and two labels
+    if len(payload) != HEADER.size + 8 or HEADER.unpack_from(payload)[0] != 2:
+        return None  # it is not made of a header and two labels
+    labels = unpack_record(payload).labels
+    if not np.isfinite(labels).all():
         return None
-    record = unpack_record(payload)
-    if len(record.labels) != 2 or not np.isfinite(record.labels).all():
-        return None
-    stop, end = (int(label) for label in record.labels)
+    stop, end = (int(label) for label in labels)
     if not 1 < stop <= end < 1 << 62:  # beyond, no key is a number that an index can hold
         return None
     # A float32 this large is off by up to half its distance to the next one.
-    slack = int(np.spacing(record.labels[1])) if end >= INEXACT_FROM else 0
+    slack = int(np.spacing(labels[1])) if end >= INEXACT_FROM else 0
     if stop >= INEXACT_FROM:
         stop = _first_without_image(file, by_key.between(stop - slack, stop + slack + 1), stop)
     return stop, end + slack

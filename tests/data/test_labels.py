@@ -119,6 +119,12 @@ def test_bounds_that_float32_cannot_hold_are_looked_up(tmp_path: Path) -> None:
     assert not images.labels.any()
 
 
+def test_a_first_record_that_claims_4_billion_labels_is_refused_by_name(tmp_path: Path) -> None:
+    payload = b"\xff" * 4 + header(2, 2)[4:]
+    with pytest.raises(RecordError, match="key 0, offset 0: its payload is too short for a header"):
+        write(tmp_path / "x.rec", {0: payload, 1: pack_record(0, 1, b"image")})
+
+
 def test_bounds_that_no_index_can_hold_make_no_header_record(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="key 0, offset 0: it holds no image, only a header"):
         write(tmp_path / "x.rec", {0: header(1e38, 3e38), 1: pack_record(0, 1, b"image")})
