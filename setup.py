@@ -47,6 +47,7 @@ setup(
         "plots": ["matplotlib>=3.8"],
         "test": [
             "faiss-cpu>=1.8",
+            "hypothesis>=6.100",
             "matplotlib>=3.8",
             "mypy>=1.13",
             "onnx>=1.16",

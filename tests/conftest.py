@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import simplejpeg
 import torch
+from hypothesis import HealthCheck, settings
 
 # Triton reads this when it is first imported, which torchvision does: hence before any import
 # of this project. Where there is no GPU its kernels then run in its interpreter.
@@ -15,6 +16,12 @@ if not torch.cuda.is_available():
 
 from data.pair_file import write_pair_file
 from data.recordio import HEADER, PART, write_face_records
+
+# The same examples each time and nothing kept between runs; `--hypothesis-profile=fuzz` searches.
+_slow = settings(deadline=None, suppress_health_check=list(HealthCheck))
+settings.register_profile("fixed", _slow, max_examples=200, derandomize=True, database=None)
+settings.register_profile("fuzz", _slow, max_examples=20_000)
+settings.load_profile("fixed")
 
 
 def picture(identity: int, number: int, size: int = 32) -> bytes:
