@@ -1,6 +1,7 @@
 """Reading RecordIO: a memory-mapped file, its records one by one or their headers in bulk."""
 
 import mmap
+import os
 import re
 import struct
 from array import array
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from data.locations import Location, as_location, file_stamp
 from data.recordio import (
     FIRST,
     HEADER,
@@ -61,6 +63,11 @@ class RecordFile:
     path alone and opens the file again.
 
     Raises `RecordError` when the file is missing, empty, a Git LFS pointer, or no RecordIO.
+
+    Attributes:
+        path: of the file.
+        size: in bytes.
+        stamp: text that changes when the file is written again; see `data.locations.stamp`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,6 +77,7 @@ class RecordFile:
             raise RecordError(f"{path} {state}: expected a RecordIO file; copy or make it again")
         with path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self.stamp = file_stamp(os.fstat(file.fileno()))
         self._view = memoryview(self._map)
         self.size = len(self._view)
         refuse_lfs_pointer(path, bytes(self._view[:512]))
@@ -225,7 +233,12 @@ class RecordFile:
         return word >> SIZE_BITS, stop
 
 
-def refuse_lfs_pointer(path: Path, start: bytes) -> None:
+def open_record_file(location: Location) -> RecordFile:
+    """Open the records at `location`; raises as the reader of that kind of location does."""
+    return RecordFile(Path(as_location(location)))
+
+
+def refuse_lfs_pointer(path: Location, start: bytes) -> None:
     """Raise `RecordError` if `start`, the first bytes of `path`, are those of a Git LFS pointer."""
     pointer = _LFS_POINTER.match(start)
     if pointer:

@@ -1,0 +1,81 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from data.locations import (
+    LocationError,
+    as_location,
+    beside,
+    cache_name,
+    default_cache_folder,
+    expand,
+    is_glob,
+    same_file_key,
+    stamp,
+)
+
+
+def test_a_pattern_is_expanded_in_the_order_of_the_names(tmp_path: Path) -> None:
+    for name in ("train-2.rec", "train-10.rec", "train-1.rec", "other.rec", "train-1.idx"):
+        (tmp_path / name).touch()
+    pattern = tmp_path / "train-*.rec"
+    assert is_glob(pattern)
+    names = [Path(path).name for path in expand(pattern)]
+    assert names == ["train-1.rec", "train-10.rec", "train-2.rec"]
+
+
+def test_a_folder_whose_name_looks_like_a_pattern_is_itself(tmp_path: Path) -> None:
+    (tmp_path / "faces[v2]").mkdir()
+    assert not is_glob(tmp_path / "faces[v2]")
+    assert is_glob(tmp_path / "faces[v3]")
+
+
+def test_a_stamp_changes_with_size_and_with_time(tmp_path: Path) -> None:
+    path = tmp_path / "x.rec"
+    path.write_bytes(b"abc")
+    os.utime(path, ns=(5, 1_000_000_007))
+    before = stamp(path)
+    os.utime(path, ns=(6, 1_000_000_008))
+    after_touch = stamp(path)
+    path.write_bytes(b"abcd")
+    os.utime(path, ns=(6, 1_000_000_008))
+    assert len({before, after_touch, stamp(path)}) == 3
+
+
+def test_links_lead_to_the_same_file(tmp_path: Path) -> None:
+    (tmp_path / "a.rec").write_bytes(b"a")
+    (tmp_path / "b.rec").write_bytes(b"a")
+    (tmp_path / "symbolic.rec").symlink_to("a.rec")
+    os.link(tmp_path / "a.rec", tmp_path / "hard.rec")
+    key = same_file_key(tmp_path / "a.rec")
+    assert same_file_key(tmp_path / "symbolic.rec") == key
+    assert same_file_key(tmp_path / "hard.rec") == key
+    assert same_file_key(tmp_path / "b.rec") != key
+
+
+def test_cached_things_of_different_files_have_different_names(tmp_path: Path) -> None:
+    names = {
+        cache_name(tmp_path / "train.rec"),
+        cache_name(tmp_path / "a" / "train.rec"),
+        cache_name(tmp_path / "train.rec", "5:7"),
+    }
+    assert len(names) == 3
+    assert all(name.endswith("-train.rec") for name in names)
+
+
+def test_the_cache_folder_follows_the_standard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/some/cache")
+    assert default_cache_folder() == Path("/some/cache/partialfc")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert default_cache_folder() == Path("/home/someone/.cache/partialfc")
+
+
+def test_the_index_lies_beside_the_records(tmp_path: Path) -> None:
+    assert beside(tmp_path / "train-0.5.rec", ".idx") == tmp_path / "train-0.5.idx"
+
+
+def test_a_url_is_refused_and_never_taken_for_a_path() -> None:
+    with pytest.raises(LocationError, match=r"^s3://bucket/train\.rec: no reader for s3://"):
+        as_location("s3://bucket/train.rec")
