@@ -54,8 +54,8 @@ class ArrayFile:
                 _check_arrays(path, file, head["checksum"])
             elif head["checksum"] != known_checksum:
                 raise ArrayFileError(
-                    f"{path} was written again while in use: its arrays' checksum is "
-                    f"{head['checksum']:#010x}, expected {known_checksum:#010x}; start the run again"
+                    f"{path} was written again while in use: its checksum is "
+                    f"{head['checksum']:#010x}, expected {known_checksum:#010x}; start again"
                 )
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._checksum: int = head["checksum"]

@@ -2,12 +2,16 @@
 
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
+from data.array_file import write_atomically
+from data.locations import beside, cache_name, default_cache_folder, places_beside
 from data.record_file import RecordFile, refuse_lfs_pointer
 from data.recordio import RecordError
 
@@ -16,6 +20,7 @@ logger = logging.getLogger(__name__)
 _DIGITS = 18  # of the largest key or offset, so that both fit an int64
 _LINE = re.compile(rb"\d{1,18}\t\d{1,18}")
 _LONGEST_LINE = 2 * _DIGITS + len("\t\r\n")
+_LINES_AT_ONCE = 1 << 16
 _MEND = "copy the .idx again, or delete it to have it rebuilt from the .rec"
 
 
@@ -44,16 +49,62 @@ class RecordIndex:
         return RecordIndex(self.keys[first:last], self.offsets[first:last])
 
 
-def open_index(file: RecordFile) -> RecordIndex:
+def open_index(file: RecordFile, *, cache_folder: Path | None = None) -> RecordIndex:
     """Return the index of `file`, from the `.idx` of the same name where there is one.
+
+    Where there is none it is rebuilt and written beside the file, or, if that folder takes no
+    files, into `cache_folder` (the user's by default), where it is found the next time.
 
     Raises `RecordError` for an index that is damaged or another file's, and for a truncated file.
     """
-    path = file.path.with_suffix(".idx")
-    index = read_index(path) if path.is_file() else scan_index(file)
-    _check_keys(path, index.keys)
-    _check_offsets(path, index, file)
+    path = find_index(file, cache_folder=cache_folder)
+    if path is not None:
+        index = read_index(path)
+        _check_keys(path, index.keys)
+        _check_offsets(path, index, file)
+        return index
+    index = scan_index(file)
+    places = places_beside(beside(file.path, ".idx"), _rebuilt_index(file, cache_folder))
+    write_somewhere(places, lambda out: _write_index(out, index))
     return index
+
+
+def find_index(file: RecordFile, *, cache_folder: Path | None = None) -> Path | None:
+    """Return the `.idx` beside `file`, or the one that was rebuilt for it, or None."""
+    if (path := file.index_path()) is not None:
+        return path
+    rebuilt = _rebuilt_index(file, cache_folder)
+    return rebuilt if rebuilt.is_file() else None
+
+
+def _rebuilt_index(file: RecordFile, cache_folder: Path | None) -> Path:
+    """Return where an index of `file` is kept if it cannot be beside it."""
+    # Text says nothing of the file that it was made from: here the name does.
+    name = cache_name(beside(file.path, ".idx"), file.stamp)
+    return (cache_folder or default_cache_folder()) / name
+
+
+def write_somewhere(places: list[Path], write: Callable[[IO[bytes]], None]) -> Path | None:
+    """Write a file to the first of `places` that takes it, atomically; return that place.
+
+    Where none does, what was to be written is made again each time: that is logged, and no error.
+    """
+    faults = []
+    for place in places:
+        try:
+            if place != places[0]:  # a cache folder; that of the data is not ours to make
+                place.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(place, write)
+        except OSError as error:
+            faults.append(f"{place.parent}: {error.strerror}")
+        else:
+            logger.info("wrote %s", place)
+            return place
+    logger.warning(
+        "%s cannot be written and will be made again each time; set data.index_cache to a folder "
+        "that takes files (%s)", places[0].name, "; ".join(faults),
+    )  # fmt: skip
+    return None
 
 
 def read_index(path: Path, *, chunk_bytes: int = 1 << 24) -> RecordIndex:
@@ -128,6 +179,14 @@ def scan_index(file: RecordFile) -> RecordIndex:
         keys = np.arange(len(offsets))
     logger.info("%s: found %d records", file.path, len(offsets))
     return RecordIndex(keys, offsets)
+
+
+def _write_index(file: IO[bytes], index: RecordIndex) -> None:
+    """Write the lines that MXNet reads."""
+    for start in range(0, len(index.keys), _LINES_AT_ONCE):
+        rows = slice(start, start + _LINES_AT_ONCE)
+        numbers = np.stack([index.keys[rows], index.offsets[rows]], 1).ravel().tolist()
+        file.write((b"%d\t%d\n" * (len(numbers) // 2)) % tuple(numbers))
 
 
 def _check_keys(path: Path, keys: npt.NDArray[np.int64]) -> None:

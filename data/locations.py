@@ -1,7 +1,7 @@
 """Where data lies: the one place that turns what a user writes into files.
 
 A location is a `Path`, or the text of a URL, which a `Path` would spoil (`s3://a` becomes `s3:/a`).
-Everything that opens, stats or names files beside a data file does it through these functions.
+Everything that names, compares or caches data files by their location does it here.
 """
 
 import glob
@@ -9,73 +9,90 @@ import hashlib
 import os
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 Location = Path | str
 
 
 class LocationError(ValueError):
-    """A location that leads to no file that can be read; says what was expected there."""
+    """A location that cannot be used in this way; says what can."""
 
 
-def as_location(text: Location) -> Location:
-    """Return the location that `text` means; raises `LocationError` for a URL without a reader."""
-    if "://" in str(text):
-        raise LocationError(
-            f"{text}: no reader for {str(text).partition('://')[0]}:// locations: expected a path; "
-            "copy the data, or mount its store as a folder"
-        )
-    return Path(text)
+def is_url(location: Location) -> bool:
+    """Return whether `location` is a URL, as `s3://bucket/train.rec`, and no path."""
+    return isinstance(location, str) and "://" in location
 
 
 def is_glob(location: Location) -> bool:
     """Return whether `location` is a pattern of several files: `train-*.rec`.
 
-    A file or folder whose own name has such signs is itself.
+    A file or folder whose own name has such signs is itself. In a URL only `*` makes a pattern.
     """
+    if is_url(location):
+        return "*" in str(location)
     return glob.has_magic(str(location)) and not Path(location).exists()
 
 
 def expand(location: Location) -> Sequence[Location]:
-    """Return the files that match a pattern, in the order of their names."""
+    """Return the files that match a pattern, in the order of their names.
+
+    Raises `LocationError` for a URL: a web server has no list of its files.
+    """
+    if is_url(location):
+        raise LocationError(
+            f"{location}: patterns of URLs are not looked up: expected the files one by one; list "
+            "them in data.train, with data.merge: by_name if they are shards of one dataset"
+        )
     return [Path(name) for name in sorted(glob.glob(str(location), recursive=True))]
 
 
-def exists(location: Location) -> bool:
-    """Return whether `location` is a file."""
-    return Path(location).is_file()
+def folder_of(location: Location) -> Path:
+    """Return the folder that holds a file or the files of a pattern; a folder is its own.
+
+    Raises `LocationError` for a URL, which has no folder on this machine.
+    """
+    if is_url(location):
+        raise LocationError(f"{location} is in no folder of this machine: state one")
+    path = Path(location)
+    path = path if path.is_dir() else path.parent
+    while glob.has_magic(str(path)) and not path.exists():
+        path = path.parent
+    return path
 
 
 def beside(location: Location, suffix: str) -> Location:
     """Return the location of the same name with another suffix: `train.rec`, `train.idx`."""
+    if is_url(location):
+        return str(location).removesuffix(".rec") + suffix
     return Path(location).with_suffix(suffix)
 
 
-def open_binary(location: Location) -> BinaryIO:
-    """Open a file for reading."""
-    return Path(location).open("rb")
+def places_beside(location: Location, otherwise: Path) -> list[Path]:
+    """Return where a file for `location` can be tried to be written: there, and in a cache.
+
+    Nothing is written beside remote files.
+    """
+    return [otherwise] if is_url(location) else [Path(location), otherwise]
 
 
-def stamp(location: Location) -> str:
-    """Return a text that changes when the file is written again: its size and time of change."""
-    return file_stamp(os.stat(location))
-
-
-def file_stamp(status: os.stat_result) -> str:
-    """Return the stamp of an open file."""
+def stamp(status: os.stat_result) -> str:
+    """Return a text that changes when a file is written again: its size and time of change."""
     return f"{status.st_size}:{status.st_mtime_ns}"
 
 
 def same_file_key(location: Location) -> Hashable:
     """Return what two locations of one file have in common, whatever links lead to it."""
+    if is_url(location):
+        return location
     status = os.stat(location)
     return status.st_dev, status.st_ino
 
 
 def cache_name(location: Location, *facts: str) -> str:
     """Return a file name for things derived from `location`: readable, and only its own."""
-    whole = "\n".join([os.path.abspath(location), *facts])
-    return f"{hashlib.sha256(whole.encode()).hexdigest()[:16]}-{Path(location).name}"
+    place = str(location) if is_url(location) else os.path.abspath(location)
+    whole = "\n".join([place, *facts])
+    digest = hashlib.sha256(whole.encode()).hexdigest()[:16]
+    return f"{digest}-{Path(location).name[-80:]}"  # file systems end names at 255 bytes
 
 
 def default_cache_folder() -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from data.locations import Location, as_location, file_stamp
+from data.locations import Location, beside, is_url, stamp
 from data.recordio import (
     FIRST,
     HEADER,
@@ -77,7 +77,7 @@ class RecordFile:
             raise RecordError(f"{path} {state}: expected a RecordIO file; copy or make it again")
         with path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self.stamp = file_stamp(os.fstat(file.fileno()))
+            self.stamp = stamp(os.fstat(file.fileno()))
         self._view = memoryview(self._map)
         self.size = len(self._view)
         refuse_lfs_pointer(path, bytes(self._view[:512]))
@@ -90,6 +90,11 @@ class RecordFile:
 
     def __reduce__(self) -> tuple[type["RecordFile"], tuple[Path]]:
         return RecordFile, (self.path,)
+
+    def index_path(self) -> Path | None:
+        """Return the `.idx` of the same name, None where there is none."""
+        path = Path(beside(self.path, ".idx"))
+        return path if path.is_file() else None
 
     def where(self, offset: int, key: int | None = None) -> str:
         """Return the place of a record in words, for messages."""
@@ -155,7 +160,7 @@ class RecordFile:
         return found
 
     def headers_in_chunks(
-        self, offsets: npt.NDArray[np.int64], keys: Keys | None = None, *, chunk: int = 1 << 20
+        self, offsets: npt.NDArray[np.int64], keys: Keys | None = None, *, chunk: int = 1 << 16
     ) -> Iterator[tuple[slice, Headers]]:
         """Yield the headers of `chunk` records at a time, with their place in `offsets`.
 
@@ -234,8 +239,13 @@ class RecordFile:
 
 
 def open_record_file(location: Location) -> RecordFile:
-    """Open the records at `location`; raises as the reader of that kind of location does."""
-    return RecordFile(Path(as_location(location)))
+    """Open the records at `location`; raises `RecordError` for a URL, which has no reader."""
+    if is_url(location):
+        raise RecordError(
+            f"{location}: no reader for {str(location).partition('://')[0]}:// locations: expected "
+            "a path; copy the data, or mount its store as a folder"
+        )
+    return RecordFile(Path(location))
 
 
 def refuse_lfs_pointer(path: Location, start: bytes) -> None:

@@ -1,5 +1,7 @@
 import logging
 import tracemalloc
+import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +106,67 @@ def test_without_an_index_the_file_is_scanned(
     assert index.keys.tolist() == keys
     assert index.offsets.tolist() == [0, file.size // 3, 2 * (file.size // 3)]
     assert "x.rec has no .idx" in caplog.text
+
+
+def read_like_mxnet(path: Path) -> list[tuple[int, int]]:
+    """Parse an index the way MXNet's reader does."""
+    rows = []
+    for line in path.read_text().splitlines():
+        fields = line.strip().split("\t")
+        rows.append((int(fields[0]), int(fields[1])))
+    return rows
+
+
+def test_a_rebuilt_index_is_written_beside_the_file(tmp_path: Path) -> None:
+    file = write_records(tmp_path / "x.rec", list(range(200)))
+    written = (tmp_path / "x.idx").read_bytes()
+    (tmp_path / "x.idx").unlink()
+    rebuilt = open_index(file, cache_folder=tmp_path / "cache")
+    assert (tmp_path / "x.idx").read_bytes() == written
+    assert read_like_mxnet(tmp_path / "x.idx")[2] == (2, 80)
+    again = open_index(file)
+    assert again.keys.tolist() == rebuilt.keys.tolist()
+    assert again.offsets.tolist() == rebuilt.offsets.tolist()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["x.idx", "x.rec"]
+
+
+@pytest.fixture
+def unwritable(tmp_path: Path) -> Path:
+    """Return a path beside which nothing can be written: root could in any folder."""
+    return tmp_path / f"{'x' * 240}.rec"  # no room for the longer name of a temporary file
+
+
+def test_an_index_that_cannot_be_beside_the_file_is_kept_in_the_cache(
+    unwritable: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.move(write_records(tmp_path / "x.rec", [5, 6, 7]).path, unwritable)
+    (tmp_path / "x.idx").unlink()
+    cache = tmp_path / "some" / "cache"
+    assert open_index(RecordFile(unwritable), cache_folder=cache).keys.tolist() == [5, 6, 7]
+    (kept,) = cache.iterdir()
+    assert read_like_mxnet(kept) == [(5, 0), (6, 40), (7, 80)]
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        assert open_index(RecordFile(unwritable), cache_folder=cache).keys.tolist() == [5, 6, 7]
+    assert "reading the whole file" not in caplog.text
+
+    # It belongs to that state of the file only.
+    with unwritable.open("ab") as file:
+        file.write(MAGIC_BYTES + struct.pack("<I", 4) + b"abcd")
+    index = open_index(RecordFile(unwritable), cache_folder=cache)
+    assert index.offsets.tolist() == [0, 40, 80, 120]
+
+
+def test_where_nothing_can_be_written_the_index_is_used_all_the_same(
+    unwritable: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.move(write_records(tmp_path / "x.rec", [5, 6, 7]).path, unwritable)
+    (tmp_path / "x.idx").unlink()
+    (tmp_path / "file").touch()
+    with caplog.at_level(logging.WARNING):
+        index = open_index(RecordFile(unwritable), cache_folder=tmp_path / "file")
+    assert index.keys.tolist() == [5, 6, 7]
+    assert "will be made again each time; set data.index_cache" in caplog.text
 
 
 def test_records_without_headers_are_numbered(tmp_path: Path) -> None:

@@ -5,12 +5,14 @@ import pytest
 
 from data.locations import (
     LocationError,
-    as_location,
     beside,
     cache_name,
     default_cache_folder,
     expand,
+    folder_of,
     is_glob,
+    is_url,
+    places_beside,
     same_file_key,
     stamp,
 )
@@ -33,14 +35,12 @@ def test_a_folder_whose_name_looks_like_a_pattern_is_itself(tmp_path: Path) -> N
 
 def test_a_stamp_changes_with_size_and_with_time(tmp_path: Path) -> None:
     path = tmp_path / "x.rec"
-    path.write_bytes(b"abc")
-    os.utime(path, ns=(5, 1_000_000_007))
-    before = stamp(path)
-    os.utime(path, ns=(6, 1_000_000_008))
-    after_touch = stamp(path)
-    path.write_bytes(b"abcd")
-    os.utime(path, ns=(6, 1_000_000_008))
-    assert len({before, after_touch, stamp(path)}) == 3
+    stamps = set()
+    for content, nanoseconds in ((b"abc", 7), (b"abc", 8), (b"abcd", 8)):
+        path.write_bytes(content)
+        os.utime(path, ns=(5, 1_000_000_000 + nanoseconds))
+        stamps.add(stamp(path.stat()))
+    assert len(stamps) == 3
 
 
 def test_links_lead_to_the_same_file(tmp_path: Path) -> None:
@@ -76,6 +76,26 @@ def test_the_index_lies_beside_the_records(tmp_path: Path) -> None:
     assert beside(tmp_path / "train-0.5.rec", ".idx") == tmp_path / "train-0.5.idx"
 
 
-def test_a_url_is_refused_and_never_taken_for_a_path() -> None:
-    with pytest.raises(LocationError, match=r"^s3://bucket/train\.rec: no reader for s3://"):
-        as_location("s3://bucket/train.rec")
+def test_the_folder_of_a_dataset_is_itself_or_its_parent(tmp_path: Path) -> None:
+    (tmp_path / "a[1]").mkdir()
+    assert folder_of(tmp_path) == tmp_path
+    assert folder_of(tmp_path / "train.rec") == tmp_path
+    assert folder_of(tmp_path / "train-*.rec") == tmp_path
+    assert folder_of(tmp_path / "part-*" / "train.rec") == tmp_path
+    assert folder_of(tmp_path / "a[1]" / "train.rec") == tmp_path / "a[1]"
+    with pytest.raises(LocationError, match=r"^s3://bucket/faces is in no folder"):
+        folder_of("s3://bucket/faces")
+
+
+def test_a_url_stays_a_url(tmp_path: Path) -> None:
+    url = "s3://bucket/train.rec"
+    assert is_url(url)
+    assert not is_url(Path(url))
+    assert beside(url, ".idx.cache") == "s3://bucket/train.idx.cache"
+    assert places_beside(url, tmp_path) == [tmp_path]
+    assert places_beside(Path("x.idx"), tmp_path) == [Path("x.idx"), tmp_path]
+    assert same_file_key(url) == url
+    assert not is_glob("https://host/train.rec?version=[2]")
+    assert is_glob("s3://bucket/train-*.rec")
+    with pytest.raises(LocationError, match=r"^s3://bucket/train-\*\.rec: .* data\.merge: by_name"):
+        expand("s3://bucket/train-*.rec")
