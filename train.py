@@ -21,6 +21,7 @@ from data.augment import Augmentation
 from data.dataset import FaceDataset, open_dataset
 from data.demo import make_demo_data
 from data.loader import Batch, Loader
+from data.locations import folder_of, is_url
 from data.order import BlockOrder, FileOrder, GlobalOrder, SampleOrder
 from data.pace import choose_pace, cores_of_a_rank, probe
 from data.samplers import ClassBalancedOrder, PKOrder
@@ -184,21 +185,35 @@ def prepare_dataset(config: Config, world: World) -> FaceDataset:
     """
     settings = config.data
     if settings.demo is not None:
+        folder = Path(data_name(config))  # a single one, with a demo
         if world.is_main:
-            with progress_bar(f"making {settings.train}", "image") as progress:
-                make_demo_data(settings.train, **settings.demo.model_dump(), progress=progress)
+            with progress_bar(f"making {folder}", "image") as progress:
+                make_demo_data(folder, **settings.demo.model_dump(), progress=progress)
         barrier()
-    dataset = open_dataset(settings.train, remap_labels=settings.remap_labels)
+    dataset = open_dataset(
+        settings.train,
+        merge=settings.merge,
+        remap_labels=settings.remap_labels,
+        cache_folder=settings.index_cache,
+        list_root=settings.list_root,
+    )
+    name_of_data = data_name(config)
     stated = {"num_classes": settings.num_classes, "num_images": settings.num_images}
     found = {"num_classes": dataset.num_classes, "num_images": len(dataset)}
     for name, value in stated.items():
         if value is not None and value != found[name]:
             raise ValueError(
-                f"data.{name} is {value} in the config, but {settings.train} has {found[name]}: "
+                f"data.{name} is {value} in the config, but {name_of_data} has {found[name]}: "
                 f"is it the right dataset? Mend the number, or leave data.{name} out"
             )
-    log.info("%s: %d images of %d identities", settings.train, len(dataset), dataset.num_classes)
+    log.info("%s: %d images of %d identities", name_of_data, len(dataset), dataset.num_classes)
     return dataset
+
+
+def data_name(config: Config) -> str:
+    """Return what the config calls the training data, for messages."""
+    train = config.data.train
+    return ", ".join(map(str, train if isinstance(train, list) else [train]))
 
 
 def check_batch(config: Config, world: World) -> None:
@@ -341,10 +356,13 @@ def make_head(config: Config, dataset: FaceDataset, device: torch.device) -> Par
 def make_verifier(config: Config, world: World) -> Verifier:
     """Return the verification sets. Raises `ValueError` for one that does not exist."""
     settings = config.verification
-    train = config.data.train
+    folder, train = settings.folder, config.data.train
+    if folder is None:
+        first = train[0] if isinstance(train, list) else train
+        folder = None if is_url(first) else folder_of(first)
     return Verifier(
         settings.sets,
-        folder=settings.folder or (train if train.is_dir() else train.parent),
+        folder=folder,
         image_size=config.data.image_size,
         batch_size=settings.batch_size,
         world=world,
@@ -374,15 +392,15 @@ def dry_run(config: Config, world: World) -> None:
     device, reason = choose_device(config.train.device, world)
     check_batch(config, world)
     settings = config.data
-    if settings.demo is not None and not settings.train.exists():
+    source = data_name(config)
+    if settings.demo is not None and not Path(source).exists():
         images, classes = settings.demo.images, settings.demo.identities
-        source = f"{settings.train}, to be generated"
+        source += ", to be generated"
     else:
         dataset = prepare_dataset(config, world)
         images, classes = len(dataset), dataset.num_classes
         make_order(config, dataset)
         make_verifier(config, world)
-        source = str(settings.train)
     plan = make_plan(config, images)
     schedule = make_schedule(config.schedule, config.optimizer.lr, plan)
     with torch.device("meta"):

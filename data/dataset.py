@@ -1,43 +1,40 @@
-"""Labelled face images on disk: RecordIO pairs and folders with one sub-folder an identity."""
+"""Labelled face images as one dataset: from one source or many, their classes numbered from 0."""
 
-import logging
-import struct
+from bisect import bisect_right
+from collections.abc import Callable, Hashable, Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from data.index import open_index
-from data.labels import number_classes, read_images
-from data.record_file import RecordFile
-from data.recordio import HEADER, SIZE_MASK, Bytes, RecordError, unpack_record
+from data.locations import Location, same_file_key
+from data.numbering import ClassMapping, Merge, Numbering, number_datasets
+from data.recordio import Bytes
+from data.sources import DatasetError as DatasetError
+from data.sources import LabelledImages, ListImages, open_sources
 
-logger = logging.getLogger(__name__)
-
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
-_FLAG_AND_LABEL = struct.Struct("<If")
-_FIRST_OF_LIST = struct.Struct("<f")
-
-
-class DatasetError(ValueError):
-    """A path that holds no usable set of images; says what was found, and the mend."""
+_AT_ONCE = 1 << 20
 
 
 class FaceDataset(Protocol):
     """What training needs of a dataset of n images; safe to hand to worker processes."""
 
     @property
-    def labels(self) -> npt.NDArray[np.int64]:
-        """Class of each image, from 0 to `num_classes - 1`; int64 [n]."""
+    def labels(self) -> npt.NDArray[np.signedinteger[Any]]:
+        """Class of each image, from 0 to `num_classes - 1`; int32 or int64 [n]."""
 
     @property
     def num_classes(self) -> int:
         """Number of classes; each has an image."""
 
     @property
-    def class_mapping(self) -> dict[int | str, int] | None:
-        """Class of each original label or folder name; None where labels are used as they are."""
+    def class_mapping(self) -> ClassMapping | None:
+        """Class of each original label or folder name, by dataset where there are several.
+
+        None where the labels of a single dataset are used as they are.
+        """
 
     def __len__(self) -> int: ...
 
@@ -54,163 +51,131 @@ class FaceDataset(Protocol):
         """Return the place of the image at `index` in words: file, and key and offset if any."""
 
 
-def open_dataset(path: Path, *, remap_labels: bool = False) -> FaceDataset:
-    """Open the images at `path` and check their labels.
+def open_dataset(
+    train: Location | Sequence[Location],
+    *,
+    merge: Merge = "offset",
+    remap_labels: bool = False,
+    cache_folder: Path | None = None,
+    list_root: Path | None = None,
+) -> "ImageDataset":
+    """Open the images that `train` names as one dataset and check their labels.
 
-    `path` is a `.rec` file, with its `.idx` beside it or none; a folder with `train.rec`; or a
-    folder with one sub-folder of images for each identity. `remap_labels` numbers the classes of
-    a `.rec` afresh where its labels have gaps; `class_mapping` then holds what became of each.
+    Args:
+        train: one location or several to be merged. Each is a `.rec` file, with its `.idx` beside
+            it or none; a pattern of such, which are shards with common labels; a folder with
+            `train.rec`; a folder with one sub-folder of images for each identity; or a list file.
+        merge: how classes of several are numbered: those of each after those of the one before
+            ("offset"), or what has the same label or name as one class ("by_name").
+        remap_labels: number the classes afresh where labels have gaps; `class_mapping` then holds
+            what became of each.
+        cache_folder: for indexes of files whose folder cannot be written; the user's by default.
+        list_root: what the paths in list files are relative to; the list's folder by default.
 
-    Raises `DatasetError` for a path that is none of these, and `RecordError` for RecordIO that is
-    damaged, has records that are no labelled image, or labels with gaps.
+    Raises `DatasetError` for a location that is none of these or is named twice, `RecordError` for
+    RecordIO that is damaged or has records that are no labelled image, `ListError` for a list that
+    makes no sense, and `NumberingError` for labels with gaps.
     """
-    if path.suffix == ".rec" and path.is_file():
-        return RecordDataset(path, remap_labels=remap_labels)
-    if not path.is_dir():
-        state = "is neither a .rec file nor a folder" if path.exists() else "does not exist"
+    locations = [train] if isinstance(train, str | Path) else train
+    if not locations:
+        raise DatasetError("data.train names no dataset: expected at least one location")
+    datasets = [
+        (str(location), open_sources(location, cache_folder=cache_folder, list_root=list_root))
+        for location in locations
+    ]
+    sources = [source for _, group in datasets for source in group]
+    _refuse_repeated(sources)
+    if list_root is not None and not any(isinstance(source, ListImages) for source in sources):
         raise DatasetError(
-            f"{path} {state}: expected a .rec file, a folder with train.rec, or a folder with one "
-            "sub-folder of images for each identity"
+            f"list_root is {list_root}, and {', '.join(map(str, locations))} has no list file: "
+            "leave list_root out"
         )
-    if (path / "train.rec").is_file():
-        return RecordDataset(path / "train.rec", remap_labels=remap_labels)
-    records = sorted(file.name for file in path.glob("*.rec"))
-    if records:
-        raise DatasetError(f"{path} has no train.rec; name one of its files: {', '.join(records)}")
-    return FolderDataset(path)
+    return ImageDataset(sources, number_datasets(datasets, merge=merge, remap=remap_labels))
 
 
-class RecordDataset:
-    """The images of a memory-mapped `.rec` file, in the order of its `.idx`.
+def _refuse_repeated(sources: Sequence[LabelledImages]) -> None:
+    seen: dict[Hashable, Location] = {}
+    for source in sources:
+        key = same_file_key(source.location)
+        if key in seen:
+            raise DatasetError(
+                f"{source.location} is in the dataset twice, the first time as {seen[key]}: "
+                "expected every file once; mend data.train"
+            )
+        seen[key] = source.location
 
-    In the layout with a header record that is the order of the keys 1 … n; without an `.idx`, the
-    order of the file. A pickle holds the tables and the path; the file is mapped again where it
-    is read. Raises as `open_dataset`.
+
+class ImageDataset:
+    """The images of sources one after another, as `numbering` says for their labels.
+
+    A pickle holds places of files and small tables; what is mapped is mapped again. Labels of a
+    single source that are classes already are the source's own, without a copy.
 
     Attributes:
-        path: the `.rec` file.
-        keys: of the images; int64 [n], or the same as a range.
-        labels, num_classes, class_mapping: see `FaceDataset`.
+        sources: where the images come from.
+        labels: int32 [n]; see `FaceDataset`, as for the others.
     """
 
-    def __init__(self, path: Path, *, remap_labels: bool = False) -> None:
-        self.path = path
-        self._file = RecordFile(path)
-        images = read_images(self._file, open_index(self._file))
-        self.keys = images.keys
-        self._offsets = images.offsets
-        self.labels, self.num_classes, self.class_mapping = number_classes(
-            path, images.labels, remap=remap_labels
-        )
-        # The label that the file has for each class: what `encoded` compares.
-        self._stored = np.array(list(self.class_mapping or range(self.num_classes)))
+    def __init__(self, sources: Sequence[LabelledImages], numbering: Numbering) -> None:
+        self.sources = sources
+        self._numbering = numbering
+        self._starts = list(accumulate(map(len, sources), initial=0))
+        self.labels = _join(sources, numbering)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self._numbering.num_classes
+
+    @property
+    def class_mapping(self) -> ClassMapping | None:
+        """Class of each original label or name."""
+        return self._numbering.mapping
+
+    def __reduce__(
+        self,
+    ) -> tuple[
+        Callable[[Sequence[LabelledImages], Numbering], "ImageDataset"],
+        tuple[Sequence[LabelledImages], Numbering],
+    ]:
+        return ImageDataset, (self.sources, self._numbering)
 
     def __len__(self) -> int:
-        return len(self._offsets)
+        return self._starts[-1]
 
     def storage_order(self) -> npt.NDArray[np.int64] | None:
-        """Return the indices in the order of the offsets; None where those ascend."""
-        if (self._offsets[1:] >= self._offsets[:-1]).all():
+        """Return the indices source by source, each in the order of its storage."""
+        orders = [source.storage_order() for source in self.sources]
+        if all(order is None for order in orders):
             return None
-        return np.argsort(self._offsets, kind="stable")
-
-    def encoded(self, index: int) -> Bytes:
-        """Return the encoded image at `index`, without a copy unless its record is in parts.
-
-        Raises `RecordError` if no record with an image of this class is there any more.
-        """
-        payload = self._file.read(int(self._offsets[index]), int(self.keys[index]))
-        if len(payload) > HEADER.size:
-            flag, label = _FLAG_AND_LABEL.unpack_from(payload)
-            image = payload[HEADER.size + 4 * flag :]
-            if flag and len(image):
-                (label,) = _FIRST_OF_LIST.unpack_from(payload, HEADER.size)
-            # A comparison with a NumPy integer would take as long as all of this together.
-            if len(image) and label == int(self._stored[self.labels[index]]):
-                return image
-        raise self._refusal(index, payload)
-
-    def describe(self, index: int) -> str:
-        """Return file, key and offset of the image at `index`."""
-        return self._file.where(int(self._offsets[index]), int(self.keys[index]))
-
-    def _refusal(self, index: int, payload: Bytes) -> RecordError:
-        try:
-            record = unpack_record(payload)
-            found = f"label {record.labels[0]:g} and {len(record.image)} bytes of image"
-        except RecordError as error:
-            found = str(error)
-        return RecordError(
-            f"{self.describe(index)}: found {found}; expected label "
-            f"{self._stored[self.labels[index]]} and an image: the file was changed while in "
-            "use, or its identities' key ranges do not fit its images; write it again"
+        return np.concatenate(
+            [
+                start + (np.arange(len(source)) if order is None else order)
+                for start, source, order in zip(self._starts, self.sources, orders, strict=False)
+            ]
         )
 
-
-class FolderDataset:
-    """Image files in one sub-folder an identity; classes in the order of the sub-folders' names.
-
-    Hidden files and folders are passed over; other files without an image's suffix, and images
-    outside sub-folders, are counted in a warning. Raises `DatasetError` if there is no
-    sub-folder, or one without images.
-
-    Attributes:
-        path: the folder.
-        labels, num_classes, class_mapping: see `FaceDataset`.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        entries = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-        folders = [p for p in entries if p.is_dir()]
-        ignored = len(entries) - len(folders)
-        self._files: list[str] = []
-        counts: list[int] = []
-        for folder in folders:
-            names = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
-            images = [n for n in names if n.lower().endswith(IMAGE_SUFFIXES)]
-            if not images:
-                raise DatasetError(
-                    f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}): expected at least "
-                    "one for each identity; fill it or remove it"
-                )
-            ignored += len(names) - len(images)
-            counts.append(len(images))
-            self._files += images
-        if not folders:
-            raise DatasetError(
-                f"{path} holds neither train.rec nor sub-folders ({ignored} other files): "
-                "expected one sub-folder of images for each identity"
-            )
-        if ignored:
-            logger.warning("%s: left out %d files that are no image of an identity", path, ignored)
-        self._folders = [folder.name for folder in folders]
-        self.num_classes = len(folders)
-        self.labels = np.repeat(np.arange(len(folders)), counts)
-        self.class_mapping: dict[int | str, int] | None = {
-            name: label for label, name in enumerate(self._folders)
-        }
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def storage_order(self) -> None:
-        """Return None: images are numbered folder by folder."""
-
     def encoded(self, index: int) -> Bytes:
-        """Return the content of the file at `index`; `DatasetError` if it cannot be read."""
-        file = self._file(index)
-        try:
-            size = file.stat().st_size
-            if size <= SIZE_MASK:
-                return file.read_bytes()
-            raise DatasetError(f"{file} has {size} bytes: expected an image of at most {SIZE_MASK}")
-        except OSError as error:
-            raise DatasetError(f"{file} cannot be read: {error}; was it moved?") from error
+        """Return the encoded image at `index`; `ValueError` with its place if it cannot be read."""
+        place = bisect_right(self._starts, index) - 1
+        return self.sources[place].encoded(index - self._starts[place])
 
     def describe(self, index: int) -> str:
-        """Return the path of the image at `index`."""
-        return str(self._file(index))
+        """Return the place of the image at `index` in words."""
+        place = bisect_right(self._starts, index) - 1
+        return self.sources[place].describe(index - self._starts[place])
 
-    def _file(self, index: int) -> Path:
-        return self.path / self._folders[int(self.labels[index])] / self._files[index]
+
+def _join(sources: Sequence[LabelledImages], numbering: Numbering) -> npt.NDArray[np.int32]:
+    """Return the classes of all images."""
+    if len(sources) == 1 and numbering.lookups[0] is None:
+        return sources[0].labels
+    labels = np.empty(sum(map(len, sources)), np.int32)
+    start = 0
+    for source, lookup in zip(sources, numbering.lookups, strict=True):
+        # NumPy widens what it looks up to 64 bits: hence not all at once.
+        for first in range(0, len(source), _AT_ONCE):
+            own = source.labels[first : first + _AT_ONCE]
+            labels[start : start + len(own)] = own if lookup is None else lookup[own]
+            start += len(own)
+    return labels

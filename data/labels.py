@@ -8,7 +8,6 @@ is the first label in its own header.
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -31,14 +30,16 @@ class ImageTable:
     """The n images of a file.
 
     Attributes:
-        keys: int64 [n], or the same as a range.
+        keys: int64 [n], or a range where they follow one another.
         offsets: of each image's record in bytes; int64 [n].
-        labels: the class of each as the file has it; int64 [n], from 0 to 2**24 - 1.
+        labels: the class of each as the file has it; int32 [n], from 0 to 2**24 - 1.
+        has_header: whether the file is in the identity layout.
     """
 
     keys: Keys
     offsets: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int32]
+    has_header: bool
 
 
 def read_images(
@@ -53,11 +54,12 @@ def read_images(
     by_key = index.sorted()
     bounds = _key_bounds(file, by_key)
     if bounds is None:
-        return ImageTable(index.keys, index.offsets, _own_labels(file, index.keys, index.offsets))
+        labels = _own_labels(file, index.keys, index.offsets)
+        return ImageTable(_as_range(index.keys), index.offsets, labels, has_header=False)
     stop, end = bounds
     images, ranges = by_key.between(1, stop), by_key.between(stop, end)
-    missing = np.flatnonzero(images.keys != np.arange(1, len(images.keys) + 1))
     if len(images.keys) != stop - 1:
+        missing = np.flatnonzero(images.keys != np.arange(1, len(images.keys) + 1))
         key = int(missing[0]) + 1 if len(missing) else len(images.keys) + 1
         raise RecordError(
             f"{file.path}: the header record promises the images 1 … {stop - 1}, and the index "
@@ -69,8 +71,15 @@ def read_images(
         logger.warning(text, file.path, unused, end - 1)
     keys = range(1, stop)
     if len(keys) <= headers_at_most:
-        return ImageTable(keys, images.offsets, _own_labels(file, keys, images.offsets))
-    return ImageTable(keys, images.offsets, _range_labels(file, images.offsets, ranges))
+        labels = _own_labels(file, keys, images.offsets)
+    else:
+        labels = _range_labels(file, images.offsets, ranges)
+    return ImageTable(keys, images.offsets, labels, has_header=True)
+
+
+def _as_range(keys: npt.NDArray[np.int64]) -> Keys:
+    """Return keys that follow one another as a range: 8 bytes an image less."""
+    return range(int(keys[0]), int(keys[-1]) + 1) if (np.diff(keys) == 1).all() else keys
 
 
 def _key_bounds(file: RecordFile, by_key: RecordIndex) -> tuple[int, int] | None:
@@ -101,9 +110,9 @@ def _first_without_image(file: RecordFile, nearby: RecordIndex, otherwise: int) 
 
 def _own_labels(
     file: RecordFile, keys: Keys, offsets: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
+) -> npt.NDArray[np.int32]:
     """Return the classes in the images' own headers."""
-    labels = np.empty(len(keys), np.int64)
+    labels = np.empty(len(keys), np.int32)
     for rows, headers in file.headers_in_chunks(offsets, keys):
         _check_images(file, headers, keys[rows], offsets[rows])
         labels[rows] = headers.labels[:, 0]
@@ -137,7 +146,7 @@ def _check_images(
 
 def _range_labels(
     file: RecordFile, offsets: npt.NDArray[np.int64], ranges: RecordIndex
-) -> npt.NDArray[np.int64]:
+) -> npt.NDArray[np.int32]:
     """Return the classes of the images 1 … n, most of them from their identities' key ranges.
 
     A range is believed if its first, middle and last image have the same class in their own
@@ -150,7 +159,7 @@ def _range_labels(
     starts, stops = np.sort(headers.labels[are_ranges].astype(np.int64), axis=0).T
     inside = (starts < stops) & (stops <= len(offsets) + 1)
     starts, stops = starts[inside], stops[inside]
-    labels = np.full(len(offsets), -1)
+    labels = np.full(len(offsets), -1, np.int32)
     if (starts[1:] >= stops[:-1]).all():
         probes = [
             _own_labels(file, keys, offsets[keys - 1])
@@ -168,27 +177,3 @@ def _range_labels(
     text = "%s: %d of %d labels come from the identities' key ranges, the others from the images"
     logger.info(text, file.path, len(labels) - len(rest), len(labels))
     return labels
-
-
-def number_classes(
-    path: Path, labels: npt.NDArray[np.int64], *, remap: bool
-) -> tuple[npt.NDArray[np.int64], int, dict[int | str, int] | None]:
-    """Return labels from 0 to C - 1, int64 [n], C, and what each original label became.
-
-    There is no mapping, but None, where the labels of the file are so already. Raises
-    `RecordError` with the first gap where they are not and `remap` is false.
-    """
-    present = np.bincount(labels) > 0
-    if present.all():
-        return labels, len(present), None
-    used = np.flatnonzero(present)
-    if not remap:
-        gap = int(np.argmin(present))
-        following = int(used[np.searchsorted(used, gap)])
-        raise RecordError(
-            f"{path}: the labels have gaps: no image has {gap}, the next label is {following} "
-            f"(labels in use: {len(used)}, from {used[0]} to {used[-1]}); expected every number "
-            "from 0 on: set remap_labels to number them afresh, with the mapping saved"
-        )
-    mapping: dict[int | str, int] = dict(zip(used.tolist(), range(len(used)), strict=True))
-    return (np.cumsum(present) - 1)[labels], len(used), mapping

@@ -6,9 +6,9 @@ Reading files, `base:` and `--set` live in `recognition.config_file`.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
@@ -16,6 +16,18 @@ Part = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Sigma = Annotated[float, Field(gt=0, le=10)]
 Quality = Annotated[int, Field(ge=1, le=100)]
+
+
+def _locations(value: object) -> object:
+    """Make paths of what is no URL, which as a path would lose one of its slashes."""
+    items: list[Any] = value if isinstance(value, list) else [value]
+    if not items or not all(isinstance(item, str | Path) and str(item) for item in items):
+        raise ValueError("expected a path, a URL, or a list of one or more of these")
+    places = [Path(item) if "://" not in str(item) else item for item in items]
+    return places if isinstance(value, list) else places[0]
+
+
+Locations = Annotated[Path | str | list[Path | str], BeforeValidator(_locations)]
 
 
 class Section(BaseModel):
@@ -83,11 +95,16 @@ class Augment(Section):
 class Data(Section):
     """Where the training images are and how they are read.
 
-    `train` is a folder with `train.rec` (and `train.idx`), a `.rec` file, or a folder with one
-    sub-folder of images per identity. `num_classes` and `num_images` are facts of the dataset:
-    leave them out, or state them to have them checked before the first step. `workers` are the
-    threads of a rank that decode, `prefetch` the batches that they may be ahead: both are measured
-    and chosen at the start unless stated.
+    `train` is a `.rec` file (with its `.idx` beside it), a pattern of shards (`train-*.rec`), a
+    folder with `train.rec`, a folder with one sub-folder of images per identity, a list file of
+    images, or a YAML list of such datasets. With several, `merge: offset` has the classes of each
+    follow those of the one before, `by_name` takes what has the same label or folder name for the
+    same identity. `list_root` is what the paths in list files are relative to, by default the
+    list's folder; `index_cache` a folder for the indexes of datasets whose own folder cannot be
+    written, by default the user's cache folder. `num_classes` and `num_images` are facts of the
+    dataset: leave them out, or state them to have them checked before the first step. `workers`
+    are the threads of a rank that decode, `prefetch` the batches that they may be ahead: both are
+    measured and chosen at the start unless stated.
 
     `order` is how an epoch is shuffled: `global` over the whole dataset; `blocks`, for disks and
     object stores that are slow at random reads, in runs of `block_records` consecutive records of
@@ -100,7 +117,10 @@ class Data(Section):
     are bad (ten may be, where the whole dataset has room for them).
     """
 
-    train: Path
+    train: Locations
+    merge: Literal["offset", "by_name"] = "offset"
+    list_root: Path | None = None
+    index_cache: Path | None = None
     num_classes: Positive | None = None
     num_images: Positive | None = None
     image_size: Annotated[int, Field(ge=16, le=1024)] = 112
@@ -134,6 +154,11 @@ class Data(Section):
                     f"{name} is {value} but sampler is {self.sampler}: set sampler: p_k, or "
                     f"{name}: null"
                 )
+        if self.demo is not None and not isinstance(self.train, Path):
+            raise ValueError(
+                f"demo is made in one folder of this machine, but train is {self.train}: set train "
+                "to that folder, or demo: null"
+            )
         return self
 
 
@@ -358,8 +383,8 @@ class Train(Section):
 class Verification(Section):
     """Verification at checkpoints: names of `.bin` files in `folder`, or paths to them.
 
-    `folder` is the training data's folder unless stated. Without `every_steps` or `every_epochs`
-    a run verifies at its end only.
+    `folder` is the training data's folder, that of the first of several, unless stated. Without
+    `every_steps` or `every_epochs` a run verifies at its end only.
     """
 
     sets: list[str] = []

@@ -18,8 +18,9 @@ from typing import Any
 
 import torch
 
-from data.dataset import RecordDataset, open_dataset
+from data.dataset import open_dataset
 from data.demo import make_demo_data
+from data.sources import RecordImages
 from recognition.telemetry import progress_bar
 from scripts.benchmarking.machine import describe
 from scripts.loader_benchmark.incumbent import choose_reader
@@ -59,7 +60,7 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
                 SYNTHETIC, identities=200, images=2000, people_per_set=20, progress=progress
             )
     dataset = open_dataset(options.data or SYNTHETIC)
-    if not isinstance(dataset, RecordDataset):
+    if len(dataset.sources) > 1 or not isinstance(dataset.sources[0], RecordImages):
         raise ValueError(f"--data {options.data}: expected one .rec file, which all ways can read")
     torch.set_num_threads(1)  # one process is one core, in the incumbent's transforms too
     ways = all_ways(Setting(dataset, options.image_size, options.batch, options.seed), reader)

@@ -284,16 +284,22 @@ def test_image_folders_and_labels_with_gaps_train_with_the_mapping_saved(
     with RecordWriter(tmp_path / "gaps.rec") as writer:
         for key in range(12):
             writer.write(key, pack_record([0, 5, 9][key % 3], key, picture(key % 3, key)))
+    folder, records = str(tmp_path / "people"), str(tmp_path / "gaps.rec")
     short = ["--config", str(tiny_config), "--set", "verification.sets=[]"]
     short += ["--set", "train.steps=2", "--set", "train.global_batch_size=4"]
-    for name, mapping in (("people", ["ann", "bob", "cyd"]), ("gaps.rec", ["0", "5", "9"])):
-        run = tmp_path / f"run of {name}"
-        data = ["--set", f"data.train={tmp_path / name}", "--set", "data.remap_labels=true"]
+    names = {"ann": 0, "bob": 1, "cyd": 2}
+    for run, name, mapping in (
+        (tmp_path / "of one", folder, names),
+        (
+            tmp_path / "of two",
+            f"[{folder}, {records}]",
+            {folder: names, records: {"0": 3, "5": 4, "9": 5}},
+        ),
+    ):
+        data = ["--set", f"data.train={name}", "--set", "data.remap_labels=true"]
         train_well([*short, *data, "--output", str(run)])
-        assert json.loads((run / "classes.json").read_text()) == {
-            name: place for place, name in enumerate(mapping)
-        }
-    ended = train([*short, "--set", f"data.train={tmp_path / 'gaps.rec'}"])[0]
+        assert json.loads((run / "classes.json").read_text()) == mapping
+    ended = train([*short, "--set", f"data.train={records}"])[0]
     assert ended.code != 0
     assert "no image has 1" in ended.output
 

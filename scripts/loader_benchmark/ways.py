@@ -4,14 +4,16 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, cycle, islice
+from pathlib import Path
 
 import numpy as np
 import simplejpeg
 
-from data.dataset import RecordDataset
+from data.dataset import ImageDataset
 from data.decode import encoded_size
 from data.loader import Loader
 from data.order import GlobalOrder
+from data.sources import RecordImages
 from scripts.loader_benchmark.incumbent import Reader, usual_loader
 
 BARE, OURS, INCUMBENT = "bare decode", "ours", "incumbent"
@@ -41,11 +43,18 @@ class Way:
 class Setting:
     """What all ways read: images of side `image_size` in batches, in the order of `seed`."""
 
-    dataset: RecordDataset
+    dataset: ImageDataset
     image_size: int
     batch_size: int
     seed: int
     prefetch: int = 4
+
+    @property
+    def records(self) -> RecordImages:
+        """The one source of the images: a `.rec` file, which all ways can read."""
+        (records,) = self.dataset.sources
+        assert isinstance(records, RecordImages)
+        return records
 
     def loader(self, workers: int = 1) -> Loader:
         """Return ours."""
@@ -120,10 +129,14 @@ def _ours(setting: Setting, workers: int) -> Generator[int]:
 
 
 def _usual(setting: Setting, reader: Reader, workers: int) -> Generator[int]:
-    keys = setting.dataset.keys
+    keys = setting.records.keys
     stream = (int(keys[index]) for index in setting.indices())
     loader = usual_loader(
-        setting.dataset.path, stream, reader=reader, batch_size=setting.batch_size, workers=workers
+        Path(setting.records.location),
+        stream,
+        reader=reader,
+        batch_size=setting.batch_size,
+        workers=workers,
     )
     for images, _ in loader:
         yield len(images)

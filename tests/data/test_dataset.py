@@ -9,12 +9,20 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from data.dataset import DatasetError, FaceDataset, FolderDataset, RecordDataset, open_dataset
+from data.dataset import DatasetError, FaceDataset, ImageDataset, open_dataset
+from data.numbering import NumberingError
 from data.recordio import RecordError, RecordWriter, pack_record, write_face_records
+from data.sources import RecordImages
 
 RECORDS = Path(__file__).parents[1] / "fixtures" / "recordio"
 EXPECTED = json.loads((RECORDS / "expected.json").read_text())
 GAPPY = RECORDS / "gappy_keys_and_labels"
+
+
+def keys_of(dataset: ImageDataset) -> list[int]:
+    (source,) = dataset.sources
+    assert isinstance(source, RecordImages)
+    return list(source.keys)
 
 
 def check_images(dataset: FaceDataset, size: int = 112) -> None:
@@ -26,9 +34,8 @@ def check_images(dataset: FaceDataset, size: int = 112) -> None:
 @pytest.mark.parametrize("name", ["insightface_header", "im2rec_headerless", "two_value_labels"])
 def test_layouts_of_mxnet_are_read(name: str) -> None:
     dataset = open_dataset(RECORDS / name)
-    assert isinstance(dataset, RecordDataset)
     first_key = 0 if name == "im2rec_headerless" else 1
-    assert list(dataset.keys) == list(range(first_key, first_key + 24))
+    assert keys_of(dataset) == list(range(first_key, first_key + 24))
     assert dataset.labels.tolist() == EXPECTED[name]["labels"]
     assert dataset.num_classes == EXPECTED[name]["identities"]
     assert dataset.class_mapping is None
@@ -36,11 +43,10 @@ def test_layouts_of_mxnet_are_read(name: str) -> None:
 
 
 def test_labels_with_gaps_are_refused_or_numbered_afresh() -> None:
-    with pytest.raises(RecordError, match=r"gappy_keys_and_labels/train\.rec: .*no image has 1,"):
+    with pytest.raises(NumberingError, match=r"gappy_keys_and_labels: .*no image has 1,"):
         open_dataset(GAPPY)
     dataset = open_dataset(GAPPY, remap_labels=True)
-    assert isinstance(dataset, RecordDataset)
-    assert list(dataset.keys) == EXPECTED[GAPPY.name]["keys"]
+    assert keys_of(dataset) == EXPECTED[GAPPY.name]["keys"]
     assert dataset.labels.tolist() == [0, 0, 1, 1, 2, 2, 2, 3]
     assert dataset.num_classes == 4
     assert dataset.class_mapping == {0: 0, 3: 1, 7: 2, 12: 3}
@@ -124,7 +130,6 @@ def test_a_folder_with_one_sub_folder_an_identity_is_read(
         (tmp_path / name).write_bytes(name.encode())
     with caplog.at_level(logging.WARNING):
         dataset = open_dataset(tmp_path)
-    assert isinstance(dataset, FolderDataset)
     assert [bytes(dataset.encoded(i)).decode() for i in range(len(dataset))] == [
         "a/x.webp",
         "b/10.PNG",
@@ -133,7 +138,7 @@ def test_a_folder_with_one_sub_folder_an_identity_is_read(
         "c d/1.bmp",
     ]
     assert dataset.labels.tolist() == [0, 1, 1, 2, 2]
-    assert dataset.labels.dtype == np.int64
+    assert dataset.labels.dtype == np.int32
     assert dataset.num_classes == 3
     assert dataset.class_mapping == {"a": 0, "b": 1, "c d": 2}
     assert dataset.describe(3) == str(tmp_path / "c d" / "0.jpeg")
@@ -147,30 +152,37 @@ def test_a_folder_with_one_sub_folder_an_identity_is_read(
         dataset.encoded(0)
 
 
-@pytest.mark.parametrize("kind", ["records", "remapped", "folder"])
+@pytest.mark.parametrize("kind", ["records", "remapped", "folder", "list", "merged"])
 def test_datasets_go_to_worker_processes(kind: str, tmp_path: Path) -> None:
-    if kind == "folder":
-        (tmp_path / "a").mkdir()
-        (tmp_path / "a" / "x.jpg").write_bytes(b"image")
-    path = {"records": RECORDS / "im2rec_headerless", "remapped": GAPPY, "folder": tmp_path}[kind]
-    dataset = open_dataset(path, remap_labels=True)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.jpg").write_bytes(b"image")
+    (tmp_path.parent / "list.csv").write_text(f"{tmp_path.name}/a/x.jpg,0\n")
+    datasets = {
+        "records": [RECORDS / "im2rec_headerless"],
+        "remapped": [GAPPY],
+        "folder": [tmp_path],
+        "list": [tmp_path.parent / "list.csv"],
+        "merged": [RECORDS / "im2rec_headerless", GAPPY, tmp_path],
+    }
+    dataset = open_dataset(datasets[kind], remap_labels=True)
     pickled = pickle.dumps(dataset)
     copy = pickle.loads(pickled)
-    assert len(pickled) < 2000  # tables, no images
+    assert len(pickled) < 1500 * len(dataset.sources)  # tables, no images
     assert copy.labels.tolist() == dataset.labels.tolist()
     assert copy.class_mapping == dataset.class_mapping
-    last = len(dataset) - 1
-    assert bytes(copy.encoded(last)) == bytes(dataset.encoded(last))
-    assert copy.describe(last) == dataset.describe(last)
+    assert copy.num_classes == dataset.num_classes
+    for index in (0, len(dataset) - 1):
+        assert bytes(copy.encoded(index)) == bytes(dataset.encoded(index))
+        assert copy.describe(index) == dataset.describe(index)
 
 
 @pytest.mark.parametrize(
     ("files", "name", "message"),
     [
-        ([], "nowhere", r"nowhere does not exist: expected a \.rec file"),
+        ([], "nowhere", r"nowhere does not exist: expected a \.rec file, a pattern"),
         ([], "x.rec", r"x\.rec does not exist"),
-        (["x.lst"], "x.lst", r"x\.lst is neither a \.rec file nor a folder"),
-        (["b.rec", "a.rec"], "", r"has no train\.rec; name one of its files: a\.rec, b\.rec"),
+        (["x.zip"], "x.zip", r"x\.zip is none of what can be read: expected a \.rec file"),
+        (["b.rec", "a.rec"], "", r"has no train\.rec; .*one dataset.*/\*\.rec\): a\.rec, b\.rec"),
         ([], "", r"holds neither train\.rec nor sub-folders \(0 other files\)"),
         (["1.jpg", "2.jpg"], "", r"nor sub-folders \(2 other files\): expected one sub-folder"),
         (["a/1.jpg", "b/1.txt"], "", r"/b holds no image \(\.bmp, \.jpeg, "),
@@ -185,3 +197,110 @@ def test_what_is_no_dataset_is_refused(
         (tmp_path / file).touch()
     with pytest.raises(ValueError, match=message):
         open_dataset(tmp_path / name)
+
+
+def records(path: Path, labels: list[int], *, header: bool = False) -> Path:
+    """Write images that say which file and row they are; classes sorted if there is a header."""
+    path.parent.mkdir(exist_ok=True)
+    with RecordWriter(path) as writer:
+        first = int(header)
+        for key, label in enumerate(labels, start=first):
+            writer.write(key, pack_record(label, key, f"{path.name} {key - first}".encode()))
+        if header:
+            writer.write(0, pack_record([len(labels) + 1] * 2, 0, b""))
+    return path
+
+
+def contents(dataset: FaceDataset) -> list[str]:
+    return [bytes(dataset.encoded(index)).decode() for index in range(len(dataset))]
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_shards_are_one_dataset_with_one_set_of_labels(header: bool, tmp_path: Path) -> None:
+    records(tmp_path / "train-1.rec", [0, 0, 3], header=header)
+    records(tmp_path / "train-2.rec", [1], header=header)
+    records(tmp_path / "train-3.rec", [2, 3], header=header)
+    dataset = open_dataset(tmp_path / "train-*.rec")
+    assert dataset.labels.tolist() == [0, 0, 3, 1, 2, 3]
+    assert dataset.labels.dtype == np.int32
+    assert dataset.num_classes == 4
+    assert dataset.class_mapping is None
+    assert contents(dataset) == [
+        "train-1.rec 0",
+        "train-1.rec 1",
+        "train-1.rec 2",
+        "train-2.rec 0",
+        "train-3.rec 0",
+        "train-3.rec 1",
+    ]
+    assert dataset.describe(4).startswith(f"{tmp_path}/train-3.rec, key {int(header)}, offset ")
+
+
+def test_gaps_are_those_of_all_shards_together(tmp_path: Path) -> None:
+    records(tmp_path / "train-1.rec", [0, 5])
+    records(tmp_path / "train-2.rec", [7, 5])
+    pattern = tmp_path / "train-*.rec"
+    with pytest.raises(NumberingError, match=r"train-\*\.rec: .* has 1, the next label is 5"):
+        open_dataset(pattern)
+    dataset = open_dataset(pattern, remap_labels=True)
+    assert dataset.labels.tolist() == [0, 1, 2, 1]
+    assert dataset.class_mapping == {0: 0, 5: 1, 7: 2}
+
+
+def test_classes_of_merged_datasets_follow_each_other(tmp_path: Path) -> None:
+    first = records(tmp_path / "first.rec", [1, 0, 1])
+    (tmp_path / "people" / "ann").mkdir(parents=True)
+    (tmp_path / "people" / "ann" / "x.jpg").write_bytes(b"ann's")
+    records(tmp_path / "shards" / "1.rec", [0])
+    records(tmp_path / "shards" / "2.rec", [1])
+    names = [str(first), str(tmp_path / "people"), str(tmp_path / "shards" / "*.rec")]
+    dataset = open_dataset(names)
+    assert dataset.labels.tolist() == [1, 0, 1, 2, 3, 4]
+    assert dataset.num_classes == 5
+    assert contents(dataset)[2:] == ["first.rec 2", "ann's", "1.rec 0", "2.rec 0"]
+    assert dataset.class_mapping == {
+        names[0]: {0: 0, 1: 1},
+        names[1]: {"ann": 2},
+        names[2]: {0: 3, 1: 4},
+    }
+
+
+def test_merged_by_name_the_same_label_is_the_same_class(tmp_path: Path) -> None:
+    for person, image in (("ann", "1"), ("cyd", "1")):
+        (tmp_path / "old" / person).mkdir(parents=True)
+        (tmp_path / "old" / person / f"{image}.jpg").write_bytes(f"old {person}".encode())
+    for person in ("bob", "cyd"):
+        (tmp_path / "new" / person).mkdir(parents=True)
+        (tmp_path / "new" / person / "1.jpg").write_bytes(f"new {person}".encode())
+    names = [str(tmp_path / "old"), str(tmp_path / "new")]
+    dataset = open_dataset(names, merge="by_name")
+    assert contents(dataset) == ["old ann", "old cyd", "new bob", "new cyd"]
+    assert dataset.labels.tolist() == [0, 2, 1, 2]
+    assert dataset.num_classes == 3
+    assert dataset.class_mapping == {names[0]: {"ann": 0, "cyd": 2}, names[1]: {"bob": 1, "cyd": 2}}
+
+
+def test_a_dataset_is_refused_twice_whatever_its_name(tmp_path: Path) -> None:
+    path = records(tmp_path / "a.rec", [0])
+    (tmp_path / "link.rec").symlink_to(path)
+    with pytest.raises(DatasetError, match=r"link\.rec is in the dataset twice.*as .*/a\.rec"):
+        open_dataset([path, tmp_path / "link.rec"])
+    with pytest.raises(DatasetError, match=r"a\.rec is in the dataset twice"):
+        open_dataset([tmp_path / "[a].rec", path], merge="by_name")
+    with pytest.raises(DatasetError, match="at least one location"):
+        open_dataset([])
+
+
+def test_a_root_of_lists_needs_a_list(tmp_path: Path) -> None:
+    path = records(tmp_path / "a.rec", [0])
+    with pytest.raises(DatasetError, match=r"list_root is .*a\.rec has no list file"):
+        open_dataset(path, list_root=tmp_path)
+
+
+def test_labels_of_a_large_single_file_are_not_copied(tmp_path: Path) -> None:
+    records(tmp_path / "a.rec", [0, 1] * 6000)
+    dataset = open_dataset(tmp_path / "a.rec")
+    assert (tmp_path / "a.idx.cache").exists()
+    assert not dataset.labels.flags.writeable
+    assert dataset.labels.base is not None
+    assert len(pickle.dumps(dataset)) < 2000

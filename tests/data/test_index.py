@@ -1,7 +1,7 @@
 import logging
-import tracemalloc
 import shutil
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data.index import RecordIndex, open_index
-from data.labels import ImageTable, number_classes, read_images
+from data.labels import ImageTable, read_images
 from data.record_file import RecordFile
 from data.recordio import RecordError, RecordWriter, pack_record, write_face_records
 
@@ -35,7 +35,16 @@ def test_without_a_header_record_every_key_is_an_image(tmp_path: Path) -> None:
     images = write(tmp_path / "x.rec", {k: pack_record(v, k, b"i") for k, v in labels.items()})
     assert list(images.keys) == [7, 0, 3]
     assert images.labels.tolist() == [4, 2, 0]
-    assert images.labels.dtype == np.int64
+    assert images.labels.dtype == np.int32
+    assert not images.has_header
+
+
+def test_keys_that_follow_one_another_are_a_range(tmp_path: Path) -> None:
+    payload = pack_record(0, 0, b"i")
+    assert write(tmp_path / "x.rec", dict.fromkeys((4, 5, 6), payload)).keys == range(4, 7)
+    keys = write(tmp_path / "x.rec", dict.fromkeys((4, 6, 5), payload)).keys
+    assert not isinstance(keys, range)
+    assert keys.tolist() == [4, 6, 5]
 
 
 def test_an_image_with_several_labels_at_key_0_is_no_header(tmp_path: Path) -> None:
@@ -51,6 +60,7 @@ def test_the_identity_layout_has_its_images_at_keys_1_to_n(
     file, index = faces(tmp_path)
     images = read_images(file, index, headers_at_most=headers_at_most)
     assert images.keys == range(1, 12)
+    assert images.has_header
     assert images.labels.tolist() == CLASSES
     assert [file.read(offset)[24:] for offset in images.offsets.tolist()] == [b"image"] * 11
 
@@ -171,29 +181,3 @@ def test_records_after_the_end_that_the_header_states_are_counted(
     images = write(tmp_path / "x.rec", {0: header(3, 3), **payloads})
     assert images.keys == range(1, 3)
     assert "2 records have keys beyond 2" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        ([0, 1, 4, 7], "no image has 2, the next label is 4 .labels in use: 4, from 0 to 7"),
-        ([3, 2], "no image has 0, the next label is 2 .labels in use: 2, from 2 to 3"),
-    ],
-)
-def test_gaps_are_refused_with_the_first_one_named(labels: list[int], message: str) -> None:
-    with pytest.raises(RecordError, match=f"set: .*{message}.*remap_labels"):
-        number_classes(Path("set"), np.array(labels), remap=False)
-
-
-def test_gaps_are_closed_on_request() -> None:
-    labels, count, mapping = number_classes(Path("set"), np.array([7, 3, 7, 0]), remap=True)
-    assert labels.tolist() == [2, 1, 2, 0]
-    assert labels.dtype == np.int64
-    assert count == 3
-    assert mapping == {0: 0, 3: 1, 7: 2}
-
-
-@pytest.mark.parametrize("remap", [True, False])
-def test_labels_without_gaps_are_used_as_they_are(remap: bool) -> None:
-    labels, count, mapping = number_classes(Path("set"), np.array([1, 0, 2, 1]), remap=remap)
-    assert (labels.tolist(), count, mapping) == ([1, 0, 2, 1], 3, None)

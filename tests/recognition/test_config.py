@@ -46,7 +46,6 @@ def small(tmp_path: Path) -> Path:
         ("schedule.name=step", r"needs milestone_steps or milestone_epochs"),
         ("schedule={name: step, milestone_steps: [9, 5]}", r"milestones must rise"),
         ("schedule={warmup_steps: 1, warmup_epochs: 1}", r"state only one"),
-        ("data.train=null", r"data\.train"),
         ("data.augment.blurr=0.1", r"data\.augment\.blurr: no such setting; did you mean blur"),
         ("data.augment.jpeg=1.1", r"data\.augment\.jpeg: .*equal to 1 \(found 1\.1\)"),
         ("data.augment.hue=0.6", r"data\.augment\.hue: .*equal to 0\.5 \(found 0\.6\)"),
@@ -70,6 +69,13 @@ def small(tmp_path: Path) -> Path:
             f"data={P_K}",
             r"batch_size is 64, no multiple of .* 12 x data\.images_per_identity 4 = 48",
         ),
+        ("data.train=null", r"data\.train: expected a path, a URL, or a list of .*found None"),
+        ("data.train=[]", r"data\.train: .* one or more of these \(found \[\]\)"),
+        ("data.train=[a, [b]]", r"data\.train: .* one or more of these \(found \['a', \['b'\]\]\)"),
+        ("data.train=''", r"data\.train: .* one or more of these \(found ''\)"),
+        ("data.merge=name", r"data\.merge: .*'offset' or 'by_name' \(found 'name'\)"),
+        ("data={train: [a, b], demo: {}}", r"demo is made in one folder .* train is \[.*set train"),
+        ("data={train: 's3://bucket/a', demo: {}}", r"demo is made in one folder .* s3://bucket/a"),
         ("seed", r"--set seed: expected key=value"),
         ("seed=[1", r"not valid YAML"),
     ],
@@ -117,6 +123,23 @@ def test_bases_in_a_circle_and_twice_given_keys_are_refused(tmp_path: Path) -> N
 def test_a_missing_file_names_those_that_exist(small: Path) -> None:
     with pytest.raises(ConfigError, match=r"no such config; .* holds small\.yaml"):
         load_config(small.with_name("smal.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("value", "train"),
+    [
+        ("x/train-*.rec", Path("x/train-*.rec")),
+        ("s3://bucket/faces", "s3://bucket/faces"),
+        ("[a.rec, s3://bucket/faces]", [Path("a.rec"), "s3://bucket/faces"]),
+    ],
+)
+def test_training_data_is_a_path_a_url_or_a_list_of_them(
+    small: Path, value: str, train: object, tmp_path: Path
+) -> None:
+    config = load_config(small, [f"data.train={value}"])
+    assert config.data.train == train
+    (tmp_path / "copy.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "copy.yaml") == config
 
 
 def test_the_resolved_config_loads_to_itself(small: Path, tmp_path: Path) -> None:

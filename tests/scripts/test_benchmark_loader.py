@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.dataset import RecordDataset
+from data.dataset import open_dataset
 from data.recordio import RecordWriter, pack_record
 from scripts.benchmark_loader import main
 from scripts.loader_benchmark.incumbent import PythonRecords, usual_loader
@@ -52,7 +52,7 @@ def test_the_report_has_every_way_and_ratio(report: tuple[dict[str, Any], str]) 
 
 
 def test_all_ways_deliver_whole_batches() -> None:
-    setting = Setting(RecordDataset(RECORDS / "train.rec"), 112, 8, seed=1)
+    setting = Setting(open_dataset(RECORDS / "train.rec"), 112, 8, seed=1)
     for way in all_ways(setting, "python"):
         stream = way.open()
         assert list(islice(stream, 5)) == [8] * 5, way
@@ -60,10 +60,12 @@ def test_all_ways_deliver_whole_batches() -> None:
 
 
 def test_the_incumbent_sees_the_same_samples_as_ours() -> None:
-    setting = Setting(RecordDataset(RECORDS / "train.rec"), 112, 8, seed=1)
+    setting = Setting(open_dataset(RECORDS / "train.rec"), 112, 8, seed=1)
     batch = next(setting.loader().batches(0, 1))
-    keys = (setting.dataset.keys[index] for index in setting.indices())
-    usual = usual_loader(setting.dataset.path, keys, reader="python", batch_size=8, workers=0)
+    keys = (setting.records.keys[index] for index in setting.indices())
+    usual = usual_loader(
+        Path(setting.records.location), keys, reader="python", batch_size=8, workers=0
+    )
     images, labels = next(iter(usual))
     assert labels.tolist() == batch.labels.tolist()
     for theirs, ours in zip((images + 1) * 127.5, batch.images, strict=True):
@@ -72,7 +74,7 @@ def test_the_incumbent_sees_the_same_samples_as_ours() -> None:
 
 
 def test_the_plain_reader_reads_single_and_listed_labels(tmp_path: Path) -> None:
-    dataset = RecordDataset(RECORDS / "train.rec")
+    dataset = open_dataset(RECORDS / "train.rec")
     with RecordWriter(tmp_path / "x.rec") as writer:
         writer.write(4, pack_record(7, 4, dataset.encoded(0)))
         writer.write(9, pack_record([3, 1], 9, dataset.encoded(1)))

@@ -1,0 +1,346 @@
+"""Images with the labels that their files give: records, shards of records, folders, lists.
+
+What a class is called comes from here; `data.numbering` makes numbers from 0 on of that.
+"""
+
+import logging
+import re
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from data.index_cache import open_images
+from data.list_file import LIST_SUFFIXES, ImageList, read_list
+from data.locations import Location, expand, is_glob, is_url
+from data.record_file import open_record_file
+from data.recordio import HEADER, SIZE_MASK, Bytes, RecordError, unpack_record
+from data.texts import Texts
+
+logger = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+_FLAG_AND_LABEL = struct.Struct("<If")
+_FIRST_OF_LIST = struct.Struct("<f")
+_SHARD = re.compile(r"(.*?)(\d+)(?:-of-(\d+))?(\D*)")
+_EXPECTED = (
+    "expected a .rec file, a pattern of such (train-*.rec), a folder with train.rec, a folder with "
+    f"one sub-folder of images for each identity, or a list ({', '.join(LIST_SUFFIXES)})"
+)
+
+
+class DatasetError(ValueError):
+    """A location that holds no usable set of images; says what was found, and the mend."""
+
+
+class LabelledImages(Protocol):
+    """n images and their labels as they were found; safe to hand to worker processes."""
+
+    @property
+    def location(self) -> Location:
+        """Where they are."""
+
+    @property
+    def labels(self) -> npt.NDArray[np.int32]:
+        """Label of each image, 0 or more; int32 [n]."""
+
+    @property
+    def names(self) -> Sequence[int | str] | None:
+        """What each label stands for, all whole numbers or all texts; None: for itself."""
+
+    def __len__(self) -> int: ...
+
+    def encoded(self, index: int) -> Bytes:
+        """Return the encoded image at `index`; `ValueError` with its place if it cannot be read."""
+
+    def describe(self, index: int) -> str:
+        """Return the place of the image at `index` in words."""
+
+    def storage_order(self) -> npt.NDArray[np.int64] | None:
+        """Return the indices in the order of the storage, int64 [n]; None where that is theirs."""
+
+
+def open_sources(
+    location: Location, *, cache_folder: Path | None = None, list_root: Path | None = None
+) -> Sequence[LabelledImages]:
+    """Open the images at `location`: several sources, the shards, for a pattern, else one.
+
+    Raises `DatasetError` for a location that holds none, for shards that are missing or of
+    different layouts, and what the reader of each kind raises.
+    """
+    if is_glob(location):
+        return _open_shards(location, cache_folder)
+    if is_url(location):
+        text = str(location)
+        url = text if text.endswith(".rec") else text.rstrip("/") + "/train.rec"
+        return [RecordImages(url, cache_folder=cache_folder)]
+    path = Path(location)
+    if path.suffix == ".rec" and path.is_file():
+        return [RecordImages(path, cache_folder=cache_folder)]
+    if path.suffix.lower() in LIST_SUFFIXES and path.is_file():
+        return [ListImages(path, root=list_root)]
+    if not path.is_dir():
+        state = "is none of what can be read" if path.exists() else "does not exist"
+        raise DatasetError(f"{path} {state}: {_EXPECTED}")
+    if (path / "train.rec").is_file():
+        return [RecordImages(path / "train.rec", cache_folder=cache_folder)]
+    records = sorted(file.name for file in path.glob("*.rec"))
+    if records:
+        raise DatasetError(
+            f"{path} has no train.rec; name one of its files, or the shards of one dataset as a "
+            f"pattern ({path}/*.rec): {_few(records)}"
+        )
+    return [FolderImages(path)]
+
+
+def _open_shards(pattern: Location, cache_folder: Path | None) -> Sequence["RecordImages"]:
+    locations = expand(pattern)
+    if not locations:
+        raise DatasetError(f"{pattern} matches no file: {_EXPECTED}")
+    others = [str(file) for file in locations if Path(file).suffix != ".rec"]
+    if others:
+        raise DatasetError(
+            f"{pattern} matches files that are no .rec: {_few(others)}; expected shards of one "
+            "dataset; end the pattern with .rec, and list other datasets one by one"
+        )
+    _check_numbers(pattern, [Path(file).stem for file in locations])
+    shards = [RecordImages(file, cache_folder=cache_folder) for file in locations]
+    for shard in shards[1:]:
+        if shard.has_header != shards[0].has_header:
+            with_header, without = sorted((shards[0], shard), key=lambda s: not s.has_header)
+            raise DatasetError(
+                f"{pattern} mixes layouts: {with_header.location} has a header record, "
+                f"{without.location} has none; expected shards of one dataset; list different "
+                "datasets one by one in data.train, or write the shards again"
+            )
+    return shards
+
+
+def _check_numbers(pattern: Location, stems: list[str]) -> None:
+    """Raise `DatasetError` if the numbers in the shards' names show that some are missing."""
+    matches = [_SHARD.fullmatch(stem) for stem in stems]
+    found = [match.groups() for match in matches if match is not None]
+    series = {(prefix, total, end) for prefix, _, total, end in found}
+    if len(found) < len(stems) or len(series) > 1:
+        return  # not one series of numbers
+    prefix, number, total, end = found[0]
+    numbers = {int(groups[1]) for groups in found}
+    if total is None:
+        promised = range(min(numbers), max(numbers) + 1)
+    else:
+        promised = range(1, int(total) + 1) if int(total) in numbers else range(int(total))
+    missing = sorted(set(promised) - numbers)
+    if missing:
+        width = len(number)
+        names = [
+            f"{prefix}{n:0{width}d}{'' if total is None else f'-of-{total}'}{end}.rec"
+            for n in missing
+        ]
+        raise DatasetError(
+            f"{pattern} matches {len(stems)} shards, and by their numbers {len(missing)} are "
+            f"missing: {_few(names)}; copy them, or list those that you mean in data.train with "
+            "data.merge: by_name"
+        )
+
+
+def _few(names: list[str], most: int = 5) -> str:
+    """Return the names, or the first of many."""
+    return ", ".join(names[:most]) + (f" … ({len(names)} in all)" if len(names) > most else "")
+
+
+class RecordImages:
+    """The images of a `.rec` file, in the order of its `.idx`.
+
+    In the layout with a header record that is the order of the keys 1 … n; without an `.idx`, the
+    order of the file. A pickle holds the places of the file and of its cached table; both are
+    mapped again where they are read. Raises `RecordError` for damaged RecordIO and for records
+    that are no labelled image.
+
+    Attributes:
+        location: of the `.rec` file.
+        keys: of the images; int64 [n], or a range where they follow one another.
+        has_header: whether the file is in the layout with a header record.
+        labels, names: see `LabelledImages`.
+    """
+
+    def __init__(self, location: Location, *, cache_folder: Path | None = None) -> None:
+        self.location = location
+        self.names: Sequence[int | str] | None = None
+        self._file = open_record_file(location)
+        self._table = open_images(self._file, cache_folder=cache_folder)
+
+    @property
+    def keys(self) -> npt.NDArray[np.int64] | range:
+        """Keys of the images."""
+        return self._table.keys
+
+    @property
+    def has_header(self) -> bool:
+        """Whether the file is in the layout with a header record."""
+        return self._table.has_header
+
+    @property
+    def labels(self) -> npt.NDArray[np.int32]:
+        """Label of each image."""
+        return self._table.labels
+
+    def __len__(self) -> int:
+        return len(self._table.offsets)
+
+    def encoded(self, index: int) -> Bytes:
+        """Return the encoded image at `index`, without a copy unless its record is in parts.
+
+        Raises `RecordError` if no record with an image of this label is there any more.
+        """
+        table = self._table
+        payload = self._file.read(int(table.offsets[index]), int(table.keys[index]))
+        if len(payload) > HEADER.size:
+            flag, label = _FLAG_AND_LABEL.unpack_from(payload)
+            image = payload[HEADER.size + 4 * flag :]
+            if flag and len(image):
+                (label,) = _FIRST_OF_LIST.unpack_from(payload, HEADER.size)
+            # A comparison with a NumPy integer would take as long as all of this together.
+            if len(image) and label == int(table.labels[index]):
+                return image
+        raise self._refusal(index, payload)
+
+    def describe(self, index: int) -> str:
+        """Return file, key and offset of the image at `index`."""
+        return self._file.where(int(self._table.offsets[index]), int(self.keys[index]))
+
+    def storage_order(self) -> npt.NDArray[np.int64] | None:
+        """Return the indices in the order of the offsets; None where those ascend."""
+        offsets = self._table.offsets
+        if (offsets[1:] >= offsets[:-1]).all():
+            return None
+        return np.argsort(offsets, kind="stable")
+
+    def _refusal(self, index: int, payload: Bytes) -> RecordError:
+        try:
+            record = unpack_record(payload)
+            found = f"label {record.labels[0]:g} and {len(record.image)} bytes of image"
+        except RecordError as error:
+            found = str(error)
+        return RecordError(
+            f"{self.describe(index)}: found {found}; expected label {self.labels[index]} and an "
+            "image: the file was changed while in use, or its identities' key ranges do not fit "
+            "its images; write it again"
+        )
+
+
+class FolderImages:
+    """Image files in one sub-folder an identity, in the order of the names.
+
+    Hidden files and folders are passed over; other files without an image's suffix, and images
+    outside sub-folders, are counted in a warning. Raises `DatasetError` if there is no
+    sub-folder, or one without images.
+
+    Attributes:
+        location: the folder.
+        names: of the sub-folders.
+        labels: the sub-folder of each image; int32 [n].
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.location = path
+        entries = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+        folders = [p for p in entries if p.is_dir()]
+        ignored = len(entries) - len(folders)
+        files: list[Texts] = []
+        for folder in folders:
+            names = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+            images = [n for n in names if n.lower().endswith(IMAGE_SUFFIXES)]
+            if not images:
+                raise DatasetError(
+                    f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}): expected at least "
+                    "one for each identity; fill it or remove it"
+                )
+            ignored += len(names) - len(images)
+            files.append(Texts(images))
+        if not folders:
+            raise DatasetError(
+                f"{path} holds neither train.rec nor sub-folders ({ignored} other files): "
+                "expected one sub-folder of images for each identity"
+            )
+        if ignored:
+            logger.warning("%s: left out %d files that are no image of an identity", path, ignored)
+        self.names: Sequence[int | str] | None = [folder.name for folder in folders]
+        counts = [len(names) for names in files]
+        self.labels = np.repeat(np.arange(len(folders), dtype=np.int32), counts)
+        self._files = Texts(name for names in files for name in names)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def encoded(self, index: int) -> Bytes:
+        """Return the content of the file at `index`; `DatasetError` if it cannot be read."""
+        return _read_file(self._file(index))
+
+    def describe(self, index: int) -> str:
+        """Return the path of the image at `index`."""
+        return str(self._file(index))
+
+    def storage_order(self) -> None:
+        """Return None: files lie in no order that is known."""
+
+    def _file(self, index: int) -> Path:
+        assert self.names is not None
+        return self.location / str(self.names[int(self.labels[index])]) / self._files[index]
+
+
+class ListImages:
+    """The image files that a list names, in its order.
+
+    Relative paths start at `root`, the list's own folder by default. Raises `ListError` for rows
+    that make no sense or contradict each other, and `DatasetError` if files are not there (of a
+    long list a hundred are looked for).
+
+    Attributes:
+        location: the list.
+        labels, names: see `LabelledImages`.
+    """
+
+    def __init__(self, path: Path, *, root: Path | None = None) -> None:
+        self.location = path
+        self.root = path.parent if root is None else root
+        listed: ImageList = read_list(path)
+        self.labels, self.names = listed.labels, listed.names
+        self._paths = listed.paths
+        count = len(self._paths)
+        for row in sorted({count * part // 100 for part in range(100)}):
+            if not self._file(row).is_file():
+                raise DatasetError(
+                    f"{path}: image {row + 1} of {count}, {self._file(row)}, does not exist: "
+                    f"expected paths relative to {self.root}; set data.list_root to the folder "
+                    "that they start from"
+                )
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def encoded(self, index: int) -> Bytes:
+        """Return the content of the file at `index`; `DatasetError` if it cannot be read."""
+        return _read_file(self._file(index))
+
+    def describe(self, index: int) -> str:
+        """Return the path of the image at `index`."""
+        return str(self._file(index))
+
+    def storage_order(self) -> None:
+        """Return None: files lie in no order that is known."""
+
+    def _file(self, index: int) -> Path:
+        return self.root / self._paths[index]
+
+
+def _read_file(file: Path) -> bytes:
+    try:
+        size = file.stat().st_size
+        if size <= SIZE_MASK:
+            return file.read_bytes()
+        raise DatasetError(f"{file} has {size} bytes: expected an image of at most {SIZE_MASK}")
+    except OSError as error:
+        raise DatasetError(f"{file} cannot be read: {error}; was it moved?") from error

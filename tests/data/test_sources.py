@@ -1,0 +1,110 @@
+from pathlib import Path
+
+import pytest
+
+from data.recordio import RecordWriter, pack_record, write_face_records
+from data.sources import DatasetError, FolderImages, ListImages, RecordImages, open_sources
+
+
+def write_shards(folder: Path, *names: str) -> None:
+    for name in names:
+        with RecordWriter(folder / f"{name}.rec") as writer:
+            writer.write(0, pack_record(0, 0, b"image"))
+
+
+@pytest.mark.parametrize(
+    ("names", "pattern"),
+    [
+        (["train-00000-of-00002", "train-00001-of-00002"], "train-*.rec"),
+        (["train-1-of-2", "train-2-of-2"], "train-*.rec"),
+        (["part9", "part10", "part11"], "part*.rec"),
+        (["a1", "a3", "b7"], "*.rec"),  # not one series
+        (["one", "two"], "*.rec"),
+        (["x-2", "x-3.left", "x-9.left"], "*.rec"),
+        (["7"], "*.rec"),
+    ],
+)
+def test_a_pattern_opens_all_its_shards(names: list[str], pattern: str, tmp_path: Path) -> None:
+    write_shards(tmp_path, *names)
+    sources = open_sources(tmp_path / pattern)
+    assert [Path(source.location).stem for source in sources] == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        (["train-00", "train-01", "train-04"], r"2 are missing: train-02\.rec, train-03\.rec;"),
+        (["train-9", "train-11"], r"1 are missing: train-10\.rec"),
+        (["a1-0-of-3", "a1-2-of-3"], r"matches 2 shards, .* missing: a1-1-of-3\.rec"),
+        (["x-00-of-03", "x-01-of-03"], r"missing: x-02-of-03\.rec"),
+        (["x-02-of-03", "x-03-of-03"], r"missing: x-01-of-03\.rec"),
+        (["x3.faces", "x5.faces"], r"missing: x4\.faces\.rec"),
+        (["x0", "x9"], r"8 are missing: x1\.rec, x2.rec, .*x5\.rec … \(8 in all\)"),
+    ],
+)
+def test_missing_shards_are_named(names: list[str], missing: str, tmp_path: Path) -> None:
+    write_shards(tmp_path, *names)
+    with pytest.raises(DatasetError, match=missing):
+        open_sources(tmp_path / "*.rec")
+
+
+def test_a_pattern_that_fits_nothing_or_other_files_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"train-\*\.rec matches no file: expected a \.rec file"):
+        open_sources(tmp_path / "train-*.rec")
+    write_shards(tmp_path, "train-1", "train-2")
+    with pytest.raises(DatasetError, match=r"that are no \.rec: \S+train-1\.idx, \S+train-2\.idx;"):
+        open_sources(tmp_path / "train-*")
+
+
+def test_shards_of_different_layouts_are_refused(tmp_path: Path) -> None:
+    write_face_records(tmp_path, [(0, b"image")])
+    write_shards(tmp_path, "other")
+    message = r"/train\.rec has a header record, \S+/other\.rec has none; .* one by one in data\.tr"
+    with pytest.raises(DatasetError, match=rf"\*\.rec mixes layouts: \S+{message}"):
+        open_sources(tmp_path / "*.rec")
+
+
+def test_each_kind_of_location_has_its_reader(tmp_path: Path) -> None:
+    (tmp_path / "people" / "ann").mkdir(parents=True)
+    (tmp_path / "people" / "ann" / "1.jpg").write_bytes(b"image")
+    (tmp_path / "list.txt").write_text("people/ann/1.jpg\tann\n")
+    write_shards(tmp_path, "train", "train-[1]")
+    kinds = {
+        "train.rec": RecordImages,
+        "train-[1].rec": RecordImages,
+        "people": FolderImages,
+        "list.txt": ListImages,
+        "": RecordImages,
+    }
+    for name, kind in kinds.items():
+        (source,) = open_sources(tmp_path / name)
+        assert type(source) is kind
+
+
+def test_a_url_has_no_reader_here() -> None:
+    with pytest.raises(ValueError, match=r"^s3://bucket/faces/train\.rec: no reader for s3://"):
+        open_sources("s3://bucket/faces")
+
+
+def test_a_list_is_read_from_its_folder_or_from_a_root(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "a.jpg").write_bytes(b"upper")
+    (tmp_path / "lists" / "a.jpg").write_bytes(b"lower")
+    path = tmp_path / "lists" / "x.lst"
+    path.write_text(f"0\t0\ta.jpg\n1\t0\t{tmp_path}/lists/../a.jpg\n")
+    (beside,) = open_sources(path)
+    assert [bytes(beside.encoded(index)) for index in (0, 1)] == [b"lower", b"upper"]
+    (rooted,) = open_sources(path, list_root=tmp_path)
+    assert bytes(rooted.encoded(0)) == b"upper"
+    assert rooted.describe(0) == f"{tmp_path}/a.jpg"
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(DatasetError, match=r"/a\.jpg cannot be read.*moved"):
+        rooted.encoded(0)
+
+
+def test_a_list_whose_files_lie_elsewhere_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "0.jpg").write_bytes(b"image")
+    (tmp_path / "x.csv").write_text("".join(f"{n}.jpg,0\n" for n in range(300)))
+    message = r"x\.csv: image 4 of 300, \S+/3\.jpg, does not exist: .* set data\.list_root"
+    with pytest.raises(DatasetError, match=message):
+        open_sources(tmp_path / "x.csv")
