@@ -1,5 +1,6 @@
 """Where the records of a `.rec` file start: read from its `.idx`, or found by a walk through it."""
 
+import errno
 import logging
 import re
 from collections.abc import Callable
@@ -87,13 +88,17 @@ def _rebuilt_index(file: RecordFile, cache_folder: Path | None) -> Path:
 def write_somewhere(places: list[Path], write: Callable[[IO[bytes]], None]) -> Path | None:
     """Write a file to the first of `places` that takes it, atomically; return that place.
 
-    Where none does, what was to be written is made again each time: that is logged, and no error.
+    A folder that nobody may write is left alone, also by root, who could: containers often run as
+    root, on data that is not theirs. The folder of the last place, the cache, is made if need be.
+    Where no place takes the file it is made again each time: that is logged, and no error.
     """
     faults = []
     for place in places:
         try:
-            if place != places[0]:  # a cache folder; that of the data is not ours to make
+            if place == places[-1]:
                 place.parent.mkdir(parents=True, exist_ok=True)
+            if not place.parent.stat().st_mode & 0o222:
+                raise PermissionError(errno.EACCES, "the folder is read-only")
             write_atomically(place, write)
         except OSError as error:
             faults.append(f"{place.parent}: {error.strerror}")

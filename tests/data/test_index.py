@@ -1,7 +1,7 @@
 import logging
-import shutil
 import struct
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -130,21 +130,28 @@ def test_a_rebuilt_index_is_written_beside_the_file(tmp_path: Path) -> None:
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["x.idx", "x.rec"]
 
 
-@pytest.fixture
-def unwritable(tmp_path: Path) -> Path:
-    """Return a path beside which nothing can be written: root could in any folder."""
-    return tmp_path / f"{'x' * 240}.rec"  # no room for the longer name of a temporary file
+@pytest.fixture(params=["read-only", "no room for the name"])
+def unwritable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """Yield three records in a folder that takes no file beside them, not even from root."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    # A name of 244 bytes leaves none for that of a temporary file, which is longer.
+    path = folder / ("x.rec" if request.param == "read-only" else f"{'x' * 240}.rec")
+    write_records(path, [5, 6, 7])
+    path.with_suffix(".idx").unlink()
+    folder.chmod(0o555 if request.param == "read-only" else 0o755)
+    yield path
+    folder.chmod(0o755)
 
 
 def test_an_index_that_cannot_be_beside_the_file_is_kept_in_the_cache(
     unwritable: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shutil.move(write_records(tmp_path / "x.rec", [5, 6, 7]).path, unwritable)
-    (tmp_path / "x.idx").unlink()
     cache = tmp_path / "some" / "cache"
     assert open_index(RecordFile(unwritable), cache_folder=cache).keys.tolist() == [5, 6, 7]
     (kept,) = cache.iterdir()
     assert read_like_mxnet(kept) == [(5, 0), (6, 40), (7, 80)]
+    assert list(unwritable.parent.iterdir()) == [unwritable]
     caplog.clear()
     with caplog.at_level(logging.INFO):
         assert open_index(RecordFile(unwritable), cache_folder=cache).keys.tolist() == [5, 6, 7]
@@ -160,8 +167,6 @@ def test_an_index_that_cannot_be_beside_the_file_is_kept_in_the_cache(
 def test_where_nothing_can_be_written_the_index_is_used_all_the_same(
     unwritable: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shutil.move(write_records(tmp_path / "x.rec", [5, 6, 7]).path, unwritable)
-    (tmp_path / "x.idx").unlink()
     (tmp_path / "file").touch()
     with caplog.at_level(logging.WARNING):
         index = open_index(RecordFile(unwritable), cache_folder=tmp_path / "file")

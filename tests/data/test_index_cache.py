@@ -131,18 +131,22 @@ def test_a_damaged_cache_is_told_and_made_again(
     assert cache_of(rec).read_bytes() == whole
 
 
-def test_where_the_folder_takes_no_files_the_cache_folder_does(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    write_face_records(tmp_path / "data", ((label, b"image") for label in CLASSES))
-    # A name that leaves no room for a temporary file's: root writes into any folder.
-    long = tmp_path / "data" / f"{'x' * 240}.rec"
-    (tmp_path / "data" / "train.rec").rename(long)
-    (tmp_path / "data" / "train.idx").rename(long.with_suffix(".idx"))
-    for _ in range(2):
-        assert isinstance(open_cached(long), MappedTable)
-        assert open_cached(long).labels.tolist() == CLASSES
-    (kept,) = (tmp_path / "cache").iterdir()
-    assert kept.name.endswith(".idx.cache")
+def test_where_the_folder_takes_no_files_the_cache_folder_does(rec: Path) -> None:
+    rec.parent.chmod(0o555)
+    try:
+        for _ in range(2):
+            assert isinstance(open_cached(rec), MappedTable)
+            assert open_cached(rec).labels.tolist() == CLASSES
+        assert not cache_of(rec).exists()
+        (kept,) = (rec.parent.parent / "cache").iterdir()
+        assert kept.name.endswith("-train.idx.cache")
+        kept.unlink()
+        kept.parent.chmod(0o555)
+        assert not isinstance(open_cached(rec), MappedTable)
+        assert list(kept.parent.iterdir()) == []
+    finally:
+        rec.parent.chmod(0o755)
+        kept.parent.chmod(0o755)
 
 
 def test_a_missing_index_and_the_cache_are_made_at_once(rec: Path) -> None:
