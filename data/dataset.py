@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from data.locations import DatasetError as DatasetError
 from data.locations import Location, same_file_key
 from data.numbering import ClassMapping, Merge, Numbering, number_datasets
 from data.recordio import Bytes
-from data.sources import DatasetError as DatasetError
 from data.sources import LabelledImages, ListImages, open_sources
 
 _AT_ONCE = 1 << 20

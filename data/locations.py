@@ -13,8 +13,8 @@ from pathlib import Path
 Location = Path | str
 
 
-class LocationError(ValueError):
-    """A location that cannot be used in this way; says what can."""
+class DatasetError(ValueError):
+    """A location that holds no usable set of images; says what was found, and the mend."""
 
 
 def is_url(location: Location) -> bool:
@@ -35,10 +35,10 @@ def is_glob(location: Location) -> bool:
 def expand(location: Location) -> Sequence[Location]:
     """Return the files that match a pattern, in the order of their names.
 
-    Raises `LocationError` for a URL: a web server has no list of its files.
+    Raises `DatasetError` for a URL: a web server has no list of its files.
     """
     if is_url(location):
-        raise LocationError(
+        raise DatasetError(
             f"{location}: patterns of URLs are not looked up: expected the files one by one; list "
             "them in data.train, with data.merge: by_name if they are shards of one dataset"
         )
@@ -48,10 +48,10 @@ def expand(location: Location) -> Sequence[Location]:
 def folder_of(location: Location) -> Path:
     """Return the folder that holds a file or the files of a pattern; a folder is its own.
 
-    Raises `LocationError` for a URL, which has no folder on this machine.
+    Raises `DatasetError` for a URL, which has no folder on this machine.
     """
     if is_url(location):
-        raise LocationError(f"{location} is in no folder of this machine: state one")
+        raise DatasetError(f"{location} is in no folder of this machine: state one")
     path = Path(location)
     path = path if path.is_dir() else path.parent
     while glob.has_magic(str(path)) and not path.exists():

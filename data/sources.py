@@ -4,7 +4,6 @@ What a class is called comes from here; `data.numbering` makes numbers from 0 on
 """
 
 import logging
-import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +14,10 @@ import numpy.typing as npt
 
 from data.index_cache import open_images
 from data.list_file import LIST_SUFFIXES, ImageList, read_list
-from data.locations import Location, expand, is_glob, is_url
+from data.locations import DatasetError, Location, is_glob, is_url
 from data.record_file import open_record_file
 from data.recordio import HEADER, SIZE_MASK, Bytes, RecordError, unpack_record
+from data.shards import few, find_shards
 from data.texts import Texts
 
 logger = logging.getLogger(__name__)
@@ -25,15 +25,10 @@ logger = logging.getLogger(__name__)
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 _FLAG_AND_LABEL = struct.Struct("<If")
 _FIRST_OF_LIST = struct.Struct("<f")
-_SHARD = re.compile(r"(.*?)(\d+)(?:-of-(\d+))?(\D*)")
 _EXPECTED = (
     "expected a .rec file, a pattern of such (train-*.rec), a folder with train.rec, a folder with "
     f"one sub-folder of images for each identity, or a list ({', '.join(LIST_SUFFIXES)})"
 )
-
-
-class DatasetError(ValueError):
-    """A location that holds no usable set of images; says what was found, and the mend."""
 
 
 class LabelledImages(Protocol):
@@ -91,23 +86,13 @@ def open_sources(
     if records:
         raise DatasetError(
             f"{path} has no train.rec; name one of its files, or the shards of one dataset as a "
-            f"pattern ({path}/*.rec): {_few(records)}"
+            f"pattern ({path}/*.rec): {few(records, len(records))}"
         )
     return [FolderImages(path)]
 
 
 def _open_shards(pattern: Location, cache_folder: Path | None) -> Sequence["RecordImages"]:
-    locations = expand(pattern)
-    if not locations:
-        raise DatasetError(f"{pattern} matches no file: {_EXPECTED}")
-    others = [str(file) for file in locations if Path(file).suffix != ".rec"]
-    if others:
-        raise DatasetError(
-            f"{pattern} matches files that are no .rec: {_few(others)}; expected shards of one "
-            "dataset; end the pattern with .rec, and list other datasets one by one"
-        )
-    _check_numbers(pattern, [Path(file).stem for file in locations])
-    shards = [RecordImages(file, cache_folder=cache_folder) for file in locations]
+    shards = [RecordImages(file, cache_folder=cache_folder) for file in find_shards(pattern)]
     for shard in shards[1:]:
         if shard.has_header != shards[0].has_header:
             with_header, without = sorted((shards[0], shard), key=lambda s: not s.has_header)
@@ -117,38 +102,6 @@ def _open_shards(pattern: Location, cache_folder: Path | None) -> Sequence["Reco
                 "datasets one by one in data.train, or write the shards again"
             )
     return shards
-
-
-def _check_numbers(pattern: Location, stems: list[str]) -> None:
-    """Raise `DatasetError` if the numbers in the shards' names show that some are missing."""
-    matches = [_SHARD.fullmatch(stem) for stem in stems]
-    found = [match.groups() for match in matches if match is not None]
-    series = {(prefix, total, end) for prefix, _, total, end in found}
-    if len(found) < len(stems) or len(series) > 1:
-        return  # not one series of numbers
-    prefix, number, total, end = found[0]
-    numbers = {int(groups[1]) for groups in found}
-    if total is None:
-        promised = range(min(numbers), max(numbers) + 1)
-    else:
-        promised = range(1, int(total) + 1) if int(total) in numbers else range(int(total))
-    missing = sorted(set(promised) - numbers)
-    if missing:
-        width = len(number)
-        names = [
-            f"{prefix}{n:0{width}d}{'' if total is None else f'-of-{total}'}{end}.rec"
-            for n in missing
-        ]
-        raise DatasetError(
-            f"{pattern} matches {len(stems)} shards, and by their numbers {len(missing)} are "
-            f"missing: {_few(names)}; copy them, or list those that you mean in data.train with "
-            "data.merge: by_name"
-        )
-
-
-def _few(names: list[str], most: int = 5) -> str:
-    """Return the names, or the first of many."""
-    return ", ".join(names[:most]) + (f" … ({len(names)} in all)" if len(names) > most else "")
 
 
 class RecordImages:

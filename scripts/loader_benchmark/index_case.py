@@ -60,7 +60,7 @@ def measure_index(entries: int, folder: Path) -> dict[str, float]:
     folder.mkdir(parents=True, exist_ok=True)
     rec = folder / "train.rec"
     try:
-        identities = _write_dataset(rec, entries)
+        identities = write_dataset(rec, entries)
         first = _in_new_process(_open, rec)
         again = [_in_new_process(_open, rec) for _ in range(3)]
         own, mapped, worker = _in_new_process(_memory, rec)
@@ -79,7 +79,7 @@ def measure_index(entries: int, folder: Path) -> dict[str, float]:
     }
 
 
-def _write_dataset(rec: Path, images: int) -> int:
+def write_dataset(rec: Path, images: int) -> int:
     """Write `rec` and its `.idx`; return the number of identities."""
     identities = -(-images // _IMAGES_PER_IDENTITY)
     with rec.open("wb") as file, rec.with_suffix(".idx").open("wb") as index:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from data.locations import (
-    LocationError,
+    DatasetError,
     beside,
     cache_name,
     default_cache_folder,
@@ -83,7 +83,7 @@ def test_the_folder_of_a_dataset_is_itself_or_its_parent(tmp_path: Path) -> None
     assert folder_of(tmp_path / "train-*.rec") == tmp_path
     assert folder_of(tmp_path / "part-*" / "train.rec") == tmp_path
     assert folder_of(tmp_path / "a[1]" / "train.rec") == tmp_path / "a[1]"
-    with pytest.raises(LocationError, match=r"^s3://bucket/faces is in no folder"):
+    with pytest.raises(DatasetError, match=r"^s3://bucket/faces is in no folder"):
         folder_of("s3://bucket/faces")
 
 
@@ -97,5 +97,5 @@ def test_a_url_stays_a_url(tmp_path: Path) -> None:
     assert same_file_key(url) == url
     assert not is_glob("https://host/train.rec?version=[2]")
     assert is_glob("s3://bucket/train-*.rec")
-    with pytest.raises(LocationError, match=r"^s3://bucket/train-\*\.rec: .* data\.merge: by_name"):
+    with pytest.raises(DatasetError, match=r"^s3://bucket/train-\*\.rec: .* data\.merge: by_name"):
         expand("s3://bucket/train-*.rec")
