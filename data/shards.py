@@ -28,8 +28,8 @@ def find_shards(pattern: Location) -> Sequence[Location]:
     others = [str(file) for file in locations if Path(file).suffix != ".rec"]
     if others:
         raise DatasetError(
-            f"{pattern} matches files that are no .rec: {few(others, len(others))}; expected shards of one "
-            "dataset; end the pattern with .rec, and list other datasets one by one"
+            f"{pattern} matches files that are no .rec: {few(others, len(others))}; expected "
+            "shards of one dataset; end the pattern with .rec, and list other datasets one by one"
         )
     _check_numbers(pattern, [Path(file).stem for file in locations])
     return locations

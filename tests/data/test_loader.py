@@ -132,6 +132,7 @@ def test_image_folders_are_loaded(tmp_path: Path, workers: int) -> None:
     loader = Loader(open_dataset(tmp_path), image_size=SIDE, global_batch_size=6, workers=workers)
     (batch,) = loader.batches(0, 1)
     assert sorted(batch.labels.tolist()) == [0, 0, 0, 1, 1, 1]
+    assert batch.labels.dtype == torch.int64  # whatever the dataset keeps them in
 
 
 def test_a_bad_image_arrives_as_it_was_raised(workers: int) -> None:
