@@ -29,6 +29,7 @@ from data.pair_file import PairFileError, read_pair_file
 from data.pickle_values import BUILDERS
 from data.record_file import RecordFile
 from data.recordio import MAGIC_BYTES, RecordError, pack_record, unpack_record
+from tests.data.test_image_limits import BOMBS
 
 MOST_MEMORY = 1 << 30  # beyond what the process has; an image may take a quarter
 MOST_SECONDS = 20  # of the processor; seen: 1
@@ -253,6 +254,7 @@ IMAGES = [
     encoded("WEBP"),
     encoded("WEBP", "RGBA", lossless=True, exif=b"Exif\0\0MM\0*"),
     encoded("WEBP", save_all=True, append_images=FRAMES),
+    *(bomb for bomb, _ in BOMBS.values() if len(bomb) < 200_000),
 ]
 
 
@@ -303,15 +305,18 @@ def chunks_of_pickles() -> Iterator[bytes]:
 
 
 DOUBLED = b")" + b"".join(b"\x94h%c\x86" % level for level in range(22))
-SHAPES = [DOUBLED, b")" + b"\x85" * 3000, b"K\x01K\0\x86", b"N\x85"]
+ROWS = b"\x8a\x05" + (2**33).to_bytes(5, "little")  # as many, of nothing
+SHAPES = [DOUBLED, b")" + b"\x85" * 3000, ROWS + b"K\0\x86", b"K\0\x85", b"N\x85"]
 SHAPED = st.sampled_from(SHAPES).map(
     lambda shape: (
         b"cnumpy.core.numeric\n_frombuffer\n(C\0cnumpy\ndtype\n(Vu1\ntR" + shape + b"VC\ntR"
     )
 )
-PROGRAMS = st.lists(
-    st.one_of(OPCODES, SHAPED, st.sampled_from([*chunks_of_pickles()])), max_size=14
-).map(lambda program: b"".join(program) + b".")
+VALUES = st.one_of(SHAPED, st.sampled_from([*chunks_of_pickles()]))
+PAIRS = st.builds(lambda images, same: images + same + b"\x86.", VALUES, VALUES)
+PROGRAMS = st.lists(st.one_of(OPCODES, VALUES), max_size=14).map(
+    lambda program: b"".join(program) + b"."
+)
 
 
 def objects() -> np.ndarray:
@@ -331,7 +336,7 @@ SETS = [
 ]
 
 
-@given(content=st.one_of(PROGRAMS, damaged(st.sampled_from(SETS)), damaged(PROGRAMS)))
+@given(content=st.one_of(PROGRAMS, PAIRS, damaged(st.sampled_from(SETS)), damaged(PAIRS)))
 def test_pair_files(folder: Path, content: bytes) -> None:
     path = replace(folder / "x.bin", content)
     pairs = None
