@@ -1,0 +1,241 @@
+"""Checks every record of `.rec` files: framing, index, labels, images, copies.
+
+A file is cut into stretches that worker processes read, take apart and decode; this process only
+joins their columns and looks at those. Memory is about 100 bytes a record, 1.7 GB for 17 million,
+and a few stretches a worker.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.check_kinds import KINDS
+from data.content_check import (
+    Mask,
+    RecordTable,
+    Rows,
+    check_labels,
+    check_sizes,
+    possible_copies,
+    report_copies,
+)
+from data.cores import usable_cores
+from data.file_check import STRETCH, Run, check_file
+from data.findings import Findings, Place
+from data.record_file import refuse_lfs_pointer
+from data.record_scan import image_digests
+from data.recordio import MAGIC_BYTES, RecordError
+
+Progress = Callable[[int, int], None]
+
+_DIGESTED_AT_ONCE = 256  # images
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What was looked at, and what was found.
+
+    Attributes:
+        files: the `.rec` files.
+        size: of them all in bytes.
+        records, images, identities: how many whole ones there are; images are those that
+            training would read, identities their different labels.
+        decoded: whether images were decoded.
+        seconds: that it took.
+        findings: see `data.check_kinds.KINDS`.
+    """
+
+    files: tuple[Path, ...]
+    size: int
+    records: int
+    images: int
+    identities: int
+    decoded: bool
+    seconds: float
+    findings: Findings
+
+    @property
+    def clean(self) -> bool:
+        """Whether there are neither errors nor warnings."""
+        return self.findings.clean
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything for JSON."""
+        counts = ("size", "records", "images", "identities", "decoded", "seconds", "clean")
+        return {
+            "files": [str(file) for file in self.files],
+            **{name: getattr(self, name) for name in counts},
+            "findings": self.findings.to_list(),
+        }
+
+    def text(self) -> str:
+        """Return everything for a person."""
+        files = str(self.files[0]) if len(self.files) == 1 else f"{len(self.files)} files"
+        how = "every image decoded" if self.decoded else "images not decoded"
+        head = (
+            f"{files}: {self.records:,} records, {self.images:,} images of {self.identities:,} "
+            f"identities, {self.size / 1e6:,.1f} MB, {how}, {self.seconds:.1f} s"
+        )
+        end = "" if self.clean else "\n\nThere are findings to act on."
+        found = self.findings.text()
+        return f"{head}\n\n{found}{end}" if found else f"{head}\n\nNothing was found."
+
+
+def record_files(paths: Iterable[Path]) -> list[Path]:
+    """Return the `.rec` files that `paths` name: files, or folders with `train.rec` or others.
+
+    Raises `RecordError` for a path that does not exist and a folder without any.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            train = path / "train.rec"
+            found = [train] if train.is_file() else sorted(path.glob("*.rec"))
+            if not found:
+                raise RecordError(f"{path} holds no .rec file: expected train.rec or others")
+            files += found
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise RecordError(f"{path} does not exist: expected a .rec file, or a folder with one")
+    return files
+
+
+def check_records(
+    files: Iterable[Path],
+    *,
+    decode: bool = True,
+    processes: int | None = None,
+    progress: Progress | None = None,
+) -> CheckResult:
+    """Check every record of `files`, which together are one dataset, and go on past damage.
+
+    Args:
+        files: `.rec` files, each with its `.idx` beside it or without.
+        decode: whether to decode every image, as training does.
+        processes: worker processes; by default one for each core that this process may use. With
+            1 the work is done in this process.
+        progress: called with (bytes done, bytes in all) now and then.
+
+    Raises `RecordError` for what is no RecordIO file at all, `OSError` for what cannot be opened,
+    and `ValueError` for fewer than one process.
+    """
+    begun = time.perf_counter()
+    files = tuple(files)
+    sizes = [_check_start(file) for file in files]
+    processes = usable_cores() if processes is None else processes
+    if processes < 1:
+        raise ValueError(f"processes is {processes}: expected at least 1")
+    findings = Findings(KINDS)
+    tables: list[RecordTable] = []
+    masks: list[Mask] = []
+    with _workers(min(processes, -(-sum(sizes) // STRETCH))) as run:
+        for number, (file, size) in enumerate(zip(files, sizes, strict=True)):
+            done = _progress_of(progress, sum(sizes[:number]), sum(sizes))
+            table, images = check_file(file, size, decode, run, done, findings)
+            tables.append(table)
+            masks.append(images)
+        table, images = _joined(tables), np.concatenate(masks)
+        images = check_labels(table, images, findings)
+        check_sizes(table, findings)
+        rows = possible_copies(table, images)
+        report_copies(table, rows, list(_digests(table, rows, run)), findings)
+    identities = len(np.unique(table.labels[images]))
+    _check_property(files, identities, findings)
+    return CheckResult(
+        files=files,
+        size=sum(sizes),
+        records=len(table.keys),
+        images=int(np.count_nonzero(images)),
+        identities=identities,
+        decoded=decode,
+        seconds=time.perf_counter() - begun,
+        findings=findings,
+    )
+
+
+def _check_start(path: Path) -> int:
+    """Return the size of a file; raise `RecordError` unless it can be RecordIO."""
+    with path.open("rb") as file:
+        start = file.read(1 << 20)
+    refuse_lfs_pointer(path, start[:512])
+    if not start:
+        raise RecordError(f"{path} is empty: expected a RecordIO file; copy or make it again")
+    at = start.find(MAGIC_BYTES)
+    while at % 4 and at > 0:
+        at = start.find(MAGIC_BYTES, at + 1)
+    if at < 0:
+        raise RecordError(
+            f"{path} is no RecordIO file: it starts with {start[:8]!r}, and its first MiB has no "
+            f"{MAGIC_BYTES!r}, with which records start; copy or make it again"
+        )
+    return path.stat().st_size
+
+
+def _check_property(files: tuple[Path, ...], identities: int, findings: Findings) -> None:
+    """Hold the `property` file beside a `train.rec`, "identities,height,width", against it."""
+    path = files[0].with_name("property")
+    if len(files) > 1 or files[0].name != "train.rec" or not path.is_file():
+        return
+    text = path.read_bytes()[:80].decode("ascii", "replace").strip()
+    if text.partition(",")[0] != str(identities):
+        findings.add("property", [Place(str(path), f"found {text!r}, expected {identities},...")])
+
+
+@contextmanager
+def _workers(processes: int) -> Iterator[Run]:
+    if processes == 1:
+        yield map
+        return
+    # spawn: forking a process that has started threads (torch's, a progress bar's) can deadlock
+    pool = ProcessPoolExecutor(processes, get_context("spawn"))
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)  # what is left after an interruption
+
+
+def _progress_of(progress: Progress | None, before: int, total: int) -> Callable[[int], None]:
+    """Return what adds the bytes done of one file to those of the files before."""
+
+    def done(size: int) -> None:
+        if progress is not None:
+            progress(before + size, total)
+
+    return done
+
+
+def _joined(tables: list[RecordTable]) -> RecordTable:
+    """Return the records of all files as one table."""
+    if len(tables) == 1:
+        return tables[0]
+    counts = [len(table.keys) for table in tables]
+    columns = ("keys", "offsets", "labels", "image_sizes", "fingerprints", "sizes")
+    return RecordTable(
+        files=tuple(table.files[0] for table in tables),
+        first_rows=tuple(sum(counts[:number]) for number in range(len(counts))),
+        **{name: np.concatenate([getattr(table, name) for table in tables]) for name in columns},
+    )
+
+
+def _digests(table: RecordTable, rows: Rows, run: Run) -> Iterator[bytes]:
+    """Yield a digest of the image of each of `rows`, which are in order."""
+    tasks: list[tuple[Path, list[int]]] = []
+    files = np.searchsorted(table.first_rows, rows, side="right") - 1
+    for number, file in enumerate(table.files):
+        offsets = table.offsets[rows[files == number]].tolist()
+        parts = range(0, len(offsets), _DIGESTED_AT_ONCE)
+        tasks += [(file, offsets[start : start + _DIGESTED_AT_ONCE]) for start in parts]
+    yield from chain.from_iterable(run(_digest, tasks))
+
+
+def _digest(task: tuple[Path, list[int]]) -> list[bytes]:
+    return image_digests(*task)

@@ -1,0 +1,131 @@
+"""What a check found: grouped by kind, counted, with the first places of each and the mend."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Final, Literal
+
+Level = Literal["error", "warning", "note"]
+LEVELS: Final = ("error", "warning", "note")
+
+PLACES_AT_MOST: Final = 10_000  # kept of each kind, for the JSON report; all are counted
+_PLACES_SHOWN: Final = 5
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of finding.
+
+    Attributes:
+        level: `error` where training would stop or learn something wrong, `warning` where a person
+            should look, `note` for what does no harm.
+        title: what is the matter, in the plural.
+        mend: what to do about it, a sentence.
+    """
+
+    level: Level
+    title: str
+    mend: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something was found; what is unknown or makes no sense is None.
+
+    Attributes:
+        file: the file.
+        detail: what is there.
+        key: of the record.
+        offset: in the file, in bytes.
+        line: of a text file, from 1 on.
+    """
+
+    file: str
+    detail: str
+    key: int | None = None
+    offset: int | None = None
+    line: int | None = None
+
+    def __str__(self) -> str:
+        names = ("line", "key", "offset")
+        known = [
+            f"{name} {getattr(self, name)}" for name in names if getattr(self, name) is not None
+        ]
+        return f"{', '.join([self.file, *known])}: {self.detail}"
+
+    def to_dict(self) -> dict[str, str | int]:
+        """Return what is known, for JSON."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass
+class _Group:
+    count: int = 0
+    places: list[Place] = field(default_factory=list)
+
+
+class Findings:
+    """Collects findings.
+
+    Args:
+        kinds: every kind that may be added, by name, in the order of the report within a level.
+    """
+
+    def __init__(self, kinds: Mapping[str, Kind]) -> None:
+        self._kinds = kinds
+        self._groups: dict[str, _Group] = {}
+
+    def add(self, name: str, places: Iterable[Place], count: int | None = None) -> None:
+        """Add findings of the kind `name`.
+
+        `count` says how many there are where that is more than `places` gives; of an iterator no
+        more is taken than is kept.
+        """
+        group = self._groups.setdefault(name, _Group())
+        if count is None:
+            places = list(places)
+            count = len(places)
+        group.places += islice(places, max(0, PLACES_AT_MOST - len(group.places)))
+        group.count += count
+        if group.count == 0:
+            del self._groups[name]
+
+    def count(self, name: str) -> int:
+        """Return how many findings of the kind `name` there are."""
+        return self._groups[name].count if name in self._groups else 0
+
+    @property
+    def clean(self) -> bool:
+        """Whether there are neither errors nor warnings."""
+        return all(self._kinds[name].level == "note" for name in self._groups)
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Return all findings for JSON, the gravest first, with up to 10,000 places each."""
+        return [
+            {
+                "level": kind.level,
+                "kind": name,
+                "title": kind.title,
+                "count": group.count,
+                "mend": kind.mend,
+                "places": [place.to_dict() for place in group.places],
+            }
+            for name, kind, group in self._sorted()
+        ]
+
+    def text(self) -> str:
+        """Return all findings for a person, the gravest first, with the first places of each."""
+        return "\n\n".join(_paragraph(kind, group) for _, kind, group in self._sorted())
+
+    def _sorted(self) -> list[tuple[str, Kind, _Group]]:
+        found = [(n, kind, self._groups[n]) for n, kind in self._kinds.items() if n in self._groups]
+        return sorted(found, key=lambda item: LEVELS.index(item[1].level))
+
+
+def _paragraph(kind: Kind, group: _Group) -> str:
+    lines = [f"{kind.level.upper()}: {kind.title}: {group.count:,}"]
+    lines += [f"    {place}" for place in group.places[:_PLACES_SHOWN]]
+    if group.count > _PLACES_SHOWN:
+        lines.append(f"    ... and {group.count - _PLACES_SHOWN:,} more")
+    lines.append(f"  To do: {kind.mend}")
+    return "\n".join(lines)

@@ -1,0 +1,71 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.check_records import main
+from tests.launch import ROOT
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Start the command as users do."""
+    return subprocess.run(
+        [sys.executable, "-m", "scripts.check_records", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        text=True,
+        capture_output=True,
+        timeout=200,
+    )
+
+
+@pytest.fixture
+def damaged(tiny_data: Path, tmp_path: Path) -> Path:
+    for name in ("train.rec", "train.idx"):
+        (tmp_path / name).write_bytes((tiny_data / name).read_bytes())
+    with (tmp_path / "train.rec").open("r+b") as file:
+        file.write(b"?")
+    return tmp_path / "train.rec"
+
+
+def test_the_exit_code_says_clean(tiny_data: Path) -> None:
+    ended = run(tiny_data)
+    assert ended.returncode == 0, ended.stderr
+    assert "91 images of 13 identities" in ended.stdout
+    assert ended.stdout.endswith("Nothing was found.\n")
+
+
+def test_the_exit_code_says_findings_and_the_report_has_them(damaged: Path, tmp_path: Path) -> None:
+    ended = run(damaged, "--report", tmp_path / "report.json", "--no-decode", "--processes", 1)
+    assert ended.returncode == 1, ended.stderr
+    assert "ERROR: stretches of bytes that belong to no whole record: 1" in ended.stdout
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["files"] == [str(damaged)]
+    assert (report["clean"], report["decoded"], report["images"]) == (False, False, 90)
+    kinds = {finding["kind"]: finding for finding in report["findings"]}
+    assert kinds["damage"]["places"][0]["offset"] == 0
+    assert kinds["index_lost"]["places"][0]["key"] == 1
+
+
+def test_the_exit_code_says_unreadable(tmp_path: Path) -> None:
+    ended = run(tmp_path / "absent.rec")
+    assert ended.returncode == 2
+    assert f"error: {tmp_path / 'absent.rec'} does not exist" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_report_without_a_folder_is_refused_before_the_work(
+    damaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(damaged), "--report", str(tmp_path / "none" / "report.json")]) == 2
+    assert "its folder does not exist; make it first" in capsys.readouterr().err
+
+
+def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    printed = capsys.readouterr().out
+    assert all(option in printed for option in ("--no-decode", "--report", "--processes"))
