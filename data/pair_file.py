@@ -94,14 +94,20 @@ def write_pair_file(
 
     `images` are 2p encoded images, two a pair; `same` has p booleans. The published protocol cuts
     the pairs into ten folds in file order, so both kinds should be spread over the file:
-    `balanced_order` gives such an order. Raises `PairFileError` when the counts do not fit.
+    `balanced_order` gives such an order. Images with the same bytes are stored once.
+
+    Raises `PairFileError` when the counts do not fit.
     """
     if len(images) != 2 * len(same) or len(same) == 0:
         raise PairFileError(
             f"{path}: {len(images)} images for {len(same)} pairs, expected {2 * len(same)} and at "
             "least one pair: image 2k and image 2k+1 form pair k"
         )
-    content = ([bytes(image) for image in images], [bool(value) for value in same])
+    once: dict[bytes, bytes] = {}  # pickle stores an object once, however often it occurs
+    content = (
+        [once.setdefault(image, image) for image in map(bytes, images)],
+        [bool(value) for value in same],
+    )
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
         pickle.dump(content, file, protocol=4)

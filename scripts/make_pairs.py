@@ -1,0 +1,83 @@
+"""Make a verification set (.bin) from a pair list or a folder of identities, or unpack one.
+
+A pair list is a CSV file of path_a,path_b,same and perhaps fold; of a folder with one sub-folder an
+identity, pairs are chosen so that no identity is in two folds.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from data.pair_choice import pack_folder
+from data.pair_list import Progress, Written, pack_pair_list, unpack_pair_file
+from recognition.telemetry import progress_bar
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("source", type=Path, help="a .csv or a folder; with --unpack a .bin")
+    parser.add_argument("output", type=Path, help="the .bin; with --unpack an empty or new folder")
+    parser.add_argument(
+        "--unpack", action="store_true", help="write the images and pairs.csv of a set instead"
+    )
+    parser.add_argument("--folds", type=int, default=10, help="verification cuts a set into 10")
+    parser.add_argument(
+        "--images", type=Path, help="of a list: the folder of its paths; None: its own folder"
+    )
+    parser.add_argument(
+        "--uneven", action="store_true", help="of a list: allow folds with more of one kind"
+    )
+    parser.add_argument("--pairs", type=int, default=6000, help="of a folder: how many in all")
+    parser.add_argument("--seed", type=int, default=0, help="of a folder: names the choice")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Make or unpack a set and say what it holds; return the exit status."""
+    options = parse(arguments)
+    try:
+        with progress_bar(str(options.output), "image") as progress:
+            written = _make(options, progress)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for remark in written.remarks:
+        print(f"note: {remark}", file=sys.stderr)
+    print(
+        f"{options.output}: {written.pairs} pairs, {written.same} of one person, "
+        f"of {written.images} images"
+    )
+    return 0
+
+
+def _make(options: argparse.Namespace, progress: Progress) -> Written:
+    if options.unpack:
+        return unpack_pair_file(
+            options.source, options.output, folds=options.folds, progress=progress
+        )
+    if options.output.suffix != ".bin":
+        raise ValueError(f"{options.output}: expected a name that ends in .bin")
+    if options.source.is_dir():
+        return pack_folder(
+            options.source,
+            options.output,
+            pairs=options.pairs,
+            folds=options.folds,
+            seed=options.seed,
+            progress=progress,
+        )
+    return pack_pair_list(
+        options.source,
+        options.images or options.source.parent,
+        options.output,
+        folds=options.folds,
+        uneven=options.uneven,
+        progress=progress,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

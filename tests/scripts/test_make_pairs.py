@@ -1,0 +1,57 @@
+from pathlib import Path
+
+import pytest
+
+from data.pair_file import read_pair_file
+from scripts.make_pairs import main
+from tests.conftest import picture
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> Path:
+    for identity in range(20):
+        folder = tmp_path / "faces" / f"{identity:02}"
+        folder.mkdir(parents=True)
+        for number in range(2):
+            (folder / f"{number}.jpg").write_bytes(picture(identity, number, 8))
+    return tmp_path / "faces"
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def test_a_folder_to_a_set_to_files_and_back(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(faces, tmp_path / "set.bin", "--pairs", 40, "--seed", 3) == 0
+    assert "set.bin: 40 pairs, 20 of one person, of" in capsys.readouterr().out
+    assert run("--unpack", tmp_path / "set.bin", tmp_path / "files") == 0
+    assert run(tmp_path / "files" / "pairs.csv", tmp_path / "again.bin") == 0
+    assert (tmp_path / "again.bin").read_bytes() == (tmp_path / "set.bin").read_bytes()
+
+
+def test_a_list_with_its_images_elsewhere(faces: Path, tmp_path: Path) -> None:
+    rows = [f"{i:02}/0.jpg,{(i + i % 2) % 20:02}/1.jpg,{1 - i % 2}" for i in range(20)]
+    (tmp_path / "pairs.csv").write_text("\n".join(rows))
+    arguments = (tmp_path / "pairs.csv", tmp_path / "set.bin", "--images", faces)
+    assert run(*arguments) == 0
+    assert read_pair_file(tmp_path / "set.bin").same.tolist() == [True, False] * 10
+    (tmp_path / "pairs.csv").write_text("\n".join(rows[:-1]))
+    assert run(*arguments) == 1
+    assert run(*arguments, "--uneven") == 0
+
+
+def test_refusals_are_one_line(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, message in (
+        ((faces, tmp_path / "set.csv"), "expected a name that ends in .bin"),
+        ((faces, tmp_path / "set.bin", "--pairs", 25), "a multiple of twice their number, 20"),
+        ((tmp_path / "absent.csv", tmp_path / "set.bin"), "cannot be read as CSV"),
+        (("--unpack", faces, tmp_path / "out"), "no such file; expected a verification set"),
+    ):
+        assert run(*arguments) == 1
+        lines = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+        assert len(lines) == 1
+        assert message in lines[0]
