@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.decode import BadImage, decode_into
+from data.output_folder import make_empty
 from data.pair_file import balanced_order, read_pair_file, write_pair_file
 from recognition.sharding import part_range
 
@@ -138,16 +139,16 @@ def unpack_pair_file(
 
     Images with the same bytes become one file. `pack_pair_list` makes the same set of it.
 
-    Raises `PairFileError` for a file that is no verification set, and `PairListError` for a
-    folder that is not empty and for more folds than pairs.
+    Raises `PairFileError` for a file that is no verification set, `OutputFolderError` for a folder
+    that is not empty, and `PairListError` for more folds than pairs.
     """
     pairs = read_pair_file(path)
     if not 1 <= folds <= len(pairs.same):
         raise PairListError(
             f"{path}: {folds} folds of {len(pairs.same)} pairs: expected 1 to as many"
         )
-    refuse_filled(folder)
-    (folder / "images").mkdir(parents=True, exist_ok=True)
+    make_empty(folder)
+    (folder / "images").mkdir()
     names: dict[bytes, str] = {}
     for index, view in enumerate(pairs.images):
         image = bytes(view)
@@ -164,12 +165,6 @@ def unpack_pair_file(
             for k in range(*part_range(len(pairs.same), folds, fold)):
                 writer.writerow([of_image[2 * k], of_image[2 * k + 1], int(pairs.same[k]), fold])
     return Written(len(pairs.same), int(pairs.same.sum()), len(names), ())
-
-
-def refuse_filled(folder: Path) -> None:
-    """Raise `PairListError` unless `folder` is an empty folder, or not there."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PairListError(f"{folder} exists and is no empty folder: choose another, or remove it")
 
 
 def _fold_order(

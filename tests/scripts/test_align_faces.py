@@ -1,0 +1,59 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from data.alignment import TEMPLATE
+from scripts.align_faces import main
+from tests.data.test_face_folder import write_list
+from tests.launch import ROOT
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (130, 130), (9, 99, 199)).save(tmp_path / "photos" / "one.png")
+    write_list(tmp_path, ("one.png", TEMPLATE + 5))
+    return tmp_path
+
+
+def run(folder: Path, *options: object) -> int:
+    paths = (folder / "landmarks.csv", folder / "photos", folder / "faces")
+    return main([str(argument) for argument in (*paths, *options)])
+
+
+def test_the_exit_code_says_whether_there_is_something_to_do(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(folder, "--size", 64, "--format", "png") == 0
+    assert capsys.readouterr().out == f"{folder / 'faces'}: 1 faces of 64x64 pixels\n"
+    with Image.open(folder / "faces" / "one.png") as face:
+        assert face.getpixel((32, 32)) == (9, 99, 199)
+    assert run(folder) == 2
+    assert "is no empty folder: choose another" in capsys.readouterr().err
+    (folder / "faces" / "one.png").unlink()
+    write_list(folder, ("one.png", TEMPLATE + 5), ("absent.png", TEMPLATE))
+    assert run(folder, "--report", folder / "report.json") == 1
+    assert (
+        "ERROR: photos that cannot be read: 1\n    absent.png, line 2:" in capsys.readouterr().out
+    )
+    report = json.loads((folder / "report.json").read_text())
+    assert (report["written"], report["clean"]) == (1, False)
+    assert report["findings"][0]["places"][0]["file"] == "absent.png"
+
+
+def test_it_runs_as_a_command(folder: Path) -> None:
+    command = [sys.executable, "-m", "scripts.align_faces"]
+    ended = subprocess.run(
+        [*command, folder / "none.csv", folder, folder / "faces"],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, capture_output=True,
+        timeout=200,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert f"error: {folder / 'none.csv'} cannot be read as CSV" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not (folder / "faces").exists()
