@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from data.image_limits import check_jpeg, check_other, check_size
 from data.recordio import Bytes
@@ -80,7 +80,7 @@ def decode_into(image: npt.NDArray[np.uint8], encoded: Bytes) -> None:
         start = bytes(encoded[:12])
         raise BadImage(
             f"cannot decode {len(encoded)} bytes that start with {start!r} as a JPEG, PNG, BMP "
-            f"or WebP image: {error}"
+            f"or WebP image: {_reason(error)}"
         ) from error
 
 
@@ -93,6 +93,11 @@ def encoded_size(encoded: Bytes) -> tuple[int, int]:
         height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
         return width, height
     return Image.open(BytesIO(encoded), formats=_FORMATS).size
+
+
+def _reason(error: Exception) -> str:
+    """Return why Pillow could not decode, without the name of an object of ours in its text."""
+    return "not recognised" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def _decode_jpeg_into(image: npt.NDArray[np.uint8], encoded: Bytes) -> None:
