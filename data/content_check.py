@@ -10,7 +10,7 @@ import numpy.typing as npt
 from data.findings import Findings, Place
 from data.index_check import NO_KEY
 from data.labels import INEXACT_FROM
-from data.record_scan import Offsets
+from data.record_window import Offsets
 
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]

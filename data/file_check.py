@@ -12,7 +12,8 @@ import numpy.typing as npt
 from data.content_check import Extras, Mask, RecordTable, find_images
 from data.findings import PLACES_AT_MOST, Findings, Place
 from data.index_check import check_index
-from data.record_scan import Span, StretchRecords, scan_stretch
+from data.record_scan import StretchRecords, scan_stretch
+from data.record_window import Span
 from data.recordio import FIRST, MAGIC, PART, SIZE_BITS, SIZE_MASK, WHOLE
 
 Item = TypeVar("Item")

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from data.findings import Findings, Place
 from data.index import RecordIndex, read_index
-from data.record_scan import Offsets, Span
+from data.record_window import Offsets, Span
 from data.recordio import RecordError
 
 NO_KEY = -1

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +20,11 @@ from PIL import Image
 
 from data.decode import BadImage, decode_into
 from data.record_file import Headers
+from data.record_window import Offsets, Span, Window
 from data.recordio import (
     FIRST,
     HEADER,
     LAST,
-    MAGIC,
     MAGIC_BYTES,
     MIDDLE,
     PART,
@@ -37,12 +36,6 @@ from data.recordio import (
     unpack_record,
 )
 
-Offsets = npt.NDArray[np.int64]
-Span = tuple[int, int]  # of bytes in the file: start, stop
-
-_AHEAD: Final = 1 << 18  # bytes read beyond a stretch at once, for its last record
-_MORE: Final = 1 << 20  # bytes read at a time where that is not enough
-_PAGE: Final = 4096
 _SAMPLES: Final = 16  # words of an image in its fingerprint
 _MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)  # 2**64 divided by the golden ratio
 _SIDE: Final = 112  # to which images are decoded that are not square, or large
@@ -92,7 +85,7 @@ def scan_stretch(path: Path, start: int, stop: int, *, decode: bool) -> StretchR
     """
     with Window(path, start, stop) as window:
         offsets, ends, parts = _whole_records(window, stop)
-        words, first = window.words(), (offsets - start) // 4
+        words, first = window.words, (offsets - start) // 4
         headers = _headers(words, first)
         images = (first + (8 + HEADER.size) // 4 + headers.flags.astype(np.int64)) * 4
         fingerprints = _fingerprints(words, images // 4, headers.image_sizes)
@@ -103,7 +96,7 @@ def scan_stretch(path: Path, start: int, stop: int, *, decode: bool) -> StretchR
             size = headers.image_sizes[row : row + 1]
             fingerprints[row] = _fingerprints(of_one, np.zeros(1, np.int64), size)[0]
         sizes, undecodable = np.zeros((len(offsets), 2), np.uint16), []
-        data = memoryview(window.data)
+        data = window.data
         for row in np.flatnonzero(headers.image_sizes > 0).tolist() if decode else ():
             at = int(images[row])
             image = joined.get(row, data[at : at + int(headers.image_sizes[row])])
@@ -117,101 +110,6 @@ def scan_stretch(path: Path, start: int, stop: int, *, decode: bool) -> StretchR
         )  # fmt: skip
 
 
-class Window:
-    """The bytes of a file from `start` on, read as far as they are asked for.
-
-    Reads with `pread`, not through a mapping: a bad sector is then an error that can be reported,
-    not a signal that ends the process.
-
-    Attributes:
-        data: what was read so far; zeros where the disk refused.
-        size: of the file in bytes.
-        unreadable: spans of the file that the disk refused to give.
-    """
-
-    def __init__(self, path: Path, start: int, stop: int) -> None:
-        self._file = os.open(path, os.O_RDONLY)
-        self.size = os.fstat(self._file).st_size
-        self.start = start
-        self.data = bytearray()
-        self.unreadable: list[Span] = []
-        self._magics = [np.empty(0, np.int64)]
-        self._searched = 0
-        self.reach(stop + _AHEAD)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        os.close(self._file)
-
-    @property
-    def stop(self) -> int:
-        """Where in the file ends what was read."""
-        return self.start + len(self.data)
-
-    def reach(self, stop: int) -> None:
-        """Read on to `stop`, or to the end of the file."""
-        while self.stop < min(stop, self.size):
-            self.data += self._read(self.stop, min(stop, self.size, self.stop + _MORE))
-            # At once, while what was read is in the core's cache.
-            found = np.flatnonzero(self.words()[self._searched :] == MAGIC)
-            self._magics.append(self.start + (found + self._searched) * 4)
-            self._searched = len(self.data) // 4
-
-    def words(self) -> npt.NDArray[np.uint32]:
-        """Return what was read as words: a view, which must be gone before more is read."""
-        return np.frombuffer(self.data, "<u4", len(self.data) // 4)
-
-    def magics(self) -> Offsets:
-        """Return all multiples of 4 at which the magic was read, rising."""
-        if len(self._magics) > 1:
-            self._magics = [np.concatenate(self._magics)]
-        return self._magics[0]
-
-    def next_magic(self, offset: int, limit: int) -> int:
-        """Return the first magic from `offset` on, or `limit` if none is before that."""
-        while True:
-            magics = self.magics()
-            place = int(np.searchsorted(magics, offset))
-            if place < len(magics):
-                return min(int(magics[place]), limit)
-            if self.stop >= min(limit, self.size):
-                return limit
-            self.reach(self.stop + _MORE)
-
-    def part(self, offset: int) -> tuple[int, int] | None:
-        """Return flag and size of the part that starts at `offset`; None if none does."""
-        content = self.peek(offset, PART.size)
-        if len(content) < PART.size:
-            return None
-        magic, word = PART.unpack(content)
-        return (word >> SIZE_BITS, word & SIZE_MASK) if magic == MAGIC else None
-
-    def peek(self, offset: int, size: int) -> bytes:
-        """Return up to `size` bytes from `offset` on, without reading on to there."""
-        if offset + size <= self.stop:
-            return bytes(self.data[offset - self.start : offset - self.start + size])
-        return self._read(offset, min(offset + size, self.size))
-
-    def _read(self, start: int, stop: int) -> bytes:
-        """Return the bytes `[start, stop)`, zeros for pages that cannot be read."""
-        try:
-            content = os.pread(self._file, stop - start, start)
-        except OSError:
-            if stop - start > _PAGE:
-                starts = range(start, stop, _PAGE)
-                return b"".join(self._read(at, min(at + _PAGE, stop)) for at in starts)
-            self.unreadable.append((start, stop))
-            content = b""
-        return content.ljust(stop - start, b"\0")  # the file may have shrunk meanwhile
-
-
 def _whole_records(window: Window, stop: int) -> tuple[Offsets, Offsets, dict[int, list[Span]]]:
     """Return offsets and ends of the records before `stop`, and the parts of some, by row.
 
@@ -220,9 +118,8 @@ def _whole_records(window: Window, stop: int) -> tuple[Offsets, Offsets, dict[in
     magics = window.magics()
     following = np.append(magics, window.stop)[1:][magics < stop]
     offsets = magics[magics < stop]
-    words = window.words()
+    words = window.words
     word = words[np.minimum((offsets - window.start) // 4 + 1, len(words) - 1)]
-    del words
     ends = (offsets + 8 + (word & SIZE_MASK).astype(np.int64) + 3) & ~3
     whole = (word >> SIZE_BITS == WHOLE) & (ends <= following)
     parts: dict[int, list[Span]] = {}

@@ -1,4 +1,5 @@
 import os
+import random
 import re
 import struct
 from collections.abc import Callable
@@ -14,7 +15,9 @@ import data.file_check
 from data.checking import CheckResult, check_records, record_files
 from data.record_file import RecordFile
 from data.recordio import (
+    MAGIC,
     MAGIC_BYTES,
+    PART,
     RecordError,
     RecordWriter,
     pack_record,
@@ -222,6 +225,30 @@ def test_no_single_flipped_byte_of_framing_costs_more_than_its_record(faces: Pat
             assert not result.clean, f"record {row}, byte {place}"
 
 
+@pytest.mark.parametrize("seed", range(25))
+def test_any_damage_is_found_the_same_however_the_file_is_cut(
+    faces: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(seed)
+    content = bytearray(faces.read_bytes())
+    for _ in range(rng.randrange(1, 5)):
+        at, length = rng.randrange(4, len(content)), rng.randrange(1, 900)
+        aligned = at // 4 * 4
+        part = PART.pack(MAGIC, rng.randrange(8) << 29 | rng.randrange(1 << rng.randrange(1, 29)))
+        for start, stop, new in (
+            [(at, at + 1, rng.randbytes(1))],
+            [(at, at + length, b"")],
+            [(at, at, rng.randbytes(length))],
+            [(aligned, aligned + 400, MAGIC_BYTES * 100)],
+            [(aligned, aligned + 8, part)],
+        )[rng.randrange(5)]:
+            content[start:stop] = new
+    faces.write_bytes(content)
+    whole = check(faces)
+    monkeypatch.setattr(data.file_check, "STRETCH", 512)
+    assert check(faces).findings.to_list() == whole.findings.to_list()
+
+
 def test_workers_find_the_same(faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = bytearray(faces.read_bytes())
     offsets = RecordFile(faces).scan()
@@ -242,15 +269,15 @@ def test_workers_find_the_same(faces: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_what_the_disk_refuses_is_named(faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, bad = os.pread, int(RecordFile(faces).scan()[5]) + 100
+    real, bad = os.preadv, int(RecordFile(faces).scan()[5]) + 100
     assert bad > 4096
 
-    def pread(file: int, size: int, start: int) -> bytes:
-        if start <= bad < start + size:
+    def preadv(file: int, into: list[memoryview], start: int) -> int:
+        if start <= bad < start + len(into[0]):
             raise OSError(5, "Input/output error")
-        return real(file, size, start)
+        return real(file, into, start)
 
-    monkeypatch.setattr(os, "pread", pread)
+    monkeypatch.setattr(os, "preadv", preadv)
     result = check(faces)
     (place,) = found(result)["unreadable"]["places"]
     assert place["offset"] == bad // 4096 * 4096
