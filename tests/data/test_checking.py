@@ -197,7 +197,9 @@ def test_records_in_parts_and_with_a_magic_left_in_are_whole(tmp_path: Path) -> 
     path = write(tmp_path / "some.rec", [(0, split), (1, encoded()), (2, split)])
     assert RecordFile(path).read(0)[24:] == split
     # As a writer that does not cut would have it; its own reader goes by the length.
-    left_in = pack_record(3, 3, split)
+    inner = pack_record(9, 9, b"x" * 16)
+    inner = MAGIC_BYTES + struct.pack("<I", len(inner)) + inner
+    left_in = pack_record(3, 3, image + b"x" * (-len(image) % 4) + inner * 50)
     with path.open("ab") as file:
         file.write(MAGIC_BYTES + struct.pack("<I", len(left_in)) + left_in)
     with path.open("ab") as file:
@@ -209,8 +211,22 @@ def test_records_in_parts_and_with_a_magic_left_in_are_whole(tmp_path: Path) -> 
     findings = found(result)
     assert (result.records, result.images, result.identities) == (5, 5, 5)
     assert set(findings) == {"no_index", "label_noise"}
-    assert keys_of(findings["label_noise"]) == [0, 2, 3]
+    assert keys_of(findings["label_noise"]) == [0, 2]
     assert RecordFile(path).scan()[-1] == last
+
+
+def test_a_record_larger_than_what_is_read_ahead_is_whole_before_garbage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data.file_check, "STRETCH", 40_000)
+    path = write(tmp_path / "x.rec", [(0, b"x" * 600_001), (1, encoded())])
+    content = path.read_bytes()
+    second = int(RecordFile(path).scan()[1])
+    path.write_bytes(content[:second] + b"garbage!" + content[second:])
+    path.with_suffix(".idx").unlink()
+    result = check(path, decode=False)
+    assert result.records == 2
+    assert [place["offset"] for place in found(result)["damage"]["places"]] == [second]
 
 
 def test_no_single_flipped_byte_of_framing_costs_more_than_its_record(faces: Path) -> None:

@@ -46,7 +46,13 @@ UNEQUAL = [
 
 @pytest.mark.parametrize(
     ("counts", "pairs", "folds"),
-    [([4] * 40, 200, 10), (UNEQUAL, 20, 10), (UNEQUAL, 60, 5), ([3, 3, 3, 3], 12, 2)],
+    [
+        ([4] * 40, 200, 10),
+        (UNEQUAL, 20, 10),
+        (UNEQUAL, 60, 5),
+        ([3, 3, 3, 3], 12, 2),
+        ([4, 2, 2, 2, 2, 1, 1, 1, 1], 16, 2),
+    ],
 )
 def test_folds_are_even_and_share_nobody(counts: list[int], pairs: int, folds: int) -> None:
     chosen = choose_pairs(counts, pairs=pairs, folds=folds, seed=3)
