@@ -87,7 +87,7 @@ def find_images(table: RecordTable, extras: Extras, named: Offsets, findings: Fi
     # Where record 0 is lost, those with two labels and no image will be its key ranges.
     ranges = (extras.flags == 2) & (bounds is None and not (table.keys == 0).any())
     empty = extras.rows[(table.keys[extras.rows] != NO_KEY) & ~ranges]
-    images = (table.image_sizes > 0) & (table.keys != NO_KEY)
+    images: Mask = (table.image_sizes > 0) & (table.keys != NO_KEY)
     if bounds is not None:
         stop, end, slack = bounds
         images &= table.keys > 0
@@ -161,7 +161,7 @@ def _check_ranges(
 def check_labels(table: RecordTable, images: Mask, findings: Findings) -> Mask:
     """Return which of the images have a class number as label, bool [n]; report other labels."""
     with np.errstate(invalid="ignore"):
-        good = (np.floor(table.labels) == table.labels) & (table.labels >= 0)
+        good: Mask = (np.floor(table.labels) == table.labels) & (table.labels >= 0)
         good &= table.labels < INEXACT_FROM
     bad = np.flatnonzero(images & ~good)
 
@@ -190,8 +190,8 @@ def check_sizes(table: RecordTable, findings: Findings) -> None:
     decoded = np.flatnonzero(table.sizes[:, 0])
     if not len(decoded):
         return
-    packed = table.sizes[decoded].astype(np.uint32)
-    packed = packed[:, 0] << 16 | packed[:, 1]
+    widths, heights = table.sizes[decoded].astype(np.int64).T
+    packed = widths << 16 | heights
     found, counts = np.unique(packed, return_counts=True)
     usual = found[np.argmax(counts)]
     usual_size = f"{usual >> 16}x{usual & 0xFFFF}"

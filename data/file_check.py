@@ -101,7 +101,7 @@ class _Columns:
     def add(self, found: StretchRecords) -> None:
         """Add what a stretch holds."""
         empty = np.flatnonzero(found.image_sizes == 0)
-        columns = {
+        columns: dict[str, npt.NDArray[Any]] = {
             "offsets": found.offsets,
             "ids": found.ids,
             "labels": found.labels[:, 0].copy(),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -72,7 +72,9 @@ class StretchRecords:
         first = int(np.searchsorted(self.offsets, position))
         if first == 0:
             return self
-        columns = {n: c[first:] for n, c in vars(self).items() if isinstance(c, np.ndarray)}
+        columns: dict[str, Any] = {
+            n: c[first:] for n, c in vars(self).items() if isinstance(c, np.ndarray)
+        }
         undecodable = [item for item in self.undecodable if item[0] >= position]
         return replace(self, undecodable=undecodable, **columns)
 

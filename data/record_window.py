@@ -65,7 +65,7 @@ class Window:
     @property
     def data(self) -> memoryview:
         """What was read so far, as bytes."""
-        return memoryview(self._buffer).cast("B")[: self._filled]
+        return self._buffer.data.cast("B")[: self._filled]
 
     def reach(self, stop: int) -> None:
         """Read on to `stop`, or to the end of the file."""
@@ -76,7 +76,7 @@ class Window:
             self._buffer = larger
         while self._filled < needed:
             following = min(self._filled + _MORE, needed)
-            view = memoryview(self._buffer).cast("B")[self._filled : following]
+            view = self._buffer.data.cast("B")[self._filled : following]
             self._read(view, self.start + self._filled)
             self._filled = following
             # At once, while what was read is in the core's cache.
