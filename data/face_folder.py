@@ -25,9 +25,9 @@ from data.alignment import (
     warp,
 )
 from data.cores import usable_cores
-from data.dataset import IMAGE_SUFFIXES
 from data.findings import Findings, Kind, Place
 from data.output_folder import make_empty
+from data.sources import IMAGE_SUFFIXES
 
 Format = Literal["jpg", "png"]
 Progress = Callable[[int, int], None]

@@ -27,10 +27,11 @@ from torch import Tensor
 
 from data.bad_records import BadRecord, BadRecords, decode_replacing
 from data.buffers import ImageBuffers
+from data.cores import usable_cores
 from data.dataset import FaceDataset
 from data.decode import decode_batch
 from data.order import GlobalOrder, SampleOrder
-from data.pace import Spent, advice, resized_share, spending, usable_cores
+from data.pace import Spent, advice, resized_share, spending
 from data.prefetch import prefetched
 from recognition.sharding import part_range
 

@@ -4,7 +4,6 @@ A thread that loads is at any time decoding, ready but without a free core, or w
 The times of the whole process's threads together say which of the three holds a run back.
 """
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from data.cores import usable_cores
 from data.decode import ImageSource, decode_batch, encoded_size
 
 # More than any one device trains, with a tiny network: what loading has to keep up with.
@@ -86,13 +86,6 @@ class Pace:
     workers: int
     prefetch: int
     reason: str
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def cores_of_a_rank(local_size: int) -> int:

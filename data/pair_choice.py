@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data.dataset import FolderDataset
 from data.decode import BadImage, decode_into
 from data.pair_file import write_pair_file
 from data.pair_list import PairListError, Progress, Written
+from data.sources import FolderImages
 
 Choice = tuple[int, int, bool]  # two images, and whether they show one person
 
@@ -39,7 +39,7 @@ def pack_folder(
     Raises `PairListError` where there are too few identities or images, and for an image that
     cannot be used; `DatasetError` for a folder of another kind.
     """
-    dataset = FolderDataset(folder)
+    dataset = FolderImages(folder)
     counts = np.bincount(dataset.labels).tolist()
     try:
         chosen = choose_pairs(counts, pairs=pairs, folds=folds, seed=seed)
