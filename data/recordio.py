@@ -13,9 +13,11 @@ With `flag > 0` that many float32 labels follow and the label field is 0. The im
 the rest. The `.idx` beside the file is text, `key<tab>offset` on each line.
 """
 
+import os
 import struct
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +35,7 @@ HEADER = struct.Struct("<IfQQ")  # number of labels, label, id, second id
 SIZE_BITS = 29
 SIZE_MASK = (1 << SIZE_BITS) - 1
 WHOLE, FIRST, MIDDLE, LAST = range(4)
+_PADDING = (b"", bytes(3), bytes(2), bytes(1))  # by size modulo 4
 
 
 class RecordError(ValueError):
@@ -86,52 +89,170 @@ def pack_record(
     A number is stored in the header, a sequence as a list after it, even if it holds one value.
     Raises `ValueError` for an empty sequence, which the format cannot express.
     """
+    if isinstance(label, int | float):
+        return b"".join((HEADER.pack(0, label, record_id, id2), image))
     labels = np.asarray(label, dtype="<f4")
-    if labels.ndim == 0:
-        return HEADER.pack(0, float(labels), record_id, id2) + bytes(image)
     if labels.size == 0:
         raise ValueError(f"record {record_id} has an empty list of labels: expected one or more")
-    return HEADER.pack(labels.size, 0.0, record_id, id2) + labels.tobytes() + bytes(image)
+    header = HEADER.pack(labels.size, 0.0, record_id, id2)
+    return b"".join((header, labels.tobytes(), image))
+
+
+class WriteError(ValueError):
+    """A file that cannot be written, as on a full disk; says which, and the mend."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system says about a write to `path` into a `WriteError`."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(
+            f"{path} cannot be written: {error.strerror or error}; make room on its disk or choose "
+            "another, and run again"
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in `folder` are on the disk, where the system can say so."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """How far the files of a `RecordWriter` are safely on the disk.
+
+    Attributes:
+        rec_bytes: of the `.rec`.
+        idx_bytes: of the `.idx`.
+    """
+
+    rec_bytes: int
+    idx_bytes: int
 
 
 class RecordWriter:
     """Writes `<name>.rec` and `<name>.idx`, byte for byte as MXNet's indexed writer does.
 
     A context manager. Both files appear under their names only when the block ends without an
-    exception, so that nobody reads half a file; until then they carry `.partial` at the end.
+    exception and all of them is on the disk, so that nobody reads half a file; until then they
+    carry `.partial` at the end. After an exception those are deleted, unless there is a
+    checkpoint of them to go on from.
+
+    Memory is `BUFFER_BYTES` and 16 bytes for each break in a run of consecutive keys.
+
+    Args:
+        path: the `.rec` file.
+        resume: go on from this checkpoint of an earlier writer; what it wrote later is dropped.
+
+    Raises `WriteError` when the disk is full, and when the files to go on from are not there.
     """
 
-    def __init__(self, path: Path) -> None:
+    BUFFER_BYTES = 1 << 18
+
+    def __init__(self, path: Path, *, resume: Checkpoint | None = None) -> None:
         self.path = path
         self._paths = (path, path.with_suffix(".idx"))
         self._partial = tuple(p.with_name(p.name + ".partial") for p in self._paths)
-        self._rec = self._partial[0].open("wb")
-        self._idx = self._partial[1].open("w", encoding="ascii")
-        self._offset = 0
-        self._keys = array("q")
+        self._pieces: list[bytes] = []  # of the .rec, not handed to the system yet
+        self._lines: list[str] = []  # of the .idx, likewise
+        self._buffered_from = self._offset = 0
+        self._starts, self._stops = array("q"), array("q")  # runs of keys
+        self._keep = resume is not None
+        with writing(path):
+            mode = "wb+" if resume is None else "rb+"
+            self._files = [open(partial, mode) for partial in self._partial]  # noqa: SIM115
+            if resume is not None:
+                self._resume(resume)
+
+    def _resume(self, at: Checkpoint) -> None:
+        sizes = (at.rec_bytes, at.idx_bytes)
+        for file, partial, size in zip(self._files, self._partial, sizes, strict=True):
+            found = partial.stat().st_size
+            if found < size:
+                raise WriteError(
+                    f"{partial} has {found} bytes, expected {size} or more: it is not what the "
+                    "earlier run wrote; delete it with its folder, and run again"
+                )
+            file.truncate(size)
+        text = self._files[1].read().decode("ascii")
+        keys = np.fromstring(text, np.int64, sep=" ")[::2]
+        if len(keys):
+            breaks = np.flatnonzero(np.diff(keys) != 1) + 1
+            self._starts.extend(keys[np.append(0, breaks)].tolist())
+            self._stops.extend((keys[np.append(breaks - 1, -1)] + 1).tolist())
+        self._files[0].seek(at.rec_bytes)
+        self._buffered_from = self._offset = at.rec_bytes
+
+    @property
+    def offset(self) -> int:
+        """Where the next record starts."""
+        return self._offset
 
     def write(self, key: int, payload: Bytes) -> int:
         """Append a record and return its offset.
 
         Raises `ValueError` for a negative key or a payload of 2**29 bytes or more.
         """
-        if key < 0 or len(payload) > SIZE_MASK:
+        size = len(payload)
+        if key < 0 or size > SIZE_MASK:
             raise ValueError(
-                f"{self.path}, key {key}, {len(payload)} bytes: expected a key of 0 or more and "
+                f"{self.path}, key {key}, {size} bytes: expected a key of 0 or more and "
                 f"at most {SIZE_MASK} bytes"
             )
         offset = self._offset
-        parts = _split_at_magic(payload)
+        content = bytes(payload)
+        if MAGIC_BYTES in content:
+            self._append_parts(_split_at_magic(content))
+        else:
+            self._pieces += (PART.pack(MAGIC, size), content, _PADDING[size % 4])
+            self._offset += framed_bytes(size)
+        self._lines.append(f"{key}\t{offset}\n")
+        if not self._stops or key != self._stops[-1]:
+            self._starts.append(key)
+            self._stops.append(key)
+        self._stops[-1] = key + 1
+        if self._offset - self._buffered_from >= self.BUFFER_BYTES:
+            self._flush()
+        return offset
+
+    def _append_parts(self, parts: list[bytes]) -> None:
         flags = [FIRST, *[MIDDLE] * (len(parts) - 2), LAST] if len(parts) > 1 else [WHOLE]
         for flag, part in zip(flags, parts, strict=True):
-            padding = bytes(-len(part) % 4)
-            self._rec.write(PART.pack(MAGIC, flag << SIZE_BITS | len(part)))
-            self._rec.write(part)
-            self._rec.write(padding)
-            self._offset += 8 + len(part) + len(padding)
-        self._idx.write(f"{key}\t{offset}\n")
-        self._keys.append(key)
-        return offset
+            word = flag << SIZE_BITS | len(part)
+            self._pieces += (PART.pack(MAGIC, word), part, _PADDING[len(part) % 4])
+            self._offset += framed_bytes(len(part))
+
+    def checkpoint(self) -> Checkpoint:
+        """Wait until all that was written is on the disk, and return how far that is.
+
+        From now on the partial files stay where they are when the block ends with an exception.
+        """
+        self._sync()
+        self._keep = True
+        return Checkpoint(self._offset, self._files[1].tell())
+
+    def _flush(self) -> None:
+        """Hand what is buffered to the system in one piece: a call a record would cost more."""
+        with writing(self.path):
+            self._files[0].write(b"".join(self._pieces))
+            self._files[1].write("".join(self._lines).encode("ascii"))
+        self._pieces.clear()
+        self._lines.clear()
+        self._buffered_from = self._offset
+
+    def _sync(self) -> None:
+        self._flush()
+        with writing(self.path):
+            for file in self._files:
+                file.flush()
+                os.fsync(file.fileno())
 
     def __enter__(self) -> Self:
         return self
@@ -142,28 +263,51 @@ class RecordWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._rec.close()
-        self._idx.close()
-        keys = np.sort(np.frombuffer(self._keys, np.int64))
-        repeated = keys[1:][keys[1:] == keys[:-1]]
-        if kind is None and len(repeated) == 0:
-            # An index of an older file under the new one would be worse than none at all.
-            self._paths[1].unlink(missing_ok=True)
-            for partial, path in zip(self._partial, self._paths, strict=True):
-                partial.replace(path)
+        if kind is not None:
+            self._abandon()
             return
-        for partial in self._partial:
-            partial.unlink()
-        if kind is None:
+        try:
+            self._refuse_repeated_keys()
+            self._sync()
+            with writing(self.path):
+                for file in self._files:
+                    file.close()
+                # An index of an older file under the new one would be worse than none at all.
+                self._paths[1].unlink(missing_ok=True)
+                for partial, path in zip(self._partial, self._paths, strict=True):
+                    partial.replace(path)
+                sync_folder(self.path.parent)
+        except BaseException:
+            self._abandon()
+            raise
+
+    def _abandon(self) -> None:
+        for file in self._files:
+            with suppress(OSError):  # closing writes what a full disk has not taken
+                file.close()
+        if not self._keep:
+            for partial in self._partial:
+                partial.unlink(missing_ok=True)
+
+    def _refuse_repeated_keys(self) -> None:
+        starts, stops = (np.frombuffer(runs, np.int64) for runs in (self._starts, self._stops))
+        order = np.argsort(starts, kind="stable")
+        repeated = starts[order[1:]][starts[order[1:]] < stops[order[:-1]]]
+        if len(repeated):
+            self._keep = False
             raise ValueError(
                 f"{self.path}: key {repeated[0]} was written more than once: expected "
                 "every key once; nothing was kept"
             )
 
 
-def _split_at_magic(payload: Bytes) -> list[Bytes]:
-    data = bytes(payload)
-    parts: list[Bytes] = []
+def framed_bytes(size: int) -> int:
+    """Return the bytes that a part of `size` bytes takes in the file."""
+    return 8 + (size + 3 & ~3)
+
+
+def _split_at_magic(data: bytes) -> list[bytes]:
+    parts: list[bytes] = []
     start, at = 0, data.find(MAGIC_BYTES)
     while at >= 0:
         if at % 4 == 0:
@@ -199,10 +343,17 @@ def write_face_records(
             writer.write(key, pack_record(float(label), key, image))
         if not starts:
             raise ValueError(f"{folder}: no images were given to write")
-        for label, (start, stop) in enumerate(zip(starts, [*starts[1:], key + 1], strict=True)):
-            range_key = key + 1 + label
-            writer.write(range_key, pack_record([start, stop], range_key, b""))
-        writer.write(0, pack_record([key + 1, key + 1 + len(starts)], 0, b""))
+        write_identity_ranges(writer, starts, key + 1)
     property_text = f"{len(starts)},{image_size},{image_size}\n"
     (folder / "property").write_text(property_text, encoding="ascii")
     return key, len(starts)
+
+
+def write_identity_ranges(writer: RecordWriter, starts: Sequence[int], stop: int) -> None:
+    """End a file whose images have the keys 1 … `stop` - 1: one record an identity, and record 0.
+
+    `starts` holds the first key of each identity, ascending.
+    """
+    for number, (first, end) in enumerate(zip(starts, [*starts[1:], stop], strict=True)):
+        writer.write(stop + number, pack_record([first, end], stop + number, b""))
+    writer.write(0, pack_record([stop, stop + len(starts)], 0, b""))

@@ -8,8 +8,10 @@ import pytest
 from data.record_file import RecordFile
 from data.recordio import (
     MAGIC_BYTES,
+    Checkpoint,
     RecordError,
     RecordWriter,
+    WriteError,
     pack_record,
     unpack_record,
     write_face_records,
@@ -169,3 +171,88 @@ def test_classes_out_of_order_are_refused(labels: list[int], tmp_path: Path) -> 
     with pytest.raises(ValueError, match="sorted by class" if labels else "no images"):
         write_face_records(tmp_path, ((label, b"x") for label in labels))
     assert not list(tmp_path.iterdir())
+
+
+def test_writing_goes_on_from_a_checkpoint_with_the_same_bytes(tmp_path: Path) -> None:
+    payloads = [bytes([key]) * (key * 97 % 300) + MAGIC_BYTES * (key % 3) for key in range(200)]
+    keys = [*range(100, 200), *range(100)]
+    with RecordWriter(tmp_path / "whole.rec") as writer:
+        for key, payload in zip(keys, payloads, strict=True):
+            writer.write(key, payload)
+
+    def cut_short() -> None:
+        with RecordWriter(tmp_path / "x.rec") as writer:
+            for key, payload in zip(keys[:120], payloads, strict=False):
+                writer.write(key, payload)
+            checkpoints.append(writer.checkpoint())
+            writer.write(keys[120], bytes(1 << 20))  # lost, and longer than all that follows
+            raise KeyboardInterrupt
+
+    checkpoints: list[Checkpoint] = []
+    with pytest.raises(KeyboardInterrupt):
+        cut_short()
+    assert not (tmp_path / "x.rec").exists()
+    with RecordWriter(tmp_path / "x.rec", resume=checkpoints[0]) as writer:
+        assert writer.offset == checkpoints[0].rec_bytes
+        for key, payload in zip(keys[120:], payloads[120:], strict=True):
+            writer.write(key, payload)
+    for suffix in (".rec", ".idx"):
+        ours = (tmp_path / "x.rec").with_suffix(suffix).read_bytes()
+        assert ours == (tmp_path / "whole.rec").with_suffix(suffix).read_bytes()
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("repeated", [2, 4, 8])
+def test_keys_from_before_a_checkpoint_count_as_written(repeated: int, tmp_path: Path) -> None:
+    def write() -> None:
+        with RecordWriter(tmp_path / "x.rec") as writer:
+            for key in (1, 2, 3, 7, 8, 4):
+                writer.write(key, b"some")
+            checkpoint = writer.checkpoint()
+        for suffix in (".rec", ".idx"):
+            path = (tmp_path / "x.rec").with_suffix(suffix)
+            path.replace(path.with_name(path.name + ".partial"))
+        with RecordWriter(tmp_path / "x.rec", resume=checkpoint) as writer:
+            writer.write(5, b"fine")
+            writer.write(repeated, b"again")
+
+    with pytest.raises(ValueError, match=rf"x\.rec: key {repeated} .*once"):
+        write()
+    assert not list(tmp_path.iterdir())
+
+
+def test_partial_files_shorter_than_the_checkpoint_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.rec.partial").write_bytes(b"short")
+    (tmp_path / "x.idx.partial").write_bytes(b"0\t0\n")
+    with pytest.raises(WriteError, match=r"x\.rec\.partial has 5 bytes, expected 12 or more"):
+        RecordWriter(tmp_path / "x.rec", resume=Checkpoint(12, 4))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("size", [10, 1 << 20])
+@pytest.mark.parametrize("full", ["rec", "idx"])
+def test_a_full_disk_is_named_and_leaves_the_older_file(
+    size: int, full: str, tmp_path: Path
+) -> None:
+    def write() -> None:
+        with RecordWriter(tmp_path / "x.rec") as writer:
+            writer.write(0, bytes(size))
+
+    (tmp_path / "x.rec").write_bytes(b"older")
+    (tmp_path / f"x.{full}.partial").symlink_to("/dev/full")
+    with pytest.raises(WriteError, match=r"x\.rec cannot be written: No space left .*make room"):
+        write()
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"older"]
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WriteError, match=r"no/x\.rec cannot be written: No such file"):
+        RecordWriter(tmp_path / "no" / "x.rec")
+
+
+def test_what_is_written_may_change_afterwards(tmp_path: Path) -> None:
+    buffer = bytearray(b"first")
+    with RecordWriter(tmp_path / "x.rec") as writer:
+        writer.write(0, memoryview(buffer))
+        buffer[:] = b"other"
+    assert bytes(RecordFile(tmp_path / "x.rec").read(0)) == b"first"
