@@ -68,12 +68,15 @@ def decode_at(source: ImageSource, index: int, image: npt.NDArray[np.uint8]) -> 
 
 
 def decode_into(image: npt.NDArray[np.uint8], encoded: Bytes) -> None:
-    """Decode one image into `image`, uint8 [S, S, 3], contiguous; raises `BadImage`."""
+    """Decode one image, resized whole, into `image`, uint8 [H, W, 3], contiguous.
+
+    Raises `BadImage`.
+    """
     try:
         if encoded[:2] == _JPEG_START:
             _decode_jpeg_into(image, encoded)
         else:
-            image[:] = _resized(_open_other(encoded), len(image))
+            _resize_into(image, _open_other(encoded))
     except (BadImage, MemoryError):  # the limits keep what memory an image takes small
         raise
     except Exception as error:  # Pillow's decoders raise nearly every kind for damaged bytes
@@ -101,8 +104,7 @@ def _reason(error: Exception) -> str:
 
 
 def _decode_jpeg_into(image: npt.NDArray[np.uint8], encoded: Bytes) -> None:
-    side = len(image)
-    check_jpeg(encoded, side, side)  # what fits costs no more than this
+    check_jpeg(encoded, image.shape[1], image.shape[0])  # what fits costs no more than this
     try:
         # Reads the header itself: what does not fit is refused, what is smaller leaves a rest.
         pixels = simplejpeg.decode_jpeg(encoded, "RGB", buffer=image)
@@ -114,7 +116,7 @@ def _decode_jpeg_into(image: npt.NDArray[np.uint8], encoded: Bytes) -> None:
         pixels = simplejpeg.decode_jpeg(encoded, "RGB")
     if pixels.shape != image.shape:
         check_size(pixels.shape[1], pixels.shape[0])
-        image[:] = _resized(Image.fromarray(pixels), len(image))
+        _resize_into(image, Image.fromarray(pixels))
 
 
 def _open_other(encoded: Bytes) -> Image.Image:
@@ -129,6 +131,7 @@ def _open_other(encoded: Bytes) -> Image.Image:
     return image.convert("RGB")
 
 
-def _resized(image: Image.Image, size: int) -> npt.NDArray[np.uint8]:
-    """Resize to a square with Pillow's Lanczos filter, which averages where it shrinks."""
-    return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS))
+def _resize_into(pixels: npt.NDArray[np.uint8], image: Image.Image) -> None:
+    """Resize with Pillow's Lanczos filter, which averages where it shrinks."""
+    height, width, _ = pixels.shape
+    pixels[:] = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
