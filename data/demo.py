@@ -21,6 +21,7 @@ import simplejpeg
 import torch
 
 from data.pair_file import write_pair_file
+from data.parallel import usable_cpus
 from data.recordio import write_face_records
 from data.synthetic.conditions import Period, Pose, Shot
 from data.synthetic.render import render_identity
@@ -181,7 +182,7 @@ Run = Callable[[Sequence[_Person]], Iterator[list[bytes]]]
 @contextmanager
 def _workers(processes: int | None) -> Iterator[Run]:
     """Yield a function that photographs people in order, in this process or in several."""
-    count = _usable_cpus() if processes is None else processes
+    count = usable_cpus() if processes is None else processes
     if count < 1:
         raise ValueError(f"processes is {count}; expected at least 1")
     if count == 1:
@@ -222,13 +223,6 @@ def _start_worker() -> None:
             (_MMAP_THRESHOLD, 2**25),
         ):
             mallopt(option, value)
-
-
-def _usable_cpus() -> int:
-    """Return how many CPUs this process may use, which in a container can be fewer than exist."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _photograph(person: _Person) -> list[bytes]:
