@@ -170,8 +170,12 @@ class RecordFile:
         for start in range(0, len(offsets), chunk):
             rows = slice(start, min(start + chunk, len(offsets)))
             yield rows, self.headers(offsets[rows], None if keys is None else keys[rows])
-            if hasattr(mmap, "MADV_DONTNEED"):
-                self._map.madvise(mmap.MADV_DONTNEED)
+            self.release_pages()
+
+    def release_pages(self) -> None:
+        """Give the pages read so far back to the system's cache; they are read again on demand."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
 
     def _read_header(self, parts: list[Bytes], into: Headers, row: int) -> None:
         """Fill in `row` from the `parts` of a payload, joining only what the header needs."""
