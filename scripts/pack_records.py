@@ -1,0 +1,84 @@
+"""Pack image files into records: a folder with one sub-folder an identity, or a list of images."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from data.encoded_image import ENCODINGS
+from data.packing import SKIPPED, PackOptions, pack_records
+from data.record_set import LAYOUTS, Layout
+from scripts.record_options import add_cut, cut_of
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="A list has lines `path<tab>label` or `path,label`, or is one of MXNet's (.lst). "
+        "Cut short, the same command goes on where it stopped and gives the same bytes.",
+    )
+    parser.add_argument("source", type=Path, help="the folder or the list")
+    parser.add_argument("output", type=Path, help="the folder to make")
+    parser.add_argument(
+        "--root", type=Path, help="what a list's paths are relative to (its folder)"
+    )
+    parser.add_argument("--size", type=int, help="resize to so many pixels a side")
+    parser.add_argument(
+        "--encode", choices=ENCODINGS, help="write every image anew (otherwise bytes are kept)"
+    )
+    parser.add_argument("--quality", type=int, default=95, help="of JPEG (95)")
+    parser.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        help="identity: sorted, as the public sets are (the default); plain: in the list's order",
+    )
+    parser.add_argument("--shuffle", type=int, metavar="SEED", help="random order, in layout plain")
+    add_cut(parser)
+    parser.add_argument(
+        "--skip-bad", action="store_true", help=f"leave out bad images and list them in {SKIPPED}"
+    )
+    parser.add_argument("--workers", type=int, help="processes (one for each CPU)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Pack, and say what was done; return the exit status."""
+    # Imported here: worker processes import this file too, and do without torch.
+    from recognition.telemetry import progress_bar
+
+    options = parse(arguments)
+    layout: Layout = options.layout or ("identity" if options.shuffle is None else "plain")
+    try:
+        pack = PackOptions(
+            layout=layout,
+            shuffle=options.shuffle,
+            cut=cut_of(options),
+            size=options.size,
+            encoding=options.encode,
+            quality=options.quality,
+        )
+        with progress_bar(str(options.output), "image") as progress:
+            report = pack_records(
+                options.source,
+                options.output,
+                pack,
+                root=options.root,
+                skip_bad=options.skip_bad,
+                workers=options.workers,
+                progress=progress,
+            )
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    done = f"{report.images} images of {report.classes} identities"
+    if not report.made:
+        print(f"{options.output} was packed before and is complete: {done}")
+        return 0
+    resumed = f", of them {report.resumed_at} by an earlier run" if report.resumed_at else ""
+    skipped = f"; left out {report.skipped}, see {SKIPPED}" if report.skipped else ""
+    print(f"{options.output} holds {done}{resumed}{skipped}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

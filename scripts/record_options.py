@@ -1,0 +1,25 @@
+"""Options that the commands which write records share."""
+
+import argparse
+
+from data.record_set import Cut, parse_bytes
+
+
+def add_cut(parser: argparse.ArgumentParser) -> None:
+    """Add `--shards` and `--shard-size`."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--shards", type=int, help="cut into so many files train-00000.rec …")
+    group.add_argument("--shard-size", metavar="SIZE", help="or into files of at most, say, 2G")
+
+
+def add_remap(parser: argparse.ArgumentParser) -> None:
+    """Add `--remap-labels`."""
+    parser.add_argument(
+        "--remap-labels", action="store_true", help="number classes afresh where labels have gaps"
+    )
+
+
+def cut_of(options: argparse.Namespace) -> Cut:
+    """Return what the options of `add_cut` ask for; raises `ValueError` for what is no size."""
+    size = None if options.shard_size is None else parse_bytes(options.shard_size)
+    return Cut(options.shards, size)
