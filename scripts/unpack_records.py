@@ -1,0 +1,44 @@
+"""Unpack records into image files: one folder an identity, and a list of all of them."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from data.unpacking import LIST, unpack_records
+from recognition.telemetry import progress_bar
+from scripts.record_options import add_remap
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="Images keep their bytes; their names are their keys. Packing the list or, where "
+        "the records are sorted by identity, the folder gives the same records again.",
+    )
+    parser.add_argument("records", type=Path, help="a .rec file, or a folder with train*.rec")
+    parser.add_argument("output", type=Path, help="the folder to make")
+    add_remap(parser)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Unpack, and say what was done; return the exit status."""
+    options = parse(arguments)
+    try:
+        with progress_bar(str(options.output), "image") as progress:
+            images, classes = unpack_records(
+                options.records,
+                options.output,
+                remap_labels=options.remap_labels,
+                progress=progress,
+            )
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{options.output} holds {images} images of {classes} identities; list: {LIST}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
