@@ -1,0 +1,62 @@
+"""Merge several sets of records into one, or write one set in another layout or number of files."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from data.merging import MAPPING, MATCHES, merge_records
+from data.record_set import LAYOUTS
+from recognition.telemetry import progress_bar
+from scripts.record_options import add_cut, add_remap, cut_of
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("output", type=Path, help="the folder to make")
+    parser.add_argument(
+        "sources", type=Path, nargs="+", help="each a .rec file, or a folder with train*.rec"
+    )
+    parser.add_argument(
+        "--match",
+        choices=MATCHES,
+        default="offset",
+        help="offset: all identities are different people; name: those of one name in "
+        "classes.json are one",
+    )
+    parser.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        default="identity",
+        help="identity: sorted, as the public sets are; plain: in the order of the sources",
+    )
+    add_cut(parser)
+    add_remap(parser)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Merge, and say what was done; return the exit status."""
+    options = parse(arguments)
+    try:
+        with progress_bar(str(options.output), "image") as progress:
+            images, classes = merge_records(
+                options.sources,
+                options.output,
+                match=options.match,
+                layout=options.layout,
+                cut=cut_of(options),
+                remap_labels=options.remap_labels,
+                progress=progress,
+            )
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{options.output} holds {images} images of {classes} identities; sources: {MAPPING}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
