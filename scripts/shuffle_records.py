@@ -1,0 +1,52 @@
+"""Write a set of records in a random order, for reading it from end to end."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from data.record_set import parse_bytes
+from data.shuffling import shuffle_records
+from recognition.telemetry import progress_bar
+from scripts.record_options import add_cut, add_remap, cut_of
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="Reads and writes the set twice, each time from end to end, through piles that fit "
+        "in memory; once where all of it does. The result does not depend on --memory.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("source", type=Path, help="a .rec file, or a folder with train*.rec")
+    parser.add_argument("output", type=Path, help="the folder to make")
+    parser.add_argument("--seed", type=int, default=0, help="names the order")
+    parser.add_argument("--memory", default="1G", help="for images")
+    add_cut(parser)
+    add_remap(parser)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Shuffle, and say what was done; return the exit status."""
+    options = parse(arguments)
+    try:
+        with progress_bar(str(options.output), "image") as progress:
+            images, classes = shuffle_records(
+                options.source,
+                options.output,
+                seed=options.seed,
+                cut=cut_of(options),
+                memory_bytes=parse_bytes(options.memory),
+                remap_labels=options.remap_labels,
+                progress=progress,
+            )
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{options.output} holds {images} images of {classes} identities, shuffled")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
