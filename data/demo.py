@@ -20,8 +20,8 @@ from pathlib import Path
 import simplejpeg
 import torch
 
+from data.cores import usable_cores
 from data.pair_file import write_pair_file
-from data.parallel import usable_cpus
 from data.recordio import write_face_records
 from data.synthetic.conditions import Period, Pose, Shot
 from data.synthetic.render import render_identity
@@ -182,7 +182,7 @@ Run = Callable[[Sequence[_Person]], Iterator[list[bytes]]]
 @contextmanager
 def _workers(processes: int | None) -> Iterator[Run]:
     """Yield a function that photographs people in order, in this process or in several."""
-    count = usable_cpus() if processes is None else processes
+    count = usable_cores() if processes is None else processes
     if count < 1:
         raise ValueError(f"processes is {count}; expected at least 1")
     if count == 1:

@@ -7,7 +7,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from data.decode import MAX_SIDE, BadImage, decode_into
+from data.decode import BadImage, decode_into
+from data.image_limits import MAX_SIDE
 from data.recordio import Bytes
 
 Encoding = Literal["jpeg", "png"]

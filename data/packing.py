@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from data.cores import usable_cores
 from data.decode import BadImage
 from data.encoded_image import ENCODINGS, Encoding, check_whole, reencode
 from data.image_files import ImageFiles, digest, find_images
-from data.order import SampleOrder
+from data.order import GlobalOrder
 from data.pack_job import JobError, PackJob, Progress, check_space
-from data.parallel import in_order, usable_cpus
+from data.parallel import in_order
 from data.record_file import RecordFile
 from data.record_set import (
     LAYOUTS,
@@ -186,7 +187,7 @@ def _order(images: ImageFiles, options: PackOptions) -> npt.NDArray[np.int64]:
     """Return the order in which images are written; int64 [n]."""
     count = len(images.names)
     if options.shuffle is not None:
-        return SampleOrder(count, options.shuffle).order(0, count)[0]
+        return GlobalOrder(count, options.shuffle).order(0, count)[0]
     if options.layout == "plain":
         return np.arange(count)
     return np.argsort(images.labels, kind="stable")
@@ -248,7 +249,7 @@ class _Packer:
         tasks = ([images.path(i) for i in order[a:b].tolist()] for a, b in bounds)
         prepare = partial(prepare_images, options=self._options)
         saved = time.monotonic()
-        for prepared in in_order(prepare, tasks, usable_cpus() if workers is None else workers):
+        for prepared in in_order(prepare, tasks, usable_cores() if workers is None else workers):
             for image in prepared:
                 self._take(image)
             if time.monotonic() - saved >= checkpoint_seconds:

@@ -26,7 +26,8 @@ import numpy.typing as npt
 
 from data.encoded_image import pixel_size
 from data.index import open_index, read_index
-from data.labels import INEXACT_FROM, ImageTable, number_classes, read_images
+from data.labels import INEXACT_FROM, ImageTable, read_images
+from data.numbering import number_datasets
 from data.record_file import RecordFile
 from data.recordio import (
     HEADER,
@@ -295,6 +296,14 @@ def record_paths(path: Path) -> list[Path]:
     return found
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """Labels of a file, to be numbered."""
+
+    labels: npt.NDArray[np.int32]
+    names: None = None
+
+
 class RecordSet:
     """The images of a set of records, in the order of its files and their indexes.
 
@@ -310,8 +319,8 @@ class RecordSet:
         names: of the classes, from `classes.json`, or None where it is missing.
         stored_labels: what the files call the classes, or None where it is the same.
 
-    Raises `RecordError` as `data.dataset.open_dataset`, and for a `classes.json` that does not
-    name every class once.
+    Raises `RecordError` and `NumberingError` as `data.dataset.open_dataset`, and the former for a
+    `classes.json` that does not name every class once.
     """
 
     def __init__(self, path: Path, *, remap_labels: bool = False) -> None:
@@ -319,8 +328,15 @@ class RecordSet:
         self.paths = record_paths(path)
         self._files = [RecordFile(file) for file in self.paths]
         self.tables: list[ImageTable] = [read_images(f, open_index(f)) for f in self._files]
-        stored = np.concatenate([table.labels for table in self.tables])
-        self.labels, self.num_classes, mapping = number_classes(path, stored, remap=remap_labels)
+        sources = [_Stored(table.labels) for table in self.tables]
+        numbering = number_datasets([(str(path), sources)], merge="offset", remap=remap_labels)
+        self.num_classes, mapping = numbering.num_classes, numbering.mapping
+        self.labels = np.concatenate(
+            [
+                table.labels if lookup is None else lookup[table.labels]
+                for table, lookup in zip(self.tables, numbering.lookups, strict=True)
+            ]
+        ).astype(np.int64)
         self.stored_labels = None if mapping is None else [int(label) for label in mapping]
         labels = self.stored_labels or list(range(self.num_classes))
         self.names = _read_names(self.paths[0].with_name(CLASSES), labels)

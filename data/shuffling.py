@@ -11,7 +11,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from data.order import SampleOrder
+from data.order import GlobalOrder
 from data.pack_job import check_space, made_at_once
 from data.record_set import Cut, RecordSet, RecordSetWriter, write_set_files
 from data.recordio import unpack_record, writing
@@ -54,7 +54,7 @@ def shuffle_records(
     full.
     """
     images = RecordSet(source, remap_labels=remap_labels)
-    order = SampleOrder(len(images), seed).order(0, len(images))[0]
+    order = GlobalOrder(len(images), seed).order(0, len(images))[0]
     sizes = images.sizes()[order] + _OVERHEAD
     bounds = _pile_bounds(sizes, memory_bytes)
     size = sum(path.stat().st_size for path in images.paths)

@@ -196,3 +196,16 @@ def test_decoding_needs_no_writable_or_private_bytes() -> None:
     np.testing.assert_array_equal(
         decode_batch(Images(view), np.array([0]), 112)[0], simplejpeg.decode_jpeg(JPEG)
     )
+
+
+def test_a_side_too_long_is_refused_though_the_pixels_would_fit() -> None:
+    thin = simplejpeg.encode_jpeg(np.zeros((2, MAX_SIDE + 1, 3), np.uint8))
+    with pytest.raises(BadImage, match=f"{MAX_SIDE + 1}x2 pixels"):
+        decode(thin)
+
+
+def test_images_are_written_where_they_are_asked_for() -> None:
+    out = np.zeros((2, 112, 112, 3), np.uint8)
+    images = Images(encode(photo(112), "JPEG"), encode(photo(80), "JPEG"))
+    assert decode_batch(images, np.arange(2), 112, out) is out
+    assert (out == decode_batch(images, np.arange(2), 112)).all()

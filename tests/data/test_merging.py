@@ -7,6 +7,7 @@ import pytest
 
 from data.dataset import open_dataset
 from data.merging import MAPPING, merge_records
+from data.numbering import NumberingError
 from data.packing import PackOptions, pack_records
 from data.record_file import RecordFile
 from data.record_set import CLASSES, Cut, RecordSet
@@ -136,7 +137,7 @@ def test_files_of_mxnet_are_merged(tmp_path: Path) -> None:
 
 def test_labels_with_gaps_are_refused_or_numbered_afresh(tmp_path: Path) -> None:
     sources = [RECORDS / "gappy_keys_and_labels"] * 2
-    with pytest.raises(RecordError, match="no image has 1"):
+    with pytest.raises(NumberingError, match="no image has 1"):
         merge_records(sources, tmp_path / "out")
     assert merge_records(sources, tmp_path / "out", remap_labels=True) == (16, 8)
     mapping = json.loads((tmp_path / "out" / MAPPING).read_text())

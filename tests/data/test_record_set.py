@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.numbering import NumberingError
 from data.record_set import CLASSES, Cut, RecordSet, RecordSetWriter, parse_bytes, record_paths
 from data.recordio import MAGIC_BYTES, RecordError
 from recognition.sharding import part_range
@@ -69,7 +70,7 @@ def test_a_set_is_found_by_its_files(tmp_path: Path) -> None:
     assert record_paths(folder) == shards
     assert record_paths(shards[1]) == shards[1:]
     assert RecordSet(folder).labels.tolist() == [0, 0, 1, 2]
-    with pytest.raises(RecordError, match="no image has 0"):
+    with pytest.raises(NumberingError, match="no image has 0"):
         RecordSet(shards[1])
     (folder / "train.rec").touch()
     with pytest.raises(RecordError, match=r"holds both train\.rec and 2 shards"):

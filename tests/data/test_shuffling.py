@@ -7,11 +7,12 @@ import pytest
 
 from data.dataset import open_dataset
 from data.index import open_index
-from data.order import SampleOrder
+from data.numbering import NumberingError
+from data.order import GlobalOrder
 from data.packing import PackOptions, pack_records
 from data.record_file import RecordFile
 from data.record_set import CLASSES, Cut, RecordSet
-from data.recordio import MAGIC_BYTES, RecordError, RecordWriter, pack_record, unpack_record
+from data.recordio import MAGIC_BYTES, RecordWriter, pack_record, unpack_record
 from data.shuffling import _OVERHEAD, _pile_bounds, shuffle_records
 from scripts.shuffle_records import main
 from tests.data.image_samples import contents, people
@@ -29,7 +30,7 @@ def packed(tmp_path: Path) -> Path:
 def test_the_order_is_that_of_the_first_epoch(packed: Path, tmp_path: Path) -> None:
     assert shuffle_records(packed, tmp_path / "out", seed=7) == (61, 3)
     before, after = RecordSet(packed), open_dataset(tmp_path / "out")
-    order = SampleOrder(61, 7).order(0, 61)[0]
+    order = GlobalOrder(61, 7).order(0, 61)[0]
     assert after.labels.tolist() == before.labels[order].tolist()
     assert [bytes(after.encoded(i)) for i in range(61)] == [
         bytes(before.read(i).image) for i in order.tolist()
@@ -75,7 +76,7 @@ def test_payloads_keep_all_but_their_key(tmp_path: Path) -> None:
     shuffle_records(tmp_path / "x.rec", tmp_path / "out", seed=0, memory_bytes=1)
     file = RecordFile(tmp_path / "out" / "train.rec")
     records = [unpack_record(file.read(offset)) for offset in file.scan().tolist()]
-    order = SampleOrder(5, 0).order(0, 5)[0].tolist()
+    order = GlobalOrder(5, 0).order(0, 5)[0].tolist()
     assert [record.labels.tolist() for record in records] == [[key, 0.5] for key in order]
     assert [bytes(record.image) for record in records] == [image + bytes(key) for key in order]
     assert [(record.id, record.id2) for record in records] == [(key, 6) for key in range(5)]
@@ -120,7 +121,7 @@ def test_too_little_memory_is_refused_with_what_is_enough(tmp_path: Path) -> Non
 
 def test_labels_with_gaps_are_refused_or_numbered_afresh(tmp_path: Path) -> None:
     gappy = RECORDS / "gappy_keys_and_labels"
-    with pytest.raises(RecordError, match="no image has 1"):
+    with pytest.raises(NumberingError, match="no image has 1"):
         shuffle_records(gappy, tmp_path / "out", seed=0)
     assert shuffle_records(gappy, tmp_path / "out", seed=0, remap_labels=True) == (8, 4)
 

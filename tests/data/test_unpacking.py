@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from data.numbering import NumberingError
 from data.packing import PackOptions, pack_records
 from data.record_set import CLASSES, Cut
 from data.recordio import RecordError, RecordWriter, pack_record
@@ -67,7 +68,7 @@ def test_names_of_files_are_keys_and_their_suffixes_the_contents(tmp_path: Path)
 
 def test_labels_with_gaps_are_refused_or_numbered_afresh(tmp_path: Path) -> None:
     gappy = RECORDS / "gappy_keys_and_labels"
-    with pytest.raises(RecordError, match="no image has 1"):
+    with pytest.raises(NumberingError, match="no image has 1"):
         unpack_records(gappy, tmp_path / "out")
     assert unpack_records(gappy, tmp_path / "out", remap_labels=True) == (8, 4)
 

@@ -76,6 +76,11 @@ def small(tmp_path: Path) -> Path:
         ("data.merge=name", r"data\.merge: .*'offset' or 'by_name' \(found 'name'\)"),
         ("data={train: [a, b], demo: {}}", r"demo is made in one folder .* train is \[.*set train"),
         ("data={train: 's3://bucket/a', demo: {}}", r"demo is made in one folder .* s3://bucket/a"),
+        (
+            "data.on_bad_record=ignore",
+            r"data\.on_bad_record: .*'stop' or 'skip' \(found 'ignore'\)",
+        ),
+        ("data.max_bad_share=0", r"data\.max_bad_share: .*greater than 0 \(found 0\)"),
         ("seed", r"--set seed: expected key=value"),
         ("seed=[1", r"not valid YAML"),
     ],
