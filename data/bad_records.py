@@ -13,8 +13,9 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
-from data.dataset import FaceDataset
-from data.decode import decode_at
+from data.dataset import DatasetError, FaceDataset
+from data.decode import BadImage, decode_at
+from data.recordio import RecordError
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +51,9 @@ def decode_replacing(
 ) -> tuple[Indices, tuple[BadRecord, ...]]:
     """Decode a batch, another sample of the dataset in the place of each bad one.
 
-    A bad sample is one for which the dataset or the decoder raises a `ValueError`. Its place is
-    taken by the first good one of a sequence of samples that (seed, epoch, index) determines.
+    A bad sample is one for which the dataset raises `RecordError` or `DatasetError`, or the decoder
+    `BadImage`. Its place is taken by the first good one of a sequence of samples that (seed, epoch,
+    index) determines.
 
     Args:
         dataset: where samples and replacements come from.
@@ -96,10 +98,13 @@ def _replace(
 
 
 def _fault(dataset: FaceDataset, index: int, image: Images) -> BadRecord | None:
-    """Decode the sample at `index` into `image`, or return what is wrong with it."""
+    """Decode the sample at `index` into `image`, or return what is wrong with it.
+
+    A store that does not answer raises here: what is not delivered is not bad.
+    """
     try:
         decode_at(dataset, index, image)
-    except ValueError as error:
+    except (BadImage, DatasetError, RecordError) as error:
         return BadRecord(index, str(error))
     return None
 

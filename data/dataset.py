@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Hashable, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,17 @@ class FaceDataset(Protocol):
         """Return the place of the image at `index` in words: file, and key and offset if any."""
 
 
+@runtime_checkable
+class Prefetching(Protocol):
+    """What a dataset has whose images may come from far away, beside `FaceDataset`."""
+
+    def prefetch(self, indices: npt.NDArray[np.int64], *, whole_blocks: bool = False) -> None:
+        """Start to fetch the images at `indices`, int64 [m], which are read next; do not wait.
+
+        `whole_blocks` fetches their neighbours too, for orders in which those follow soon.
+        """
+
+
 def open_dataset(
     train: Location | Sequence[Location],
     *,
@@ -63,8 +74,8 @@ def open_dataset(
 
     Args:
         train: one location or several to be merged. Each is a `.rec` file, with its `.idx` beside
-            it or none; a pattern of such, which are shards with common labels; a folder with
-            `train.rec`; a folder with one sub-folder of images for each identity; or a list file.
+            it or none, or its URL; a pattern of such, which are shards with common labels; a folder
+            with `train.rec`; a folder with one sub-folder of images for each identity; or a list.
         merge: how classes of several are numbered: those of each after those of the one before
             ("offset"), or what has the same label or name as one class ("by_name").
         remap_labels: number the classes afresh where labels have gaps; `class_mapping` then holds
@@ -154,6 +165,15 @@ class ImageDataset:
                 for start, source, order in zip(self._starts, self.sources, orders, strict=False)
             ]
         )
+
+    def prefetch(self, indices: npt.NDArray[np.int64], *, whole_blocks: bool = False) -> None:
+        """See `Prefetching`; of use to remote sources only."""
+        places = np.searchsorted(self._starts, indices, side="right") - 1
+        for place in np.unique(places).tolist():
+            source = self.sources[place]
+            if isinstance(source, Prefetching):
+                own = indices[places == place] - self._starts[place]
+                source.prefetch(own, whole_blocks=whole_blocks)
 
     def encoded(self, index: int) -> Bytes:
         """Return the encoded image at `index`; `ValueError` with its place if it cannot be read."""

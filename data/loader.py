@@ -14,7 +14,7 @@ Normalisation and augmentation happen later, on the device.
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,7 +28,7 @@ from torch import Tensor
 from data.bad_records import BadRecord, BadRecords, decode_replacing
 from data.buffers import ImageBuffers
 from data.cores import usable_cores
-from data.dataset import FaceDataset
+from data.dataset import FaceDataset, Prefetching
 from data.decode import decode_batch
 from data.order import GlobalOrder, SampleOrder
 from data.pace import Spent, advice, resized_share, spending
@@ -176,7 +176,7 @@ class Loader:
             for step in range(first_step, last_step)
             for micro in range(self.accumulation)
         )
-        return self._decoded(specs)
+        return self._decoded(_announced(self.dataset, self._order.neighbours_follow, specs))
 
     def _decoded(self, specs: Iterator[BatchSpec]) -> Iterator[Batch]:
         decode = partial(
@@ -217,6 +217,16 @@ class Loader:
             spent.add(one)
         resized = resized_share(self.dataset, len(self.dataset), self.image_size)
         return advice(spent, workers=self.workers, cores=self.cores, resized=resized)
+
+
+def _announced(
+    dataset: FaceDataset, whole_blocks: bool, specs: Iterable[BatchSpec]
+) -> Iterator[BatchSpec]:
+    """Yield the specs, each told to a dataset that can fetch its images while others are read."""
+    for spec in specs:
+        if isinstance(dataset, Prefetching):
+            dataset.prefetch(spec.indices, whole_blocks=whole_blocks)
+        yield spec
 
 
 def _check_batch(global_batch_size: int, accumulation: int, world_size: int) -> None:

@@ -32,6 +32,10 @@ class SampleOrder(Protocol):
     def num_samples(self) -> int:
         """Return n."""
 
+    @property
+    def neighbours_follow(self) -> bool:
+        """Return whether what lies beside a sample in its file comes soon, too."""
+
     def order(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the samples at positions `[start, stop)` and the epoch of each.
 
@@ -65,6 +69,8 @@ class GlobalOrder:
     Raises `ValueError` for values outside these ranges.
     """
 
+    neighbours_follow = False
+
     def __init__(self, num_samples: int, seed: int) -> None:
         self.num_samples = _checked_count(num_samples)
         self.seed = seed
@@ -85,6 +91,8 @@ class FileOrder:
 
     Raises `ValueError` for no samples, or an order of another number of samples.
     """
+
+    neighbours_follow = True
 
     def __init__(
         self, num_samples: int, stored: NDArray[np.signedinteger[Any]] | None = None
@@ -124,6 +132,8 @@ class BlockOrder:
 
     Raises `ValueError` for values outside these ranges, or an order of another number of samples.
     """
+
+    neighbours_follow = True
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,9 @@ _LFS_POINTER = re.compile(rb"version https://git-lfs\S*\n(?:.*\n)*?size (\d+)")
 MAX_PARTS = 1 << 16
 _MEND = "copy or make the pair again, or delete the .idx to have it rebuilt from a whole .rec"
 _HEADER_AND_LABELS = HEADER.size + 8  # as far as two labels reach
+
+# What is looked at of a record in bulk: magic, size, and the payload up to its second label.
+HEADER_WORDS = 10
 
 Keys = npt.NDArray[np.int64] | range
 
@@ -62,6 +66,11 @@ class RecordFile:
     Safe in worker processes: the mapping is read-only and survives a fork; a pickle holds the
     path alone and opens the file again.
 
+    Attributes:
+        path: of the file; a URL in `data.remote_file`, which has all of this for remote files.
+        size: bytes.
+        is_remote: whether looking at a record costs a request: then as few as will do are.
+
     Raises `RecordError` when the file is missing, empty, a Git LFS pointer, or no RecordIO.
 
     Attributes:
@@ -69,6 +78,10 @@ class RecordFile:
         size: in bytes.
         stamp: text that changes when the file is written again; see `data.locations.stamp`.
     """
+
+    path: Path | str
+    size: int
+    is_remote = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -80,21 +93,22 @@ class RecordFile:
             self.stamp = stamp(os.fstat(file.fileno()))
         self._view = memoryview(self._map)
         self.size = len(self._view)
-        refuse_lfs_pointer(path, bytes(self._view[:512]))
-        if bytes(self._view[:4]) != MAGIC_BYTES:
-            raise RecordError(
-                f"{path} is no RecordIO file: it starts with {bytes(self._view[:8])!r}, expected "
-                f"{MAGIC_BYTES!r}; copy or make it again"
-            )
+        self._check_start(bytes(self._view[:512]))
         self._words = np.frombuffer(self._map, "<u4", count=self.size // 4)
 
-    def __reduce__(self) -> tuple[type["RecordFile"], tuple[Path]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         return RecordFile, (self.path,)
 
     def index_path(self) -> Path | None:
         """Return the `.idx` of the same name, None where there is none."""
         path = Path(beside(self.path, ".idx"))
         return path if path.is_file() else None
+
+    def know_offsets(self, offsets: npt.NDArray[np.int64]) -> None:
+        """Tell where records start, int64 [n]; of use to remote files only."""
+
+    def prefetch(self, offsets: npt.NDArray[np.int64], *, whole_blocks: bool = False) -> None:
+        """Tell what is read next, int64 [m]; of use to remote files only."""
 
     def where(self, offset: int, key: int | None = None) -> str:
         """Return the place of a record in words, for messages."""
@@ -136,23 +150,17 @@ class RecordFile:
 
         Raises `RecordError`, naming the key among `keys`, if no whole record starts at one.
         """
-        words, last = self._words, len(self._words) - 1
-        first = offsets // 4
-        outside = (offsets < 0) | (offsets % 4 != 0) | (first >= last)
-        first = np.where(outside, 0, first)
-
-        def word(number: int) -> npt.NDArray[np.uint32]:
-            return words[np.minimum(first + number, last)]
-
-        sizes = (word(1) & SIZE_MASK).astype(np.int64)
-        flags = word(2)
-        labels = np.stack([np.where(flags > 0, word(8), word(3)), word(9)], 1).view(np.float32)
+        outside = (offsets < 0) | (offsets % 4 != 0) | (offsets > self.size - 8)
+        word = self._header_words(np.where(outside, 0, offsets))
+        sizes = (word[1] & SIZE_MASK).astype(np.int64)
+        flags = word[2]
+        labels = np.stack([np.where(flags > 0, word[8], word[3]), word[9]], 1).view(np.float32)
         labels[flags < 2, 1] = np.nan
-        ids = word(4).astype(np.uint64) | word(5).astype(np.uint64) << np.uint64(32)
+        ids = word[4].astype(np.uint64) | word[5].astype(np.uint64) << np.uint64(32)
         image_sizes = sizes - HEADER.size - 4 * flags.astype(np.int64)
         found = Headers(flags, labels, ids, image_sizes)
         # What is split into parts, or no record at all, is left to the reader of single records.
-        plain = (word(0) == MAGIC) & (word(1) >> SIZE_BITS == WHOLE) & ~outside
+        plain = (word[0] == MAGIC) & (word[1] >> SIZE_BITS == WHOLE) & ~outside
         plain &= offsets + 8 + sizes <= self.size
         for row in np.flatnonzero(~plain).tolist():
             key = None if keys is None else int(keys[row])
@@ -171,6 +179,32 @@ class RecordFile:
             rows = slice(start, min(start + chunk, len(offsets)))
             yield rows, self.headers(offsets[rows], None if keys is None else keys[rows])
             self.release_pages()
+
+    def _check_start(self, start: bytes) -> None:
+        """Raise `RecordError` if `start`, up to 512 bytes, starts no RecordIO file."""
+        refuse_lfs_pointer(self.path, start)
+        if not start:
+            raise RecordError(
+                f"{self.path} is empty: expected a RecordIO file; copy or make it again"
+            )
+        if not start.startswith(MAGIC_BYTES):
+            raise RecordError(
+                f"{self.path} is no RecordIO file: it starts with {start[:8]!r}, expected "
+                f"{MAGIC_BYTES!r}; copy or make it again"
+            )
+
+    def _header_words(self, offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
+        """Return the first words of the records at `offsets`: uint32 [HEADER_WORDS, n].
+
+        Beyond the end of a record, and of the file, they may be anything.
+        """
+        words = np.empty((HEADER_WORDS, len(offsets)), np.uint32)
+        for number, column in enumerate(words):
+            np.take(self._words, offsets // 4 + number, out=column, mode="clip")
+        return words
+
+    def _bytes(self, start: int, stop: int) -> Bytes:
+        return self._view[start:stop]
 
     def release_pages(self) -> None:
         """Give the pages read so far back to the system's cache; they are read again on demand."""
@@ -207,7 +241,7 @@ class RecordFile:
                     f"{self.where(offset, key)}: the part at {at} has flag {flag}, expected "
                     f"{expected[0]} or {expected[1]}; {_MEND}"
                 )
-            parts.append(self._view[at + 8 : stop])
+            parts.append(self._bytes(at + 8, stop))
             size += len(MAGIC_BYTES) + len(parts[-1])
             if len(parts) > MAX_PARTS or size > SIZE_MASK:
                 raise RecordError(
@@ -227,7 +261,7 @@ class RecordFile:
                 f"{where}: a record should start at {at}, but the file has {self.size} bytes: "
                 f"it is truncated, or the .idx is another file's; {_MEND}"
             )
-        magic, word = PART.unpack_from(self._view, at)
+        magic, word = PART.unpack(self._bytes(at, at + 8))
         if magic != MAGIC:
             raise RecordError(
                 f"{where}: no record starts at {at}: found {magic:#010x}, expected {MAGIC:#010x}: "
@@ -242,13 +276,21 @@ class RecordFile:
         return word >> SIZE_BITS, stop
 
 
-def open_record_file(location: Location) -> RecordFile:
-    """Open the records at `location`; raises `RecordError` for a URL, which has no reader."""
+def open_record_file(location: Location, *, cache_folder: Path | None = None) -> RecordFile:
+    """Return the `.rec` file at a path, or at a URL that fsspec knows.
+
+    `cache_folder` is for what is kept of remote files; the user's by default. Raises as
+    `RecordFile`, and `data.remote.RemoteError` for a URL that cannot be read.
+    """
     if is_url(location):
-        raise RecordError(
-            f"{location}: no reader for {str(location).partition('://')[0]}:// locations: expected "
-            "a path; copy the data, or mount its store as a folder"
-        )
+        try:
+            from data.remote_file import RemoteRecordFile  # which is built on this module
+        except ImportError as error:
+            raise RecordError(
+                f"{location}: URLs need packages that are missing ({error}): "
+                "pip install -e '.[remote]'"
+            ) from error
+        return RemoteRecordFile(str(location), cache_folder=cache_folder)
     return RecordFile(Path(location))
 
 

@@ -39,6 +39,8 @@ class ClassBalancedOrder:
     Raises `ValueError` for values outside these ranges.
     """
 
+    neighbours_follow = False
+
     def __init__(self, labels: NDArray[np.signedinteger[Any]], seed: int) -> None:
         self.num_samples = len(labels)
         self._classes = _Classes(labels, seed)
@@ -73,6 +75,8 @@ class PKOrder:
 
     Raises `ValueError` for values outside these ranges.
     """
+
+    neighbours_follow = False
 
     def __init__(
         self,

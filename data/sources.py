@@ -122,8 +122,9 @@ class RecordImages:
     def __init__(self, location: Location, *, cache_folder: Path | None = None) -> None:
         self.location = location
         self.names: Sequence[int | str] | None = None
-        self._file = open_record_file(location)
+        self._file = open_record_file(location, cache_folder=cache_folder)
         self._table = open_images(self._file, cache_folder=cache_folder)
+        self._file.know_offsets(self._table.offsets)
 
     @property
     def keys(self) -> npt.NDArray[np.int64] | range:
@@ -170,6 +171,10 @@ class RecordImages:
         if (offsets[1:] >= offsets[:-1]).all():
             return None
         return np.argsort(offsets, kind="stable")
+
+    def prefetch(self, indices: npt.NDArray[np.int64], *, whole_blocks: bool = False) -> None:
+        """Start to fetch images of a remote file; see `data.dataset.Prefetching`."""
+        self._file.prefetch(self._table.offsets[indices], whole_blocks=whole_blocks)
 
     def _refusal(self, index: int, payload: Bytes) -> RecordError:
         try:

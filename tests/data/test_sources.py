@@ -84,11 +84,6 @@ def test_each_kind_of_location_has_its_reader(tmp_path: Path) -> None:
         assert type(source) is kind
 
 
-def test_a_url_has_no_reader_here() -> None:
-    with pytest.raises(ValueError, match=r"^s3://bucket/faces/train\.rec: no reader for s3://"):
-        open_sources("s3://bucket/faces")
-
-
 def test_a_list_is_read_from_its_folder_or_from_a_root(tmp_path: Path) -> None:
     (tmp_path / "lists").mkdir()
     (tmp_path / "a.jpg").write_bytes(b"upper")
