@@ -117,10 +117,10 @@ def test_an_index_is_fetched_again_only_when_it_changes(
     assert first is not None
     assert first.read_bytes() == index.read_bytes()
     first.write_bytes(b"0\t0\n")  # shows whether it is taken
-    assert file.index_path() == first
+    assert RemoteRecordFile(str(file.path)).index_path() == first
     assert first.read_bytes() == b"0\t0\n"
     store.files.pipe_file("/faces/train.idx", index.read_bytes())
-    second = file.index_path()
+    second = RemoteRecordFile(str(file.path)).index_path()
     assert second is not None
     assert second.read_bytes() == index.read_bytes()
     assert not first.exists()
