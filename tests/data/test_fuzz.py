@@ -25,6 +25,7 @@ from PIL import Image
 from data.dataset import open_dataset
 from data.decode import BadImage, decode_into
 from data.index import read_index
+from data.numbering import NumberingError
 from data.pair_file import PairFileError, read_pair_file
 from data.pickle_values import BUILDERS
 from data.record_file import RecordFile
@@ -62,11 +63,11 @@ def bounded() -> Iterator[None]:
 
 
 @contextmanager
-def refused(kind: type[ValueError], place: object = "") -> Iterator[None]:
+def refused(*kinds: type[ValueError], place: object = "") -> Iterator[None]:
     """Let the block be refused with a message that names the place and fits on a screen."""
     try:
         yield
-    except kind as error:
+    except kinds as error:
         if str(place) not in str(error) or not 0 < len(str(error)) < 1000:
             raise AssertionError(f"a poor message: {str(error)[:2000]}") from error
 
@@ -135,12 +136,12 @@ OFFSETS = st.one_of(st.integers(0, 60).map(lambda word: 4 * word), st.integers(-
 )
 def test_record_files(folder: Path, content: bytes, offsets: list[int]) -> None:
     path = replace(folder / "x.rec", content)
-    with bounded(), refused(RecordError, path):
+    with bounded(), refused(RecordError, place=path):
         file = RecordFile(path)
         for offset in offsets:
-            with refused(RecordError, f"{path}, key 5, offset {offset}: "):
+            with refused(RecordError, place=f"{path}, key 5, offset {offset}: "):
                 file.read(offset, 5)
-            with refused(RecordError, f"{path}, key 5, offset {offset}: "):
+            with refused(RecordError, place=f"{path}, key 5, offset {offset}: "):
                 file.headers(np.array([offset]), range(5, 6))
         found = file.scan()
         headers = file.headers(found)
@@ -176,7 +177,7 @@ def test_index_files(folder: Path, content: bytes, chunk_bytes: int) -> None:
     for line in lines:
         number = re.fullmatch(rb"([0-9]{1,18})\t([0-9]{1,18})", line)
         expected.append(number and [int(number[1]), int(number[2])])
-    with bounded(), refused(RecordError, f"{path}, line "):
+    with bounded(), refused(RecordError, place=f"{path}, line "):
         index = read_index(path, chunk_bytes=chunk_bytes)
         found = np.stack([index.keys, index.offsets], 1).tolist()
         assert found == expected
@@ -217,13 +218,13 @@ def test_datasets(folder: Path, pair: tuple[bytes, bytes], has_index: bool, rema
     index = replace(folder / "train.idx", pair[1])
     if not has_index:
         index.unlink()
-    with bounded(), refused(RecordError, folder / "train."):
+    with bounded(), refused(NumberingError, RecordError, place=folder / "train."):
         dataset = open_dataset(path, remap_labels=remap)
         assert len(dataset) == len(dataset.labels)
         assert set(dataset.labels.tolist()) == set(range(dataset.num_classes))
         for number in range(len(dataset)):
             assert str(path) in dataset.describe(number)
-            with refused(RecordError, dataset.describe(number)):
+            with refused(RecordError, place=dataset.describe(number)):
                 assert len(dataset.encoded(number)) > 0
 
 
@@ -340,7 +341,7 @@ SETS = [
 def test_pair_files(folder: Path, content: bytes) -> None:
     path = replace(folder / "x.bin", content)
     pairs = None
-    with bounded(), refused(PairFileError, path):
+    with bounded(), refused(PairFileError, place=path):
         pairs = read_pair_file(path)
     if pairs is None:
         return

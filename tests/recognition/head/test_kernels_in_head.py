@@ -1,6 +1,6 @@
 """The whole head on kernels against the whole head on torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -21,6 +21,17 @@ OPTIMIZERS = [
     RowSGD(momentum=0.0),
     RowAdamW(),
 ]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Triton's interpreter serves one thread; `test_lanes` has several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 MakeOps = Callable[[Workspace], BlockOps]
 on_kernels = pytest.mark.parametrize(
     "kernels", [lambda space: fused, CompiledOps], ids=["triton", "compiled"]

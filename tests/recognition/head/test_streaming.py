@@ -229,10 +229,13 @@ def test_no_tensor_grows_with_samples_times_classes_nor_with_the_table(sampling:
         size, classes, sampling=sampling, sample_rate=0.9, block_bytes=block_bytes, keep_bytes=0
     )
     x = torch.randn(samples, size, requires_grad=True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the ruler sees what its own thread makes
     with _LargestTensor([head.weight, head.state_tensors()["momentum"]]) as largest:
         output = head(x, torch.arange(samples))
         output.loss.backward()
         head.step(0.1)
+    torch.set_num_threads(threads)
 
     # A class may cost its number in the active set (int64, two words), never a row or a column.
     per_class = 0 if sampling == "all" else 2 * classes
