@@ -24,11 +24,13 @@ from data.sources import RecordImages
 from recognition.telemetry import progress_bar
 from scripts.benchmarking.machine import describe
 from scripts.loader_benchmark.incumbent import choose_reader
+from scripts.loader_benchmark.index_case import GLINT360K_IMAGES, measure_index
 from scripts.loader_benchmark.measure import measure
 from scripts.loader_benchmark.report import markdown, record
 from scripts.loader_benchmark.ways import Setting, all_ways
 
 SYNTHETIC = Path("datasets/benchmark_loader")
+INDEX = Path("datasets/benchmark_index")
 PACKAGES = ("torchvision", "simplejpeg", "pillow", "mxnet")
 
 
@@ -46,6 +48,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="of the order")
     add("--incumbent", choices=["auto", "mxnet", "python"], default="auto", help="what reads and "
         "decodes for the incumbent; auto is mxnet where it is installed")  # fmt: skip
+    add("--index", type=int, nargs="?", const=GLINT360K_IMAGES, metavar="IMAGES",
+        help="open an index of so many images, too; Glint360K's number unless stated")  # fmt: skip
     add("--json", type=Path, default=Path("runs/benchmark_loader.json"), help="file of all figures")
     add("--markdown", type=Path, help="file for the table, for docs/benchmarks/")
     return parser.parse_args(arguments)
@@ -83,6 +87,7 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
         f"{options.rounds} rounds of {options.seconds:g} s",
         "incumbent": reader,
         **record(ways, samples),
+        "index": None if options.index is None else measure_index(options.index, INDEX),
     }
 
 

@@ -83,8 +83,25 @@ def markdown(report: Mapping[str, Any]) -> str:
         ),
         "",
         NOTES.format(reader=READERS[report["incumbent"]]),
+        *_index(report["index"]),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _index(found: Mapping[str, float] | None) -> list[str]:
+    """Return what opening a large index took, if it was measured."""
+    if found is None:
+        return []
+    return [
+        "",
+        f"Opening {found['entries']:,.0f} images of {found['identities']:,.0f} identities:",
+        "",
+        f"- the first time, from the text index: {found['first_open_s']:.1f} s, at most "
+        f"{found['first_open_peak_mib']:,.0f} MiB",
+        f"- from then on: {found['open_s']:.2f} s; {found['rank_mib']:.1f} MiB of a rank's own "
+        f"memory, {found['mapped_mib']:,.0f} MiB mapped and shared, "
+        f"{found['worker_mib']:.1f} MiB of a worker process's own",
+    ]
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
