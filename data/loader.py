@@ -35,6 +35,9 @@ from data.pace import Spent, advice, resized_share, spending
 from data.prefetch import prefetched
 from recognition.sharding import part_range
 
+# Positions of the order that are looked up together, for all ranks where that is several steps: a
+# hundred cost nearly as much as a thousand.
+AT_ONCE = 4096
 REMEMBERED = 64  # batches whose cost is kept, to tell what holds a starved run back
 
 
@@ -157,10 +160,14 @@ class Loader:
 
         It costs as much for any step, and reads nothing: who reads ahead asks for steps to come.
         """
+        return BatchSpec(*self._order.order(*self._positions(step, micro)))
+
+    def _positions(self, step: int, micro: int) -> tuple[int, int]:
+        """Return the positions `[start, stop)` of the stream that this rank takes."""
         begin, end = part_range(self.global_batch_size, self.accumulation, micro)
         first, last = part_range(end - begin, self.world_size, self.rank)
         start = step * self.global_batch_size + begin
-        return BatchSpec(*self._order.order(start + first, start + last))
+        return start + first, start + last
 
     def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
         """Yield the batches of steps `[first_step, last_step)`, `accumulation` for each step.
@@ -171,12 +178,25 @@ class Loader:
         """
         if not 0 <= first_step <= last_step:
             raise ValueError(f"steps [{first_step}, {last_step}): expected 0 <= first <= last")
-        specs = (
-            self.spec(step, micro)
-            for step in range(first_step, last_step)
-            for micro in range(self.accumulation)
-        )
+        specs = self._specs(first_step, last_step)
         return self._decoded(_announced(self.dataset, self._order.neighbours_follow, specs))
+
+    def _specs(self, first_step: int, last_step: int) -> Iterator[BatchSpec]:
+        """Yield what `spec` returns for each micro-batch of the steps."""
+        at_once = AT_ONCE // self.global_batch_size
+        if at_once < 2:
+            for step in range(first_step, last_step):
+                for micro in range(self.accumulation):
+                    yield self.spec(step, micro)
+            return
+        for start in range(first_step, last_step, at_once):
+            stop = min(start + at_once, last_step)
+            first = start * self.global_batch_size
+            indices, epochs = self._order.order(first, stop * self.global_batch_size)
+            for step in range(start, stop):
+                for micro in range(self.accumulation):
+                    part = slice(*(place - first for place in self._positions(step, micro)))
+                    yield BatchSpec(indices[part], epochs[part])
 
     def _decoded(self, specs: Iterator[BatchSpec]) -> Iterator[Batch]:
         decode = partial(

@@ -267,3 +267,19 @@ def test_wrong_steps_are_refused() -> None:
     loader = Loader(MemoryDataset(), image_size=SIDE, global_batch_size=3)
     with pytest.raises(ValueError, match=r"steps \[3, 2\)"):
         loader.batches(3, 2)
+
+
+@pytest.mark.parametrize("batch_size", [5, 600, 5000])
+def test_batches_are_what_the_specs_say_however_many_are_looked_up_together(
+    batch_size: int,
+) -> None:
+    dataset = MemoryDataset()
+    for rank, accumulation in [(0, 1), (1, 2)]:
+        loader = Loader(
+            dataset, image_size=SIDE, global_batch_size=batch_size, accumulation=accumulation,
+            order=ORDERS["blocks"], rank=rank, world_size=2, workers=2,
+        )  # fmt: skip
+        specs = [loader.spec(step, micro) for step in (3, 4, 5) for micro in range(accumulation)]
+        for batch, spec in zip(loader.batches(3, 6), specs, strict=True):
+            assert batch.indices.tolist() == spec.indices.tolist()
+            assert batch.epochs.tolist() == spec.epochs.tolist()
