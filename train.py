@@ -24,6 +24,7 @@ from data.loader import Batch, Loader
 from data.locations import folder_of, is_url
 from data.order import BlockOrder, FileOrder, GlobalOrder, SampleOrder
 from data.pace import choose_pace, cores_of_a_rank, probe
+from data.progress import progress_bar
 from data.samplers import ClassBalancedOrder, PKOrder
 from eval.verifier import Verifier
 from recognition.checkpoint import Checkpoints, backbone_file, read_facts
@@ -43,7 +44,7 @@ from recognition.optimizer import make_optimizer
 from recognition.precision import Precision
 from recognition.schedule import make_plan, make_schedule
 from recognition.sharding import shard_range
-from recognition.telemetry import Telemetry, configure_logging, progress_bar
+from recognition.telemetry import Telemetry, configure_logging
 from recognition.trainer import Trainer
 from recognition.version import __version__
 

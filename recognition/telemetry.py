@@ -8,8 +8,7 @@ file does not hold.
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -37,18 +36,6 @@ def configure_logging(world: World, file: Path | None = None) -> None:
         handlers=handlers,
         force=True,
     )
-
-
-@contextmanager
-def progress_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar for a piece of work that reports `(done, total)` now and then."""
-    with tqdm(desc=label, unit=unit, dynamic_ncols=True, leave=False) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield show
 
 
 class Telemetry:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from data.alignment import TEMPLATE_SIZE
 from data.face_folder import Cut, align_folder
-from recognition.telemetry import progress_bar
+from data.progress import progress_bar
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

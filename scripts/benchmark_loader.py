@@ -20,8 +20,8 @@ import torch
 
 from data.dataset import open_dataset
 from data.demo import make_demo_data
+from data.progress import progress_bar
 from data.sources import RecordImages
-from recognition.telemetry import progress_bar
 from scripts.benchmarking.machine import describe
 from scripts.loader_benchmark.incumbent import choose_reader
 from scripts.loader_benchmark.index_case import GLINT360K_IMAGES, measure_index

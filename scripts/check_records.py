@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from data.checking import check_records, record_files
+from data.progress import progress_bar
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -29,9 +30,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """Check the files and print what was found; return the exit status."""
-    # Not above: worker processes import this file again, and have no need of torch.
-    from recognition.telemetry import progress_bar
-
     options = parse(arguments)
     try:
         if options.report is not None and not options.report.parent.is_dir():

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from data.checking import record_files
 from data.inspection import RecordImages, draw_grid, inspect_records
+from data.progress import progress_bar
 from data.recordio import RecordError
-from recognition.telemetry import progress_bar
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from data.demo import make_demo_data
-from recognition.telemetry import progress_bar
+from data.progress import progress_bar
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data.pair_choice import pack_folder
 from data.pair_list import Progress, Written, pack_pair_list, unpack_pair_file
-from recognition.telemetry import progress_bar
+from data.progress import progress_bar
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

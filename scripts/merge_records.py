@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from data.merging import MAPPING, MATCHES, merge_records
+from data.progress import progress_bar
 from data.record_set import LAYOUTS
-from recognition.telemetry import progress_bar
 from scripts.record_options import add_cut, add_remap, cut_of
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from data.encoded_image import ENCODINGS
 from data.packing import SKIPPED, PackOptions, pack_records
+from data.progress import progress_bar
 from data.record_set import LAYOUTS, Layout
 from scripts.record_options import add_cut, cut_of
 
@@ -37,15 +38,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--skip-bad", action="store_true", help=f"leave out bad images and list them in {SKIPPED}"
     )
-    parser.add_argument("--workers", type=int, help="processes (one for each CPU)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="processes (one for each CPU where images are made anew, else one)",
+    )
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Pack, and say what was done; return the exit status."""
-    # Imported here: worker processes import this file too, and do without torch.
-    from recognition.telemetry import progress_bar
-
     options = parse(arguments)
     layout: Layout = options.layout or ("identity" if options.shuffle is None else "plain")
     try:

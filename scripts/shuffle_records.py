@@ -4,9 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from data.progress import progress_bar
 from data.record_set import parse_bytes
 from data.shuffling import shuffle_records
-from recognition.telemetry import progress_bar
 from scripts.record_options import add_cut, add_remap, cut_of
 
 

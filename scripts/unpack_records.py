@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from data.progress import progress_bar
 from data.unpacking import LIST, unpack_records
-from recognition.telemetry import progress_bar
 from scripts.record_options import add_remap
 
 
