@@ -107,8 +107,9 @@ def _find_in_folder(root: Path) -> ImageFiles:
             "images for each identity"
         )
     if len(visible) > len(folders):
-        text = "%s: left out %d files that are in no identity's folder"
-        logger.warning(text, root, len(visible) - len(folders))
+        stray = min(entry.name for entry in visible if not entry.is_dir())
+        text = "%s: left out %d file(s) that are in no identity's folder, such as %s"
+        logger.warning(text, root, len(visible) - len(folders), stray)
     names: list[str] = []
     counts: list[int] = []
     facts: list[tuple[int, int]] = []

@@ -206,7 +206,7 @@ class FolderImages:
         self.location = path
         entries = sorted(p for p in path.iterdir() if not p.name.startswith("."))
         folders = [p for p in entries if p.is_dir()]
-        ignored = len(entries) - len(folders)
+        ignored = [p.name for p in entries if not p.is_dir()]
         files: list[Texts] = []
         for folder in folders:
             names = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
@@ -216,15 +216,18 @@ class FolderImages:
                     f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}): expected at least "
                     "one for each identity; fill it or remove it"
                 )
-            ignored += len(names) - len(images)
+            if len(images) < len(names):
+                kept = set(images)
+                ignored += [f"{folder.name}/{n}" for n in names if n not in kept]
             files.append(Texts(images))
         if not folders:
             raise DatasetError(
-                f"{path} holds neither train.rec nor sub-folders ({ignored} other files): "
+                f"{path} holds neither train.rec nor sub-folders ({len(ignored)} other files): "
                 "expected one sub-folder of images for each identity"
             )
         if ignored:
-            logger.warning("%s: left out %d files that are no image of an identity", path, ignored)
+            text = "%s: left out %d file(s) that are no image of an identity, such as %s"
+            logger.warning(text, path, len(ignored), ignored[0])
         self.names: Sequence[int | str] | None = [folder.name for folder in folders]
         counts = [len(names) for names in files]
         self.labels = np.repeat(np.arange(len(folders), dtype=np.int32), counts)

@@ -142,7 +142,8 @@ def test_a_folder_with_one_sub_folder_an_identity_is_read(
     assert dataset.num_classes == 3
     assert dataset.class_mapping == {"a": 0, "b": 1, "c d": 2}
     assert dataset.describe(3) == str(tmp_path / "c d" / "0.jpeg")
-    assert "left out 3 files" in caplog.text
+    assert "left out 3 file(s)" in caplog.text
+    assert "such as d.jpg" in caplog.text
 
     os.truncate(tmp_path / "c d" / "0.jpeg", 1 << 40)  # a hole, which takes no room on the disk
     with pytest.raises(DatasetError, match=r"0\.jpeg has 1099511627776 bytes: expected .* at most"):

@@ -28,7 +28,8 @@ def test_a_folder_gives_its_files_sorted_by_identity(
     assert images.num_classes == 4
     assert images.sizes.tolist() == [len(name.encode()) for name in images.names]
     assert images.path(1) == str(tmp_path / "b" / "10.png")
-    assert "left out 1 files" in caplog.text
+    assert "left out 1 file(s)" in caplog.text
+    assert "such as list.txt" in caplog.text
 
 
 @pytest.mark.parametrize(
