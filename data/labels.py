@@ -174,8 +174,8 @@ def _range_labels(
         labels[covered] = np.repeat(classes[agree], stops - starts)
     rest = np.flatnonzero(labels < 0)
     labels[rest] = _own_labels(file, rest + 1, offsets[rest])
-    text = "%s: %d of %d labels come from the identities' key ranges, the others from the images"
-    logger.info(text, file.path, len(labels) - len(rest), len(labels))
+    text = "%s: %d of %d labels come from the identities' key ranges, %d from the images' headers"
+    logger.info(text, file.path, len(labels) - len(rest), len(labels), len(rest))
     return labels
 
 
