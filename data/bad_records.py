@@ -153,7 +153,8 @@ class BadRecords:
             raise BadRecordsError(
                 f"{len(self._agreed)} of {seen} samples seen so far are bad, more than the share "
                 f"of {share:g} that max_bad_share allows; one of them: {first.fault}. Mend the "
-                "dataset (check_records.py lists all that is wrong with it), or raise max_bad_share"
+                "dataset (check_records.py lists all that is wrong with records), or raise "
+                "max_bad_share"
             )
         return len(self._agreed)
 
