@@ -98,8 +98,8 @@ def _index(found: Mapping[str, float] | None) -> list[str]:
         "",
         f"- the first time, from the text index: {found['first_open_s']:.1f} s, at most "
         f"{found['first_open_peak_mib']:,.0f} MiB",
-        f"- from then on: {found['open_s']:.2f} s; {max(0.0, found['rank_mib']):.1f} MiB of a rank's own "
-        f"memory, {found['mapped_mib']:,.0f} MiB mapped and shared, "
+        f"- from then on: {found['open_s']:.2f} s; {max(0.0, found['rank_mib']):.1f} MiB of a "
+        f"rank's own memory, {found['mapped_mib']:,.0f} MiB mapped and shared, "
         f"{found['worker_mib']:.1f} MiB of a worker process's own",
     ]
 
