@@ -10,7 +10,7 @@ threads changes no bit of them, where there are parts enough for more than one.
 """
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Barrier
@@ -79,7 +79,8 @@ class Lanes:
         """Yield `function(lane, part)` for each part of `rows`, in their order.
 
         Parts are whole blocks of `block_rows` rows, the last one what is left. The caller must
-        take all results: what a part raises is raised at its turn.
+        take all results: what a part raises is raised at its turn, when no part is at work any
+        more; those that were not begun are left out.
         """
         blocks = -(-rows.count // block_rows)
         of_part = max(1, min(_BLOCKS, blocks // _PARTS)) if self._apart else blocks
@@ -108,8 +109,8 @@ class Lanes:
                 yield futures.pop().result()
         finally:
             torch.set_num_threads(self._threads)
-            for future in futures:
-                future.cancel()
+            # After a failure too, no part may still write to rows that the caller goes on with.
+            wait([future for future in futures if not future.cancel()])
 
     def _lane(self) -> Lane:
         space = Workspace()

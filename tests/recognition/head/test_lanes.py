@@ -3,6 +3,7 @@
 import copy
 import pickle
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -60,6 +61,29 @@ def test_a_failure_is_raised_and_leaves_torch_and_the_lanes_as_they_were(threads
             list(lanes.map(fail, RowSet(1000), 10))
         assert torch.get_num_threads() == threads
     assert sum(lanes.map(lambda lane, part: part.stop - part.start, RowSet(1000), 10)) == 1000
+
+
+def test_a_failure_is_raised_when_no_other_part_is_at_work_any_more() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    begun, failed = threading.Event(), threading.Event()
+    at_work: list[int] = []
+
+    def part(lane: Lane, part: RowRange) -> None:
+        if part.start == 0:
+            begun.wait(10)
+            failed.set()
+            raise ValueError("the first part is bad")
+        at_work.append(part.start)
+        begun.set()
+        failed.wait(10)
+        time.sleep(0.2)
+        at_work.remove(part.start)
+
+    with pytest.raises(ValueError, match="the first part is bad"):
+        list(Lanes(CPU, apart=True).map(part, RowSet(1000), 10))
+    assert at_work == []
+    torch.set_num_threads(before)
 
 
 def test_a_lane_serves_one_part_at_a_time() -> None:
