@@ -28,7 +28,8 @@ def entry_folder(cache: Path, source: RemoteObject) -> Path:
     folder = parent / _digest(repr(sorted(source.version.items())).encode())
     if not folder.is_dir():
         for stale in parent.glob("*/"):
-            shutil.rmtree(stale, ignore_errors=True)
+            if stale != folder:  # which another process may have made, and be using, by now
+                shutil.rmtree(stale, ignore_errors=True)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

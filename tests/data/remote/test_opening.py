@@ -15,7 +15,8 @@ from data.index import open_index
 from data.labels import PROBED_WHEN_REMOTE, read_images
 from data.record_file import RecordFile, open_record_file
 from data.recordio import RecordError, RecordWriter, pack_record
-from data.remote import RemoteError
+from data.remote import RemoteError, RemoteObject
+from data.remote_cache import entry_folder
 from data.remote_file import RemoteRecordFile
 from tests.data.remote.store import BLOCK, Store, opened, sizes
 
@@ -38,6 +39,21 @@ def test_without_an_index_the_file_is_streamed_once(local: RecordFile, store: St
             assert sum(sizes(asked)) < file.size + 2000  # and the last record, to see it is whole
         else:
             assert len(asked) == 1
+
+
+def test_processes_that_make_a_folder_at_once_leave_each_other_s_alone(
+    local: RecordFile, store: Store, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = RemoteObject(store.put(Path(local.path).parent) + "/train.rec")
+    expected = entry_folder(cache, source)
+    for folder in (expected, expected.with_name("of another content")):
+        folder.mkdir(exist_ok=True)
+        (folder / "lock").touch()
+    # What a process sees that asked just before another one made the folder.
+    answers = iter([False])
+    monkeypatch.setattr(Path, "is_dir", lambda path: next(answers, True))
+    assert entry_folder(cache, source) == expected
+    assert [path.name for path in expected.parent.glob("*/*")] == ["lock"]
 
 
 def test_headers_come_in_few_requests_and_stay(local: RecordFile, store: Store) -> None:
