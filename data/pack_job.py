@@ -77,6 +77,8 @@ class PackJob:
                 f"{self.output} holds something other than packed records (it has no {MANIFEST}); "
                 "choose another folder"
             )
+        if (self.output / _LOCK).exists():  # the earlier run ended just before it was removed
+            (self.output / _LOCK).unlink(missing_ok=True)
         manifest = self._parse(self.output / MANIFEST)
         self._refuse_other_options(self.output / MANIFEST)
         for name, size in manifest["files"].items():
@@ -155,10 +157,14 @@ class PackJob:
 
     def finish(self, facts: dict[str, Any]) -> None:
         """Write down `facts` and the files' sizes, and give the folder its name."""
-        (self.partial / _LOCK).unlink()
-        files = [path for path in sorted(self.partial.iterdir()) if path.name != MANIFEST]
+        files = [
+            path for path in sorted(self.partial.iterdir()) if path.name not in (MANIFEST, _LOCK)
+        ]
         self._write({**facts, "files": {path.name: path.stat().st_size for path in files}})
         self._publish()
+        (self.output / _LOCK).unlink(
+            missing_ok=True
+        )  # only now: who held a new one would begin anew in there
 
     def _publish(self) -> None:
         publish(self.partial, self.output)

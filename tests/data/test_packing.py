@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
+from data import pack_job
 from data.dataset import open_dataset
 from data.index import open_index
 from data.pack_job import MANIFEST
@@ -410,6 +411,27 @@ def test_two_packs_into_one_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         pack_records(tmp_path / "in", tmp_path / "out", PackOptions(), workers=1, progress=again)
     pack(tmp_path / "in", tmp_path / "out")
+
+
+def test_a_pack_is_held_until_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people(tmp_path / "in", COUNTS)
+    publish = pack_job.publish
+
+    def late(partial: Path, output: Path) -> None:
+        other = pack_job.PackJob(output, {})  # has asked before whether the pack is finished
+        with pytest.raises(pack_job.JobError, match="is in use"), other.begun():
+            pass
+        publish(partial, output)
+
+    monkeypatch.setattr(pack_job, "publish", late)
+    assert pack(tmp_path / "in", tmp_path / "out").made
+    before = contents(tmp_path / "out")
+    assert ".lock" not in before
+    (tmp_path / "out" / ".lock").touch()  # killed before it was removed
+    assert not pack(tmp_path / "in", tmp_path / "out").made
+    assert contents(tmp_path / "out") == before
 
 
 def test_a_pack_that_is_there_is_left_alone(tmp_path: Path) -> None:
