@@ -8,8 +8,10 @@ processes of a machine share it: one fetches, the others wait for it and read.
 import hashlib
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -47,10 +49,8 @@ def lock(folder: Path) -> FileLock:
 
 def download(source: RemoteObject, path: Path, spans: Iterable[tuple[int, int]]) -> None:
     """Write the bytes of `spans`, one after the other, to `path`, which appears when whole."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
+    with _appearing(path) as file:
         file.writelines(source.stream(spans))
-    partial.replace(path)
 
 
 class HeaderTable:
@@ -99,10 +99,26 @@ def save_array(path: Path, values: npt.NDArray[np.int64]) -> None:
 
 
 def _save(path: Path, values: npt.NDArray[np.generic]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
+    with _appearing(path) as file:
         np.save(file, values)
-    partial.replace(path)
+
+
+@contextmanager
+def _appearing(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a file that gets its name when it is whole; `RemoteError` if it cannot be written."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()  # what was written of it may be all that the disk had left
+        raise RemoteError(
+            f"{path}, a copy of what was read of a remote file, cannot be written "
+            f"({error.strerror or error}): make room on its disk, or set data.index_cache to "
+            "another folder"
+        ) from error
 
 
 def _digest(content: bytes) -> str:

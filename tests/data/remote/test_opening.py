@@ -1,10 +1,12 @@
 """Indexes and labels of remote files, and what is no such file."""
 
+import errno
 import sys
 import threading
 from collections.abc import Callable
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,27 @@ def test_processes_that_make_a_folder_at_once_leave_each_other_s_alone(
     monkeypatch.setattr(Path, "is_dir", lambda path: next(answers, True))
     assert entry_folder(cache, source) == expected
     assert [path.name for path in expected.parent.glob("*/*")] == ["lock"]
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_a_cache_that_is_full_is_told(
+    index: bool, local: RecordFile, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(BytesIO):
+        def write(self, data: Any) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        writelines = write
+
+    if not index:
+        (Path(local.path).parent / "train.idx").unlink()
+    place = store.put(Path(local.path).parent)
+    writes = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda path, mode="r", **k: Full() if mode == "wb" else writes(path, mode)
+    )
+    with pytest.raises(RemoteError, match=r"cannot be written \(No space left.*data\.index_cache"):
+        open_dataset(place)
 
 
 def test_headers_come_in_few_requests_and_stay(local: RecordFile, store: Store) -> None:
