@@ -162,9 +162,8 @@ class PackJob:
         ]
         self._write({**facts, "files": {path.name: path.stat().st_size for path in files}})
         self._publish()
-        (self.output / _LOCK).unlink(
-            missing_ok=True
-        )  # only now: who held a new one would begin anew in there
+        # Only now: who held a new one would begin anew in there.
+        (self.output / _LOCK).unlink(missing_ok=True)
 
     def _publish(self) -> None:
         publish(self.partial, self.output)

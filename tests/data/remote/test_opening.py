@@ -66,7 +66,8 @@ def test_a_cache_that_is_full_is_told(
         def write(self, data: Any) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        writelines = write
+        def writelines(self, lines: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     if not index:
         (Path(local.path).parent / "train.idx").unlink()
