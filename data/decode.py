@@ -94,7 +94,7 @@ def encoded_size(encoded: Bytes) -> tuple[int, int]:
     """
     if encoded[:2] == _JPEG_START:
         height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
-        return width, height
+        return int(width), int(height)
     return Image.open(BytesIO(encoded), formats=_FORMATS).size
 
 

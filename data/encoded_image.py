@@ -7,7 +7,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from data.decode import BadImage, decode_into
+from data.decode import BadImage, decode_into, encoded_size
 from data.image_limits import MAX_SIDE
 from data.recordio import Bytes
 
@@ -33,11 +33,7 @@ def suffix_of(encoded: Bytes) -> str | None:
 def pixel_size(encoded: Bytes) -> tuple[int, int] | None:
     """Return width and height by the header, None for what is no image that can be decoded."""
     try:
-        if suffix_of(encoded) == ".jpg":
-            height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
-            return int(width), int(height)
-        with Image.open(BytesIO(encoded), formats=("BMP", "PNG", "WEBP")) as image:
-            return image.size
+        return encoded_size(encoded)
     except Exception:  # Pillow raises nearly every kind for damaged bytes
         return None
 
