@@ -63,8 +63,7 @@ def decode_replacing(
         seed: of the replacements, 0 or more.
 
     Returns the places in the dataset that the images really come from, int64 [b], and the bad
-    records that were met. Raises `BadRecordsError` when `MAX_DRAWS`
-    replacements in a row are bad.
+    records that were met. Raises `BadRecordsError` when `MAX_DRAWS` replacements in a row are bad.
     """
     taken = indices.copy()
     bad: list[BadRecord] = []
