@@ -3,7 +3,7 @@
 For one centre a class and unchanged cosines that is `kernels`, in torch or in Triton. Here is the
 choice, and the general form in torch: K centres a class, and hard negatives that count for more.
 
-Shapes: R classes of the block, K centres a class, C = R·K centres, S samples, B micro-batches.
+Shapes: R classes of the block, K centres a class, C = R·K centres, S samples.
 """
 
 import math
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from recognition.head.kernels import BlockOps
-from recognition.head.kernels.plain import put_own, take_in
+from recognition.head.kernels.plain import FIXED_PEAK, put_own, start_peak, take_in
 from recognition.head.loss import Curriculum
 
 
@@ -38,28 +38,19 @@ class Rule:
         return self.log2_scale if self.curriculum is None else 2.0 * self.log2_scale
 
     @property
+    def start_peak(self) -> float:
+        """Each sample's peak before the first block."""
+        return start_peak(self.log2_bound)
+
+    @property
+    def peak_is_fixed(self) -> bool:
+        """Whether no block moves the peaks."""
+        return self.start_peak == FIXED_PEAK
+
+    @property
     def is_plain(self) -> bool:
         """Whether a class's cosine is its one centre's, as it is."""
         return self.curriculum is None and self.centres == 1
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Each sample's part in the gradient.
-
-    Attributes:
-        place: int64 [S], which of the own class's K centres is the sample's.
-        log2_total: float32 [S], log2 of the sum of the negatives' exponentials.
-        negative: float32 [S], derivative of the loss by the negatives' log-sum-exp, times scale.
-        positive: float32 [S], derivative of the loss by the cosine with the own centre.
-        part: int64 [S], the sample's micro-batch.
-    """
-
-    place: torch.Tensor
-    log2_total: torch.Tensor
-    negative: torch.Tensor
-    positive: torch.Tensor
-    part: torch.Tensor
 
 
 def softmax_block(
@@ -70,10 +61,11 @@ def softmax_block(
     rule: Rule,
     peak_S: torch.Tensor,
     mass_S: torch.Tensor,
-    *,
-    in_place: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Add a block's negatives to the samples' statistics, in place; see `BlockOps.softmax_block`.
+) -> torch.Tensor | None:
+    """Add a block's negatives to the samples' statistics, and make its products into their shares.
+
+    All in place; see `BlockOps.softmax_block`. A centre's share is what the centre, not
+    normalised, counts for in the sum of negatives at the new peak.
 
     Args:
         ops: the operations for this device.
@@ -81,18 +73,16 @@ def softmax_block(
         inverse_C: float32, inverse norms of the centres.
         position_S: int64, each sample's own class in the block, outside [0, R) if it is not there.
         rule: scale, filter, curriculum, centres a class.
-        peak_S: float32, largest logit so far, to base 2; raised in place.
-        mass_S: float32, sum of exponentials at the peak; moved to the new peak and added to.
-        in_place: whether the products may be overwritten.
+        peak_S: float32, largest logit so far, to base 2; at first `rule.start_peak`.
+        mass_S: float32, sum of exponentials at the peak.
 
     Returns:
-        What each centre, not normalised, counts for in the sum of negatives at the new peak, in
-        the products' dtype; and what sums at the old peak must be multiplied by.
+        What sums at the old peak must be multiplied by; None where the peak stayed.
     """
     if rule.is_plain:
         return ops.softmax_block(
             product_CS, inverse_C, position_S, rule.log2_scale, rule.inter_class_filter,
-            peak_S, mass_S, in_place=in_place,
+            peak_S, mass_S,
         )  # fmt: skip
     inverse_C1 = inverse_C.unsqueeze(1)
     cosine_RS, nearest_RS = _class_cosines(product_CS * inverse_C1, rule.centres)
@@ -102,69 +92,12 @@ def softmax_block(
     if rule.curriculum is not None:
         cosine_RS, bend_RS = _harden(cosine_RS, rule.curriculum)
     put_own(cosine_RS, position_S, cosine_RS.new_full((), -math.inf))
-    power_RS, factor, shrink_S = take_in(
-        cosine_RS.mul_(rule.log2_scale), rule.log2_bound, peak_S, mass_S
-    )
+    power_RS = cosine_RS.mul_(rule.log2_scale)
+    factor, shrink_S = take_in(power_RS, rule.log2_bound, peak_S, mass_S)
     if bend_RS is not None:
         power_RS.mul_(bend_RS)
-    share_CS = _spread(power_RS, nearest_RS, rule.centres).mul_(inverse_C1 * factor)
-    return share_CS.to(product_CS.dtype), shrink_S
-
-
-def slope_block(
-    ops: BlockOps,
-    product_CS: torch.Tensor,
-    inverse_C: torch.Tensor,
-    position_S: torch.Tensor,
-    rule: Rule,
-    weights: Weights,
-    absent_RB: torch.Tensor | None,
-    *,
-    in_place: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the derivative of the loss by a block's products, and each centre's radial part.
-
-    `(slope_CS, radial_C)`, the former in the products' dtype: with them the centres' gradient is
-    `slope_CS @ unit_Sd − radial_C[:, None] * weight_Cd`.
-
-    Args:
-        ops: the operations for this device.
-        product_CS: centres times normalised embeddings.
-        inverse_C: float32, inverse norms of the centres.
-        position_S: int64, each sample's own class in the block, outside [0, R) if it is not there.
-        rule: scale, filter, curriculum, centres a class.
-        weights: each sample's part.
-        absent_RB: bool, classes that take no part in a micro-batch; None if all do.
-        in_place: whether the products may be overwritten.
-    """
-    if rule.is_plain:
-        return ops.slope_block(
-            product_CS, inverse_C, position_S, rule.log2_scale, rule.inter_class_filter,
-            weights.log2_total, weights.negative, weights.positive,
-            absent_RK=absent_RB, part_N=weights.part, in_place=in_place,
-        )  # fmt: skip
-    inverse_C1 = inverse_C.unsqueeze(1)
-    cosine_CS = product_CS * inverse_C1
-    cosine_RS, nearest_RS = _class_cosines(cosine_CS, rule.centres)
-    logit_RS, bend_RS = cosine_RS, None
-    if rule.curriculum is not None:
-        logit_RS, bend_RS = _harden(cosine_RS.clone(), rule.curriculum)
-    slope_RS = torch.mul(logit_RS, rule.log2_scale).sub_(weights.log2_total).exp2_()
-    slope_RS.mul_(weights.negative)
-    if bend_RS is not None:
-        slope_RS.mul_(bend_RS)
-    if rule.inter_class_filter is not None:
-        slope_RS.masked_fill_(cosine_RS > rule.inter_class_filter, 0.0)
-    if absent_RB is not None:
-        slope_RS.masked_fill_(absent_RB[:, weights.part], 0.0)
-    # The own class is no negative, and its slope is all its sample's own centre's.
-    put_own(slope_RS, position_S, slope_RS.new_zeros(()))
-    slope_CS = _spread(slope_RS, nearest_RS, rule.centres)
-    inside_S = (position_S >= 0) & (position_S < slope_RS.shape[0])
-    centre_S = torch.where(inside_S, position_S * rule.centres + weights.place, -1)
-    put_own(slope_CS, centre_S, weights.positive)
-    radial_C = cosine_CS.mul_(slope_CS).sum(1).mul_(inverse_C).mul_(inverse_C)
-    return slope_CS.mul_(inverse_C1).to(product_CS.dtype), radial_C
+    product_CS.copy_(_spread(power_RS, nearest_RS, rule.centres).mul_(inverse_C1 * factor))
+    return shrink_S
 
 
 def _class_cosines(

@@ -1,44 +1,49 @@
 """The second pass: the gradient of the centres, block by block, to be used up at once.
 
-Shapes: S samples whose negatives count, U samples that have their own class only, A active
-classes of this rank, R classes of one block, K centres a class, C = R·K centres of one block, d
-embedding size, B micro-batches.
+The derivative of the loss by a centre w is `(pull − (pull·w / |w|²)·w)`, with
+
+    pull = Σ_negatives f·share·unit + Σ_own slope·unit / |w|
+
+whose shares are those of the first pass (`streaming`), at a peak p, and `f = negative·2^(p −
+log2_total)` a number of each sample.
+
+Shapes: S samples whose negatives count, N samples in all, A active classes of this rank, R classes
+of one block, K centres a class, C = R·K centres of one block, d embedding size, B micro-batches.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
 
-from recognition.head.blocks import Rule, Weights, slope_block
-from recognition.head.kernels.plain import inverse_norm
+from recognition.head.blocks import Rule, softmax_block
+from recognition.head.kernels.plain import tangential
 from recognition.head.lanes import Lane, Lanes
 from recognition.head.loss import Curriculum
 from recognition.head.rows import RowRange, RowSet
 from recognition.head.settings import StreamSettings
-from recognition.head.streaming import Kept, Samples, factors
+from recognition.head.streaming import Kept, Samples, centre_rows, factors
 from recognition.head.table import Block, Table
 
 Used = TypeVar("Used")
 
 
 @dataclass(frozen=True)
-class OwnOnly:
-    """The centres' gradient from samples whose negatives are not looked at.
+class OwnSlopes:
+    """What samples have to do with their own centres.
 
     Attributes:
-        unit: float32 [U, d], normalised embeddings.
-        own: int64 [U], row of the own class, −1 if elsewhere.
-        place: int64 [U], which of the class's K centres.
-        cosine: float32 [U], with that centre.
-        slope: float32 [U], derivative of the loss by it.
+        unit: float32 [N, d], normalised embeddings.
+        row: int64 [N], of the own class in the table, −1 if elsewhere.
+        place: int64 [N], which of the class's K centres.
+        slope: float32 [N], derivative of the loss by the cosine with that centre.
     """
 
     unit: torch.Tensor
-    own: torch.Tensor
+    row: torch.Tensor
     place: torch.Tensor
-    cosine: torch.Tensor
     slope: torch.Tensor
 
 
@@ -49,69 +54,50 @@ class CentreLoss:
     Attributes:
         rows: the active rows.
         samples: those whose negatives count.
-        place: int64 [S], which of the own class's K centres is the sample's.
         log2_total: float32 [S], log2 of the sum of the exponentials of all ranks' negatives; any
             finite number where there is none.
         negative: float32 [S], derivative of the loss by the negatives' log-sum-exp, times scale.
-        positive: float32 [S], derivative of the loss by the cosine with the own centre.
+        own: of all samples.
         kept: what the first pass kept for the second, if it did.
-        apart: the samples that have only their own class; None if there are none.
         width: samples that blocks are planned for, the same on every rank that must cut alike.
     """
 
     rows: RowSet
     samples: Samples
-    place: torch.Tensor
     log2_total: torch.Tensor
     negative: torch.Tensor
-    positive: torch.Tensor
+    own: OwnSlopes
     kept: Kept | None
-    apart: OwnOnly | None
     width: int
 
     def scaled(self, factor: float | torch.Tensor) -> "CentreLoss":
         """Return the same for the loss times `factor`."""
-        apart = self.apart
-        return replace(
-            self,
-            negative=self.negative * factor,
-            positive=self.positive * factor,
-            apart=None if apart is None else replace(apart, slope=apart.slope * factor),
-        )
+        own = replace(self.own, slope=self.own.slope * factor)
+        return replace(self, negative=self.negative * factor, own=own)
 
 
 @dataclass(frozen=True)
 class BlockGradient:
-    """The gradient of a block's centres, in two parts.
+    """The gradient of a block's centres but for the part along each of them.
 
     Attributes:
         block: the centres.
-        pull: [C, d], the samples' part: sum of slopes times unit embeddings; in `matmul_dtype`.
-        radial: float32 [C]; this times a centre is to be taken off, so that a step stays
-            perpendicular to it.
-        apart: samples that have only their own class.
+        pull: [C, d], in `matmul_dtype`; less its part along the centre it is the gradient.
     """
 
     block: Block
     pull: torch.Tensor
-    radial: torch.Tensor
-    apart: list[OwnOnly]
 
-    def whole(self, rows: RowSet) -> torch.Tensor:
-        """Return the gradient, float32 [R, K·d]; `rows` is the set that was walked.
+    def whole(self) -> torch.Tensor:
+        """Return the gradient, float32 [R, K·d].
 
         To be asked for once, and to be used before the next block: it is made in place.
         """
-        weight = self.block.read("weight")
-        weight_Cd, gradient_Cd = weight.view(self.pull.shape), self.pull
+        weight, gradient_Cd = self.block.read("weight"), self.pull
         if gradient_Cd.dtype != torch.float32:
             space = self.block.space
             gradient_Cd = space.like("gradient", self.pull, torch.float32).copy_(self.pull)
-        # d cosine / d weight = (unit − cosine · weight / |weight|) / |weight|
-        gradient_Cd.addcmul_(weight_Cd, self.radial.unsqueeze(1), value=-1.0)
-        for apart in self.apart:
-            _add_own(gradient_Cd, weight_Cd, apart, rows, self.block)
-        return gradient_Cd.view(weight.shape)
+        return tangential(gradient_Cd, weight.view(self.pull.shape)).view(weight.shape)
 
 
 def centre_gradients(
@@ -131,15 +117,15 @@ def centre_gradients(
     and bring it home (`Table.write`); it is called by several threads where `lanes` has them, and
     a gradient holds until it returns.
     """
-    merged = _Merged.of(losses, rows)
-    size = merged.samples.unit.shape[1]
+    size = losses[0].samples.unit.shape[1]
     centres = table.weight.shape[1] // size
+    merged = _Merged.of(losses, rows, centres)
     rule = Rule(how.log2_scale, how.inter_class_filter, merged.samples.curriculum, centres)
-    factor_Sd = merged.samples.unit.to(how.matmul_dtype)
+    run = _SecondPass(merged, rule, how.matmul_dtype)
 
     def part(lane: Lane, part: RowRange) -> list[Used]:
         return [
-            use(_block_gradient(lane, block, merged, factor_Sd, rule))
+            use(run.gradient(lane, block))
             for block in table.walk(part, lane.space, with_state=with_state)
         ]
 
@@ -147,72 +133,116 @@ def centre_gradients(
         yield from used
 
 
-def _block_gradient(
-    lane: Lane, block: Block, merged: "_Merged", factor_Sd: torch.Tensor, rule: Rule
-) -> BlockGradient:
-    """Return the gradient of one block's centres."""
-    (count, size), dtype, kept = factor_Sd.shape, factor_Sd.dtype, merged.kept
-    if not lane.ops.updates_in_place:
-        block.read("weight")  # once, for the products and for the update
-    if kept is None:
-        factor_Cd, inverse_C = factors(block, size, rule.centres, dtype, lane.ops)
-        product_CS = lane.space.take("product", (len(factor_Cd), count), dtype, factor_Sd.device)
-        torch.mm(factor_Cd, factor_Sd.T, out=product_CS)
-    else:
-        of_block = kept.block(block, rule.centres)
-        product_CS, inverse_C = of_block.product, of_block.inverse
-    absent_RB = None if merged.absent is None else merged.absent[block.start : block.stop]
-    slope_CS, radial_C = slope_block(
-        lane.ops, product_CS, inverse_C, merged.position - block.start, rule, merged.weights,
-        # Kept products stay: this pass may be made twice, by `gradient_norm` and by `step`.
-        absent_RB, in_place=kept is None,
-    )  # fmt: skip
-    pull_Cd = lane.space.take("pull", (len(product_CS), size), dtype, factor_Sd.device)
-    torch.mm(slope_CS, factor_Sd, out=pull_Cd)
-    return BlockGradient(block, pull_Cd, radial_C, merged.apart)
+class _SecondPass:
+    """The second pass over any block; see `centre_gradients`."""
+
+    def __init__(self, merged: "_Merged", rule: Rule, dtype: torch.dtype) -> None:
+        self._merged, self._rule, self._dtype = merged, rule, dtype
+        unit_Sd = merged.samples.unit
+        self._factor_Sd = unit_Sd.to(dtype)
+        self._start_S = unit_Sd.new_full((len(unit_Sd),), rule.start_peak)
+        if not rule.peak_is_fixed:
+            self._start_S = merged.log2_total
+        self._pulling_Sd = self._pulling(self._start_S)
+
+    def gradient(self, lane: Lane, block: Block) -> BlockGradient:
+        """Return the gradient of one block's centres."""
+        kept, centres, size = self._merged.kept, self._rule.centres, self._factor_Sd.shape[1]
+        if not lane.ops.updates_in_place:
+            block.read("weight")  # once, for the products and for the update
+        pulling_Sd = self._pulling_Sd
+        if kept is None:
+            share_CS, peak_S = self._shares(lane, block)
+        else:
+            share_CS, peak_S = kept.of_block(block, centres), kept.peak.get(block.start)
+        if peak_S is not None:
+            pulling_Sd = self._pulling(peak_S)
+        shape, device = (len(share_CS), size), share_CS.device
+        pull_Cd = lane.space.take("pull", shape, self._dtype, device)
+        torch.mm(share_CS, pulling_Sd, out=pull_Cd)
+        own, (weight, index, first, _) = self._merged.own, centre_rows(block, size, centres)
+        position_N = own.position - block.start * centres
+        lane.ops.add_own(pull_Cd, weight, index, first, position_N, own.pull)
+        return BlockGradient(block, pull_Cd)
+
+    def _shares(self, lane: Lane, block: Block) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Make a block's shares once more, and return their peaks if those are not `_start_S`."""
+        merged, rule = self._merged, self._rule
+        (count, size), device = self._factor_Sd.shape, self._factor_Sd.device
+        factor_Cd, inverse_C = factors(block, size, rule.centres, self._dtype, lane.ops)
+        share_CS = lane.space.take("share", (len(factor_Cd), count), self._dtype, device)
+        torch.mm(factor_Cd, self._factor_Sd.T, out=share_CS)
+        if merged.absent is not None:
+            absent_RS = merged.absent[block.start : block.stop, merged.part]
+            of_class = share_CS.view(-1, rule.centres, count)
+            of_class.masked_fill_(absent_RS.unsqueeze(1), -math.inf)
+        # From the total on, above which no logit is: powers are probabilities then.
+        peak_S = self._start_S if rule.peak_is_fixed else self._start_S.clone()
+        softmax_block(
+            lane.ops, share_CS, inverse_C, merged.position - block.start, rule, peak_S,
+            torch.zeros_like(peak_S),
+        )  # fmt: skip
+        return share_CS, None if rule.peak_is_fixed else peak_S
+
+    def _pulling(self, peak_S: torch.Tensor) -> torch.Tensor:
+        """Return what shares at a peak are multiplied with: [S, d] in the products' dtype."""
+        factor_S = self._merged.negative * torch.exp2(peak_S - self._merged.log2_total)
+        return (self._merged.samples.unit * factor_S.unsqueeze(1)).to(self._dtype)
 
 
-def _add_own(
-    gradient_Cd: torch.Tensor,
-    weight_Cd: torch.Tensor,
-    apart: OwnOnly,
-    rows: RowSet,
-    block: Block,
-) -> None:
-    """Add the gradient of centres from samples that have only their own class.
+@dataclass(frozen=True)
+class _OwnPulls:
+    """The own samples' part in centres' gradients, times the centre's norm, summed a centre.
 
-    Samples of other blocks add zeros, so that nothing is selected and no GPU waited for.
+    Attributes:
+        position: int64 [N], of the centre among those of the set of rows, each once; −1 for none.
+        pull: float32 [N, d].
     """
-    centres = len(weight_Cd) // (block.stop - block.start)
-    position_U = rows.positions(apart.own) - block.start
-    inside_U = (position_U >= 0) & (position_U < block.stop - block.start)
-    centre_U = (position_U * centres + apart.place).clamp(0, len(weight_Cd) - 1)
-    own_Ud = weight_Cd[centre_U]
-    inverse_U1 = inverse_norm(own_Ud).unsqueeze(1)
-    toward_Ud = own_Ud * (inverse_U1 * apart.cosine.unsqueeze(1))
-    slope_U1 = (apart.slope * inside_U).unsqueeze(1) * inverse_U1
-    # Accumulating index_put sums duplicates in a fixed order on a GPU too; index_add does not.
-    gradient_Cd.index_put_((centre_U,), (apart.unit - toward_Ud) * slope_U1, accumulate=True)
+
+    position: torch.Tensor
+    pull: torch.Tensor
+
+    @classmethod
+    def of(cls, slopes: list[OwnSlopes], rows: RowSet, centres: int) -> "_OwnPulls":
+        """Sum those of several micro-batches over one set of rows."""
+        row_N = torch.cat([own.row for own in slopes])
+        place_N = torch.cat([own.place for own in slopes])
+        pull_Nd = torch.cat([own.unit * own.slope.unsqueeze(1) for own in slopes])
+        row_N = rows.positions(row_N)
+        centre_N = torch.where(row_N >= 0, row_N * centres + place_N, -1)
+        centre_N, order_N = centre_N.sort(stable=True)
+        begins_N = torch.ones_like(centre_N)
+        begins_N[1:] = centre_N[1:] != centre_N[:-1]
+        target_N = begins_N.cumsum(0) - 1
+        # Accumulating index_put sums duplicates in a fixed order on a GPU too; index_add does not.
+        sum_Nd = torch.zeros_like(pull_Nd).index_put_(
+            (target_N,), pull_Nd[order_N], accumulate=True
+        )
+        position_N = torch.full_like(centre_N, -1).index_put_((target_N,), centre_N)
+        return cls(position_N, sum_Nd)
 
 
 @dataclass(frozen=True)
 class _Merged:
     """Several micro-batches' losses as one of all their samples, over one set of rows.
 
-    `absent` is None, or bool [A, B]: rows that did not take part in a micro-batch; `position` is
-    the own row's place in `rows`; the other fields are those of `CentreLoss`.
+    `part` is each sample's micro-batch, int64 [S]; `absent` is None, or bool [A, B]: rows that did
+    not take part in a micro-batch; `position` is the own row's place in `rows`; the other fields
+    are those of `CentreLoss`.
     """
 
     samples: Samples
     position: torch.Tensor
-    weights: Weights
+    log2_total: torch.Tensor
+    negative: torch.Tensor
+    part: torch.Tensor
+    own: _OwnPulls
     kept: Kept | None
-    apart: list[OwnOnly]
     absent: torch.Tensor | None
     width: int
 
     @classmethod
-    def of(cls, losses: list[CentreLoss], rows: RowSet) -> "_Merged":
+    def of(cls, losses: list[CentreLoss], rows: RowSet, centres: int) -> "_Merged":
         only_one = len(losses) == 1
         own_S = torch.cat([loss.samples.own for loss in losses])
         curricula = [c for c in (loss.samples.curriculum for loss in losses) if c is not None]
@@ -222,18 +252,15 @@ class _Merged:
                 torch.cat([each.bound for each in curricula]),
                 torch.cat([each.boost for each in curricula]),
             )
+        part = [torch.full_like(loss.samples.own, k) for k, loss in enumerate(losses)]
         return cls(
             samples=Samples(torch.cat([loss.samples.unit for loss in losses]), own_S, curriculum),
             position=rows.positions(own_S),
-            weights=Weights(
-                place=torch.cat([loss.place for loss in losses]),
-                log2_total=torch.cat([loss.log2_total for loss in losses]),
-                negative=torch.cat([loss.negative for loss in losses]),
-                positive=torch.cat([loss.positive for loss in losses]),
-                part=torch.cat([torch.full_like(loss.place, k) for k, loss in enumerate(losses)]),
-            ),
+            log2_total=torch.cat([loss.log2_total for loss in losses]),
+            negative=torch.cat([loss.negative for loss in losses]),
+            part=torch.cat(part),
+            own=_OwnPulls.of([loss.own for loss in losses], rows, centres),
             kept=losses[0].kept if only_one else None,
-            apart=[loss.apart for loss in losses if loss.apart is not None],
             absent=None if only_one else _absent(losses, rows),
             width=sum(loss.width for loss in losses),
         )

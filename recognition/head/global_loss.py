@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from recognition.head.centre_gradients import CentreLoss, OwnOnly
+from recognition.head.centre_gradients import CentreLoss, OwnSlopes
 from recognition.head.exchange import AnyExchange, Batch
 from recognition.head.lanes import Lanes
 from recognition.head.loss import Loss, Own, Shares, differentiate
@@ -111,11 +111,11 @@ def global_loss(
     own = _observe(loss, Own(cosine_M, batch.norm, running), exchange, sizes)
     curriculum = loss.curriculum(own)
 
-    samples, place_S = Samples(batch.unit, own_M, curriculum), nearest.place
+    samples = Samples(batch.unit, own_M, curriculum)
     if picked.sample is not None:
         at = picked.sample
         hard = None if curriculum is None else curriculum.pick(at)
-        samples, place_S = Samples(batch.unit[at], own_M[at], hard), place_S[at]
+        samples = Samples(batch.unit[at], own_M[at], hard)
     width = exchange.width(sizes)
     negatives, kept = negative_statistics(
         samples, table, rows, how, lanes, width=width, with_pull=with_embedding_gradient, keep=keep
@@ -131,19 +131,17 @@ def global_loss(
     # Where there is no negative at all its slope is zero, whatever finite number stands here.
     log2_total_S = log2_total_S.masked_fill(log2_total_S.isneginf(), 0.0)
 
-    positive_S, apart = _own_part(batch.unit, own_M, nearest.place, cosine_M, by.cosine, picked)
+    slopes = OwnSlopes(batch.unit, own_M, nearest.place, by.cosine)
     return GlobalLoss(
         loss=exchange.over_samples(by.loss),
         cosine_positive=exchange.over_samples(cosine_M.sum()) / sum(sizes),
         running=own.running,
-        centre_loss=CentreLoss(
-            rows, samples, place_S, log2_total_S, negative_S, positive_S, kept, apart, width,
-        ),
+        centre_loss=CentreLoss(rows, samples, log2_total_S, negative_S, slopes, kept, width),
         unit_gradient=_unit_gradient(
             negatives, negative_S, log2_total_S, nearest.unit, by.cosine, picked
         ),
         norm_gradient=by.norm,
-    )  # fmt: skip
+    )
 
 
 def _observe(loss: Loss, own: Own, exchange: AnyExchange, sizes: Sequence[int]) -> Own:
@@ -179,26 +177,6 @@ def _unit_gradient(
     if picked.sample is not None:
         gradient = torch.zeros_like(own_unit_Md).index_copy_(0, picked.sample, gradient)
     return gradient.addcmul_(own_unit_Md, by_cosine_M.unsqueeze(1))
-
-
-def _own_part(
-    unit_Md: torch.Tensor,
-    own_M: torch.Tensor,
-    place_M: torch.Tensor,
-    cosine_M: torch.Tensor,
-    slope_M: torch.Tensor,
-    picked: Picked,
-) -> tuple[torch.Tensor, OwnOnly | None]:
-    """Part the own centres' slopes: of samples with negatives, [S], and of the others."""
-    if picked.sample is None:
-        return slope_M, None
-    # All but the picked, without selecting by a mask: a sort does not make the host wait.
-    taken_M = torch.zeros_like(own_M).index_fill_(0, picked.sample, 1)
-    other_U = taken_M.argsort(stable=True)[: len(own_M) - len(picked.sample)]
-    apart = OwnOnly(
-        unit_Md[other_U], own_M[other_U], place_M[other_U], cosine_M[other_U], slope_M[other_U]
-    )
-    return slope_M[picked.sample], apart
 
 
 def pick_samples(rate: float, batch: Batch, sizes: Sequence[int], seed: int, step: int) -> Picked:

@@ -358,7 +358,7 @@ class PartialFC(nn.Module):
         self.table.release()
         for loss in self._pending:
             if loss.kept is not None:
-                self._lanes.space.give_back(loss.kept.product)
+                self._lanes.space.give_back(loss.kept.share)
         self._pending.clear()
         self.step_count += 1
 
@@ -373,9 +373,7 @@ class PartialFC(nn.Module):
         """
         finite = torch.ones((), dtype=torch.bool, device=self.device)
         for loss in self._pending:
-            finite &= loss.negative.isfinite().all() & loss.positive.isfinite().all()
-            if loss.apart is not None:
-                finite &= loss.apart.slope.isfinite().all()
+            finite &= loss.negative.isfinite().all() & loss.own.slope.isfinite().all()
         return finite
 
     @torch.no_grad()
@@ -391,7 +389,7 @@ class PartialFC(nn.Module):
         rows = self._pending_rows()
 
         def square_sum(gradient: BlockGradient) -> torch.Tensor:
-            return self._exchange.centre_gradient(gradient.whole(rows)).square().sum()
+            return self._exchange.centre_gradient(gradient.whole()).square().sum()
 
         for square in self._gradients(rows, grad_scale, square_sum):
             total += square

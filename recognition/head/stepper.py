@@ -40,12 +40,12 @@ class RowStepper:
         if isinstance(optimizer, RowSGD) and self._has_kernel(optimizer, gradient):
             self.ops.update_rows_sgd(
                 block.tensors["weight"], block.tensors["momentum"], block.index, block.first,
-                block.last, gradient.pull, gradient.radial, lr=lr, momentum=optimizer.momentum,
+                block.last, gradient.pull, lr=lr, momentum=optimizer.momentum,
                 weight_decay=optimizer.weight_decay, nesterov=optimizer.nesterov,
                 noise=self._noise(rows, block, step) if optimizer.rounds else None,
             )  # fmt: skip
         else:
-            whole = self.exchange.centre_gradient(gradient.whole(rows))
+            whole = self.exchange.centre_gradient(gradient.whole())
             self._update(rows, block, whole, lr, step)
         self.table.write(rows, block)
 
@@ -66,13 +66,7 @@ class RowStepper:
         """Return whether a kernel steps these rows where they stand, from the gradient's parts."""
         summed = isinstance(self.exchange, ReplicatedExchange) and self.exchange.size > 1
         one_centre = gradient.pull.shape[1] == self.table.weight.shape[1]
-        return (
-            self.ops.updates_in_place
-            and optimizer.momentum > 0.0
-            and one_centre
-            and not gradient.apart
-            and not summed
-        )
+        return self.ops.updates_in_place and optimizer.momentum > 0.0 and one_centre and not summed
 
     def _update(
         self, rows: RowSet, block: Block, gradient: torch.Tensor, lr: float, step: int

@@ -4,9 +4,10 @@ No matrix of N x C logits exists at any time. The first pass gives two numbers a
 and the mass of its negatives' exponentials, and on the way the sum of the negatives' unit centres
 weighted by them, rescaled whenever the peak rises (the online softmax of Milakov & Gimelshein,
 arXiv 1805.02867, and Dao et al., arXiv 2205.14135). That sum is the embedding gradient but for a
-factor a sample. The second pass (`centre_gradients`) gives each block of centres its gradient, to
-be used up before the next block: no dense gradient of the table exists either. Four matrix
-products in all, three when the blocks' products fit `keep_bytes` and need not be made twice.
+factor a sample. Its weights, the centres' shares, are the centres' gradient but for another factor
+a sample: the second pass (`centre_gradients`) multiplies them with the embeddings, block by block,
+each block's gradient to be used up before the next: no dense gradient of the table exists either.
+Four matrix products in all, three when the shares fit `keep_bytes` and need not be made twice.
 
 Exponentials are to base 2: `exp(scale·c) = 2^(scale·log2(e)·c)`. On x86 torch's exp2 takes a
 quarter of the time of its exp, and a thirtieth where results underflow.
@@ -15,21 +16,18 @@ Shapes: S samples whose negatives count, A active classes of this rank, R classe
 centres a class, C = R·K centres of one block, d embedding size.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from recognition.head.blocks import Rule, softmax_block
 from recognition.head.kernels import BlockOps
 from recognition.head.kernels.plain import inverse_norm
-from recognition.head.kernels.workspace import Workspace
 from recognition.head.lanes import Lane, Lanes
 from recognition.head.loss import Curriculum
 from recognition.head.rows import RowRange, RowSet
 from recognition.head.settings import StreamSettings
 from recognition.head.table import Block, Table
-
-_NO_PEAK = -1e30  # below any logit, and finite: its difference to itself is 0, not NaN
 
 
 @dataclass(frozen=True)
@@ -67,24 +65,18 @@ class Kept:
     """What the first pass leaves to the second.
 
     Attributes:
-        product: products of centres and samples, [A·K, S] in `matmul_dtype`.
-        inverse: inverse norms of the centres, float32 [A·K].
+        share: what each centre, not normalised, counts for in each sample's sum of negatives,
+            [A·K, S] in `matmul_dtype`.
+        peak: the peaks at which a block's shares were made, float32 [S], by the block's start;
+            nothing where all are `FIXED_PEAK`.
     """
 
-    product: torch.Tensor
-    inverse: torch.Tensor
+    share: torch.Tensor
+    peak: dict[int, torch.Tensor] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, centres: int, factor_Sd: torch.Tensor, space: Workspace) -> "Kept":
-        """Return room for so many centres' products with the samples, lent by `space`."""
-        inverse = torch.empty(centres, device=factor_Sd.device)
-        shape = centres, len(factor_Sd)
-        return cls(space.lend(shape, factor_Sd.dtype, factor_Sd.device), inverse)
-
-    def block(self, block: Block, centres: int) -> "Kept":
-        """Return the part of a block of classes with so many centres each: a view."""
-        part = slice(block.start * centres, block.stop * centres)
-        return Kept(self.product[part], self.inverse[part])
+    def of_block(self, block: Block, centres: int) -> torch.Tensor:
+        """Return the shares of a block of classes with so many centres each: a view."""
+        return self.share[block.start * centres : block.stop * centres]
 
 
 @dataclass(frozen=True)
@@ -92,7 +84,7 @@ class NegativeStatistics:
     """What the first pass knows of each sample's negatives among some rows.
 
     Attributes:
-        peak: float32 [S], the largest logit to base 2; -1e30 where there is no negative.
+        peak: float32 [S], the largest logit to base 2, or a number that does as well.
         mass: float32 [S], sum over the negatives of `2^(logit − peak)`.
         pull: float32 [S, d], the same sum of unit centres; None if no gradient was asked for.
     """
@@ -102,10 +94,12 @@ class NegativeStatistics:
     pull: torch.Tensor | None
 
     @classmethod
-    def none(cls, unit_Sd: torch.Tensor, *, with_pull: bool) -> "NegativeStatistics":
+    def none(
+        cls, unit_Sd: torch.Tensor, start_peak: float, *, with_pull: bool
+    ) -> "NegativeStatistics":
         """Return those of no rows at all."""
         return cls(
-            peak=unit_Sd.new_full((len(unit_Sd),), _NO_PEAK),
+            peak=unit_Sd.new_full((len(unit_Sd),), start_peak),
             mass=unit_Sd.new_zeros(len(unit_Sd)),
             pull=torch.zeros_like(unit_Sd) if with_pull else None,
         )
@@ -170,7 +164,7 @@ def negative_statistics(
         lanes: who works through the rows.
         width: samples that blocks are planned for.
         with_pull: whether to sum the centres, which costs a second product.
-        keep: whether to keep the products if they fit the budget.
+        keep: whether to keep the shares if they fit the budget.
 
     Returns:
         The statistics, and what was kept.
@@ -179,18 +173,22 @@ def negative_statistics(
     centres = table.weight.shape[1] // size
     factor_Sd = samples.unit.to(how.matmul_dtype)
     keep = keep and how.keeps(rows.count * centres, count)
-    kept = Kept.of(rows.count * centres, factor_Sd, lanes.space) if keep else None
+    kept = None
+    if keep:
+        shape = rows.count * centres, count
+        kept = Kept(lanes.space.lend(shape, how.matmul_dtype, factor_Sd.device))
+    rule = Rule(how.log2_scale, how.inter_class_filter, samples.curriculum, centres)
     run = _FirstPass(
         samples=samples,
         factor=factor_Sd,
         position=rows.positions(samples.own),
         table=table,
         how=how,
-        rule=Rule(how.log2_scale, how.inter_class_filter, samples.curriculum, centres),
+        rule=rule,
         with_pull=with_pull,
         kept=kept,
     )
-    total = NegativeStatistics.none(samples.unit, with_pull=with_pull)
+    total = NegativeStatistics.none(samples.unit, rule.start_peak, with_pull=with_pull)
     for part in lanes.map(run.part, rows, how.block_rows(width, size, centres)):
         total.take_in(part)
     return total, kept
@@ -211,29 +209,35 @@ class _FirstPass:
 
     def part(self, lane: Lane, part: RowRange) -> NegativeStatistics:
         """Return the statistics over a part of the rows, and keep what is to be kept of it."""
-        factor_dS, centres = self.factor.T, self.rule.centres
+        rule, factor_dS = self.rule, self.factor.T
         size, count = factor_dS.shape
-        found = NegativeStatistics.none(self.samples.unit, with_pull=self.with_pull)
+        found = NegativeStatistics.none(
+            self.samples.unit, rule.start_peak, with_pull=self.with_pull
+        )
         for block in self.table.walk(part, lane.space):
-            factor_Cd, inverse_C = factors(block, size, centres, self.how.matmul_dtype, lane.ops)
+            dtype = self.how.matmul_dtype
+            factor_Cd, inverse_C = factors(block, size, rule.centres, dtype, lane.ops)
             if self.kept is None:
-                shape = len(factor_Cd), count
-                out = lane.space.take("product", shape, factor_Cd.dtype, factor_Cd.device)
+                share_CS = lane.space.take(
+                    "share", (len(factor_Cd), count), dtype, factor_dS.device
+                )
             else:
-                kept = self.kept.block(block, centres)
-                kept.inverse.copy_(inverse_C)
-                out = kept.product
-            product_CS = torch.mm(factor_Cd, factor_dS, out=out)
-            share_CS, shrink_S = softmax_block(
-                lane.ops, product_CS, inverse_C, self.position - block.start, self.rule,
-                found.peak, found.mass, in_place=self.kept is None,
+                share_CS = self.kept.of_block(block, rule.centres)
+            torch.mm(factor_Cd, factor_dS, out=share_CS)
+            shrink_S = softmax_block(
+                lane.ops, share_CS, inverse_C, self.position - block.start, rule,
+                found.peak, found.mass,
             )  # fmt: skip
-            if found.pull is not None:
+            if shrink_S is not None and self.kept is not None:
+                self.kept.peak[block.start] = found.peak.clone()
+            if found.pull is None:
+                continue
+            if shrink_S is not None:
                 found.pull.mul_(shrink_S.unsqueeze(1))
-                if share_CS.dtype == found.pull.dtype:
-                    found.pull.addmm_(share_CS.T, factor_Cd)
-                else:
-                    found.pull.add_(share_CS.T @ factor_Cd)
+            if dtype == found.pull.dtype:
+                found.pull.addmm_(share_CS.T, factor_Cd)
+            else:
+                found.pull.add_(share_CS.T @ factor_Cd)
         return found
 
 
@@ -250,8 +254,15 @@ def factors(
     block: Block, size: int, centres: int, dtype: torch.dtype, ops: BlockOps
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return a block's centres in `dtype`, [C, d], and their inverse norms, float32 [C]."""
+    weight_Xd, index, first, last = centre_rows(block, size, centres)
+    return ops.read_rows(weight_Xd, index, first, last, dtype)
+
+
+def centre_rows(
+    block: Block, size: int, centres: int
+) -> tuple[torch.Tensor, torch.Tensor | None, int, int]:
+    """Return where a block's centres stand, as `BlockOps` takes it: without a copy if possible."""
     if centres == 1 and not block.has_read("weight"):
-        weight = block.tensors["weight"]
-        return ops.read_rows(weight, block.index, block.first, block.last, dtype)
+        return block.tensors["weight"], block.index, block.first, block.last
     weight_Cd = block.read("weight").view(-1, size)
-    return ops.read_rows(weight_Cd, None, 0, len(weight_Cd), dtype)
+    return weight_Cd, None, 0, len(weight_Cd)

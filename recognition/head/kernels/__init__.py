@@ -23,7 +23,7 @@ class BlockOps(Protocol):
     """The operations on one block of rows.
 
     Shapes: L rows of the table, A active rows, R = stop − start rows of the block, N samples, d
-    embedding size, K micro-batches. Tables, products and gradients must be contiguous; tensors
+    embedding size. Tables, products and gradients must be contiguous; tensors
     are float32 where nothing else is said. R and N may be 0.
 
     `index_A` is int64, the table rows that take part, or None for the table's rows 0, 1, …; a
@@ -60,45 +60,33 @@ class BlockOps(Protocol):
         limit: float | None,
         peak_N: torch.Tensor,
         mass_N: torch.Tensor,
-        *,
-        in_place: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Take a block into each sample's online softmax; return its shares and the shrinkage.
+    ) -> torch.Tensor | None:
+        """Take a block into each sample's online softmax; its products become its shares, in place.
 
-        With `p` the old peak and `q` the new one, the largest logit so far or another number at
+        With `p` the old peak and `q` the new one, the largest logit so far or a fixed number at
         which no power leaves float32's range: `peak_N` becomes `q`, `mass_N` becomes
-        `mass · 2^(p − q) + Σ_R 2^(logit − q)`. Peaks start at −1e30.
+        `mass · 2^(p − q) + Σ_R 2^(logit − q)`. Peaks start at `plain.start_peak(log2_scale)`.
 
-        Returns `2^(logit − q) · inverse_R`, [R, N], what to multiply the block's rows with for
-        their pull; and `2^(p − q)`, [N], what a sum of earlier blocks' pulls shrinks by. The
-        shares have the dtype of `product_RN` (float32 or bfloat16), and its memory if `in_place`.
+        A share is `2^(logit − q) · inverse_R`, what to multiply the block's rows with for their
+        pull, in the dtype of `product_RN`, float32 or bfloat16.
+
+        Returns `2^(p − q)`, [N], what a sum of earlier blocks' pulls shrinks by; None for 1, as
+        where the peak is fixed.
         """
 
-    def slope_block(
+    def add_own(
         self,
-        product_RN: torch.Tensor,
-        inverse_R: torch.Tensor,
+        gradient_Rd: torch.Tensor,
+        weight_Ld: torch.Tensor,
+        index_A: torch.Tensor | None,
+        start: int,
         own_N: torch.Tensor,
-        log2_scale: float,
-        limit: float | None,
-        log2_total_N: torch.Tensor,
-        negative_N: torch.Tensor,
-        positive_N: torch.Tensor,
-        *,
-        absent_RK: torch.Tensor | None = None,
-        part_N: torch.Tensor | None = None,
-        in_place: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the derivatives of the loss by the block's cosines, and their radial part.
+        own_Nd: torch.Tensor,
+    ) -> None:
+        """Add `own_Nd / max(norm of the row, 1e-12)` to the gradients of the own rows, in place.
 
-        The derivative, `slope`, is `negative_N · 2^(logit − log2_total_N)`, `positive_N` for the
-        own row, and 0 for what is left out and for a row that took no part in the micro-batch
-        `part_N` (int64) of a sample, that is where `absent_RK` (bool) has True.
-
-        Returns `slope · inverse_R`, [R, N], whose product with the unit embeddings is the
-        gradient of the rows but for `−radial_R · row`; in the dtype of `product_RN` (float32 or
-        bfloat16), and in its memory if `in_place`. And `radial_R = Σ_N slope · cosine ·
-        inverse_R²`, [R].
+        No row may come twice in `own_N`. `gradient_Rd` is float32 or bfloat16, of the block's
+        rows, from position `start` on.
         """
 
     def update_rows_sgd(
@@ -109,7 +97,6 @@ class BlockOps(Protocol):
         start: int,
         stop: int,
         gradient_Rd: torch.Tensor,
-        radial_R: torch.Tensor,
         *,
         lr: float,
         momentum: float,
@@ -119,9 +106,10 @@ class BlockOps(Protocol):
     ) -> None:
         """Step the block's rows as `RowSGD` does, in place in the two tables.
 
-        The gradient is `gradient_Rd − radial_R · row`; `gradient_Rd` may be bfloat16. So may
-        `momentum_Ld`, which is then rounded stochastically with the bits of `noise`, that of the
-        block's rows. No other row of the tables is touched. `index_A` must not hold a row twice.
+        The gradient is `plain.tangential(gradient_Rd, row)`; `gradient_Rd` may be bfloat16. So
+        may `momentum_Ld`, which is then rounded stochastically with the bits of `noise`, that of
+        the block's rows. No other row of the tables is touched. `index_A` must not hold a row
+        twice.
         """
 
 

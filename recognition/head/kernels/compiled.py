@@ -1,7 +1,6 @@
 """The block operations on a CPU, with the loops of `loops` in place of torch's passes.
 
-Shapes: L rows of the table, A active rows, R rows of one block, N samples, d embedding size, K
-micro-batches.
+Shapes: L rows of the table, A active rows, R rows of one block, N samples, d embedding size.
 """
 
 import math
@@ -20,7 +19,7 @@ _NO_INDEX = np.empty(0, np.int64)
 class CompiledOps(TorchOps):
     """The block operations in compiled loops. See `BlockOps` for what each does.
 
-    Scales that need a running peak, and micro-batches with rows of their own, are torch's.
+    Scales that need a running peak are torch's.
     """
 
     updates_in_place = True
@@ -53,51 +52,33 @@ class CompiledOps(TorchOps):
         limit: float | None,
         peak_N: torch.Tensor,
         mass_N: torch.Tensor,
-        *,
-        in_place: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> torch.Tensor | None:
         """See `BlockOps.softmax_block`."""
-        if log2_scale > SAFE_LOG2_SCALE or product_RN.shape[0] == 0:
+        if log2_scale > SAFE_LOG2_SCALE:
             return super().softmax_block(
-                product_RN, inverse_R, own_N, log2_scale, limit, peak_N, mass_N, in_place=in_place
+                product_RN, inverse_R, own_N, log2_scale, limit, peak_N, mass_N
             )
-        shrink_N, share_RN = torch.empty_like(peak_N), self._result(product_RN, in_place)
         loops.softmax_block(
             _array(product_RN), inverse_R.numpy(), own_N.numpy(), np.float32(log2_scale),
-            _limit(limit, log2_scale), peak_N.numpy(), mass_N.numpy(), shrink_N.numpy(),
-            _array(share_RN), product_RN.dtype == torch.bfloat16,
-        )  # fmt: skip
-        return share_RN, shrink_N
-
-    def slope_block(
-        self,
-        product_RN: torch.Tensor,
-        inverse_R: torch.Tensor,
-        own_N: torch.Tensor,
-        log2_scale: float,
-        limit: float | None,
-        log2_total_N: torch.Tensor,
-        negative_N: torch.Tensor,
-        positive_N: torch.Tensor,
-        *,
-        absent_RK: torch.Tensor | None = None,
-        part_N: torch.Tensor | None = None,
-        in_place: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `BlockOps.slope_block`."""
-        if absent_RK is not None:
-            return super().slope_block(
-                product_RN, inverse_R, own_N, log2_scale, limit, log2_total_N, negative_N,
-                positive_N, absent_RK=absent_RK, part_N=part_N, in_place=in_place,
-            )  # fmt: skip
-        slope_RN, radial_R = self._result(product_RN, in_place), torch.empty_like(inverse_R)
-        loops.slope_block(
-            _array(product_RN), inverse_R.numpy(), own_N.numpy(), np.float32(log2_scale),
-            _limit(limit, log2_scale), log2_total_N.numpy(), negative_N.numpy(),
-            positive_N.numpy(), _array(slope_RN), radial_R.numpy(),
+            np.float32(math.inf if limit is None else limit * log2_scale), mass_N.numpy(),
             product_RN.dtype == torch.bfloat16,
         )  # fmt: skip
-        return slope_RN, radial_R
+        return None
+
+    def add_own(
+        self,
+        gradient_Rd: torch.Tensor,
+        weight_Ld: torch.Tensor,
+        index_A: torch.Tensor | None,
+        start: int,
+        own_N: torch.Tensor,
+        own_Nd: torch.Tensor,
+    ) -> None:
+        """See `BlockOps.add_own`."""
+        loops.add_own(
+            _array(gradient_Rd), weight_Ld.numpy(), _numbers(index_A), start, own_N.numpy(),
+            own_Nd.numpy(), gradient_Rd.dtype == torch.bfloat16,
+        )  # fmt: skip
 
     def update_rows_sgd(
         self,
@@ -107,7 +88,6 @@ class CompiledOps(TorchOps):
         start: int,
         stop: int,
         gradient_Rd: torch.Tensor,
-        radial_R: torch.Tensor,
         *,
         lr: float,
         momentum: float,
@@ -121,15 +101,10 @@ class CompiledOps(TorchOps):
         keys = (0, 0) if noise is None else noise.word_keys()
         loops.update_rows_sgd(
             weight_Ld.numpy(), _array(momentum_Ld), _numbers(index_A), start,
-            _array(gradient_Rd), radial_R.numpy(), np.float32(lr), np.float32(momentum),
-            np.float32(weight_decay), nesterov, gradient_Rd.dtype == torch.bfloat16, rounded,
+            _array(gradient_Rd), np.float32(lr), np.float32(momentum), np.float32(weight_decay),
+            nesterov, gradient_Rd.dtype == torch.bfloat16, rounded,
             _NO_INDEX if noise is None else noise.class_id.numpy(), *map(np.uint32, keys),
         )  # fmt: skip
-
-    def _result(self, product_RN: torch.Tensor, in_place: bool) -> torch.Tensor:
-        if in_place:
-            return product_RN
-        return self._space.like("result", product_RN, product_RN.dtype)
 
 
 def _array(tensor: torch.Tensor) -> npt.NDArray[np.float32] | npt.NDArray[np.int16]:
@@ -141,7 +116,3 @@ def _array(tensor: torch.Tensor) -> npt.NDArray[np.float32] | npt.NDArray[np.int
 
 def _numbers(index_A: torch.Tensor | None) -> npt.NDArray[np.int64]:
     return _NO_INDEX if index_A is None else index_A.numpy()
-
-
-def _limit(limit: float | None, log2_scale: float) -> np.float32:
-    return np.float32(math.inf if limit is None else limit * log2_scale)

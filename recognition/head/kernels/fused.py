@@ -1,9 +1,8 @@
 """The block operations in Triton kernels, under the names of `plain`. Needs Triton."""
 
-from recognition.head.kernels.row_kernels import read_rows, update_rows_sgd
-from recognition.head.kernels.slope_kernels import slope_block
+from recognition.head.kernels.row_kernels import add_own, read_rows, update_rows_sgd
 from recognition.head.kernels.softmax_kernels import softmax_block
 
-__all__ = ["read_rows", "slope_block", "softmax_block", "update_rows_sgd", "updates_in_place"]
+__all__ = ["add_own", "read_rows", "softmax_block", "update_rows_sgd", "updates_in_place"]
 
 updates_in_place = True

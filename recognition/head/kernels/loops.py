@@ -111,6 +111,13 @@ def _owners(own_N: Any, rows: int) -> Any:
     return first_R, next_N
 
 
+@_inlined
+def _inverse(square: Any) -> Any:
+    """Return `1 / max(norm, 1e-12)` of a row, by the sum of its squares."""
+    norm = F32(sqrt(square))
+    return F32(1.0) / (_EPSILON if norm < _EPSILON else norm)
+
+
 @_compiled
 def read_rows(
     weight_Ld: Any,
@@ -132,38 +139,32 @@ def read_rows(
         square = F32(0.0)
         for k in range(size):
             square += weight_Ld[row, k] * weight_Ld[row, k]
-        norm = F32(sqrt(square))
-        inverse_R[r] = F32(1.0) / (_EPSILON if norm < _EPSILON else norm)
+        inverse_R[r] = _inverse(square)
         if copy:
             _narrow(weight_Ld[row], bits_Ld[row], half, factor_Rd[r])
 
 
 @_compiled
 def softmax_block(
-    product_RN: Any,
+    share_RN: Any,
     inverse_R: Any,
     own_N: Any,
     log2_scale: Any,
     limit: Any,
-    peak_N: Any,
     mass_N: Any,
-    shrink_N: Any,
-    share_RN: Any,
     half: bool,
 ) -> None:
-    """Make shares at the fixed peak; bring peaks and masses there, and add the shares' sums."""
-    rows, samples = product_RN.shape
+    """Make products into shares at the fixed peak, and add their sums to the masses there."""
+    rows, samples = share_RN.shape
     total_N = np.empty(samples, np.float64)
     for n in range(samples):
-        shrink_N[n] = np.exp2(peak_N[n] - _PEAK)
-        total_N[n] = np.float64(mass_N[n]) * np.float64(shrink_N[n])
-        peak_N[n] = _PEAK
+        total_N[n] = np.float64(mass_N[n])
     first_R, next_N = _owners(own_N, rows)
     wide_N, power_N, sum_N = np.empty(samples, F32), np.empty(samples, F32), np.zeros(samples, F32)
     wide_bits_N, power_bits_N = wide_N.view(np.int32), power_N.view(np.int32)
     for r in range(rows):
         factor, share = inverse_R[r] * log2_scale, inverse_R[r] * _PEAK_POWER
-        _widen(product_RN[r], half, wide_N, wide_bits_N)
+        _widen(share_RN[r], half, wide_N, wide_bits_N)
         for n in range(samples):
             logit = wide_N[n] * factor
             exponent = _exponent(logit)
@@ -188,47 +189,32 @@ def softmax_block(
 
 
 @_compiled
-def slope_block(
-    product_RN: Any,
-    inverse_R: Any,
+def add_own(
+    gradient_Rd: Any,
+    weight_Ld: Any,
+    index_A: Any,
+    start: int,
     own_N: Any,
-    log2_scale: Any,
-    limit: Any,
-    log2_total_N: Any,
-    negative_N: Any,
-    positive_N: Any,
-    slope_RN: Any,
-    radial_R: Any,
+    own_Nd: Any,
     half: bool,
 ) -> None:
-    """Make a block's slopes and their radial parts."""
-    rows, samples = product_RN.shape
-    first_R, next_N = _owners(own_N, rows)
-    wide_N, power_N, rest_N = np.empty(samples, F32), np.empty(samples, F32), np.empty(samples, F32)
-    wide_bits_N, power_bits_N = wide_N.view(np.int32), power_N.view(np.int32)
-    for r in range(rows):
-        inverse = inverse_R[r]
-        factor = inverse * log2_scale
-        _widen(product_RN[r], half, wide_N, wide_bits_N)
-        for n in range(samples):
-            logit = wide_N[n] * factor
-            below = logit - log2_total_N[n]
-            exponent = _exponent(below)
-            rest = _power_of_rest(below, exponent) * negative_N[n]
-            rest_N[n] = F32(0.0) if logit > limit else rest
-            power_bits_N[n] = (I32(exponent) + I32(127)) << I32(23)
-        for n in range(samples):
-            rest_N[n] *= power_N[n]
-        n = first_R[r]
-        while n >= 0:
-            rest_N[n] = positive_N[n]
-            n = next_N[n]
-        radial = F32(0.0)
-        for n in range(samples):
-            radial += rest_N[n] * wide_N[n]
-            wide_N[n] = rest_N[n] * inverse
-        radial_R[r] = radial * inverse * inverse * inverse
-        _narrow(wide_N, wide_bits_N, half, slope_RN[r])
+    """Add the own samples' pulls to the gradients of their rows."""
+    rows, size = gradient_Rd.shape
+    wide_d = np.empty(size, F32)
+    wide_bits_d = wide_d.view(np.int32)
+    for n in range(len(own_N)):
+        r = own_N[n]
+        if not 0 <= r < rows:
+            continue
+        row = index_A[start + r] if len(index_A) else start + r
+        square = F32(0.0)
+        for k in range(size):
+            square += weight_Ld[row, k] * weight_Ld[row, k]
+        inverse = _inverse(square)
+        _widen(gradient_Rd[r], half, wide_d, wide_bits_d)
+        for k in range(size):
+            wide_d[k] += own_Nd[n, k] * inverse
+        _narrow(wide_d, wide_bits_d, half, gradient_Rd[r])
 
 
 @_inlined
@@ -256,7 +242,6 @@ def update_rows_sgd(
     index_A: Any,
     start: int,
     gradient_Rd: Any,
-    radial_R: Any,
     lr: Any,
     momentum: Any,
     weight_decay: Any,
@@ -268,24 +253,22 @@ def update_rows_sgd(
     second_key: Any,
 ) -> None:
     """Step rows where they stand in the tables."""
-    size = weight_Ld.shape[1]
+    rows, size = gradient_Rd.shape
     slope_d, velocity_d = np.empty(size, F32), np.empty(size, F32)
     slope_bits_d, velocity_bits_d = slope_d.view(np.int32), velocity_d.view(np.int32)
     word_d = np.zeros(size, np.uint32)
     if half_momentum:
         for k in range(size):
             word_d[k] = _noise_word(-1 - k, first_key, second_key)
-    for r in range(len(radial_R)):
+    for r in range(rows):
         row = index_A[start + r] if len(index_A) else start + r
-        along = weight_decay - radial_R[r]
-        if not (half_gradient or half_momentum or nesterov):  # one pass, which most runs take
-            for k in range(size):
-                weight = weight_Ld[row, k]
-                velocity = momentum * momentum_Ld[row, k] + (gradient_Rd[r, k] + along * weight)
-                momentum_Ld[row, k] = velocity
-                weight_Ld[row, k] = weight - lr * velocity
-            continue
         _widen(gradient_Rd[r], half_gradient, slope_d, slope_bits_d)
+        along, square = F32(0.0), F32(0.0)
+        for k in range(size):
+            along += slope_d[k] * weight_Ld[row, k]
+            square += weight_Ld[row, k] * weight_Ld[row, k]
+        inverse = _inverse(square)
+        along = weight_decay - along * inverse * inverse
         if not (half_momentum or nesterov):
             for k in range(size):
                 weight = weight_Ld[row, k]

@@ -1,7 +1,6 @@
 """The block operations in torch: their definition on any device, and the CPU's path.
 
-Shapes: L rows of the table, A active rows, R rows of one block, N samples, d embedding size, K
-micro-batches.
+Shapes: L rows of the table, A active rows, R rows of one block, N samples, d embedding size.
 """
 
 import math
@@ -20,6 +19,16 @@ EPSILON = 1e-12  # smallest norm that is divided by, as in torch.nn.functional.n
 # peak between keeps both in range.
 FIXED_PEAK = 17.0
 SAFE_LOG2_SCALE = 96.0
+_NO_PEAK = -1e30  # below any logit, and finite: its difference to itself is 0, not NaN
+
+
+def start_peak(log2_bound: float) -> float:
+    """Return the peak before the first block, for logits to base 2 within ±`log2_bound`.
+
+    A peak keeps powers in range. Where the bound alone keeps powers and their sums in range, one
+    peak does for all, and finding the largest logit is saved: `FIXED_PEAK`.
+    """
+    return FIXED_PEAK if log2_bound <= SAFE_LOG2_SCALE else _NO_PEAK
 
 
 def inverse_norm(row_Rd: torch.Tensor) -> torch.Tensor:
@@ -28,14 +37,22 @@ def inverse_norm(row_Rd: torch.Tensor) -> torch.Tensor:
     return norm_R.clamp_min_(EPSILON).reciprocal_()
 
 
+def tangential(gradient_Rd: torch.Tensor, row_Rd: torch.Tensor) -> torch.Tensor:
+    """Take off each gradient's part along its row, in place; both float32.
+
+    What a cosine's gradient is beyond the pull of the samples: a step stays perpendicular.
+    """
+    along_R = (gradient_Rd * row_Rd).sum(1).mul_(inverse_norm(row_Rd).square_())
+    return gradient_Rd.addcmul_(row_Rd, along_R.unsqueeze(1), value=-1.0)
+
+
 class TorchOps:
     """The block operations in torch. See `BlockOps` for what each does.
 
-    Results may be in the workspace: rows hold until rows are read again, shares and slopes until
-    one or the other is made again.
+    Rows that are read may stand in the workspace: they hold until rows are read again.
 
     Args:
-        space: for temporaries and results; default one of its own.
+        space: for temporaries and rows; default one of its own.
     """
 
     updates_in_place = False
@@ -70,54 +87,43 @@ class TorchOps:
         limit: float | None,
         peak_N: torch.Tensor,
         mass_N: torch.Tensor,
-        *,
-        in_place: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> torch.Tensor | None:
         """See `BlockOps.softmax_block`."""
         if product_RN.shape[0] == 0:
-            return product_RN, torch.ones_like(peak_N)
+            return None
         inverse_R1 = inverse_R.unsqueeze(1)
-        logit_RN = torch.mul(
-            product_RN, inverse_R1 * log2_scale, out=self._float("logit", product_RN, in_place)
-        )
+        logit_RN = product_RN
+        if product_RN.dtype != torch.float32:
+            logit_RN = self._space.like("logit", product_RN, torch.float32)
+        torch.mul(product_RN, inverse_R1 * log2_scale, out=logit_RN)
         if limit is not None:
             logit_RN.masked_fill_(logit_RN > limit * log2_scale, -math.inf)
         put_own(logit_RN, own_N, peak_N.new_full((), -math.inf))
-        power_RN, factor, shrink_N = take_in(logit_RN, log2_scale, peak_N, mass_N)
-        return self._back(power_RN.mul_(inverse_R1 * factor), product_RN, in_place), shrink_N
+        factor, shrink_N = take_in(logit_RN, log2_scale, peak_N, mass_N)
+        logit_RN.mul_(inverse_R1 * factor)
+        if logit_RN is not product_RN:
+            product_RN.copy_(logit_RN)
+        return shrink_N
 
-    def slope_block(
+    def add_own(
         self,
-        product_RN: torch.Tensor,
-        inverse_R: torch.Tensor,
+        gradient_Rd: torch.Tensor,
+        weight_Ld: torch.Tensor,
+        index_A: torch.Tensor | None,
+        start: int,
         own_N: torch.Tensor,
-        log2_scale: float,
-        limit: float | None,
-        log2_total_N: torch.Tensor,
-        negative_N: torch.Tensor,
-        positive_N: torch.Tensor,
-        *,
-        absent_RK: torch.Tensor | None = None,
-        part_N: torch.Tensor | None = None,
-        in_place: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `BlockOps.slope_block`."""
-        inverse_R1 = inverse_R.unsqueeze(1)
-        logit_RN = torch.mul(
-            product_RN, inverse_R1 * log2_scale, out=self._float("logit", product_RN, in_place)
-        )
-        slope_RN = self._space.like("slope", product_RN, torch.float32)
-        # d loss / d cosine: of each negative in proportion to its probability ...
-        torch.sub(logit_RN, log2_total_N, out=slope_RN).exp2_().mul_(negative_N)
-        if limit is not None:
-            slope_RN.masked_fill_(logit_RN > limit * log2_scale, 0.0)
-        # ... and of the own class as the loss has it.
-        put_own(slope_RN, own_N, positive_N)
-        if absent_RK is not None:
-            assert part_N is not None, "absent_RK says which micro-batch, part_N whose sample"
-            slope_RN.masked_fill_(absent_RK[:, part_N], 0.0)
-        radial_R = logit_RN.mul_(slope_RN).sum(1).mul_(inverse_R.square()).div_(log2_scale)
-        return self._back(slope_RN.mul_(inverse_R1), product_RN, in_place), radial_R
+        own_Nd: torch.Tensor,
+    ) -> None:
+        """See `BlockOps.add_own`."""
+        if gradient_Rd.shape[0] == 0:
+            return
+        inside_N = (own_N >= 0) & (own_N < gradient_Rd.shape[0])
+        place_N = own_N.clamp(0, gradient_Rd.shape[0] - 1)
+        row_N = place_N + start if index_A is None else index_A[place_N + start]
+        inverse_N = inverse_norm(weight_Ld.index_select(0, row_N))
+        # Those of other blocks add zeros, so that nothing is selected and no GPU waited for.
+        added_Nd = torch.where(inside_N.unsqueeze(1), own_Nd * inverse_N.unsqueeze(1), 0.0)
+        gradient_Rd.index_put_((place_N,), added_Nd.to(gradient_Rd.dtype), accumulate=True)
 
     def update_rows_sgd(
         self,
@@ -127,7 +133,6 @@ class TorchOps:
         start: int,
         stop: int,
         gradient_Rd: torch.Tensor,
-        radial_R: torch.Tensor,
         *,
         lr: float,
         momentum: float,
@@ -139,7 +144,7 @@ class TorchOps:
         index_R = None if index_A is None else index_A[start:stop]
         row_Rd = _rows(weight_Ld, index_R, start, stop)
         velocity_Rd = _rows(momentum_Ld, index_R, start, stop)
-        slope_Rd = gradient_Rd.float().addcmul(row_Rd, radial_R.unsqueeze(1), value=-1.0)
+        slope_Rd = tangential(gradient_Rd.to(torch.float32, copy=True), row_Rd)
         optimizer = RowSGD(momentum, weight_decay, nesterov, momentum_Ld.dtype)
         if noise is None:
             assert momentum_Ld.dtype == torch.float32, "rounding needs noise"
@@ -149,46 +154,28 @@ class TorchOps:
             weight_Ld.index_copy_(0, index_R, row_Rd)
             momentum_Ld.index_copy_(0, index_R, velocity_Rd)
 
-    def _float(self, name: str, product_RN: torch.Tensor, in_place: bool) -> torch.Tensor:
-        """Return where float32 numbers of the products' shape may go."""
-        if in_place and product_RN.dtype == torch.float32:
-            return product_RN
-        return self._space.like(name, product_RN, torch.float32)
-
-    def _back(
-        self, result_RN: torch.Tensor, product_RN: torch.Tensor, in_place: bool
-    ) -> torch.Tensor:
-        """Return the result in the products' dtype, and in their memory when asked."""
-        if in_place:
-            return product_RN if result_RN is product_RN else product_RN.copy_(result_RN)
-        if result_RN.dtype == product_RN.dtype:
-            return result_RN
-        return self._space.like("result", result_RN, product_RN.dtype).copy_(result_RN)
-
 
 def take_in(
     logit_RN: torch.Tensor, log2_bound: float, peak_N: torch.Tensor, mass_N: torch.Tensor
-) -> tuple[torch.Tensor, float, torch.Tensor]:
+) -> tuple[float, torch.Tensor | None]:
     """Take logits to base 2 into each sample's online softmax; all three change in place.
 
-    Returns powers, [R, N], and a factor that makes them `2^(logit − new peak)`; and what sums at
-    the old peak shrink by, [N].
-
-    A peak keeps powers in range. Logits are within ±`log2_bound`: the scale, for cosines. Where
-    that alone keeps powers and their sums in range, one peak does for all, and finding the largest
-    logit is saved: `FIXED_PEAK`, whose part of the power is left to the factor.
+    Logits, within ±`log2_bound`, become powers. Returns a factor that makes them
+    `2^(logit − new peak)`; and what sums at the old peak shrink by, [N], None where the peak is
+    `FIXED_PEAK` (see `start_peak`), whose part of the power is left to the factor.
     """
+    shrink_N, factor = None, 1.0
     if log2_bound <= SAFE_LOG2_SCALE:
-        shrink_N = torch.exp2(peak_N - FIXED_PEAK)
-        peak_N.fill_(FIXED_PEAK)
-        power_RN, factor = logit_RN.exp2_(), 2.0**-FIXED_PEAK
+        logit_RN.exp2_()
+        factor = 2.0**-FIXED_PEAK
     else:
         raised_N = torch.maximum(peak_N, logit_RN.amax(0))
         shrink_N = torch.exp2(peak_N.sub_(raised_N))
         peak_N.copy_(raised_N)
-        power_RN, factor = logit_RN.sub_(peak_N).exp2_(), 1.0
-    mass_N.mul_(shrink_N).add_(power_RN.sum(0), alpha=factor)
-    return power_RN, factor, shrink_N
+        logit_RN.sub_(peak_N).exp2_()
+        mass_N.mul_(shrink_N)
+    mass_N.add_(logit_RN.sum(0), alpha=factor)
+    return factor, shrink_N
 
 
 def put_own(block_RN: torch.Tensor, row_N: torch.Tensor, value: torch.Tensor) -> None:

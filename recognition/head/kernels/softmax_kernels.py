@@ -137,7 +137,6 @@ def _block_shares(
     inverse_R: tl.tensor,
     own_N: tl.tensor,
     peak_N: tl.tensor,
-    share_RN: tl.tensor,
     mass_GN: tl.tensor,
     rows: tl.tensor,
     samples: tl.tensor,
@@ -150,12 +149,9 @@ def _block_shares(
     BLOCK_R: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ) -> None:
-    """Write the shares of the block, and each sample's mass of each chunk of rows.
+    """Make products into shares, in place, and write each sample's mass of each chunk of rows.
 
     Without `HAS_PEAK` every peak is `fixed_peak`.
-
-    `share_RN` may be `product_RN`: a program reads a number before it writes it, and no other
-    program touches it.
     """
     parts = tl.cdiv(samples, BLOCK_N)
     chunk = tl.program_id(0) // parts
@@ -183,7 +179,7 @@ def _block_shares(
         power_rn = tl.exp2(logit_rn - peak_n[None, :])
         mass_rn += power_rn
         share_rn = power_rn * inverse_r[:, None]
-        tl.store(share_RN + offset_rn, share_rn.to(share_RN.dtype.element_ty), mask=inside_rn)
+        tl.store(product_RN + offset_rn, share_rn.to(product_RN.dtype.element_ty), mask=inside_rn)
     mass_n = tl.sum(mass_rn, axis=0)
     tl.store(mass_GN + chunk.to(tl.int64) * samples + column_n, mass_n, mask=column_n < samples)
 
@@ -192,19 +188,14 @@ def _block_shares(
 def _merge_masses(
     mass_GN: tl.tensor,
     shrink_N: tl.tensor,
-    peak_N: tl.tensor,
     mass_N: tl.tensor,
     chunks: tl.tensor,
     samples: tl.tensor,
-    fixed_peak: tl.tensor,
     HAS_PEAK: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ) -> None:
-    """Shrink each sample's mass and add those of the chunks.
-
-    Without `HAS_PEAK` every peak becomes `fixed_peak`; what masses shrink by is written too.
-    """
+    """Shrink each sample's mass, if `HAS_PEAK`, and add those of the chunks."""
     column_n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     inside_n = column_n < samples
     added_gn = tl.zeros([BLOCK_G, BLOCK_N], tl.float32)
@@ -217,13 +208,8 @@ def _merge_masses(
         )
     mass_n = tl.load(mass_N + column_n, mask=inside_n, other=0.0)
     if HAS_PEAK:
-        shrink_n = tl.load(shrink_N + column_n, mask=inside_n, other=0.0)
-    else:
-        peak_n = tl.load(peak_N + column_n, mask=inside_n, other=0.0)
-        shrink_n = tl.exp2(peak_n - fixed_peak)
-        tl.store(shrink_N + column_n, shrink_n, mask=inside_n)
-        tl.store(peak_N + column_n, tl.zeros([BLOCK_N], tl.float32) + fixed_peak, mask=inside_n)
-    tl.store(mass_N + column_n, mass_n * shrink_n + tl.sum(added_gn, axis=0), mask=inside_n)
+        mass_n *= tl.load(shrink_N + column_n, mask=inside_n, other=0.0)
+    tl.store(mass_N + column_n, mass_n + tl.sum(added_gn, axis=0), mask=inside_n)
 
 
 def softmax_block(
@@ -234,15 +220,13 @@ def softmax_block(
     limit: float | None,
     peak_N: torch.Tensor,
     mass_N: torch.Tensor,
-    *,
-    in_place: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> torch.Tensor | None:
     """See `BlockOps.softmax_block`."""
     rows, samples = product_RN.shape
-    share_RN = product_RN if in_place else torch.empty_like(product_RN)
     if rows == 0 or samples == 0:
-        return share_RN, torch.ones_like(peak_N)
-    shrink_N = torch.empty_like(peak_N)
+        return None
+    has_peak = log2_scale > SAFE_LOG2_SCALE
+    shrink_N = torch.empty_like(peak_N) if has_peak else None
     chunks = triton.cdiv(rows, _CHUNK)
     partial_GN = peak_N.new_empty(chunks, samples)
     grid = (chunks * triton.cdiv(samples, _SAMPLES),)
@@ -251,15 +235,15 @@ def softmax_block(
     merge = {"BLOCK_G": _MERGE_CHUNKS, "BLOCK_N": _MERGE_SAMPLES, "num_warps": _WARPS}
     limit, has_limit = limit_arguments(limit)
     numbers = (rows, samples, log2_scale, limit)
-    has_peak = log2_scale > SAFE_LOG2_SCALE
     if has_peak:
         _block_peaks[grid](product_RN, inverse_R, own_N, partial_GN, *numbers, has_limit, **block)
         _merge_peaks[merge_grid](partial_GN, peak_N, shrink_N, chunks, samples, **merge)
     _block_shares[grid](
-        product_RN, inverse_R, own_N, peak_N, share_RN, partial_GN, *numbers, FIXED_PEAK,
-        has_limit, has_peak, **block,
+        product_RN, inverse_R, own_N, peak_N, partial_GN, *numbers, FIXED_PEAK, has_limit,
+        has_peak, **block,
     )  # fmt: skip
     _merge_masses[merge_grid](
-        partial_GN, shrink_N, peak_N, mass_N, chunks, samples, FIXED_PEAK, has_peak, **merge
-    )
-    return share_RN, shrink_N
+        partial_GN, peak_N if shrink_N is None else shrink_N, mass_N, chunks, samples, has_peak,
+        **merge,
+    )  # fmt: skip
+    return shrink_N

@@ -43,13 +43,10 @@ def call_all(dtype: torch.dtype, limit: float | None, index: torch.Tensor | None
     factor, inverse = fused.read_rows(weight, index, 16, 16 + rows, dtype)
     own = torch.zeros(samples, dtype=torch.int64)
     product = torch.zeros(rows, samples, dtype=dtype)
-    peak, mass, positive = torch.zeros(3, samples)
+    peak, mass = torch.zeros(2, samples)
     for log2_scale in (90.0, 900.0):
         fused.softmax_block(product, inverse, own, log2_scale, limit, peak, mass)
-    absent = None if index is None else torch.zeros(rows, 2, dtype=torch.bool)
-    _, radial = fused.slope_block(
-        product, inverse, own, 90.0, limit, peak, mass, positive, absent_RK=absent, part_N=own
-    )
+    fused.add_own(factor, weight, index, 16, own, torch.zeros(samples, size))
     fused.update_rows_sgd(
         weight,
         torch.zeros(1000, size, dtype=dtype),
@@ -57,7 +54,6 @@ def call_all(dtype: torch.dtype, limit: float | None, index: torch.Tensor | None
         16,
         16 + rows,
         factor,
-        radial,
         lr=0.1,
         momentum=0.9,
         weight_decay=5e-4,

@@ -15,7 +15,7 @@ import torch
 
 from recognition.head.kernels import BlockOps, block_ops
 from recognition.head.kernels.compiled import CompiledOps
-from recognition.head.kernels.plain import FIXED_PEAK, SAFE_LOG2_SCALE, TorchOps
+from recognition.head.kernels.plain import SAFE_LOG2_SCALE, TorchOps, start_peak
 from recognition.head.kernels.workspace import Workspace
 from tests.recognition.head.kernel_cases import DEVICE, OPS, both, close, dtypes, tolerance
 
@@ -69,22 +69,20 @@ def test_softmax_over_blocks_is_the_dense_one(
     ops: BlockOps, dtype: torch.dtype, rows: int, samples: int, limit: float | None, scale: float
 ) -> None:
     log2_scale = scale / math.log(2.0)
-    peak = torch.full((samples,), -1e30, device=DEVICE)
+    start = start_peak(log2_scale)
+    peak = torch.full((samples,), start, device=DEVICE)
     mass = torch.zeros(samples, device=DEVICE)
     logit_CN = torch.empty(0, samples, dtype=torch.float64)
     shares: list[tuple[torch.Tensor, torch.Tensor]] = []
     for number, size in enumerate([rows, 7, rows]):
         block = Block.of(size, samples, dtype, number)
-        product = block.product.clone()
-        share, shrink = ops.softmax_block(
-            block.product, block.inverse, block.own, log2_scale, limit, peak, mass
-        )
-        assert torch.equal(block.product, product)
-        assert share.dtype == dtype
+        share = block.product.clone()
+        shrink = ops.softmax_block(share, block.inverse, block.own, log2_scale, limit, peak, mass)
         left_out = block.is_own() | block.left_out(limit)
         logit = (block.cosines() * log2_scale).masked_fill(left_out, -math.inf)
         logit_CN = torch.cat([logit_CN, logit])
-        shares = [(part * shrink.cpu().double(), of) for part, of in shares]
+        if shrink is not None:
+            shares = [(part * shrink.cpu().double(), of) for part, of in shares]
         shares.append((share.cpu().double(), block.inverse.cpu().double().unsqueeze(1)))
 
     assert peak.isfinite().all()
@@ -92,7 +90,8 @@ def test_softmax_over_blocks_is_the_dense_one(
         top = logit_CN.amax(0).clamp_min(-1e30)
         close(peak, top, rtol=3e-7, atol=log2_scale * 1e-7)
     else:
-        assert (peak == FIXED_PEAK).all()  # in range without looking for the largest
+        assert shrink is None
+        assert (peak == start).all()  # in range without looking for the largest
     power = torch.exp2(logit_CN - peak.cpu().double())
     close(mass, power.sum(0), rtol=tolerance(torch.float32, log2_scale))
     found = torch.cat([share / inverse for share, inverse in shares])
@@ -103,100 +102,35 @@ def test_softmax_over_blocks_is_the_dense_one(
 
 
 @both
-@dtypes
-@pytest.mark.parametrize("rows", [1, 300])
-@pytest.mark.parametrize("samples", [1, 260])
-@logits
-@pytest.mark.parametrize("parts", [1, 3])
-def test_slopes_are_the_definition(
-    ops: BlockOps,
-    dtype: torch.dtype,
-    rows: int,
-    samples: int,
-    limit: float | None,
-    scale: float,
-    parts: int,
-) -> None:
-    log2_scale = scale / math.log(2.0)
-    block = Block.of(rows, samples, dtype, 0)
-    generator = torch.Generator().manual_seed(1)
-    negative, positive = torch.randn(2, samples, generator=generator)
-    absent = torch.rand(rows, parts, generator=generator) < 0.3 if parts > 1 else None
-    part = torch.randint(0, parts, (samples,), generator=generator)
-    left_out = block.left_out(limit)
-    if absent is not None:
-        left_out |= absent[:, part]
-    # As of a softmax over these rows and others: no negative's power exceeds 1, but those of own
-    # classes and of what is left out may overflow.
-    logit = block.cosines() * log2_scale
-    total = logit.masked_fill(left_out | block.is_own(), -math.inf).amax(0).clamp_min(-1e4)
-    log2_total = total.float() + torch.rand(samples, generator=generator)
-    slope, radial = ops.slope_block(
-        block.product,
-        block.inverse,
-        block.own,
-        log2_scale,
-        limit,
-        log2_total.to(DEVICE),
-        negative.to(DEVICE),
-        positive.to(DEVICE),
-        absent_RK=None if absent is None else absent.to(DEVICE),
-        part_N=None if absent is None else part.to(DEVICE),
-    )
-
-    expected = (negative * torch.exp2(logit - log2_total)).masked_fill(left_out, 0.0)
-    own = block.is_own()
-    if absent is not None:
-        own &= ~absent[:, part]
-    expected = torch.where(own, positive.double(), expected.masked_fill(block.is_own(), 0.0))
-    inverse = block.inverse.cpu().double()
-    assert slope.dtype == dtype
-    found = slope.cpu() / inverse.unsqueeze(1)
-    close(found, expected, rtol=tolerance(dtype, 2.0 * log2_scale), atol=1e-30)
-    terms = expected * block.cosines()
-    error = tolerance(torch.float32, 2.0 * log2_scale) * terms.abs().sum(1) + 1e-30
-    found = radial.cpu() / inverse.square()
-    assert ((found - terms.sum(1)).abs() <= error).all()
-
-
-@both
-@dtypes
-def test_works_in_place_to_the_same_bits(ops: BlockOps, dtype: torch.dtype) -> None:
-    block, samples = Block.of(70, 45, dtype, 0), 45
-    vectors = torch.rand(3, samples, generator=torch.Generator().manual_seed(1)).to(DEVICE)
-    results = []
-    for in_place in (False, True):
-        peak, mass = torch.full_like(vectors[0], -1e30), torch.zeros_like(vectors[0])
-        for own_first in (0, 3):
-            product, own = block.product.clone(), block.own - own_first
-            share, shrink = ops.softmax_block(
-                product, block.inverse, own, 90.0, 0.9, peak, mass, in_place=in_place
-            )
-            assert (share.data_ptr() == product.data_ptr()) == in_place
-        share = share.clone()  # it holds until slopes are made
-        product = block.product.clone()
-        slope, radial = ops.slope_block(
-            product, block.inverse, block.own, 2.0, 0.9, *vectors, in_place=in_place
-        )
-        assert (slope.data_ptr() == product.data_ptr()) == in_place
-        results.append([peak, mass, share, shrink, slope.clone(), radial])
-    for found, expected in zip(*results, strict=True):
-        assert torch.equal(found, expected)
-
-
-@both
-def test_a_nan_of_the_products_shows_in_the_mass_and_in_the_slopes(ops: BlockOps) -> None:
+def test_a_nan_of_the_products_shows_in_mass_and_share(ops: BlockOps) -> None:
     block, samples = Block.of(40, 6, torch.float32, 0), 6
     block.product[17, 3], block.own[3] = math.nan, 4
-    peak, mass = (torch.full((samples,), value, device=DEVICE) for value in (-1e30, 0.0))
-    ops.softmax_block(block.product, block.inverse, block.own, 90.0, 0.5, peak, mass)
-    ones = torch.ones(samples, device=DEVICE)
-    _, radial = ops.slope_block(
-        block.product, block.inverse, block.own, 90.0, 0.5, 90.0 * ones, ones, ones
-    )
+    for log2_scale in (90.0, 100.0):
+        share = block.product.clone()
+        peak = torch.full((samples,), start_peak(log2_scale), device=DEVICE)
+        mass = torch.zeros(samples, device=DEVICE)
+        ops.softmax_block(share, block.inverse, block.own, log2_scale, 0.5, peak, mass)
 
-    assert mass.isnan().tolist() == [False, False, False, True, False, False]
-    assert radial.isnan().nonzero().tolist() == [[17]]
+        assert mass.isnan().tolist() == [False, False, False, True, False, False]
+        assert share[17, 3].isnan()
+        assert not share[:, :3].isnan().any()
+
+
+@both
+@pytest.mark.parametrize("log2_scale", [90.0, 100.0])
+@dtypes
+def test_what_is_set_to_minus_infinity_has_no_share(
+    ops: BlockOps, dtype: torch.dtype, log2_scale: float
+) -> None:
+    block, samples = Block.of(40, 6, dtype, 0), 6
+    block.product[5:9, 2:] = -math.inf
+    peak = torch.full((samples,), start_peak(log2_scale), device=DEVICE)
+    mass = torch.zeros(samples, device=DEVICE)
+    ops.softmax_block(block.product, block.inverse, block.own, log2_scale, None, peak, mass)
+
+    assert not block.product[5:9, 2:].any()
+    assert block.product.isfinite().all()
+    assert mass.isfinite().all()
 
 
 @both
@@ -208,20 +142,22 @@ def test_an_empty_block_changes_nothing(ops: BlockOps, rows: int, samples: int) 
     factor, inverse = ops.read_rows(weight, index, 0, rows, torch.bfloat16)
     own = torch.zeros(samples, dtype=torch.int64, device=DEVICE)
     product = torch.ones(rows, samples, device=DEVICE)
-    peak, mass = torch.full((samples,), -1e30, device=DEVICE), torch.ones(samples, device=DEVICE)
-    share, shrink = ops.softmax_block(product, inverse, own, 9.0, None, peak, mass)
-    slope, radial = ops.slope_block(product, inverse, own, 9.0, None, mass, mass, mass)
+    peak, mass = (torch.full((samples,), value, device=DEVICE) for value in (2.0, 1.0))
+    for log2_scale in (9.0, 900.0):
+        shrink = ops.softmax_block(product, inverse, own, log2_scale, None, peak, mass)
+        assert shrink is None or torch.equal(shrink, torch.ones_like(peak))
+    gradient, nothing = torch.ones(rows, 4, device=DEVICE), weight.new_empty(samples, 4)
+    ops.add_own(gradient, weight, index, 0, own, nothing)
     if rows == 0:
         ops.update_rows_sgd(
-            weight, velocity, index, 0, 0, factor, radial, lr=1.0, momentum=0.5, weight_decay=1.0
+            weight, velocity, index, 0, 0, factor, lr=1.0, momentum=0.5, weight_decay=1.0
         )
 
     assert factor.shape == (rows, 4)
-    assert share.shape == slope.shape == (rows, samples)
-    assert torch.equal(shrink, torch.ones_like(peak))
+    assert torch.equal(product, torch.ones_like(product))
     assert torch.equal(mass, torch.ones_like(peak))
-    assert (peak == -1e30).all()
-    assert torch.equal(radial, torch.zeros(rows, device=DEVICE))
+    assert (peak == 2.0).all()
+    assert torch.equal(gradient, torch.ones_like(gradient))
     assert torch.equal(weight, torch.ones_like(weight))
     assert torch.equal(velocity, torch.ones_like(weight))
 
@@ -250,6 +186,6 @@ def test_every_kernel_compiles_for_hopper(tmp_path: Path) -> None:
     )
 
     assert result.returncode == 0, result.stderr
-    launched = {"_read_rows", "_update_rows_sgd", "_block_slopes", "_block_shares"}
+    launched = {"_read_rows", "_update_rows_sgd", "_add_own", "_block_shares"}
     launched |= {"_block_peaks", "_merge_peaks", "_merge_masses"}
     assert set(result.stdout.split()) == launched

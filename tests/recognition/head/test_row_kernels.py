@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from recognition.head.kernels import BlockOps
+from recognition.head.kernels.plain import tangential
 from recognition.head.rounding import RowNoise
 from recognition.head.row_optimizers import RowSGD
 from tests.recognition.head.kernel_cases import BFLOAT16, DEVICE, both, close, dtypes
@@ -32,6 +33,55 @@ def test_reads_rows_with_their_norms(
 
 
 @both
+@dtypes
+@pytest.mark.parametrize("size", [1, 48, 1100])
+@pytest.mark.parametrize("picked", [True, False])
+def test_own_samples_pull_their_rows_alone(
+    ops: BlockOps, dtype: torch.dtype, size: int, picked: bool
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(41, size, generator=generator) * 3.0
+    index = torch.tensor([0, 3, 12, 13, 29, 40]) if picked else None
+    start, rows = 1, 5
+    of_block = weight[start : start + rows] if index is None else weight[index[start:]]
+    gradient = torch.randn(rows, size, generator=generator).to(dtype)
+    own = torch.tensor([4, -1, 0, 5, 2, -9])  # the block has rows 0 to 4
+    pull = torch.randn(len(own), size, generator=generator)
+    pull[1] = math.nan
+    expected = gradient.double()
+    for n in (0, 2, 4):
+        expected[own[n]] += pull[n].double() / of_block[own[n]].double().norm()
+    found = gradient.to(DEVICE)
+    on_device = None if index is None else index.to(DEVICE)
+    ops.add_own(found, weight.to(DEVICE), on_device, start, own.to(DEVICE), pull.to(DEVICE))
+
+    if dtype == torch.float32:
+        close(found, expected, rtol=1e-5, atol=1e-6)
+    else:  # what is added may be rounded before it is
+        close(
+            found, expected, rtol=BFLOAT16, atol=BFLOAT16 * float(pull[[0, 2, 4]].abs().max()) / 6
+        )
+    assert torch.equal(found.cpu()[[1, 3]], gradient[[1, 3]])
+
+
+@both
+@dtypes
+def test_a_step_is_perpendicular_to_its_row(ops: BlockOps, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(9, 64, generator=generator) * 5.0
+    weight[3] = 0.0
+    gradient = torch.randn(9, 64, generator=generator).to(dtype)
+    found, velocity = weight.clone().to(DEVICE), torch.zeros(9, 64, device=DEVICE)
+    ops.update_rows_sgd(
+        found, velocity, None, 0, 9, gradient.to(DEVICE), lr=1.0, momentum=0.9, weight_decay=0.0
+    )
+    along = (velocity.cpu().double() * weight.double()).sum(1)
+
+    assert (along.abs() <= 1e-6 * velocity.cpu().norm(dim=1) * weight.norm(dim=1)).all()
+    assert torch.equal(found[3].cpu(), -gradient[3].float())  # a row of zeros has no direction
+
+
+@both
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("size", [1, 48, 1100])
 @pytest.mark.parametrize("picked", [True, False])
@@ -50,10 +100,10 @@ def test_update_is_that_of_torch_sgd_on_the_rows_alone(
     stock = torch.optim.SGD([parameter], 0.1, 0.9, weight_decay=0.01, nesterov=nesterov)
     for _ in range(3):
         gradient = torch.randn(stop - start, size, generator=generator).to(gradient_dtype)
-        radial = torch.randn(stop - start, generator=generator)
-        parameter.grad = gradient.to(DEVICE).double() - parameter.detach() * radial.to(
-            DEVICE
-        ).unsqueeze(1)
+        row = parameter.detach()
+        slope = gradient.to(DEVICE).double()
+        along = (slope * row).sum(1) / row.norm(dim=1).clamp_min(1e-12).square()
+        parameter.grad = slope - along.unsqueeze(1) * row
         stock.step()
         ops.update_rows_sgd(
             weight,
@@ -62,7 +112,6 @@ def test_update_is_that_of_torch_sgd_on_the_rows_alone(
             start,
             stop,
             gradient.to(DEVICE),
-            radial.to(DEVICE),
             lr=0.1,
             momentum=0.9,
             weight_decay=0.01,
@@ -85,8 +134,10 @@ def test_update_rounds_momentum_with_the_bits_of_its_rows(ops: BlockOps, picked:
     weight = torch.randint(-64, 64, (41, size), generator=generator) / 8.0
     momentum = (torch.randint(-64, 64, (41, size), generator=generator) / 8.0).bfloat16()
     gradient = torch.randint(-999, 999, (stop - start, size), generator=generator) / 512.0
-    radial = torch.randint(-2, 3, (stop - start,), generator=generator) / 2.0
-    gradient[4, 7], gradient[5, 1000], gradient[6, 0] = math.nan, math.inf, -math.inf
+    # Perpendicular to the last bit: what one of them has where the other has not.
+    weight[:, 1::2], gradient[:, ::2] = 0.0, 0.0
+    momentum[6, 3], momentum[7, 1000], momentum[8, 0] = math.nan, math.inf, -math.inf
+    gradient[4, 7] = math.nan
     index = torch.arange(1, 41) if picked else None
     touched = torch.arange(41)[start:stop] if index is None else index[start:stop]
     noise = RowNoise(5, 9, touched + 3_000_000_000)
@@ -94,7 +145,7 @@ def test_update_rounds_momentum_with_the_bits_of_its_rows(ops: BlockOps, picked:
     RowSGD(0.5, 0.25, momentum_dtype=torch.bfloat16).update(
         weight_rows,
         {"momentum": momentum_rows},
-        gradient - radial.unsqueeze(1) * weight_rows,
+        tangential(gradient.clone(), weight_rows),
         0.125,
         noise,
     )
@@ -108,7 +159,6 @@ def test_update_rounds_momentum_with_the_bits_of_its_rows(ops: BlockOps, picked:
         start,
         stop,
         gradient.to(DEVICE),
-        radial.to(DEVICE),
         lr=0.125,
         momentum=0.5,
         weight_decay=0.25,
