@@ -349,6 +349,8 @@ def make_head(config: Config, dataset: FaceDataset, device: torch.device) -> Par
         seed=config.seed,
         optimizer=make_row_optimizer(config),
         dense_update=settings.dense_update,
+        block_bytes=None if settings.block_mib is None else settings.block_mib << 20,
+        keep_bytes=None if settings.keep_mib is None else settings.keep_mib << 20,
         matmul_dtype=_DTYPES[settings.precision],
         device=device,
     )

@@ -249,6 +249,11 @@ class Head(Section):
     quota that hardness decides in `hard_negative`, the rest being random. `dense_update` moves
     every centre in each step, as other implementations do; for comparison. `momentum` is what SGD's
     momentum of the centres is kept in: bf16 takes a quarter off a class's memory.
+
+    Two budgets of a rank's memory, in MiB, chosen by device unless stated: `block_mib` for the
+    temporaries of one block of centres, and `keep_mib` for what a step's first pass keeps for the
+    second, batch x active classes numbers; where that fits, a step saves a quarter of its matrix
+    products.
     """
 
     placement: Literal["sharded", "replicated", "host"] = "sharded"
@@ -264,6 +269,8 @@ class Head(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     momentum: Literal["fp32", "bf16"] = "fp32"
     dense_update: bool = False
+    block_mib: Positive | None = None
+    keep_mib: Annotated[int, Field(ge=0)] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -54,11 +54,11 @@ PRESETS: dict[str, tuple[Size, ...]] = {
         Size(1_000_000, 0.1, dtypes=("fp32", "bf16")),
     ),
     "memory": tuple(
-        Size(classes, rate)
+        Size(classes, rate, ("partial_fc", "bf16_momentum"))
         for classes, rate in product((10_000, 100_000, 1_000_000, 3_000_000), (1.0, 0.1))
     ),
     "h200": (
-        Size(10_000_000, 1.0, dtypes=("bf16",), batch=1024),
+        Size(10_000_000, 1.0, (REFERENCE, "partial_fc", "kept"), ("bf16",), batch=1024),
         Size(29_000_000, 1.0, ("bf16_momentum",), ("bf16",), batch=1024),
     ),
 }

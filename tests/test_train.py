@@ -16,9 +16,10 @@ from data.order import BlockOrder, FileOrder, GlobalOrder, SampleOrder
 from data.recordio import RecordWriter, pack_record, write_face_records
 from data.samplers import ClassBalancedOrder, PKOrder
 from recognition.config_file import load_config
+from recognition.head.settings import BLOCK_BYTES, KEEP_BYTES
 from tests.conftest import corrupt, picture
 from tests.launch import train, train_well
-from train import identity, make_order
+from train import identity, make_head, make_order
 
 FROZEN = ("--set", "backbone.frozen_batch_norm=true")
 
@@ -69,6 +70,14 @@ def test_a_run_learns_and_leaves_everything_a_person_looks_for(
     assert "step 40/40" in (run / "log.txt").read_text()
 
 
+def test_the_head_gets_the_stated_budgets(tiny_config: Path) -> None:
+    config = load_config(tiny_config, ["head.block_mib=3", "head.keep_mib=0"])
+    head = make_head(config, open_dataset(config.data.train), torch.device("cpu"))
+    assert f"block_bytes={3 << 20}, keep_bytes=0" in repr(head)
+    head = make_head(load_config(tiny_config), open_dataset(config.data.train), torch.device("cpu"))
+    assert f"block_bytes={BLOCK_BYTES['cpu']}, keep_bytes={KEEP_BYTES['cpu']}" in repr(head)
+
+
 SUBCENTER = "{name: subcenter_arcface, m: 0.2, k: 2}"
 STATEFUL = [
     # What has state of its own: running statistics, an index, a step count a row, rounding.
@@ -76,7 +85,7 @@ STATEFUL = [
     (2, []),
     (2, ["head={sampling: hash_forest, rebuild_every: 7, loss: {name: curricularface, m: 0.2}}"]),
     (2, ["head={loss: {name: adaface, m: 0.2}}", "optimizer={name: adamw, lr: 0.002}"]),
-    (2, ["head.momentum=bf16", "head.dense_update=true"]),
+    (2, ["head.momentum=bf16", "head.dense_update=true", "head.block_mib=1", "head.keep_mib=0"]),
     (2, ["head={placement: replicated, momentum: bf16}", f"head.loss={SUBCENTER}"]),
     (1, ["head={placement: host, sampling: hard_negative}", "optimizer.nesterov=true"]),
 ]

@@ -111,7 +111,8 @@ class Ours:
     """`PartialFC` with the options of a method."""
 
     def __init__(self, case: Case, device: torch.device, **options: Any) -> None:
-        self._case, self._device = case, device
+        self._case = case
+        self._keep_bytes = options.get("keep_bytes", KEEP_BYTES.get(device.type, KEEP_BYTES["cpu"]))
         self._head = _partial_fc(case, device, **options)
         # Replicated centres meet the samples of their own rank only.
         samples = case.batch // case.ranks if self._head.replicated else case.batch
@@ -135,10 +136,7 @@ class Ours:
     def work(self) -> Work:
         """See `Method`: four products, three where the first ones are kept; only active rows."""
         centres = self._active * self._head.loss.centres_per_class
-        how = StreamSettings(
-            keep_bytes=KEEP_BYTES.get(self._device.type, KEEP_BYTES["cpu"]),
-            matmul_dtype=self._case.torch_dtype,
-        )
+        how = StreamSettings(keep_bytes=self._keep_bytes, matmul_dtype=self._case.torch_dtype)
         products = 3 if how.keeps(centres, self._samples) else 4
         start, stop = self._head.shard
         changed = 1.0 if self._head.dense_update else self._active / max(1, stop - start)
@@ -191,11 +189,13 @@ class Recipe:
     tables: float = 2.0
 
 
+_KEEP_BYTES = 32 << 30  # of one batch of 1,024 and 10 million classes in bf16 it takes 20 GB
 _BF16_MOMENTUM = RowSGD(MOMENTUM, WEIGHT_DECAY, momentum_dtype=torch.bfloat16)
 
 METHODS: dict[str, Recipe] = {
     REFERENCE: Recipe(Usual, same=True),
     "partial_fc": Recipe(Ours, same=True),
+    "kept": Recipe(partial(Ours, keep_bytes=_KEEP_BYTES), same=True),
     "bf16_momentum": Recipe(partial(Ours, optimizer=_BF16_MOMENTUM), same=True, tables=1.5),
     "adamw": Recipe(partial(Ours, optimizer=RowAdamW()), tables=3.0),
     "dense_update": Recipe(partial(Ours, dense_update=True), same=True),
@@ -229,6 +229,9 @@ def needed_bytes(case: Case) -> int:
     spare = case.ranks * 512 * MIB
     if case.method != REFERENCE:
         copies = case.ranks if case.method == "replicated" else 1
+        kept = case.torch_dtype.itemsize * case.batch * round(case.rate * case.classes)
+        if case.method == "kept":
+            spare += min(kept, case.ranks * _KEEP_BYTES)
         return round(1.05 * METHODS[case.method].tables * copies * case.table_bytes) + spare
     logits = 4 * case.batch * round(case.rate * case.classes)
     tables = 7.0 if case.rate == 1.0 else 4.0 + 6.0 * case.rate
