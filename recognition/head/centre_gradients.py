@@ -141,8 +141,6 @@ class _SecondPass:
         unit_Sd = merged.samples.unit
         self._factor_Sd = unit_Sd.to(dtype)
         self._start_S = unit_Sd.new_full((len(unit_Sd),), rule.start_peak)
-        if not rule.peak_is_fixed:
-            self._start_S = merged.log2_total
         self._pulling_Sd = self._pulling(self._start_S)
 
     def gradient(self, lane: Lane, block: Block) -> BlockGradient:
@@ -176,7 +174,6 @@ class _SecondPass:
             absent_RS = merged.absent[block.start : block.stop, merged.part]
             of_class = share_CS.view(-1, rule.centres, count)
             of_class.masked_fill_(absent_RS.unsqueeze(1), -math.inf)
-        # From the total on, above which no logit is: powers are probabilities then.
         peak_S = self._start_S if rule.peak_is_fixed else self._start_S.clone()
         softmax_block(
             lane.ops, share_CS, inverse_C, merged.position - block.start, rule, peak_S,
