@@ -9,11 +9,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from data.image_files import ListImages
 from data.locations import DatasetError as DatasetError
 from data.locations import Location, same_file_key
 from data.numbering import ClassMapping, Merge, Numbering, number_datasets
 from data.recordio import Bytes
-from data.sources import LabelledImages, ListImages, open_sources
+from data.sources import LabelledImages, open_sources
 
 _AT_ONCE = 1 << 20
 

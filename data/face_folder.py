@@ -26,8 +26,8 @@ from data.alignment import (
 )
 from data.cores import usable_cores
 from data.findings import Findings, Kind, Place
+from data.image_files import IMAGE_SUFFIXES
 from data.output_folder import make_empty
-from data.sources import IMAGE_SUFFIXES
 
 Format = Literal["jpg", "png"]
 Progress = Callable[[int, int], None]

@@ -1,42 +1,169 @@
-"""Image files that are to become records: a folder with one sub-folder an identity, or a list.
+"""Image files with labels: a folder with one sub-folder an identity, or a list of files.
 
-A list is text, one image a line, in one of two forms:
-
-    path<tab>label, or path,label        a first line `path,label` is a heading
-    number<tab>label<tab>path            MXNet's, in a file whose name ends in .lst
-
-Paths are relative to the list's own folder unless said otherwise. Labels are class numbers or
-names. Whole numbers from 0 on, none left out, are used as they are; everything else is numbered
-afresh, numbers in their order, names in theirs.
+Training reads them and packing makes records of them by the same rules, so a folder or a list
+gives the same images, classes and order either way. `data.list_file` has the rules of lists.
 """
 
 import hashlib
 import logging
 import os
-import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from data.list_file import LIST_SUFFIXES, read_list
+from data.locations import DatasetError
+from data.numbering import number_datasets
+from data.recordio import SIZE_MASK
+from data.texts import Texts
+
 logger = logging.getLogger(__name__)
 
-_NUMBER = re.compile(r"(?P<sign>-?)(?P<whole>\d+)\.?(?P<fraction>\d*)")
-_LIST_SUFFIXES = (".csv", ".lst", ".tsv", ".txt")
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
 
-class SourceError(ValueError):
-    """A folder or list that does not say which images are whose; says where, and the mend."""
+class _LabelledFiles:
+    """The n image files of a folder or a list, as `data.sources.LabelledImages`.
+
+    Attributes:
+        location: the folder or the list.
+        root: what the paths are relative to.
+        paths: n texts.
+        labels: place of each image's label in `names`; int32 [n].
+        names: the labels, sorted: whole numbers, or texts.
+    """
+
+    def __init__(
+        self,
+        location: Path,
+        root: Path,
+        paths: Texts,
+        labels: npt.NDArray[np.int32],
+        names: Sequence[int | str],
+    ) -> None:
+        self.location, self.root, self.paths = location, root, paths
+        self.labels, self.names = labels, names
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def encoded(self, index: int) -> bytes:
+        """Return the content of the file at `index`; `DatasetError` if it cannot be read."""
+        file = self.root / self.paths[index]
+        try:
+            size = file.stat().st_size
+            if size <= SIZE_MASK:
+                return file.read_bytes()
+            raise DatasetError(f"{file} has {size} bytes: expected an image of at most {SIZE_MASK}")
+        except OSError as error:
+            raise DatasetError(f"{file} cannot be read: {error}; was it moved?") from error
+
+    def describe(self, index: int) -> str:
+        """Return the path of the image at `index`."""
+        return str(self.root / self.paths[index])
+
+    def storage_order(self) -> None:
+        """Return None: files lie in no order that is known."""
+
+
+class FolderImages(_LabelledFiles):
+    """Image files in one sub-folder an identity, in the order of the names.
+
+    An image is what has the suffix of one, in whatever case. Hidden files and folders are passed
+    over; other files, and images outside sub-folders, are counted in a warning. Raises
+    `DatasetError` if there is no sub-folder, or one that has no image or has a folder inside.
+
+    Attributes: see `_LabelledFiles`; `names` are those of the sub-folders.
+    """
+
+    def __init__(self, path: Path) -> None:
+        entries = _visible(path)
+        folders = [entry.name for entry in entries if entry.is_dir()]
+        others = [entry.name for entry in entries if not entry.is_dir()]
+        if not folders:
+            raise DatasetError(
+                f"{path} holds no sub-folders ({len(others)} files): expected one sub-folder of "
+                "images for each identity, or train.rec to train on records"
+            )
+        counts: list[int] = []
+
+        def paths() -> Iterator[str]:
+            for folder in folders:
+                images = _images_in(path, folder, others)
+                counts.append(len(images))
+                yield from images
+
+        files = Texts(paths())
+        if others:
+            text = "%s: left out %d file(s) that are no image of an identity, such as %s"
+            logger.warning(text, path, len(others), others[0])
+        labels = np.repeat(np.arange(len(folders), dtype=np.int32), counts)
+        super().__init__(path, path, files, labels, folders)
+
+
+def _images_in(root: Path, folder: str, others: list[str]) -> list[str]:
+    """Return the paths of an identity's images from `root` on; add other files to `others`."""
+    images: list[str] = []
+    for entry in _visible(root / folder):
+        if entry.is_dir():
+            raise DatasetError(
+                f"{entry.path} is a folder inside an identity's folder: expected images; move it, "
+                "or the images in it, one level up, or remove it"
+            )
+        is_image = entry.name.lower().endswith(IMAGE_SUFFIXES)
+        (images if is_image else others).append(f"{folder}/{entry.name}")
+    if not images:
+        raise DatasetError(
+            f"{root / folder} holds no image ({', '.join(IMAGE_SUFFIXES)}): expected at least one "
+            "for each identity; fill it or remove it"
+        )
+    return images
+
+
+def _visible(folder: Path) -> "list[os.DirEntry[str]]":
+    """Return what is in a folder and not hidden, in the order of the names."""
+    with os.scandir(folder) as entries:
+        return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+
+
+class ListImages(_LabelledFiles):
+    """The image files that a list names, in its order.
+
+    Relative paths start at `root`, the list's own folder by default. Raises `ListError` for rows
+    that make no sense or contradict each other.
+    """
+
+    def __init__(self, path: Path, *, root: Path | None = None) -> None:
+        listed = read_list(path)
+        root = path.parent if root is None else root
+        super().__init__(path, root, listed.paths, listed.labels, listed.names)
+
+    def look_for_files(self) -> None:
+        """Raise `DatasetError` if files are not there; of a long list a hundred are looked for."""
+        count = len(self)
+        for row in sorted({count * part // 100 for part in range(100)}):
+            if not (self.root / self.paths[row]).is_file():
+                raise self.missing(row)
+
+    def missing(self, row: int) -> DatasetError:
+        """Return the error for a file that is not there, which mostly means another root."""
+        return DatasetError(
+            f"{self.location}: image {row + 1} of {len(self)}, {self.describe(row)}, does not "
+            f"exist: expected paths relative to {self.root}; state the folder that they start "
+            "from (data.list_root; --root of pack_records)"
+        )
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """The n image files of a source.
+    """The n image files of a source, as they are to become records.
 
     Attributes:
         root: what their names are relative to.
-        names: n relative paths.
+        names: n paths.
         labels: class of each; int64 [n], from 0 to `num_classes - 1`, each in use.
         class_names: of the classes, or None where they are the numbers that the list has.
         sizes: in bytes; int64 [n], 0 for a file that is not there.
@@ -44,7 +171,7 @@ class ImageFiles:
     """
 
     root: Path
-    names: list[str]
+    names: Texts
     labels: npt.NDArray[np.int64]
     class_names: list[str] | None
     sizes: npt.NDArray[np.int64]
@@ -74,144 +201,50 @@ def digest(images: ImageFiles, order: npt.NDArray[np.int64]) -> "hashlib._Hash":
     return whole
 
 
-def find_images(source: Path, *, root: Path | None = None) -> ImageFiles:
-    """Find the images of a folder or of a list.
+def find_images(
+    source: Path, *, root: Path | None = None, remap_labels: bool = False
+) -> ImageFiles:
+    """Find the images of a folder or of a list that are to be packed, with their classes.
 
-    In a folder, hidden files and folders are passed over, and so are files beside the identities'
-    folders, with a warning. Everything else is taken for an image: whether it is one shows when it
-    is read. `root` is what a list's paths are relative to; by default its own folder.
+    Args:
+        source: see `FolderImages` and `ListImages`.
+        root: what a list's paths are relative to; by default its own folder.
+        remap_labels: number the classes afresh where a list's labels have gaps.
 
-    Raises `SourceError` for a source that is neither, an identity without files, a folder inside
-    an identity's folder, a list without lines, and a line of another form.
+    Raises `DatasetError` for a source that is neither or has no images, and a list of which no
+    file is there (a file that is missing among others shows when it is read), and `ListError` and
+    `NumberingError` as `data.dataset.open_dataset`.
     """
+    images = _open(source, root)
+    numbering = number_datasets([(str(source), [images])], merge="offset", remap=remap_labels)
+    (lookup,), mapping = numbering.lookups, numbering.mapping
+    labels = images.labels if lookup is None else lookup[images.labels]
+    facts = [_facts(os.path.join(images.root, path)) for path in images.paths]
+    sizes, times = np.array(facts, np.int64).T
+    if isinstance(images, ListImages) and not times.any():
+        raise images.missing(0)
+    class_names = None if mapping is None else [str(label) for label in mapping]
+    return ImageFiles(images.root, images.paths, labels.astype(np.int64), class_names, sizes, times)
+
+
+def _open(source: Path, root: Path | None) -> FolderImages | ListImages:
     if source.is_dir():
         if root is not None:
-            raise SourceError(f"{source} is a folder: a root is for lists; leave it out")
-        return _find_in_folder(source)
-    if not source.is_file() or source.suffix not in _LIST_SUFFIXES:
-        state = "is neither a folder nor a list" if source.exists() else "does not exist"
-        raise SourceError(
-            f"{source} {state}: expected a folder with one sub-folder of images for each "
-            f"identity, or a list of images ({', '.join(_LIST_SUFFIXES)})"
-        )
-    return _read_list(source, source.parent if root is None else root)
+            raise DatasetError(f"{source} is a folder: a root is for lists; leave it out")
+        return FolderImages(source)
+    if source.suffix.lower() in LIST_SUFFIXES and source.is_file():
+        return ListImages(source, root=root)
+    state = "is neither a folder nor a list" if source.exists() else "does not exist"
+    raise DatasetError(
+        f"{source} {state}: expected a folder with one sub-folder of images for each "
+        f"identity, or a list of images ({', '.join(LIST_SUFFIXES)})"
+    )
 
 
-def _find_in_folder(root: Path) -> ImageFiles:
-    with os.scandir(root) as entries:
-        visible = [entry for entry in entries if not entry.name.startswith(".")]
-    folders = sorted(entry.name for entry in visible if entry.is_dir())
-    if not folders:
-        raise SourceError(
-            f"{root} holds no sub-folders ({len(visible)} files): expected one sub-folder of "
-            "images for each identity"
-        )
-    if len(visible) > len(folders):
-        stray = min(entry.name for entry in visible if not entry.is_dir())
-        text = "%s: left out %d file(s) that are in no identity's folder, such as %s"
-        logger.warning(text, root, len(visible) - len(folders), stray)
-    names: list[str] = []
-    counts: list[int] = []
-    facts: list[tuple[int, int]] = []
-    for folder in folders:
-        with os.scandir(root / folder) as entries:
-            files = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
-        if not files:
-            raise SourceError(
-                f"{root / folder} is empty: expected at least one image of each identity; fill it "
-                "or remove it"
-            )
-        for entry in files:
-            if entry.is_dir():
-                raise SourceError(
-                    f"{root / folder / entry.name} is a folder inside an identity's folder: "
-                    "expected images; move it one level up, or its images one level up"
-                )
-            names.append(os.path.join(folder, entry.name))
-            facts.append(_facts(entry))
-        counts.append(len(files))
-    sizes, times = np.array(facts, np.int64).T
-    labels = np.repeat(np.arange(len(folders)), counts)
-    return ImageFiles(root, names, labels, folders, sizes, times)
-
-
-def _facts(file: "os.DirEntry[str] | Path") -> tuple[int, int]:
+def _facts(path: str) -> tuple[int, int]:
     """Return size and time of change; zeros for what is not there, which reading will name."""
     try:
-        status = file.stat()
+        status = os.stat(path)
     except OSError:
         return 0, 0
     return status.st_size, status.st_mtime_ns
-
-
-def _read_list(source: Path, root: Path) -> ImageFiles:
-    names: list[str] = []
-    texts: list[str] = []
-    with source.open(encoding="utf-8-sig", errors="surrogateescape", newline=None) as lines:
-        for number, ended in enumerate(lines, start=1):
-            line = ended.rstrip("\n")
-            fields = _fields(line, source.suffix == ".lst")
-            if number == 1 and fields == ("path", "label"):
-                continue
-            if fields is None or "" in fields:
-                if not line.strip():
-                    continue
-                form = (
-                    "number<tab>label<tab>path, one label"
-                    if source.suffix == ".lst"
-                    else ("path<tab>label or path,label")
-                )
-                raise SourceError(
-                    f"{source}, line {number}: found {line[:80]!r}, expected {form}; correct the "
-                    "line or leave it out"
-                )
-            names.append(fields[0])
-            texts.append(fields[1])
-    if not names:
-        raise SourceError(f"{source} holds no lines: expected one for each image")
-    labels, class_names = _number(source, texts)
-    sizes, times = np.array([_facts(root / name) for name in names], np.int64).T
-    return ImageFiles(root, names, labels, class_names, sizes, times)
-
-
-def _fields(line: str, is_lst: bool) -> tuple[str, str] | None:
-    """Return path and label of a line, None for another form."""
-    if is_lst:
-        parts = [part.strip() for part in line.split("\t")]
-        return (parts[2], parts[1]) if len(parts) == 3 else None
-    # A path may hold commas, a label may not.
-    path, separator, label = line.rpartition("\t" if "\t" in line else ",")
-    return (path.strip(), label.strip()) if separator else None
-
-
-def _number(source: Path, texts: list[str]) -> tuple[npt.NDArray[np.int64], list[str] | None]:
-    """Return the labels as classes from 0 on, and the classes' names if those are others."""
-    values = {text: _whole_number(source, text) for text in set(texts)}
-    numbers = sorted({value for value in values.values() if value is not None})
-    names: list[str] | None
-    if None in values.values():
-        names = sorted(values)
-        class_of = {name: number for number, name in enumerate(names)}
-    else:
-        names = [str(number) for number in numbers]
-        afresh = {number: place for place, number in enumerate(numbers)}
-        class_of = {text: afresh[value] for text, value in values.items() if value is not None}
-        if numbers == list(range(len(numbers))):
-            names = None
-        else:
-            found = "%s: the labels run from %d to %d and %d are in use: numbered afresh from 0"
-            logger.warning(found, source, numbers[0], numbers[-1], len(numbers))
-    return np.array([class_of[text] for text in texts], np.int64), names
-
-
-def _whole_number(source: Path, text: str) -> int | None:
-    """Return the number that `7` or `7.000000` means, None for a name."""
-    number = _NUMBER.fullmatch(text)
-    if number is None:
-        return None
-    if number["sign"] or number["fraction"].strip("0"):
-        raise SourceError(
-            f"{source}: the label {text} is no class number: expected whole numbers from 0 on, or "
-            "names"
-        )
-    return int(number["whole"])

@@ -1,7 +1,13 @@
-r"""Lists of images: text with `path<tab>label` or `path,label`, and the `.lst` of MXNet's tools.
+"""Lists of images: text with `path<tab>label` or `path,label`, and the `.lst` of MXNet's tools.
 
-A `.lst` has `index\tlabel\tpath`, with any number of labels of which the first is the class.
-Labels that are all whole numbers are class numbers; otherwise all of them are names.
+    path<tab>label, or path,label    as CSV is written: what has the separator or a quote in it is
+                                     in double quotes. The first line says which separator it is,
+                                     and may be the heading `path,label`.
+    index<tab>label<tab>path         in a file whose name ends in .lst, without quotes. There may
+                                     be any number of labels, of which the first is the class.
+
+White space around fields and blank lines are passed over. Labels that are all whole numbers, `7`
+or `7.000`, are class numbers; otherwise all of them are names. In a `.lst` they must be numbers.
 """
 
 import csv
@@ -12,7 +18,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +28,7 @@ from data.texts import Texts
 logger = logging.getLogger(__name__)
 
 LIST_SUFFIXES = (".lst", ".csv", ".tsv", ".txt")
-_HEAD = ("path", "label")
+_HEAD = ["path", "label"]
 _NUMBER = re.compile(r"(\d{1,15})(?:\.0*)?", re.ASCII)
 _NO_CLASS = re.compile(r"-\d+(?:\.\d*)?|\d+\.\d+|nan", re.ASCII | re.IGNORECASE)
 _INDEX = re.compile(r"\d{1,18}", re.ASCII)
@@ -75,7 +81,7 @@ def read_list(path: Path) -> ImageList:
 
     try:
         listed = Texts(paths())
-    except (csv.Error, OSError) as error:
+    except OSError as error:
         raise ListError(f"{path} cannot be read as a list: {error}") from error
     if not len(listed):
         raise ListError(f"{path} names no image: expected lines with a path and a label")
@@ -97,45 +103,64 @@ def read_list(path: Path) -> ImageList:
 
 
 def _mxnet_rows(path: Path) -> Iterator[_Row]:
+    several_are_told = False
     for number, line in _lines(path):
-        fields = line.rstrip("\r\n").split("\t")
+        fields = [field.strip() for field in line.split("\t")]
         if len(fields) < 3 or not fields[-1] or not _INDEX.fullmatch(fields[0]):
             _refuse(path, number, line, "index<tab>label<tab>path")
         if not _NUMBER.fullmatch(fields[1]):
             _refuse(path, number, line, "a class number as the label: a whole number from 0 on")
+        if len(fields) > 3 and not several_are_told:
+            several_are_told = True
+            text = "%s, line %d: %d labels: of several only the first counts, here and below"
+            logger.warning(text, path, number, len(fields) - 2)
         yield _Row(number, fields[-1], fields[1], int(fields[0]))
 
 
 def _text_rows(path: Path) -> Iterator[_Row]:
+    separator = "\t" if "\t" in next(_lines(path), (0, ""))[1] else ","
+    form = "path<tab>label" if separator == "\t" else "path,label"
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        separator = "\t" if "\t" in file.readline() else ","
-        file.seek(0)
-        reader = csv.reader(file, delimiter=separator)
-        for place, fields in enumerate(reader):
-            if not fields or (place == 0 and tuple(f.strip().lower() for f in fields) == _HEAD):
-                continue
-            if len(fields) != 2 or not fields[0].strip() or not fields[1].strip():
-                name = "<tab>" if separator == "\t" else ","
-                _refuse(
-                    path, reader.line_num, separator.join(fields),
-                    f"path{name}label; put a path with a {name} into double quotes",
-                )  # fmt: skip
-            image, label = (field.strip() for field in fields)
-            if _NO_CLASS.fullmatch(label) and not _NUMBER.fullmatch(label):
-                text = separator.join(fields)
-                _refuse(path, reader.line_num, text, "a name or a whole number from 0 on as label")
-            yield _Row(reader.line_num, image, label)
+        # strict: a path that begins with a quote would lose it otherwise
+        reader = csv.reader(file, delimiter=separator, strict=True)
+        is_first = True
+        try:
+            for row in reader:
+                fields = [field.strip() for field in row]
+                if not any(fields):
+                    continue
+                if is_first:
+                    is_first = False
+                    if [field.lower() for field in fields] == _HEAD:
+                        continue
+                expected = ""
+                if len(fields) != 2 or not all(fields):
+                    expected = f"{form}, a path that has the separator in it in double quotes"
+                elif _NO_CLASS.fullmatch(fields[1]) and not _NUMBER.fullmatch(fields[1]):
+                    expected = "a name or a whole number from 0 on as label"
+                if expected:
+                    _refuse(path, reader.line_num, separator.join(row), expected)
+                yield _Row(reader.line_num, fields[0], fields[1])
+        except csv.Error as error:
+            raise ListError(
+                f"{path}, line {reader.line_num}: {error}: expected {form}; a field that has a "
+                "quote in it goes into double quotes, and the quote is written twice"
+            ) from error
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines that are not blank, with their numbers."""
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 yield number, line
 
 
-def _refuse(path: Path, line: int, text: str, expected: str) -> None:
-    raise ListError(f"{path}, line {line}: found {text[:80]!r}, expected {expected}")
+def _refuse(path: Path, line: int, text: str, expected: str) -> NoReturn:
+    raise ListError(
+        f"{path}, line {line}: found {text.strip()[:80]!r}, expected {expected}; correct the line "
+        "or leave it out"
+    )
 
 
 def _plain(path: str) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from data.decode import BadImage, decode_into
+from data.image_files import FolderImages
 from data.pair_file import write_pair_file
 from data.pair_list import PairListError, Progress, Written
-from data.sources import FolderImages
 
 Choice = tuple[int, int, bool]  # two images, and whether they show one person
 

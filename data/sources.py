@@ -1,9 +1,8 @@
-"""Images with the labels that their files give: records, shards of records, folders, lists.
+"""Images with the labels that their files give: what a location means, and the reader of records.
 
 What a class is called comes from here; `data.numbering` makes numbers from 0 on of that.
 """
 
-import logging
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,17 +11,14 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from data.image_files import FolderImages, ListImages
 from data.index_cache import open_images
-from data.list_file import LIST_SUFFIXES, ImageList, read_list
+from data.list_file import LIST_SUFFIXES
 from data.locations import DatasetError, Location, is_glob, is_url
 from data.record_file import open_record_file
-from data.recordio import HEADER, SIZE_MASK, Bytes, RecordError, unpack_record
+from data.recordio import HEADER, Bytes, RecordError, unpack_record
 from data.shards import few, find_shards
-from data.texts import Texts
 
-logger = logging.getLogger(__name__)
-
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 _FLAG_AND_LABEL = struct.Struct("<If")
 _FIRST_OF_LIST = struct.Struct("<f")
 _EXPECTED = (
@@ -76,7 +72,9 @@ def open_sources(
     if path.suffix == ".rec" and path.is_file():
         return [RecordImages(path, cache_folder=cache_folder)]
     if path.suffix.lower() in LIST_SUFFIXES and path.is_file():
-        return [ListImages(path, root=list_root)]
+        listed = ListImages(path, root=list_root)
+        listed.look_for_files()
+        return [listed]
     if not path.is_dir():
         state = "is none of what can be read" if path.exists() else "does not exist"
         raise DatasetError(f"{path} {state}: {_EXPECTED}")
@@ -187,121 +185,3 @@ class RecordImages:
             "image: the file was changed while in use, or its identities' key ranges do not fit "
             "its images; write it again"
         )
-
-
-class FolderImages:
-    """Image files in one sub-folder an identity, in the order of the names.
-
-    Hidden files and folders are passed over; other files without an image's suffix, and images
-    outside sub-folders, are counted in a warning. Raises `DatasetError` if there is no
-    sub-folder, or one without images.
-
-    Attributes:
-        location: the folder.
-        names: of the sub-folders.
-        labels: the sub-folder of each image; int32 [n].
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.location = path
-        entries = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-        folders = [p for p in entries if p.is_dir()]
-        ignored = [p.name for p in entries if not p.is_dir()]
-        files: list[Texts] = []
-        for folder in folders:
-            names = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
-            images = [n for n in names if n.lower().endswith(IMAGE_SUFFIXES)]
-            if not images:
-                raise DatasetError(
-                    f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}): expected at least "
-                    "one for each identity; fill it or remove it"
-                )
-            if len(images) < len(names):
-                kept = set(images)
-                ignored += [f"{folder.name}/{n}" for n in names if n not in kept]
-            files.append(Texts(images))
-        if not folders:
-            raise DatasetError(
-                f"{path} holds neither train.rec nor sub-folders ({len(ignored)} other files): "
-                "expected one sub-folder of images for each identity"
-            )
-        if ignored:
-            text = "%s: left out %d file(s) that are no image of an identity, such as %s"
-            logger.warning(text, path, len(ignored), ignored[0])
-        self.names: Sequence[int | str] | None = [folder.name for folder in folders]
-        counts = [len(names) for names in files]
-        self.labels = np.repeat(np.arange(len(folders), dtype=np.int32), counts)
-        self._files = Texts(name for names in files for name in names)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def encoded(self, index: int) -> Bytes:
-        """Return the content of the file at `index`; `DatasetError` if it cannot be read."""
-        return _read_file(self._file(index))
-
-    def describe(self, index: int) -> str:
-        """Return the path of the image at `index`."""
-        return str(self._file(index))
-
-    def storage_order(self) -> None:
-        """Return None: files lie in no order that is known."""
-
-    def _file(self, index: int) -> Path:
-        assert self.names is not None
-        return self.location / str(self.names[int(self.labels[index])]) / self._files[index]
-
-
-class ListImages:
-    """The image files that a list names, in its order.
-
-    Relative paths start at `root`, the list's own folder by default. Raises `ListError` for rows
-    that make no sense or contradict each other, and `DatasetError` if files are not there (of a
-    long list a hundred are looked for).
-
-    Attributes:
-        location: the list.
-        labels, names: see `LabelledImages`.
-    """
-
-    def __init__(self, path: Path, *, root: Path | None = None) -> None:
-        self.location = path
-        self.root = path.parent if root is None else root
-        listed: ImageList = read_list(path)
-        self.labels, self.names = listed.labels, listed.names
-        self._paths = listed.paths
-        count = len(self._paths)
-        for row in sorted({count * part // 100 for part in range(100)}):
-            if not self._file(row).is_file():
-                raise DatasetError(
-                    f"{path}: image {row + 1} of {count}, {self._file(row)}, does not exist: "
-                    f"expected paths relative to {self.root}; set data.list_root to the folder "
-                    "that they start from"
-                )
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def encoded(self, index: int) -> Bytes:
-        """Return the content of the file at `index`; `DatasetError` if it cannot be read."""
-        return _read_file(self._file(index))
-
-    def describe(self, index: int) -> str:
-        """Return the path of the image at `index`."""
-        return str(self._file(index))
-
-    def storage_order(self) -> None:
-        """Return None: files lie in no order that is known."""
-
-    def _file(self, index: int) -> Path:
-        return self.root / self._paths[index]
-
-
-def _read_file(file: Path) -> bytes:
-    try:
-        size = file.stat().st_size
-        if size <= SIZE_MASK:
-            return file.read_bytes()
-        raise DatasetError(f"{file} has {size} bytes: expected an image of at most {SIZE_MASK}")
-    except OSError as error:
-        raise DatasetError(f"{file} cannot be read: {error}; was it moved?") from error

@@ -1,5 +1,6 @@
 """Records to image files: one folder an identity, and a list of them all."""
 
+import csv
 import re
 import shutil
 from collections.abc import Callable
@@ -52,7 +53,8 @@ def unpack_records(
         for folder in folders:
             (partial / folder).mkdir()
         names = partial / LIST
-        with names.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
+        with names.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            lines = csv.writer(file, delimiter="\t", lineterminator="\n")
             for count, index in enumerate(images.in_file_order().tolist(), start=1):
                 image = images.read(index).image
                 suffix = suffix_of(image)
@@ -65,7 +67,7 @@ def unpack_records(
                 label = int(images.labels[index])
                 name = f"{folders[label]}/{keys(index)}{suffix}"
                 (partial / name).write_bytes(image)
-                lines.write(f"{name}\t{label}\n")
+                lines.writerow((name, label))
                 if count % 256 == 0 or count == len(images):
                     images.release_pages()
                     if progress is not None:

@@ -1,5 +1,4 @@
 import json
-import logging
 import os
 import pickle
 import shutil
@@ -120,34 +119,22 @@ def test_a_record_that_changed_while_open_is_refused(tmp_path: Path) -> None:
         dataset.encoded(2)
 
 
-def test_a_folder_with_one_sub_folder_an_identity_is_read(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    files = ["b/2.jpg", "b/10.PNG", "a/x.webp", "c d/1.bmp", "c d/0.jpeg"]
-    ignored = ["readme.txt", "a/notes.txt", "d.jpg", ".DS_Store", "a/.hidden.jpg", ".git/x.jpg"]
-    for name in files + ignored:
+def test_a_folder_with_one_sub_folder_an_identity_is_read(tmp_path: Path) -> None:
+    files = ["b/2.jpg", "b/10.png", "a/x.webp"]
+    for name in files:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
-    with caplog.at_level(logging.WARNING):
-        dataset = open_dataset(tmp_path)
-    assert [bytes(dataset.encoded(i)).decode() for i in range(len(dataset))] == [
-        "a/x.webp",
-        "b/10.PNG",
-        "b/2.jpg",
-        "c d/0.jpeg",
-        "c d/1.bmp",
-    ]
-    assert dataset.labels.tolist() == [0, 1, 1, 2, 2]
+    dataset = open_dataset(tmp_path)
+    assert contents(dataset) == ["a/x.webp", "b/10.png", "b/2.jpg"]
+    assert dataset.labels.tolist() == [0, 1, 1]
     assert dataset.labels.dtype == np.int32
-    assert dataset.num_classes == 3
-    assert dataset.class_mapping == {"a": 0, "b": 1, "c d": 2}
-    assert dataset.describe(3) == str(tmp_path / "c d" / "0.jpeg")
-    assert "left out 3 file(s)" in caplog.text
-    assert "such as d.jpg" in caplog.text
+    assert dataset.num_classes == 2
+    assert dataset.class_mapping == {"a": 0, "b": 1}
+    assert dataset.describe(1) == str(tmp_path / "b" / "10.png")
 
-    os.truncate(tmp_path / "c d" / "0.jpeg", 1 << 40)  # a hole, which takes no room on the disk
-    with pytest.raises(DatasetError, match=r"0\.jpeg has 1099511627776 bytes: expected .* at most"):
-        dataset.encoded(3)
+    os.truncate(tmp_path / "b" / "10.png", 1 << 40)  # a hole, which takes no room on the disk
+    with pytest.raises(DatasetError, match=r"10\.png has 1099511627776 bytes: expected .* at most"):
+        dataset.encoded(1)
     (tmp_path / "a" / "x.webp").unlink()
     with pytest.raises(DatasetError, match=r"a/x\.webp cannot be read.*moved"):
         dataset.encoded(0)
@@ -184,9 +171,7 @@ def test_datasets_go_to_worker_processes(kind: str, tmp_path: Path) -> None:
         ([], "x.rec", r"x\.rec does not exist"),
         (["x.zip"], "x.zip", r"x\.zip is none of what can be read: expected a \.rec file"),
         (["b.rec", "a.rec"], "", r"has no train\.rec; .*one dataset.*/\*\.rec\): a\.rec, b\.rec"),
-        ([], "", r"holds neither train\.rec nor sub-folders \(0 other files\)"),
-        (["1.jpg", "2.jpg"], "", r"nor sub-folders \(2 other files\): expected one sub-folder"),
-        (["a/1.jpg", "b/1.txt"], "", r"/b holds no image \(\.bmp, \.jpeg, "),
+        ([], "", r"holds no sub-folders .* expected one sub-folder .* or train\.rec"),
         (["train.rec"], "", r"train\.rec is empty"),
     ],
 )

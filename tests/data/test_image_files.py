@@ -1,134 +1,107 @@
-import logging
 import os
 from pathlib import Path
 
 import pytest
 
-from data.image_files import SourceError, digest, find_images
+from data.image_files import FolderImages, digest, find_images
+from data.locations import DatasetError
+from data.numbering import NumberingError
 from tests.data.image_samples import people
 
 
-def write_list(path: Path, text: str) -> Path:
-    path.write_text(text, encoding="utf-8")
-    return path
+def fill(folder: Path, files: list[str]) -> None:
+    """Make `files`, and folders for names that end in a slash."""
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith("/"):
+            (folder / name).mkdir()
+        else:
+            (folder / name).write_bytes(name.encode())
 
 
-def test_a_folder_gives_its_files_sorted_by_identity(
+def test_a_folder_gives_its_images_sorted_by_identity(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    files = ["b/2.jpg", "b/10.png", "ä ö/x", "c d/1 ,\t.jpg", "a/1.jpg"]
-    passed_over = [".git/x.jpg", "a/.DS_Store", "list.txt"]
-    for name in files + passed_over:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(name.encode())
-    images = find_images(tmp_path)
-    assert images.names == ["a/1.jpg", "b/10.png", "b/2.jpg", "c d/1 ,\t.jpg", "ä ö/x"]
-    assert images.labels.tolist() == [0, 1, 1, 2, 3]
-    assert images.class_names == ["a", "b", "c d", "ä ö"]
-    assert images.num_classes == 4
-    assert images.sizes.tolist() == [len(name.encode()) for name in images.names]
-    assert images.path(1) == str(tmp_path / "b" / "10.png")
-    assert "left out 1 file(s)" in caplog.text
-    assert "such as list.txt" in caplog.text
+    images = ["b/2.jpg", "b/10.PNG", "ä ö/x.webp", "c d/1 ,\t.bmp", "a/1.jpeg"]
+    passed_over = [".git/x.jpg", "a/.DS_Store", "a/.x.jpg", ".x.jpg"]
+    left_out = ["list.txt", "1.jpg", "b/Thumbs.db", "b/notes"]
+    fill(tmp_path, images + passed_over + left_out)
+    found = FolderImages(tmp_path)
+    assert list(found.paths) == ["a/1.jpeg", "b/10.PNG", "b/2.jpg", "c d/1 ,\t.bmp", "ä ö/x.webp"]
+    assert found.names == ["a", "b", "c d", "ä ö"]
+    assert found.labels.tolist() == [0, 1, 1, 2, 3]
+    assert [found.encoded(row).decode() for row in range(5)] == list(found.paths)
+    assert "left out 4 file(s) that are no image of an identity, such as 1.jpg" in caplog.text
+
+    packed = find_images(tmp_path)
+    assert list(packed.names) == list(found.paths)
+    assert packed.labels.tolist() == found.labels.tolist()
+    assert packed.class_names == found.names
+    assert packed.num_classes == 4
+    assert packed.sizes.tolist() == [len(name.encode()) for name in packed.names]
+    assert packed.path(1) == str(tmp_path / "b" / "10.PNG")
 
 
 @pytest.mark.parametrize(
     ("files", "message"),
     [
         ([], r"holds no sub-folders \(0 files\)"),
-        (["1.jpg", "2.jpg"], r"holds no sub-folders \(2 files\)"),
-        (["a/1.jpg", "b/"], "/b is empty: expected at least one image"),
-        (["a/1.jpg", "b/.DS_Store"], "/b is empty"),
-        (["a/1.jpg", "b/c/1.jpg"], "/b/c is a folder inside an identity's folder"),
+        (["1.jpg", "2.jpg"], r"holds no sub-folders \(2 files\): expected one sub-folder"),
+        (["a/1.jpg", "b/"], r"/b holds no image \(\.bmp, .*: expected at least one for each"),
+        (["a/1.jpg", "b/.x.jpg", "b/1.txt"], "/b holds no image"),
+        (["a/1.jpg", "b/1.jpg", "b/c/1.jpg"], "/b/c is a folder inside an identity's folder"),
+        (["a/1.jpg", "b/2.jpg/"], r"/b/2\.jpg is a folder inside an identity's folder"),
     ],
 )
 def test_folders_of_another_form_are_refused(
     files: list[str], message: str, tmp_path: Path
 ) -> None:
-    for name in files:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        if name.endswith("/"):
-            (tmp_path / name).mkdir()
-        else:
-            (tmp_path / name).touch()
-    with pytest.raises(SourceError, match=message):
+    fill(tmp_path, files)
+    with pytest.raises(DatasetError, match=message):
         find_images(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("x.tsv", "a, b/1.jpg\t1\nö/2.jpg\t0\n\nc/3.jpg\t1\n"),
-        ("x.csv", "path,label\na, b/1.jpg,1\nö/2.jpg,0\nc/3.jpg,1"),
-        ("x.txt", "\ufeffpath\tlabel\r\na, b/1.jpg\t1\r\nö/2.jpg\t0\r\nc/3.jpg\t1\r\n"),
-        ("x.lst", "7\t1.000000\ta, b/1.jpg\n0\t0.0\tö/2.jpg\n4 \t 1 \t c/3.jpg\n"),
-    ],
-)
-def test_lists_are_read_in_their_order(name: str, text: str, tmp_path: Path) -> None:
-    images = find_images(write_list(tmp_path / name, text))
-    assert images.names == ["a, b/1.jpg", "ö/2.jpg", "c/3.jpg"]
+def test_a_list_to_be_packed_has_classes_from_0_on(tmp_path: Path) -> None:
+    fill(tmp_path, ["a.jpg"])
+    listed = tmp_path / "x.CSV"
+    listed.write_text("b.jpg,1\na.jpg,0\nc.gif,1\n")
+    images = find_images(listed)
+    assert list(images.names) == ["b.jpg", "a.jpg", "c.gif"]
     assert images.labels.tolist() == [1, 0, 1]
     assert images.class_names is None
-    assert images.root == tmp_path
-    assert images.sizes.tolist() == [0, 0, 0]  # the files are not there: seen when they are read
+    assert images.sizes.tolist() == [0, 5, 0]  # the others are not there: seen when they are read
 
+    listed.write_text("b.jpg,10\na.jpg,9\n")
+    with pytest.raises(NumberingError, match=r"x\.CSV: .* gaps.*set remap_labels"):
+        find_images(listed)
+    images = find_images(listed, remap_labels=True)
+    assert images.labels.tolist() == [1, 0]
+    assert images.class_names == ["9", "10"]
 
-@pytest.mark.parametrize(
-    ("labels", "classes", "names"),
-    [
-        (["10", "9", "9"], [1, 0, 0], ["9", "10"]),
-        (["3", "1", "2"], [2, 0, 1], ["1", "2", "3"]),
-        (["bob", "Ann", "bob"], [1, 0, 1], ["Ann", "bob"]),
-        (["n10", "n9", "2"], [1, 2, 0], ["2", "n10", "n9"]),
-    ],
-)
-def test_names_and_numbers_with_gaps_are_numbered_afresh(
-    labels: list[str],
-    classes: list[int],
-    names: list[str],
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    text = "".join(f"{number}.jpg\t{label}\n" for number, label in enumerate(labels))
-    with caplog.at_level(logging.WARNING):
-        images = find_images(write_list(tmp_path / "x.tsv", text))
-    assert images.labels.tolist() == classes
-    assert images.class_names == names
-    assert ("numbered afresh" in caplog.text) == labels[0].isdecimal()
+    listed.write_text("b.jpg,n10\na.jpg,9\n")
+    images = find_images(listed)
+    assert images.labels.tolist() == [1, 0]
+    assert images.class_names == ["9", "n10"]
 
 
 def test_paths_of_a_list_can_be_relative_to_another_folder(tmp_path: Path) -> None:
     people(tmp_path / "faces", {"a": 1})
-    listed = write_list(tmp_path / "x.tsv", "a/000.jpg\t0\n")
-    images = find_images(listed, root=tmp_path / "faces")
+    (tmp_path / "x.tsv").write_text("a/000.jpg\t0\n")
+    images = find_images(tmp_path / "x.tsv", root=tmp_path / "faces")
     assert images.sizes[0] == (tmp_path / "faces" / "a" / "000.jpg").stat().st_size
-    with pytest.raises(SourceError, match="a root is for lists"):
+    message = r"x\.tsv: image 1 of 1, \S+/a/000\.jpg, does not exist: .* --root of pack_records"
+    with pytest.raises(DatasetError, match=message):
+        find_images(tmp_path / "x.tsv")
+    with pytest.raises(DatasetError, match="a root is for lists"):
         find_images(tmp_path / "faces", root=tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("x.tsv", "", "holds no lines"),
-        ("x.tsv", "a.jpg\t0\nb.jpg\n", r"line 2: found 'b\.jpg', expected path<tab>label"),
-        ("x.csv", "a.jpg,0\nb.jpg,\n", r"line 2: found 'b\.jpg,'"),
-        ("x.lst", "0\t1\n", "line 1: .*expected number<tab>label<tab>path"),
-        ("x.lst", "0\t1\t0.5\ta.jpg\n", "one label"),
-        ("x.tsv", "a.jpg\t0\nb.jpg\t-1\n", "label -1 is no class number"),
-        ("x.tsv", "a.jpg\t0\nb.jpg\t0.5\n", r"label 0\.5 is no class number"),
-        ("x.jpg", "a.jpg\t0\n", "is neither a folder nor a list"),
-    ],
-)
-def test_lists_of_another_form_are_refused(
-    name: str, text: str, message: str, tmp_path: Path
-) -> None:
-    with pytest.raises(SourceError, match=message):
-        find_images(write_list(tmp_path / name, text))
-
-
-def test_a_source_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="nowhere does not exist: expected a folder"):
+def test_what_is_neither_folder_nor_list_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="nowhere does not exist: expected a folder"):
         find_images(tmp_path / "nowhere")
+    fill(tmp_path, ["x.jpg"])
+    with pytest.raises(DatasetError, match=r"x\.jpg is neither a folder nor a list: .*\.lst"):
+        find_images(tmp_path / "x.jpg")
 
 
 def test_the_digest_sees_names_labels_sizes_times_and_order(tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import simplejpeg
 
 from data import pack_job
-from data.dataset import open_dataset
+from data.dataset import ImageDataset, open_dataset
 from data.index import open_index
 from data.pack_job import MANIFEST
 from data.packing import SKIPPED, PackOptions, PackReport, pack_records
@@ -90,6 +91,49 @@ def test_a_list_keeps_its_order_in_the_plain_layout(tmp_path: Path) -> None:
     ]
 
 
+LISTS = {
+    "x.csv": 'path,label\n"b, c/001.jpg",ann\na/001.jpg,bob\n"b, c/000.jpg",ann\n',
+    "x.TSV": "a/001.jpg\t1\nb, c/000.jpg\t0\na/000.jpg\t1\n",
+    "x.txt": "b, c/001.jpg\t7\na/001.jpg\tann\nb, c/000.jpg\t10\n",
+    "x.lst": "9\t2.0\t0.5\ta/001.jpg\n4\t0.0\t1.5\tb, c/001.jpg\n7\t1.0\t3\ta/000.jpg\n",
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_packs_to_what_trains_from_it(name: str, tmp_path: Path) -> None:
+    people(tmp_path, {"a": 2, "b, c": 2})
+    (tmp_path / name).write_text(LISTS[name])
+    trained = open_dataset(tmp_path / name)
+    pack(tmp_path / name, tmp_path / "plain", layout="plain")
+    assert_same(trained, tmp_path / "plain", np.arange(3))
+    pack(tmp_path / name, tmp_path / "sorted")
+    assert_same(trained, tmp_path / "sorted", np.argsort(trained.labels, kind="stable"))
+
+
+def test_a_folder_packs_to_what_trains_from_it(tmp_path: Path) -> None:
+    people(tmp_path / "in", {"b": 2, "a": 3, "B": 1})
+    for name in ("list.txt", "0.jpg", "a/x.gif", "a/.y.jpg"):
+        (tmp_path / "in" / name).write_bytes(b"no image")
+    (tmp_path / "in" / "b" / "000.jpg").rename(tmp_path / "in" / "b" / "9.JPEG")
+    trained = open_dataset(tmp_path / "in")
+    assert len(trained) == 6
+    for layout in ("plain", "identity"):
+        pack(tmp_path / "in", tmp_path / layout, layout=layout)
+        assert_same(trained, tmp_path / layout, np.arange(6))
+
+
+def assert_same(trained: ImageDataset, packed: Path, order: npt.NDArray[np.int64]) -> None:
+    """Assert that records hold what trains from files, in `order`, with the same classes."""
+    records = open_dataset(packed)
+    assert records.labels.tolist() == trained.labels[order].tolist()
+    expected = [bytes(trained.encoded(index)) for index in order.tolist()]
+    assert [bytes(records.encoded(index)) for index in range(len(records))] == expected
+    names = packed / CLASSES
+    assert (json.loads(names.read_text()) if names.exists() else None) == (
+        trained.class_mapping and {str(name): c for name, c in trained.class_mapping.items()}
+    )
+
+
 def test_a_shuffle_is_another_for_every_seed(tmp_path: Path) -> None:
     people(tmp_path / "in", {"a": 20, "b": 20})
     pack(tmp_path / "in", tmp_path / "plain", layout="plain")
@@ -145,7 +189,7 @@ def test_images_of_every_form_and_mode_are_kept_byte_for_byte(tmp_path: Path) ->
     expected.append(encode() + b"...." + MAGIC_BYTES * 3)  # a record of several parts
     expected.append(encode() + bytes(range(256)) * 1000)  # read in several pieces
     for number, content in enumerate(expected):
-        (tmp_path / "in" / "a" / f"{number}.any").write_bytes(content)
+        (tmp_path / "in" / "a" / f"{number}.bmp").write_bytes(content)  # any suffix
     pack(tmp_path / "in", tmp_path / "out")
     assert [image for _, image in images_of(tmp_path / "out")] == expected
     pack(tmp_path / "in", tmp_path / "made", size=12, encoding="jpeg")
@@ -158,7 +202,7 @@ def test_images_of_every_form_and_mode_are_kept_byte_for_byte(tmp_path: Path) ->
 
 BAD = {
     "empty.jpg": (b"", "is empty: expected a JPEG"),
-    "notes.txt": (b"some words\n", "starts with b'some words"),
+    "notes.jpg": (b"some words\n", "starts with b'some words"),
     "half.jpg": (encode(size=64)[:900], "is a jpg image cut short after 900 bytes"),
     "half.png": (encode("PNG", size=64)[:-4], "is a png image cut short"),
 }

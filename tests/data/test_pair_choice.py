@@ -125,5 +125,5 @@ def test_a_folder_becomes_a_set(tmp_path: Path) -> None:
 
 
 def test_another_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="holds neither"):
+    with pytest.raises(DatasetError, match="holds no sub-folders"):
         pack_folder(tmp_path, tmp_path / "set.bin", pairs=40)
