@@ -123,6 +123,7 @@ def pack_records(
     options: PackOptions,
     *,
     root: Path | None = None,
+    remap_labels: bool = False,
     skip_bad: bool = False,
     workers: int | None = None,
     checkpoint_seconds: float = 10.0,
@@ -131,10 +132,11 @@ def pack_records(
     """Pack the images of a folder or list into a set of records at `output`.
 
     Args:
-        source: see `data.image_files.find_images`, as for `root`.
+        source: see `data.image_files.find_images`, as for `root` and `remap_labels`.
         output: a folder that does not exist, is empty, or holds the same pack.
         options: what to write.
         root: what a list's paths are relative to.
+        remap_labels: number the classes afresh where a list's labels have gaps.
         skip_bad: leave out files that are no whole image, and list them in `skipped.tsv`.
         workers: processes; by default one for each CPU that this process may use where images
             are made anew, and none besides this one where their bytes are kept: passing the bytes
@@ -146,7 +148,7 @@ def pack_records(
         ValueError: a file is no whole image (named; the run can go on once it is replaced), the
             source or the output is not what it should be, or the disk is too small or full.
     """
-    images = find_images(source, root=root)
+    images = find_images(source, root=root, remap_labels=remap_labels)
     check_label_range(images.num_classes)
     order = _order(images, options)
     # The places of a cut by number, and a random order, are those of this number of images.

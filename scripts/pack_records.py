@@ -8,7 +8,7 @@ from data.encoded_image import ENCODINGS
 from data.packing import SKIPPED, PackOptions, pack_records
 from data.progress import progress_bar
 from data.record_set import LAYOUTS, Layout
-from scripts.record_options import add_cut, cut_of
+from scripts.record_options import add_cut, add_remap, cut_of
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -35,6 +35,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--shuffle", type=int, metavar="SEED", help="random order, in layout plain")
     add_cut(parser)
+    add_remap(parser)
     parser.add_argument(
         "--skip-bad", action="store_true", help=f"leave out bad images and list them in {SKIPPED}"
     )
@@ -65,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
                 options.output,
                 pack,
                 root=options.root,
+                remap_labels=options.remap_labels,
                 skip_bad=options.skip_bad,
                 workers=options.workers,
                 progress=progress,

@@ -110,6 +110,18 @@ def test_a_list_packs_to_what_trains_from_it(name: str, tmp_path: Path) -> None:
     assert_same(trained, tmp_path / "sorted", np.argsort(trained.labels, kind="stable"))
 
 
+def test_labels_with_gaps_are_refused_or_numbered_afresh(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    people(tmp_path, {"a": 3})
+    (tmp_path / "x.csv").write_text("a/000.jpg,10\na/001.jpg,9\na/002.jpg,10\n")
+    arguments = [str(tmp_path / "x.csv"), str(tmp_path / "out"), "--layout", "plain"]
+    assert main(arguments) == 1
+    assert "x.csv: the labels have gaps: no image has 0" in capsys.readouterr().err
+    assert main([*arguments, "--remap-labels"]) == 0
+    assert_same(open_dataset(tmp_path / "x.csv", remap_labels=True), tmp_path / "out", np.arange(3))
+
+
 def test_a_folder_packs_to_what_trains_from_it(tmp_path: Path) -> None:
     people(tmp_path / "in", {"b": 2, "a": 3, "B": 1})
     for name in ("list.txt", "0.jpg", "a/x.gif", "a/.y.jpg"):
