@@ -76,7 +76,8 @@ def open_dataset(
     Args:
         train: one location or several to be merged. Each is a `.rec` file, with its `.idx` beside
             it or none, or its URL; a pattern of such, which are shards with common labels; a folder
-            with `train.rec`; a folder with one sub-folder of images for each identity; or a list.
+            with `train.rec` or its shards; a folder with one sub-folder of images for each
+            identity; or a list.
         merge: how classes of several are numbered: those of each after those of the one before
             ("offset"), or what has the same label or name as one class ("by_name").
         remap_labels: number the classes afresh where labels have gaps; `class_mapping` then holds

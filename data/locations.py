@@ -7,7 +7,7 @@ Everything that names, compares or caches data files by their location does it h
 import glob
 import hashlib
 import os
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from pathlib import Path
 
 Location = Path | str
@@ -32,7 +32,7 @@ def is_glob(location: Location) -> bool:
     return glob.has_magic(str(location)) and not Path(location).exists()
 
 
-def expand(location: Location) -> Sequence[Location]:
+def expand(location: Location) -> list[Path]:
     """Return the files that match a pattern, in the order of their names.
 
     Raises `DatasetError` for a URL: a web server has no list of its files.

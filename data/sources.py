@@ -17,13 +17,13 @@ from data.list_file import LIST_SUFFIXES
 from data.locations import DatasetError, Location, is_glob, is_url
 from data.record_file import open_record_file
 from data.recordio import HEADER, Bytes, RecordError, unpack_record
-from data.shards import few, find_shards
+from data.shards import RECORDS, find_records
 
 _FLAG_AND_LABEL = struct.Struct("<If")
 _FIRST_OF_LIST = struct.Struct("<f")
 _EXPECTED = (
-    "expected a .rec file, a pattern of such (train-*.rec), a folder with train.rec, a folder with "
-    f"one sub-folder of images for each identity, or a list ({', '.join(LIST_SUFFIXES)})"
+    f"expected {RECORDS}; a folder with one sub-folder of images for each identity; or a list "
+    f"({', '.join(LIST_SUFFIXES)})"
 )
 
 
@@ -57,49 +57,42 @@ class LabelledImages(Protocol):
 def open_sources(
     location: Location, *, cache_folder: Path | None = None, list_root: Path | None = None
 ) -> Sequence[LabelledImages]:
-    """Open the images at `location`: several sources, the shards, for a pattern, else one.
+    """Open the images at `location`: several sources for shards, else one.
+
+    What `data.shards.find_records` finds is records, a URL stands for one file.
 
     Raises `DatasetError` for a location that holds none, for shards that are missing or of
     different layouts, and what the reader of each kind raises.
     """
-    if is_glob(location):
-        return _open_shards(location, cache_folder)
-    if is_url(location):
+    if is_url(location) and not is_glob(location):
         text = str(location)
         url = text if text.endswith(".rec") else text.rstrip("/") + "/train.rec"
         return [RecordImages(url, cache_folder=cache_folder)]
     path = Path(location)
-    if path.suffix == ".rec" and path.is_file():
-        return [RecordImages(path, cache_folder=cache_folder)]
     if path.suffix.lower() in LIST_SUFFIXES and path.is_file():
         listed = ListImages(path, root=list_root)
         listed.look_for_files()
         return [listed]
-    if not path.is_dir():
+    if path.is_dir() and not any(path.glob("*.rec")):
+        return [FolderImages(path)]
+    is_record_file = path.suffix == ".rec" and path.is_file()
+    if not (is_glob(location) or path.is_dir() or is_record_file):
         state = "is none of what can be read" if path.exists() else "does not exist"
         raise DatasetError(f"{path} {state}: {_EXPECTED}")
-    if (path / "train.rec").is_file():
-        return [RecordImages(path / "train.rec", cache_folder=cache_folder)]
-    records = sorted(file.name for file in path.glob("*.rec"))
-    if records:
-        raise DatasetError(
-            f"{path} has no train.rec; name one of its files, or the shards of one dataset as a "
-            f"pattern ({path}/*.rec): {few(records, len(records))}"
-        )
-    return [FolderImages(path)]
+    shards = [RecordImages(file, cache_folder=cache_folder) for file in find_records(location)]
+    _check_layouts(location, shards)
+    return shards
 
 
-def _open_shards(pattern: Location, cache_folder: Path | None) -> Sequence["RecordImages"]:
-    shards = [RecordImages(file, cache_folder=cache_folder) for file in find_shards(pattern)]
+def _check_layouts(location: Location, shards: Sequence["RecordImages"]) -> None:
     for shard in shards[1:]:
         if shard.has_header != shards[0].has_header:
             with_header, without = sorted((shards[0], shard), key=lambda s: not s.has_header)
             raise DatasetError(
-                f"{pattern} mixes layouts: {with_header.location} has a header record, "
+                f"{location} mixes layouts: {with_header.location} has a header record, "
                 f"{without.location} has none; expected shards of one dataset; list different "
                 "datasets one by one in data.train, or write the shards again"
             )
-    return shards
 
 
 class RecordImages:

@@ -9,8 +9,9 @@ import json
 import sys
 from pathlib import Path
 
-from data.checking import check_records, record_files
+from data.checking import check_records
 from data.progress import progress_bar
+from data.shards import find_records
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -20,7 +21,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "records", type=Path, nargs="+",
-        help=".rec files of one data set, or folders with train.rec or else all their .rec files",
+        help="of one dataset: .rec files, patterns of such, folders with train.rec or its shards",
     )  # fmt: skip
     parser.add_argument("--no-decode", action="store_true", help="leave the images encoded")
     parser.add_argument("--report", type=Path, help="write all findings to this file, as JSON")
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.report is not None and not options.report.parent.is_dir():
             raise ValueError(f"--report {options.report}: its folder does not exist; make it first")
-        files = record_files(options.records)
+        files = [file for named in options.records for file in find_records(named)]
         with progress_bar(f"{len(files)} file(s)", "MB") as show:
             result = check_records(
                 files,

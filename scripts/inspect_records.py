@@ -5,10 +5,10 @@ import json
 import sys
 from pathlib import Path
 
-from data.checking import record_files
 from data.inspection import RecordImages, draw_grid, inspect_records
 from data.progress import progress_bar
 from data.recordio import RecordError
+from data.shards import find_records
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -18,7 +18,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "records", type=Path, nargs="+",
-        help=".rec files of one data set, or folders with train.rec or else all their .rec files",
+        help="of one dataset: .rec files, patterns of such, folders with train.rec or its shards",
     )  # fmt: skip
     parser.add_argument("--sample", type=int, default=10_000, help="images whose sizes to look at")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
@@ -36,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Inspect the files and print what they hold; return the exit status."""
     options = parse(arguments)
     try:
-        images = RecordImages(record_files(options.records))
+        files = [file for named in options.records for file in find_records(named)]
+        images = RecordImages(files)
         with progress_bar("looking at images", "image") as progress:
             found = inspect_records(
                 images, sample=options.sample, seed=options.seed, progress=progress
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
             ).save(options.grid)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        if isinstance(error, RecordError) and all(path.exists() for path in options.records):
+        if isinstance(error, RecordError):
             print("scripts/check_records.py goes on past damage, and lists it all", file=sys.stderr)
         return 1
     print(json.dumps(found.to_dict(), indent=2) if options.json else found.text())
