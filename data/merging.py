@@ -43,7 +43,7 @@ def merge_records(
     what the classes are called where every name is one class's.
 
     Args:
-        sources: see `data.record_set.record_paths`; at least one.
+        sources: see `data.shards.find_records`; at least one.
         output: a folder that does not exist or is empty.
         match: `offset` counts each set's classes on from the last one's; `name` takes classes of
             one name in `classes.json` for one class, in the order of their first appearance.

@@ -31,10 +31,10 @@ from data.record_set import (
     Layout,
     RecordSetWriter,
     check_label_range,
-    record_paths,
     write_set_files,
 )
 from data.recordio import HEADER, framed_bytes, unpack_record, writing
+from data.shards import find_records
 
 logger = logging.getLogger(__name__)
 
@@ -336,7 +336,7 @@ def _write_beside(
     folder: Path, images: ImageFiles, order: npt.NDArray[np.int64], state: Progress
 ) -> None:
     """Write `property`, `classes.json` and `skipped.tsv`."""
-    first = unpack_record(RecordFile(record_paths(folder)[0]).read(0))
+    first = unpack_record(RecordFile(find_records(folder)[0]).read(0))
     write_set_files(folder, images.num_classes, images.class_names, first.image)
     if not state.skipped:
         return

@@ -43,13 +43,13 @@ from data.recordio import (
     write_identity_ranges,
     writing,
 )
+from data.shards import find_records
 
 Layout = Literal["identity", "plain"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 CLASSES = "classes.json"
 PROPERTY = "property"
-_SHARDS = "train-[0-9][0-9][0-9][0-9][0-9].rec"
 _RANGE_BYTES = framed_bytes(HEADER.size + 8)  # of an identity's record, and of record 0
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -278,24 +278,6 @@ def write_set_files(
             (folder / CLASSES).write_text(json.dumps(classes, indent=0), encoding="ascii")
 
 
-def record_paths(path: Path) -> list[Path]:
-    """Return the `.rec` files that `path` means: itself, or the set's files in the folder.
-
-    Raises `RecordError` where there are none, or both one file and shards.
-    """
-    if path.suffix == ".rec" and path.is_file():
-        return [path]
-    single = [path / "train.rec"] if (path / "train.rec").is_file() else []
-    found = single + sorted(path.glob(_SHARDS))
-    if not found or (single and len(found) > 1):
-        what = f"both train.rec and {len(found) - 1} shards" if found else "no records"
-        raise RecordError(
-            f"{path} holds {what}: expected a .rec file, or a folder with train.rec or with "
-            "train-00000.rec and so on; name one file"
-        )
-    return found
-
-
 @dataclass(frozen=True)
 class _Stored:
     """Labels of a file, to be numbered."""
@@ -308,7 +290,7 @@ class RecordSet:
     """The images of a set of records, in the order of its files and their indexes.
 
     Args:
-        path: see `record_paths`.
+        path: see `data.shards.find_records`.
         remap_labels: number the classes afresh where the labels have gaps.
 
     Attributes:
@@ -319,13 +301,13 @@ class RecordSet:
         names: of the classes, from `classes.json`, or None where it is missing.
         stored_labels: what the files call the classes, or None where it is the same.
 
-    Raises `RecordError` and `NumberingError` as `data.dataset.open_dataset`, and the former for a
-    `classes.json` that does not name every class once.
+    Raises `DatasetError`, `RecordError` and `NumberingError` as `data.dataset.open_dataset`, and
+    `RecordError` for a `classes.json` that does not name every class once.
     """
 
     def __init__(self, path: Path, *, remap_labels: bool = False) -> None:
         self.path = path
-        self.paths = record_paths(path)
+        self.paths = find_records(path)
         self._files = [RecordFile(file) for file in self.paths]
         self.tables: list[ImageTable] = [read_images(f, open_index(f)) for f in self._files]
         sources = [_Stored(table.labels) for table in self.tables]

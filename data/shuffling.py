@@ -41,7 +41,7 @@ def shuffle_records(
     for the while. A set that fits in memory is one pile, which never leaves it.
 
     Args:
-        source: see `data.record_set.record_paths`.
+        source: see `data.shards.find_records`.
         output: a folder that does not exist or is empty.
         seed: names the order, which is that of epoch 0 of a run with this seed; 0 to 2**64 - 1.
         cut: where one file ends and the next begins; by default there is one file.

@@ -36,7 +36,7 @@ def unpack_records(
     does packing the folder where those are sorted by class and the classes by name.
 
     Args:
-        records: see `data.record_set.record_paths`.
+        records: see `data.shards.find_records`.
         output: a folder that does not exist or is empty.
         remap_labels: number the classes afresh where the labels have gaps.
         progress: called with (images written, images in all) now and then.

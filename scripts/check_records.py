@@ -12,6 +12,7 @@ from pathlib import Path
 from data.checking import check_records
 from data.progress import progress_bar
 from data.shards import find_records
+from scripts.record_options import RECORDS
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -21,7 +22,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "records", type=Path, nargs="+",
-        help="of one dataset: .rec files, patterns of such, folders with train.rec or its shards",
+        help=f"of one dataset, each {RECORDS}",
     )  # fmt: skip
     parser.add_argument("--no-decode", action="store_true", help="leave the images encoded")
     parser.add_argument("--report", type=Path, help="write all findings to this file, as JSON")

@@ -9,6 +9,7 @@ from data.inspection import RecordImages, draw_grid, inspect_records
 from data.progress import progress_bar
 from data.recordio import RecordError
 from data.shards import find_records
+from scripts.record_options import RECORDS
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -18,7 +19,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "records", type=Path, nargs="+",
-        help="of one dataset: .rec files, patterns of such, folders with train.rec or its shards",
+        help=f"of one dataset, each {RECORDS}",
     )  # fmt: skip
     parser.add_argument("--sample", type=int, default=10_000, help="images whose sizes to look at")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")

@@ -7,7 +7,7 @@ from pathlib import Path
 from data.merging import MAPPING, MATCHES, merge_records
 from data.progress import progress_bar
 from data.record_set import LAYOUTS
-from scripts.record_options import add_cut, add_remap, cut_of
+from scripts.record_options import RECORDS, add_cut, add_remap, cut_of
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -16,9 +16,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("output", type=Path, help="the folder to make")
-    parser.add_argument(
-        "sources", type=Path, nargs="+", help="each a .rec file, or a folder with train*.rec"
-    )
+    parser.add_argument("sources", type=Path, nargs="+", help=f"each {RECORDS}")
     parser.add_argument(
         "--match",
         choices=MATCHES,

@@ -1,8 +1,10 @@
-"""Options that the commands which write records share."""
+"""Options that the commands for records share."""
 
 import argparse
 
 from data.record_set import Cut, parse_bytes
+
+RECORDS = "a .rec file, a pattern of shards, or a folder with train.rec or its shards"
 
 
 def add_cut(parser: argparse.ArgumentParser) -> None:

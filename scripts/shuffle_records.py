@@ -7,7 +7,7 @@ from pathlib import Path
 from data.progress import progress_bar
 from data.record_set import parse_bytes
 from data.shuffling import shuffle_records
-from scripts.record_options import add_cut, add_remap, cut_of
+from scripts.record_options import RECORDS, add_cut, add_remap, cut_of
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -18,7 +18,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "in memory; once where all of it does. The result does not depend on --memory.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("source", type=Path, help="a .rec file, or a folder with train*.rec")
+    parser.add_argument("source", type=Path, help=RECORDS)
     parser.add_argument("output", type=Path, help="the folder to make")
     parser.add_argument("--seed", type=int, default=0, help="names the order")
     parser.add_argument("--memory", default="1G", help="for images")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data.progress import progress_bar
 from data.unpacking import LIST, unpack_records
-from scripts.record_options import add_remap
+from scripts.record_options import RECORDS, add_remap
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -16,7 +16,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         epilog="Images keep their bytes; their names are their keys. Packing the list or, where "
         "the records are sorted by identity, the folder gives the same records again.",
     )
-    parser.add_argument("records", type=Path, help="a .rec file, or a folder with train*.rec")
+    parser.add_argument("records", type=Path, help=RECORDS)
     parser.add_argument("output", type=Path, help="the folder to make")
     add_remap(parser)
     return parser.parse_args(arguments)

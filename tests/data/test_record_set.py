@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data.numbering import NumberingError
-from data.record_set import CLASSES, Cut, RecordSet, RecordSetWriter, parse_bytes, record_paths
+from data.record_set import CLASSES, Cut, RecordSet, RecordSetWriter, parse_bytes
 from data.recordio import MAGIC_BYTES, RecordError
 from recognition.sharding import part_range
 from tests.data.image_samples import encode
@@ -67,16 +67,11 @@ def test_records_of_several_parts_fit_their_shard_too(content: bytes, tmp_path: 
 def test_a_set_is_found_by_its_files(tmp_path: Path) -> None:
     folder = write(tmp_path / "a", [0, 0, 1, 2], cut=Cut(shards=2))
     shards = [folder / "train-00000.rec", folder / "train-00001.rec"]
-    assert record_paths(folder) == shards
-    assert record_paths(shards[1]) == shards[1:]
-    assert RecordSet(folder).labels.tolist() == [0, 0, 1, 2]
+    for named in (folder, folder / "train-*.rec"):
+        assert RecordSet(named).paths == shards
+        assert RecordSet(named).labels.tolist() == [0, 0, 1, 2]
     with pytest.raises(NumberingError, match="no image has 0"):
         RecordSet(shards[1])
-    (folder / "train.rec").touch()
-    with pytest.raises(RecordError, match=r"holds both train\.rec and 2 shards"):
-        record_paths(folder)
-    with pytest.raises(RecordError, match=r"nowhere holds no records: expected a \.rec file"):
-        record_paths(tmp_path / "nowhere")
 
 
 def test_images_are_read_by_number_across_files(tmp_path: Path) -> None:
