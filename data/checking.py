@@ -89,26 +89,6 @@ class CheckResult:
         return f"{head}\n\n{found}{end}" if found else f"{head}\n\nNothing was found."
 
 
-def record_files(paths: Iterable[Path]) -> list[Path]:
-    """Return the `.rec` files that `paths` name: files, or folders with `train.rec` or others.
-
-    Raises `RecordError` for a path that does not exist and a folder without any.
-    """
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            train = path / "train.rec"
-            found = [train] if train.is_file() else sorted(path.glob("*.rec"))
-            if not found:
-                raise RecordError(f"{path} holds no .rec file: expected train.rec or others")
-            files += found
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise RecordError(f"{path} does not exist: expected a .rec file, or a folder with one")
-    return files
-
-
 def check_records(
     files: Iterable[Path],
     *,
@@ -119,7 +99,7 @@ def check_records(
     """Check every record of `files`, which together are one dataset, and go on past damage.
 
     Args:
-        files: `.rec` files, each with its `.idx` beside it or without.
+        files: as `data.shards.find_records` gives them, each with its `.idx` beside it or without.
         decode: whether to decode every image, as training does.
         processes: worker processes; by default one for each core that this process may use. With
             1 the work is done in this process.

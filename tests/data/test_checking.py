@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import data.file_check
-from data.checking import CheckResult, check_records, record_files
+from data.checking import CheckResult, check_records
 from data.record_file import RecordFile
 from data.recordio import (
     MAGIC,
@@ -462,9 +462,7 @@ def test_gaps_in_the_labels_are_given_in_runs(tmp_path: Path) -> None:
 def test_labels_are_judged_over_all_files(tmp_path: Path) -> None:
     write(tmp_path / "a.rec", [(0, encoded(seed=1)), (2, encoded(seed=2))])
     write(tmp_path / "b.rec", [(1, encoded(seed=3)), (3, encoded(seed=2))])
-    files = record_files([tmp_path])
-    assert [file.name for file in files] == ["a.rec", "b.rec"]
-    result = check_records(files, processes=1)
+    result = check_records([tmp_path / "a.rec", tmp_path / "b.rec"], processes=1)
     assert (result.records, result.identities) == (4, 4)
     findings = found(result)
     assert set(findings) == {"label_noise"}
@@ -591,13 +589,6 @@ def test_what_is_no_record_file_is_refused(tmp_path: Path, content: bytes, messa
     (tmp_path / "x.rec").write_bytes(content)
     with pytest.raises(RecordError, match=rf"x\.rec.*{message}"):
         check(tmp_path / "x.rec")
-
-
-def test_paths_without_records_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match=r"absent does not exist: expected a \.rec file"):
-        record_files([tmp_path / "absent"])
-    with pytest.raises(RecordError, match=r"holds no \.rec file: expected train\.rec"):
-        record_files([tmp_path])
 
 
 def test_no_processes_are_refused(faces: Path) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from data.merging import merge_records
+from data.record_set import Cut
 from scripts.check_records import main
 from tests.launch import ROOT
 
@@ -48,6 +50,14 @@ def test_the_exit_code_says_findings_and_the_report_has_them(damaged: Path, tmp_
     kinds = {finding["kind"]: finding for finding in report["findings"]}
     assert kinds["damage"]["places"][0]["offset"] == 0
     assert kinds["index_lost"]["places"][0]["key"] == 1
+
+
+def test_shards_are_one_dataset(tiny_data: Path, tmp_path: Path) -> None:
+    merge_records([tiny_data], tmp_path / "set", cut=Cut(shards=2))
+    for named in (tmp_path / "set", tmp_path / "set" / "train-*.rec"):
+        ended = run(named, "--no-decode", "--processes", 1)
+        assert ended.returncode == 0, ended.stderr
+        assert "91 images of 13 identities" in ended.stdout
 
 
 def test_the_exit_code_says_unreadable(tmp_path: Path) -> None:
