@@ -11,6 +11,7 @@ cut, a byte that flipped. Reading 200 MB for it takes a tenth of a second.
 
 import json
 import mmap
+import os
 import secrets
 import struct
 import zlib
@@ -96,12 +97,15 @@ def array_file_writer(
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     """Have `write` fill a temporary file beside `path`, which takes the name when it is whole.
 
-    So the file appears whole or not at all, also when several processes write it at once.
+    So the file appears whole or not at all, also when several processes write it at once, and
+    when the power fails: without waiting for the disk the name could be there before the content.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
     try:
         with temporary.open("xb") as file:
             write(file)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         with suppress(OSError):

@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from data.array_file import write_atomically
 from data.pickle_values import PickledArray, UnsafePickleError
 from data.safe_pickle import MAX_OPCODES, loads
 
@@ -108,10 +109,7 @@ def write_pair_file(
         [once.setdefault(image, image) for image in map(bytes, images)],
         [bool(value) for value in same],
     )
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        pickle.dump(content, file, protocol=4)
-    os.replace(part, path)
+    write_atomically(path, lambda file: pickle.dump(content, file, protocol=4))
 
 
 def balanced_order(same: NDArray[np.bool_]) -> NDArray[np.int64]:

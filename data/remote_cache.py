@@ -6,6 +6,7 @@ processes of a machine share it: one fetches, the others wait for it and read.
 """
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
@@ -110,6 +111,8 @@ def _appearing(path: Path) -> Iterator[IO[bytes]]:
     try:
         with partial.open("wb") as file:
             yield file
+            file.flush()
+            os.fsync(file.fileno())  # or the name may outlive a power cut that the content does not
         partial.replace(path)
     except OSError as error:
         with suppress(OSError):

@@ -86,6 +86,20 @@ def test_what_fails_to_be_written_leaves_the_old_file(path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
+def test_the_name_appears_when_the_content_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.cache"
+    waited: list[tuple[int, bool]] = []
+
+    def sync(handle: int) -> None:
+        waited.append((os.fstat(handle).st_size, path.exists()))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    write_array_file(path, ARRAYS, FACTS)
+    assert waited == [(path.stat().st_size, False)]
+
+
 def test_a_file_beside_shared_data_is_readable_by_all_that_the_umask_lets(tmp_path: Path) -> None:
     mask = os.umask(0o027)
     try:

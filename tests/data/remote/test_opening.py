@@ -1,6 +1,7 @@
 """Indexes and labels of remote files, and what is no such file."""
 
 import errno
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from data.dataset import open_dataset
@@ -18,7 +20,7 @@ from data.labels import PROBED_WHEN_REMOTE, read_images
 from data.record_file import RecordFile, open_record_file
 from data.recordio import RecordError, RecordWriter, pack_record
 from data.remote import RemoteError, RemoteObject
-from data.remote_cache import entry_folder
+from data.remote_cache import entry_folder, save_array
 from data.remote_file import RemoteRecordFile
 from tests.data.remote.store import BLOCK, Store, opened, sizes
 
@@ -225,3 +227,17 @@ def test_web_servers_without_ranges_are_refused(local: RecordFile) -> None:
 class QuietHandler(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name it has there
         pass
+
+
+def test_what_is_kept_has_its_name_when_it_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.npy"
+    waited: list[tuple[int, bool]] = []
+
+    def sync(handle: int) -> None:
+        waited.append((os.fstat(handle).st_size, path.exists()))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    save_array(path, np.arange(1000))
+    assert waited == [(path.stat().st_size, False)]
