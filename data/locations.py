@@ -7,6 +7,7 @@ Everything that names, compares or caches data files by their location does it h
 import glob
 import hashlib
 import os
+import tempfile
 from collections.abc import Hashable
 from pathlib import Path
 
@@ -96,7 +97,15 @@ def cache_name(location: Location, *facts: str) -> str:
 
 
 def default_cache_folder() -> Path:
-    """Return the user's cache folder: `$XDG_CACHE_HOME/partialfc`, usually `~/.cache/partialfc`."""
+    """Return the user's cache folder: `$XDG_CACHE_HOME/partialfc`, usually `~/.cache/partialfc`.
+
+    A user without a home, as in a container that runs under any number, has one of that number
+    among the temporary files.
+    """
     base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG standard has relative values ignored.
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "partialfc"
+    if os.path.isabs(base):  # the XDG standard has relative values ignored
+        return Path(base) / "partialfc"
+    try:
+        return Path.home() / ".cache" / "partialfc"
+    except RuntimeError:  # neither HOME nor an entry in the system's list of users
+        return Path(tempfile.gettempdir()) / f"partialfc-{os.getuid()}"

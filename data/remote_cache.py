@@ -38,7 +38,7 @@ def entry_folder(cache: Path, source: RemoteObject) -> Path:
         except OSError as error:
             raise RemoteError(
                 f"{folder}, which is to keep what is known of {source.url}, cannot be made "
-                f"({error}): set XDG_CACHE_HOME to a folder that can be written"
+                f"({error}): set data.index_cache to a folder that takes files"
             ) from error
     return folder
 

@@ -1,4 +1,6 @@
 import os
+import pwd
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,17 @@ def test_the_cache_folder_follows_the_standard(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", "/home/someone")
     assert default_cache_folder() == Path("/home/someone/.cache/partialfc")
+
+
+def test_a_user_without_a_home_has_a_cache_folder_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(number: int) -> pwd.struct_passwd:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    folder = default_cache_folder()
+    assert folder == Path(tempfile.gettempdir()) / f"partialfc-{os.getuid()}"
 
 
 def test_the_index_lies_beside_the_records(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def test_a_cache_that_cannot_be_written_is_told_with_its_mend(
     local: RecordFile, store: Store, cache: Path
 ) -> None:
     cache.parent.write_text("a file where the folder should be")
-    with pytest.raises(RemoteError, match=r"cannot be made .*: set XDG_CACHE_HOME to a folder"):
+    with pytest.raises(RemoteError, match=r"cannot be made .*: set data.index_cache to a folder"):
         open_dataset(store.put(Path(local.path).parent))
 
 
