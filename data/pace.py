@@ -193,8 +193,8 @@ def advice(spent: Spent, *, workers: int, cores: int, resized: float) -> str:
     stored, queued = spent.stored / wall, spent.queued / wall
     if stored > 0.5:
         return (
-            f"loading waits for storage in {stored:.0%} of its time: set data.order: blocks, or, "
-            "where it is, copy the data to a faster disk"
+            f"loading waits for storage in {stored:.0%} of its time: set data.order: blocks; if it "
+            "is set already, copy the data to a faster disk"
         )
     if queued > 0.3:
         return (
