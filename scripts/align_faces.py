@@ -14,13 +14,12 @@ from pathlib import Path
 from data.alignment import TEMPLATE_SIZE
 from data.face_folder import Cut, align_folder
 from data.progress import progress_bar
+from scripts.help_format import HelpFormatter
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("landmarks", type=Path, help="the .csv")
     parser.add_argument("source", type=Path, help="the folder of photos")
     parser.add_argument("output", type=Path, help="an empty or new folder for the faces")
@@ -29,7 +28,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quality", type=int, default=95, help="of JPEG")
     parser.add_argument("--max-tilt", type=float, default=45, help="degrees; warn beyond")
     parser.add_argument("--report", type=Path, help="write all findings to this file, as JSON")
-    parser.add_argument("--threads", type=int, default=None, help="None: one for each core")
+    parser.add_argument("--threads", type=int, help="(default: one for each core)")
     return parser.parse_args(arguments)
 
 

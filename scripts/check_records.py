@@ -12,21 +12,20 @@ from pathlib import Path
 from data.checking import check_records
 from data.progress import progress_bar
 from data.shards import find_records
+from scripts.help_format import HelpFormatter
 from scripts.record_options import RECORDS
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument(
         "records", type=Path, nargs="+",
         help=f"of one dataset, each {RECORDS}",
     )  # fmt: skip
     parser.add_argument("--no-decode", action="store_true", help="leave the images encoded")
     parser.add_argument("--report", type=Path, help="write all findings to this file, as JSON")
-    parser.add_argument("--processes", type=int, default=None, help="None: one for each core")
+    parser.add_argument("--processes", type=int, help="(default: one for each core)")
     return parser.parse_args(arguments)
 
 

@@ -9,14 +9,13 @@ from data.inspection import RecordImages, draw_grid, inspect_records
 from data.progress import progress_bar
 from data.recordio import RecordError
 from data.shards import find_records
+from scripts.help_format import HelpFormatter
 from scripts.record_options import RECORDS
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument(
         "records", type=Path, nargs="+",
         help=f"of one dataset, each {RECORDS}",

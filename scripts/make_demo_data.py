@@ -6,19 +6,18 @@ from pathlib import Path
 
 from data.demo import make_demo_data
 from data.progress import progress_bar
+from scripts.help_format import HelpFormatter
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("datasets/demo"))
     parser.add_argument("--identities", type=int, default=2000, help="people to train on")
     parser.add_argument("--images", type=int, default=20_000, help="training images in all")
     parser.add_argument("--people-per-set", type=int, default=300, help="in each verification set")
     parser.add_argument("--seed", type=int, default=0, help="names the population")
-    parser.add_argument("--processes", type=int, default=None, help="None: one for each CPU")
+    parser.add_argument("--processes", type=int, help="(default: one for each CPU)")
     return parser.parse_args(arguments)
 
 

@@ -11,13 +11,12 @@ from pathlib import Path
 from data.pair_choice import pack_folder
 from data.pair_list import Progress, Written, pack_pair_list, unpack_pair_file
 from data.progress import progress_bar
+from scripts.help_format import HelpFormatter
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("source", type=Path, help="a .csv or a folder; with --unpack a .bin")
     parser.add_argument("output", type=Path, help="the .bin; with --unpack an empty or new folder")
     parser.add_argument(
@@ -25,7 +24,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--folds", type=int, default=10, help="verification cuts a set into 10")
     parser.add_argument(
-        "--images", type=Path, help="of a list: the folder of its paths; None: its own folder"
+        "--images", type=Path, help="of a list: the folder of its paths (default: its own)"
     )
     parser.add_argument(
         "--uneven", action="store_true", help="of a list: allow folds with more of one kind"

@@ -7,14 +7,13 @@ from pathlib import Path
 from data.merging import MAPPING, MATCHES, merge_records
 from data.progress import progress_bar
 from data.record_set import LAYOUTS
+from scripts.help_format import HelpFormatter
 from scripts.record_options import RECORDS, add_cut, add_remap, cut_of
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("output", type=Path, help="the folder to make")
     parser.add_argument("sources", type=Path, nargs="+", help=f"each {RECORDS}")
     parser.add_argument(

@@ -8,6 +8,7 @@ from data.encoded_image import ENCODINGS
 from data.packing import SKIPPED, PackOptions, pack_records
 from data.progress import progress_bar
 from data.record_set import LAYOUTS, Layout
+from scripts.help_format import HelpFormatter
 from scripts.record_options import add_cut, add_remap, cut_of
 
 
@@ -17,17 +18,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__,
         epilog="A list has lines `path<tab>label` or `path,label`, or is one of MXNet's (.lst). "
         "Cut short, the same command goes on where it stopped and gives the same bytes.",
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("source", type=Path, help="the folder or the list")
     parser.add_argument("output", type=Path, help="the folder to make")
     parser.add_argument(
-        "--root", type=Path, help="what a list's paths are relative to (its folder)"
+        "--root", type=Path, help="what a list's paths are relative to (default: its folder)"
     )
     parser.add_argument("--size", type=int, help="resize to so many pixels a side")
     parser.add_argument(
-        "--encode", choices=ENCODINGS, help="write every image anew (otherwise bytes are kept)"
+        "--encode", choices=ENCODINGS, help="write every image anew (default: bytes are kept)"
     )
-    parser.add_argument("--quality", type=int, default=95, help="of JPEG (95)")
+    parser.add_argument("--quality", type=int, default=95, help="of JPEG")
     parser.add_argument(
         "--layout",
         choices=LAYOUTS,
@@ -42,7 +44,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--workers",
         type=int,
-        help="processes (one for each CPU where images are made anew, else one)",
+        help="processes (default: one for each CPU where images are made anew, else one)",
     )
     return parser.parse_args(arguments)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from data.progress import progress_bar
 from data.record_set import parse_bytes
 from data.shuffling import shuffle_records
+from scripts.help_format import HelpFormatter
 from scripts.record_options import RECORDS, add_cut, add_remap, cut_of
 
 
@@ -16,7 +17,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__,
         epilog="Reads and writes the set twice, each time from end to end, through piles that fit "
         "in memory; once where all of it does. The result does not depend on --memory.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("source", type=Path, help=RECORDS)
     parser.add_argument("output", type=Path, help="the folder to make")
