@@ -5,10 +5,9 @@ import sys
 from pathlib import Path
 
 from data.merging import MAPPING, MATCHES, merge_records
-from data.progress import progress_bar
 from data.record_set import LAYOUTS
 from scripts.help_format import HelpFormatter
-from scripts.record_options import RECORDS, add_cut, add_remap, cut_of
+from scripts.record_options import RECORDS, add_cut, add_remap, cut_of, write_images
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -37,22 +36,19 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Merge, and say what was done; return the exit status."""
     options = parse(arguments)
-    try:
-        with progress_bar(str(options.output), "image") as progress:
-            images, classes = merge_records(
-                options.sources,
-                options.output,
-                match=options.match,
-                layout=options.layout,
-                cut=cut_of(options),
-                remap_labels=options.remap_labels,
-                progress=progress,
-            )
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{options.output} holds {images} images of {classes} identities; sources: {MAPPING}")
-    return 0
+    return write_images(
+        options.output,
+        lambda progress: merge_records(
+            options.sources,
+            options.output,
+            match=options.match,
+            layout=options.layout,
+            cut=cut_of(options),
+            remap_labels=options.remap_labels,
+            progress=progress,
+        ),
+        f"; sources: {MAPPING}",
+    )
 
 
 if __name__ == "__main__":

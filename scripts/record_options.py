@@ -1,8 +1,14 @@
-"""Options that the commands for records share."""
+"""What the commands for records share: options, and the frame around writing images."""
 
 import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
+from data.progress import progress_bar
 from data.record_set import Cut, parse_bytes
+
+Progress = Callable[[int, int], None]
 
 RECORDS = "a .rec file, a pattern of shards, or a folder with train.rec or its shards"
 
@@ -25,3 +31,21 @@ def cut_of(options: argparse.Namespace) -> Cut:
     """Return what the options of `add_cut` ask for; raises `ValueError` for what is no size."""
     size = None if options.shard_size is None else parse_bytes(options.shard_size)
     return Cut(options.shards, size)
+
+
+def write_images(output: Path, write: Callable[[Progress], tuple[int, int]], remark: str) -> int:
+    """Have images written, with a bar, and print what came of it; return the exit status.
+
+    Args:
+        output: the folder to make.
+        write: the work; returns the numbers of images and of classes.
+        remark: what to say after these.
+    """
+    try:
+        with progress_bar(str(output), "image") as progress:
+            images, classes = write(progress)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{output} holds {images} images of {classes} identities{remark}")
+    return 0

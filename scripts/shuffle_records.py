@@ -4,11 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from data.progress import progress_bar
 from data.record_set import parse_bytes
 from data.shuffling import shuffle_records
 from scripts.help_format import HelpFormatter
-from scripts.record_options import RECORDS, add_cut, add_remap, cut_of
+from scripts.record_options import RECORDS, add_cut, add_remap, cut_of, write_images
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -31,22 +30,19 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Shuffle, and say what was done; return the exit status."""
     options = parse(arguments)
-    try:
-        with progress_bar(str(options.output), "image") as progress:
-            images, classes = shuffle_records(
-                options.source,
-                options.output,
-                seed=options.seed,
-                cut=cut_of(options),
-                memory_bytes=parse_bytes(options.memory),
-                remap_labels=options.remap_labels,
-                progress=progress,
-            )
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{options.output} holds {images} images of {classes} identities, shuffled")
-    return 0
+    return write_images(
+        options.output,
+        lambda progress: shuffle_records(
+            options.source,
+            options.output,
+            seed=options.seed,
+            cut=cut_of(options),
+            memory_bytes=parse_bytes(options.memory),
+            remap_labels=options.remap_labels,
+            progress=progress,
+        ),
+        ", shuffled",
+    )
 
 
 if __name__ == "__main__":

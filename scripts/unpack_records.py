@@ -4,9 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from data.progress import progress_bar
 from data.unpacking import LIST, unpack_records
-from scripts.record_options import RECORDS, add_remap
+from scripts.record_options import RECORDS, add_remap, write_images
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -25,19 +24,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Unpack, and say what was done; return the exit status."""
     options = parse(arguments)
-    try:
-        with progress_bar(str(options.output), "image") as progress:
-            images, classes = unpack_records(
-                options.records,
-                options.output,
-                remap_labels=options.remap_labels,
-                progress=progress,
-            )
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{options.output} holds {images} images of {classes} identities; list: {LIST}")
-    return 0
+    return write_images(
+        options.output,
+        lambda progress: unpack_records(
+            options.records,
+            options.output,
+            remap_labels=options.remap_labels,
+            progress=progress,
+        ),
+        f"; list: {LIST}",
+    )
 
 
 if __name__ == "__main__":
