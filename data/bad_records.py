@@ -121,6 +121,7 @@ class BadRecords:
         self._max_share = max_share
         self._agreed: set[int] = set()
         self._new: dict[int, BadRecord] = {}
+        self._is_restored = False  # and not looked at since: `max_share` may be another by now
         self._logged = 0
 
     def add(self, records: Iterable[BadRecord]) -> None:
@@ -143,19 +144,24 @@ class BadRecords:
         self._agreed |= found.keys()
         if not dist.is_initialized() or dist.get_rank() == 0:
             self._log([found[index] for index in sorted(found)])
-        seen = min(samples, self._num_samples)  # one epoch shows every sample once
-        share = self._max_share
-        if found and len(self._agreed) > max(
-            share * seen, min(share * self._num_samples, TOLERATED)
-        ):
-            first = found[min(found)]
-            raise BadRecordsError(
-                f"{len(self._agreed)} of {seen} samples seen so far are bad, more than the share "
-                f"of {share:g} that max_bad_share allows; one of them: {first.fault}. Mend the "
-                "dataset (check_records.py lists all that is wrong with records), or raise "
-                "max_bad_share"
-            )
+        if found or self._is_restored:
+            self._check_share(min(samples, self._num_samples), found)
+        self._is_restored = False
         return len(self._agreed)
+
+    def _check_share(self, seen: int, found: dict[int, BadRecord]) -> None:
+        """Raise `BadRecordsError` for too many among `seen` samples; `found` are the new ones."""
+        share = self._max_share
+        if len(self._agreed) <= max(share * seen, min(share * self._num_samples, TOLERATED)):
+            return
+        one = min(found) if found else min(self._agreed)
+        fault = found[one].fault if found else f"image {one} of the dataset, by the checkpoint"
+        raise BadRecordsError(
+            f"{len(self._agreed)} of {seen} samples seen so far are bad, more than the share "
+            f"of {share:g} that max_bad_share allows; one of them: {fault}. Mend the "
+            "dataset (check_records.py lists all that is wrong with records), or raise "
+            "max_bad_share"
+        )
 
     def state(self) -> list[int]:
         """Return the places of all bad records in ascending order, to be saved."""
@@ -165,6 +171,7 @@ class BadRecords:
         """Go on from a saved state: these records were counted and logged."""
         self._agreed = set(state)
         self._new.clear()
+        self._is_restored = True
 
     def _log(self, records: list[BadRecord]) -> None:
         for record in records[: max(MAX_LINES - self._logged, 0)]:

@@ -219,6 +219,16 @@ def test_a_restored_count_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     assert other.state() == {"bad_records": list(BAD)}
 
 
+def test_a_lower_share_counts_from_the_first_report_after_a_resume() -> None:
+    records = BadRecords(10_000, 0.001)
+    records.restore([7, 45, 46])
+    assert records.agree(2000) == 3
+    stricter = BadRecords(10_000, 0.0002)
+    stricter.restore(records.state())
+    with pytest.raises(BadRecordsError, match=r"3 of 2000 samples .*: image 7 of the dataset, by"):
+        stricter.agree(2000)
+
+
 def _agree_on_two_ranks() -> tuple[list[int], list[str], str]:
     rank = torch.distributed.get_rank()
     lines: list[str] = []
