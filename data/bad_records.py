@@ -138,6 +138,12 @@ class BadRecords:
         `BadRecordsError`, on every rank, when their share of the different samples seen exceeds
         `max_share`, unless that is `TOLERATED` records or fewer and within the share of the
         whole dataset.
+
+        As different samples seen count min(samples, n). That is exact for orders that visit each
+        sample once an epoch. The class samplers repeat those of small classes before large ones
+        are through: of `class_balanced`, m samples are the sum over classes of min(m/C, n_c)
+        different ones, to the round. So with them the bound may be reached later, never sooner;
+        and with every order it is reached once more than `max_share` of the whole dataset was bad.
         """
         found = {record.index: record for record in _gather(list(self._new.values()))}
         self._new.clear()

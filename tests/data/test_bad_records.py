@@ -12,6 +12,7 @@ from data.decode import decode_batch
 from data.loader import Batch, Loader
 from data.order import GlobalOrder
 from data.recordio import RecordError
+from data.samplers import ClassBalancedOrder
 from tests.data.test_loader import SIDE, MemoryDataset
 from tests.distributed_harness import run_ranks
 
@@ -227,6 +228,15 @@ def test_a_lower_share_counts_from_the_first_report_after_a_resume() -> None:
     stricter.restore(records.state())
     with pytest.raises(BadRecordsError, match=r"3 of 2000 samples .*: image 7 of the dataset, by"):
         stricter.agree(2000)
+
+
+def test_a_class_sampler_sees_no_more_different_samples_than_count_as_seen() -> None:
+    labels = np.repeat([0, 1, 2], [1, 4, 25])
+    order = ClassBalancedOrder(labels, seed=3)
+    for samples in (3, 9, 30, 90):
+        seen = len(np.unique(order.order(0, samples)[0]))
+        assert seen == sum(min(samples // 3, count) for count in (1, 4, 25))
+        assert seen <= min(samples, 30)
 
 
 def _agree_on_two_ranks() -> tuple[list[int], list[str], str]:
