@@ -96,7 +96,7 @@ class Data(Section):
     """Where the training images are and how they are read.
 
     `train` is a `.rec` file (with its `.idx` beside it), a pattern of shards (`train-*.rec`), a
-    folder with `train.rec`, a folder with one sub-folder of images per identity, a list file of
+    folder with `train.rec` or shards, a folder with a sub-folder of images per identity, a list of
     images, or a YAML list of such datasets. With several, `merge: offset` has the classes of each
     follow those of the one before, `by_name` takes what has the same label or folder name for the
     same identity. `list_root` is what the paths in list files are relative to, by default the
