@@ -7,8 +7,10 @@ gives the same images, classes and order either way. `data.list_file` has the ru
 import hashlib
 import logging
 import os
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +128,7 @@ def _images_in(root: Path, folder: str, others: list[str]) -> list[str]:
 def _visible(folder: Path) -> "list[os.DirEntry[str]]":
     """Return what is in a folder and not hidden, in the order of the names."""
     with os.scandir(folder) as entries:
-        return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+        return sorted((e for e in entries if not e.name.startswith(".")), key=attrgetter("name"))
 
 
 class ListImages(_LabelledFiles):
@@ -219,12 +221,16 @@ def find_images(
     numbering = number_datasets([(str(source), [images])], merge="offset", remap=remap_labels)
     (lookup,), mapping = numbering.lookups, numbering.mapping
     labels = images.labels if lookup is None else lookup[images.labels]
-    facts = [_facts(os.path.join(images.root, path)) for path in images.paths]
-    sizes, times = np.array(facts, np.int64).T
-    if isinstance(images, ListImages) and not times.any():
+    sizes, times = array("q"), array("q")
+    for path in images.paths:
+        size, time = _facts(os.path.join(images.root, path))
+        sizes.append(size)
+        times.append(time)
+    if isinstance(images, ListImages) and not any(times):
         raise images.missing(0)
     class_names = None if mapping is None else [str(label) for label in mapping]
-    return ImageFiles(images.root, images.paths, labels.astype(np.int64), class_names, sizes, times)
+    columns = np.frombuffer(sizes, np.int64), np.frombuffer(times, np.int64)
+    return ImageFiles(images.root, images.paths, labels.astype(np.int64), class_names, *columns)
 
 
 def _open(source: Path, root: Path | None) -> FolderImages | ListImages:

@@ -3,9 +3,6 @@
 from array import array
 from collections.abc import Iterable, Iterator
 
-import numpy as np
-import numpy.typing as npt
-
 
 class Texts:
     """A sequence of texts that does not change.
@@ -20,8 +17,7 @@ class Texts:
             # File names need not be UTF-8; Python keeps their odd bytes as lone surrogates.
             content += text.encode("utf-8", "surrogateescape")
             ends.append(len(content))
-        self._content = bytes(content)
-        self._ends: npt.NDArray[np.int64] = np.frombuffer(ends, np.int64)
+        self._content, self._ends = bytes(content), ends
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -29,8 +25,8 @@ class Texts:
     def __getitem__(self, index: int) -> str:
         if not 0 <= index < len(self):
             raise IndexError(f"text {index} of {len(self)}")
-        start, stop = self._ends[index : index + 2].tolist()
-        return self._content[start:stop].decode("utf-8", "surrogateescape")
+        text = self._content[self._ends[index] : self._ends[index + 1]]
+        return text.decode("utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
         return (self[index] for index in range(len(self)))
