@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from backbones import build_backbone, freeze_batch_norm, load_weights, read_weights
 from data.augment import Augmentation
 from data.dataset import FaceDataset, open_dataset
+from data.decoder import CpuDecoder, measure
 from data.demo import make_demo_data
 from data.loader import Batch, Loader
 from data.locations import folder_of, is_url
 from data.order import BlockOrder, FileOrder, GlobalOrder, SampleOrder
-from data.pace import choose_pace, cores_of_a_rank, probe
+from data.pace import choose_pace, cores_of_a_rank
 from data.progress import progress_bar
 from data.samplers import ClassBalancedOrder, PKOrder
 from eval.verifier import Verifier
@@ -275,11 +276,10 @@ def make_loader(config: Config, dataset: FaceDataset, world: World, device: torc
     """Return this rank's source of micro-batches."""
     settings, train = config.data, config.train
     cores = cores_of_a_rank(world.local_size)
-    spent = probe(dataset, len(dataset), settings.image_size)
     pace = choose_pace(
         settings.workers,
         settings.prefetch,
-        spent,
+        measure(CpuDecoder, dataset, settings.image_size),
         device_type=device.type,
         cores=cores,
         batch_size=-(-train.global_batch_size // (train.accumulation * world.size)),

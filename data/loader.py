@@ -7,7 +7,7 @@ step takes `part_range(B, accumulation, m)` of these, and rank r takes
 `part_range(len(micro), world_size, r)` of the micro-batch. So which samples a step sees depends on
 the order and the step only, and any step can be the first.
 
-A batch is decoded as a whole into one uint8 array, by one of some background threads of this
+A batch is decoded as a whole, by a `BatchDecoder` in one of some background threads of this
 process. Decoding holds the interpreter lock for less than a tenth of its time, so threads do as
 much as processes would, and batches need not travel, nor indexes exist more than once.
 Normalisation and augmentation happen later, on the device.
@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,13 +24,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.bad_records import BadRecord, BadRecords, decode_replacing
-from data.buffers import ImageBuffers
+from data.bad_records import BadRecord, BadRecords
 from data.cores import usable_cores
 from data.dataset import FaceDataset, Prefetching
-from data.decode import decode_batch
+from data.decoder import CpuDecoder, MakeDecoder
 from data.order import GlobalOrder, SampleOrder
-from data.pace import Spent, advice, resized_share, spending
+from data.pace import Spent, advice, resized_share
 from data.prefetch import prefetched
 from recognition.sharding import part_range
 
@@ -46,7 +44,8 @@ class Batch:
     """One rank's samples of one micro-batch.
 
     Attributes:
-        images: uint8 [b, 3, S, S], RGB, channels_last in memory.
+        images: uint8 [b, 3, S, S], RGB, channels_last in memory; on a GPU if the decoder left them
+            there, and then to be used after `to` only.
         labels: int64 [b], class ids.
         indices: int64 [b], places of the samples in the dataset.
         epochs: int64 [b], the epoch that each sample belongs to, as the order counts them (a batch
@@ -70,6 +69,8 @@ class Batch:
         Indices and epochs stay on the host, which decides by them without waiting for the device.
         """
         images, labels = (part.to(device, non_blocking=True) for part in (self.images, self.labels))
+        if images.is_cuda:  # decoded there on another stream, which must not use the memory early
+            images.record_stream(torch.cuda.current_stream(device))
         return replace(self, images=images, labels=labels)
 
 
@@ -99,6 +100,7 @@ class Loader:
         replacement_seed: with it, another sample takes the place of a record that cannot be read
             or decoded, with its own label and index; None: such a record is raised.
         max_bad_share: the share of bad samples above which `report` raises.
+        decoder: makes what decodes, from the arguments above; unless stated, on the CPU.
 
     Raises `ValueError` for values out of range, an order of another number of samples, or when some
     micro-batch leaves a rank without a sample.
@@ -120,6 +122,7 @@ class Loader:
         cores: int | None = None,
         replacement_seed: int | None = None,
         max_bad_share: float = 0.001,
+        decoder: MakeDecoder = CpuDecoder,
     ) -> None:
         _check_batch(global_batch_size, accumulation, world_size)
         if not 0 <= rank < world_size:
@@ -149,9 +152,14 @@ class Loader:
         self.pin_memory = pin_memory
         self.prefetch = prefetch
         self.cores = cores or usable_cores()
-        self._buffers = ImageBuffers(pin_memory=pin_memory)
         self._lately: deque[Spent] = deque(maxlen=REMEMBERED)
         self.replacement_seed = replacement_seed
+        self._decoder = decoder(
+            dataset,
+            image_size=image_size,
+            pin_memory=pin_memory,
+            replacement_seed=replacement_seed,
+        )
         self._bad = BadRecords(len(dataset), max_bad_share)
         self._order = order
 
@@ -199,15 +207,32 @@ class Loader:
                     yield BatchSpec(indices[part], epochs[part])
 
     def _decoded(self, specs: Iterator[BatchSpec]) -> Iterator[Batch]:
-        decode = partial(
-            _decode, self.dataset, self.image_size, self._buffers, self.replacement_seed
-        )
         ahead = max(self.prefetch, self.workers)
-        with closing(prefetched(decode, specs, ahead, threads=self.workers)) as results:
+        with (
+            closing(self._decoder),
+            closing(prefetched(self._load, specs, ahead, threads=self.workers)) as results,
+        ):
             for batch, spent in results:
                 self._lately.append(spent)
                 self._bad.add(batch.bad)  # counts when it is delivered, not when it is read
                 yield batch
+
+    def _load(self, spec: BatchSpec) -> tuple[Batch, Spent]:
+        """Read and decode one batch; return it and what it took."""
+        decoded = self._decoder.decode(spec.indices, spec.epochs)
+        labels = self.dataset.labels[decoded.indices].astype(np.int64, copy=False)
+        batch = Batch(
+            images=decoded.images,
+            labels=self._tensor(labels),
+            indices=self._tensor(decoded.indices),
+            epochs=self._tensor(spec.epochs),
+            bad=decoded.bad,
+        )
+        return batch, decoded.spent
+
+    def _tensor(self, values: NDArray[np.int64]) -> Tensor:
+        tensor = torch.from_numpy(values)
+        return tensor.pin_memory() if self.pin_memory else tensor
 
     def report(self, step: int) -> dict[str, float]:
         """Return what the log should say of the data of the first `step` steps.
@@ -236,7 +261,13 @@ class Loader:
         for one in self._lately:
             spent.add(one)
         resized = resized_share(self.dataset, len(self.dataset), self.image_size)
-        return advice(spent, workers=self.workers, cores=self.cores, resized=resized)
+        return advice(
+            spent,
+            workers=self.workers,
+            cores=self.cores,
+            resized=resized,
+            remedy=self._decoder.remedy,
+        )
 
 
 def _announced(
@@ -260,39 +291,3 @@ def _check_batch(global_batch_size: int, accumulation: int, world_size: int) -> 
             f"{world_size} ranks need at least {accumulation * world_size}, one sample each; "
             "raise global_batch_size, or lower accumulation or the number of ranks"
         )
-
-
-def _decode(
-    dataset: FaceDataset,
-    image_size: int,
-    buffers: ImageBuffers,
-    replacement_seed: int | None,
-    spec: BatchSpec,
-) -> tuple[Batch, Spent]:
-    """Read and decode one batch; return it and what it took.
-
-    With a seed, other samples take the place of bad ones.
-    """
-    indices = spec.indices
-    bad: tuple[BadRecord, ...] = ()
-    with spending(len(indices)) as spent:
-        images = buffers.take(len(indices), image_size)
-        if replacement_seed is None:
-            decode_batch(dataset, indices, image_size, images.numpy())
-        else:
-            indices, bad = decode_replacing(
-                dataset, indices, spec.epochs, images.numpy(), seed=replacement_seed
-            )
-    batch = Batch(
-        images=images.permute(0, 3, 1, 2),
-        labels=_tensor(dataset.labels[indices].astype(np.int64, copy=False), buffers.pin_memory),
-        indices=_tensor(indices, buffers.pin_memory),
-        epochs=_tensor(spec.epochs, buffers.pin_memory),
-        bad=bad,
-    )
-    return batch, spent
-
-
-def _tensor(values: NDArray[np.int64], pin_memory: bool) -> Tensor:
-    tensor = torch.from_numpy(values)
-    return tensor.pin_memory() if pin_memory else tensor

@@ -5,7 +5,7 @@ The times of the whole process's threads together say which of the three holds a
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.cores import usable_cores
-from data.decode import ImageSource, decode_batch, encoded_size
+from data.decode import ImageSource, encoded_size
 
 # More than any one device trains, with a tiny network: what loading has to keep up with.
 FASTEST_TRAINING = {"cuda": 20_000.0, "cpu": 1_000.0}  # images a second
@@ -93,18 +93,17 @@ def cores_of_a_rank(local_size: int) -> int:
     return max(1, usable_cores() // local_size)
 
 
-def probe(source: ImageSource, count: int, image_size: int) -> Spent:
-    """Read and decode some of the `count` images of `source`, from all over it; 0.3 s at most.
+def probe(load: Callable[[NDArray[np.int64]], Spent], count: int) -> Spent:
+    """Have some of `count` images loaded, from all over them; for 0.3 s at most.
 
-    It stops at an image that cannot be read: that is for its own batch to tell.
+    `load` is given places of images, int64 [b], and returns what it spent on them. The probe stops
+    at an image that cannot be read: that is for its own batch to tell.
     """
     total = Spent()
     picked = _spread(count, _PROBE_IMAGES)
     for start in range(0, len(picked), _PROBE_CHUNK):
-        chunk = picked[start : start + _PROBE_CHUNK]
         try:
-            with spending(len(chunk)) as spent:
-                decode_batch(source, chunk, image_size)
+            spent = load(picked[start : start + _PROBE_CHUNK])
         except ValueError:
             break
         total.add(spent)
@@ -178,7 +177,7 @@ def choose_pace(
     )
 
 
-def advice(spent: Spent, *, workers: int, cores: int, resized: float) -> str:
+def advice(spent: Spent, *, workers: int, cores: int, resized: float, remedy: str) -> str:
     """Return the one thing to change when training waits for batches, with what shows it.
 
     Args:
@@ -186,6 +185,7 @@ def advice(spent: Spent, *, workers: int, cores: int, resized: float) -> str:
         workers: threads of this rank.
         cores: of this rank.
         resized: share of the images that are not of the size they are trained at, 0 … 1.
+        remedy: what to change when it is none of the things that are looked at here.
     """
     if not spent.images:
         return "no batch was loaded meanwhile: the storage does not answer; see whether it is there"
@@ -213,7 +213,7 @@ def advice(spent: Spent, *, workers: int, cores: int, resized: float) -> str:
         )
     return (
         f"{_threads(workers)} decode {spent.images / wall * workers:,.0f} images/s, which is all "
-        f"that {cores} cores give: start fewer ranks on this machine, or use one with more cores"
+        f"that {cores} cores give: {remedy}"
     )
 
 

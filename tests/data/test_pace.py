@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import simplejpeg
 
+from data.decoder import CpuDecoder, measure
 from data.loader import Loader
-from data.pace import Pace, Spent, advice, choose_pace, probe, resized_share, spending
+from data.pace import Pace, Spent, advice, choose_pace, resized_share, spending
 
 SIDE = 16
 
@@ -99,13 +100,13 @@ def test_the_reason_names_choice_and_measurement() -> None:
 
 
 def test_the_probe_reads_from_everywhere_and_ends_soon() -> None:
-    spent = probe(Images(50), 50, SIDE)
+    spent = measure(CpuDecoder, Images(50), SIDE)
     assert spent.images == 50
     assert spent.wall >= spent.decoding > 0
-    slow = probe(Images(1000, seconds=0.03), 1000, SIDE)
+    slow = measure(CpuDecoder, Images(1000, seconds=0.03), SIDE)
     assert slow.images == 16
     assert slow.stored > 0.4
-    assert probe(Images(9, bad=frozenset(range(9))), 9, SIDE).images == 0
+    assert measure(CpuDecoder, Images(9, bad=frozenset(range(9))), SIDE).images == 0
 
 
 def test_resized_images_are_counted_without_decoding() -> None:
@@ -120,14 +121,15 @@ def test_resized_images_are_counted_without_decoding() -> None:
         (Spent(100, wall=1.0, decoding=0.5, queued=0.5), 1, 1.0, "free core in 50%"),
         (Spent(100, wall=1.0, decoding=1.0), 3, 1.0, "300 images/s .*set data.workers: 8"),
         (Spent(100, wall=1.0, decoding=1.0), 8, 1.0, "100% .* resized .*pack_records"),
-        (Spent(100, wall=1.0, decoding=1.0), 8, 0.0, "800 images/s, .* fewer ranks"),
+        (Spent(100, wall=1.0, decoding=1.0), 8, 0.0, "800 images/s, .* cores give: a remedy$"),
         (Spent(), 8, 0.0, "no batch was loaded"),
     ],
 )
 def test_one_thing_to_change_is_named(
     spent: Spent, workers: int, resized: float, words: str
 ) -> None:
-    assert re.search(words, advice(spent, workers=workers, cores=8, resized=resized))
+    found = advice(spent, workers=workers, cores=8, resized=resized, remedy="a remedy")
+    assert re.search(words, found)
 
 
 def test_a_loader_over_slow_storage_says_so() -> None:
