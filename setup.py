@@ -39,6 +39,8 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        # For CUDA 13, and machines without a GPU; nvidia-dali-cuda120 does as well.
+        "dali": ["nvidia-dali-cuda130>=2.4"],
         "forest": ["faiss-cpu>=1.8"],
         # The judge of RecordIO, in an environment of its own: see .ci/mxnet. The last MXNet works
         # with no later NumPy, which in turn has no wheel for a later Python than 3.11.
@@ -52,6 +54,7 @@ setup(
             "matplotlib>=3.8",
             "moto[server]>=5",
             "mypy>=1.13",
+            "nvidia-dali-cuda130>=2.4; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "onnx>=1.16",
             "onnxruntime>=1.18",
             "pytest>=8",

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from backbones import build_backbone, freeze_batch_norm, load_weights, read_weights
 from data.augment import Augmentation
 from data.dataset import FaceDataset, open_dataset
-from data.decoder import CpuDecoder, measure
+from data.decoder import choose_decoder, measure
 from data.demo import make_demo_data
 from data.loader import Batch, Loader
 from data.locations import folder_of, is_url
@@ -66,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         device, reason = choose_device(config.train.device, world)
         check_batch(config, world)
+        choose_decoder(config.data.decoder, device)  # refuses what is not installed
         check_output(config.output, options.resume)
         with process_group(device, config.train.timeout_seconds):
             barrier()  # nobody writes before everybody has checked
@@ -276,10 +277,11 @@ def make_loader(config: Config, dataset: FaceDataset, world: World, device: torc
     """Return this rank's source of micro-batches."""
     settings, train = config.data, config.train
     cores = cores_of_a_rank(world.local_size)
+    decoder = choose_decoder(settings.decoder, device)
     pace = choose_pace(
         settings.workers,
         settings.prefetch,
-        measure(CpuDecoder, dataset, settings.image_size),
+        measure(decoder, dataset, settings.image_size),
         device_type=device.type,
         cores=cores,
         batch_size=-(-train.global_batch_size // (train.accumulation * world.size)),
@@ -300,6 +302,7 @@ def make_loader(config: Config, dataset: FaceDataset, world: World, device: torc
         cores=cores,
         replacement_seed=config.seed if settings.on_bad_record == "skip" else None,
         max_bad_share=settings.max_bad_share,
+        decoder=decoder,
     )
 
 
@@ -395,6 +398,7 @@ def dry_run(config: Config, world: World) -> None:
     device, reason = choose_device(config.train.device, world)
     check_batch(config, world)
     settings = config.data
+    choose_decoder(settings.decoder, device)
     source = data_name(config)
     if settings.demo is not None and not Path(source).exists():
         images, classes = settings.demo.images, settings.demo.identities

@@ -6,11 +6,14 @@ took the place of bad ones.
 Shape legend: b samples of a batch, S image side.
 """
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -99,6 +102,8 @@ class CpuDecoder:
     @property
     def remedy(self) -> str:
         """See `BatchDecoder`."""
+        if self._buffers.pin_memory:  # for a GPU
+            return "set data.decoder: dali, by which the GPU does most of it"
         return "start fewer ranks on this machine, or use one with more cores"
 
     def decode(self, indices: Indices, epochs: Indices) -> Decoded:
@@ -116,6 +121,34 @@ class CpuDecoder:
 
     def close(self) -> None:
         """See `BatchDecoder`: nothing is held."""
+
+
+def _dali(device: torch.device) -> MakeDecoder:
+    try:
+        from data.dali import DaliDecoder
+    except ImportError as error:
+        raise ValueError(
+            f"data.decoder is dali, which needs a package that is missing ({error}): "
+            "pip install -e '.[dali]' for CUDA 13, pip install nvidia-dali-cuda120 for CUDA 12, "
+            "or set data.decoder: cpu"
+        ) from error
+    return partial(DaliDecoder, device=device)
+
+
+_DECODERS: dict[str, Callable[[torch.device], MakeDecoder]] = {
+    "cpu": lambda _: CpuDecoder,
+    "dali": _dali,
+}
+
+
+def choose_decoder(name: str, device: torch.device) -> MakeDecoder:
+    """Return what makes the decoder called `name`, `cpu` or `dali`, for training on `device`.
+
+    Raises `ValueError` for another name, and where a package that it needs is missing.
+    """
+    if name not in _DECODERS:
+        raise ValueError(f"decoder {name!r} is unknown: expected one of {', '.join(_DECODERS)}")
+    return _DECODERS[name](device)
 
 
 def measure(make: MakeDecoder, dataset: FaceDataset, image_size: int) -> Spent:

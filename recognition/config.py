@@ -104,7 +104,8 @@ class Data(Section):
     written, by default the user's cache folder. `num_classes` and `num_images` are facts of the
     dataset: leave them out, or state them to have them checked before the first step. `workers`
     are the threads of a rank that decode, `prefetch` the batches that they may be ahead: both are
-    measured and chosen at the start unless stated.
+    measured and chosen at the start unless stated. `decoder: dali` has NVIDIA DALI decode on the
+    device that trains; it is an extra, and the samples are the same.
 
     `order` is how an epoch is shuffled: `global` over the whole dataset; `blocks`, for disks and
     object stores that are slow at random reads, in runs of `block_records` consecutive records of
@@ -127,6 +128,7 @@ class Data(Section):
     remap_labels: bool = False
     workers: Literal["auto"] | Positive = "auto"
     prefetch: Literal["auto"] | Positive = "auto"
+    decoder: Literal["cpu", "dali"] = "cpu"
     on_bad_record: Literal["stop", "skip"] = "stop"
     max_bad_share: Annotated[float, Field(gt=0, le=1)] = 0.001
     order: Literal["global", "blocks", "none"] = "global"
