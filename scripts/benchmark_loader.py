@@ -31,7 +31,7 @@ from scripts.loader_benchmark.ways import Setting, all_ways
 
 SYNTHETIC = Path("datasets/benchmark_loader")
 INDEX = Path("datasets/benchmark_index")
-PACKAGES = ("torchvision", "simplejpeg", "pillow", "mxnet")
+PACKAGES = ("torchvision", "simplejpeg", "pillow", "mxnet", "nvidia-dali-cuda130")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

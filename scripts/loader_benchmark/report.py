@@ -21,6 +21,7 @@ NOTES = """\
 - bare decode: libjpeg-turbo over the same JPEGs in memory, into one buffer: the limit of a core.
 - ours: from the record to a uint8 batch in the training loop's hands, which is augmented and
   normalised on the device; workers are threads of the one process.
+- ours, DALI, where it is installed: the same with data.decoder: dali, on a GPU if there is one.
 - incumbent: a torch DataLoader, with torchvision's flip, ToTensor and Normalize on each image;
   workers are processes, 0 is the main process alone. It reads and decodes by
   {reader}."""

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import simplejpeg
+import torch
 
 from data.dataset import ImageDataset
 from data.decode import encoded_size
+from data.decoder import CpuDecoder, MakeDecoder, choose_decoder
 from data.loader import Loader
 from data.order import GlobalOrder
 from data.sources import RecordImages
 from scripts.loader_benchmark.incumbent import Reader, usual_loader
 
-BARE, OURS, INCUMBENT = "bare decode", "ours", "incumbent"
+BARE, OURS, DALI, INCUMBENT = "bare decode", "ours", "ours, DALI", "incumbent"
 ENDLESS = 1 << 40  # steps
 
 
@@ -25,7 +27,7 @@ class Way:
     """One way to load.
 
     Attributes:
-        name: `BARE`, `OURS` or `INCUMBENT`.
+        name: `BARE`, `OURS`, `DALI` or `INCUMBENT`.
         workers: threads of ours, processes of the incumbent; 0: the incumbent's main process.
         open: starts anew, and yields how many images each batch has.
         ahead: batches that it may make early: so many pass before it runs evenly.
@@ -56,7 +58,7 @@ class Setting:
         assert isinstance(records, RecordImages)
         return records
 
-    def loader(self, workers: int = 1) -> Loader:
+    def loader(self, workers: int = 1, decoder: MakeDecoder = CpuDecoder) -> Loader:
         """Return ours."""
         return Loader(
             self.dataset,
@@ -65,6 +67,7 @@ class Setting:
             order=GlobalOrder(len(self.dataset), self.seed),
             workers=workers,
             prefetch=self.prefetch,
+            decoder=decoder,
         )
 
     def indices(self) -> Iterator[int]:
@@ -77,7 +80,8 @@ class Setting:
 def all_ways(setting: Setting, reader: Reader) -> list[Way]:
     """Return the ways, the limit first."""
     ours = [
-        Way(OURS, workers, partial(_ours, setting, workers), setting.prefetch, one_process=True)
+        Way(name, workers, partial(_ours, setting, workers, by), setting.prefetch, one_process=True)
+        for name, by in decoders().items()
         for workers in (1, 2)
     ]
     usual = [
@@ -91,6 +95,15 @@ def all_ways(setting: Setting, reader: Reader) -> list[Way]:
         for workers in (0, 2)
     ]
     return [Way(BARE, 1, bare_decode(setting), 0, one_process=True), *ours, *usual]
+
+
+def decoders() -> dict[str, MakeDecoder]:
+    """Return the decoders of ours, DALI's only where it is installed; on a GPU if there is one."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return {OURS: CpuDecoder, DALI: choose_decoder("dali", device)}
+    except ValueError:
+        return {OURS: CpuDecoder}
 
 
 def bare_decode(setting: Setting) -> Callable[[], Generator[int]]:
@@ -123,8 +136,8 @@ def bare_decode(setting: Setting) -> Callable[[], Generator[int]]:
     return run
 
 
-def _ours(setting: Setting, workers: int) -> Generator[int]:
-    for batch in setting.loader(workers).batches(0, ENDLESS):
+def _ours(setting: Setting, workers: int, decoder: MakeDecoder) -> Generator[int]:
+    for batch in setting.loader(workers, decoder).batches(0, ENDLESS):
         yield len(batch)
 
 
