@@ -1,19 +1,16 @@
 """Checks every record of `.rec` files: framing, index, labels, images, copies.
 
-A file is cut into stretches that worker processes read, take apart and decode; this process only
-joins their columns and looks at those. Memory is about 100 bytes a record, 1.7 GB for 17 million,
-and a few stretches a worker.
+A file is cut into stretches that this thread reads from end to end, and workers take apart and
+decode; then their columns are joined and looked at. Memory is about 100 bytes a record, 1.7 GB for
+17 million, and a few stretches a worker.
 """
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -28,15 +25,20 @@ from data.content_check import (
     report_copies,
 )
 from data.cores import usable_cores
-from data.file_check import STRETCH, Run, check_file
+from data.file_check import STRETCH, check_file
 from data.findings import Findings, Place
+from data.parallel import Workers
 from data.record_file import refuse_lfs_pointer
 from data.record_scan import image_digests
 from data.recordio import MAGIC_BYTES, RecordError
 
 Progress = Callable[[int, int], None]
 
-_DIGESTED_AT_ONCE = 256  # images
+_DIGESTED_AT_ONCE: Final = 256  # images
+# Decoding holds the interpreter's lock for less than a tenth of its time: more threads than this
+# would wait for each other, and so long a job as needs more cores can wait for processes to start.
+_THREADS: Final = 8
+_SCANNERS: Final = 4  # threads where nothing is decoded: each looks at gigabytes a second
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def check_records(
     files: Iterable[Path],
     *,
     decode: bool = True,
-    processes: int | None = None,
+    workers: int | None = None,
     progress: Progress | None = None,
 ) -> CheckResult:
     """Check every record of `files`, which together are one dataset, and go on past damage.
@@ -101,33 +103,33 @@ def check_records(
     Args:
         files: as `data.shards.find_records` gives them, each with its `.idx` beside it or without.
         decode: whether to decode every image, as training does.
-        processes: worker processes; by default one for each core that this process may use. With
-            1 the work is done in this process.
+        workers: how many look at records at a time; by default one for each core that this
+            process may use. With 1 the work is done in this thread.
         progress: called with (bytes done, bytes in all) now and then.
 
     Raises `RecordError` for what is no RecordIO file at all, `OSError` for what cannot be opened,
-    and `ValueError` for fewer than one process.
+    and `ValueError` for fewer than one worker, or one that was killed.
     """
     begun = time.perf_counter()
     files = tuple(files)
     sizes = [_check_start(file) for file in files]
-    processes = usable_cores() if processes is None else processes
-    if processes < 1:
-        raise ValueError(f"processes is {processes}: expected at least 1")
+    workers = usable_cores() if workers is None else workers
+    if workers < 1:
+        raise ValueError(f"workers is {workers}: expected at least 1")
     findings = Findings(KINDS)
     tables: list[RecordTable] = []
     masks: list[Mask] = []
-    with _workers(min(processes, -(-sum(sizes) // STRETCH))) as run:
+    with _workers(workers, sum(sizes), decode) as working:
         for number, (file, size) in enumerate(zip(files, sizes, strict=True)):
             done = _progress_of(progress, sum(sizes[:number]), sum(sizes))
-            table, images = check_file(file, size, decode, run, done, findings)
+            table, images = check_file(file, size, decode, working, done, findings)
             tables.append(table)
             masks.append(images)
         table, images = _joined(tables), np.concatenate(masks)
         images = check_labels(table, images, findings)
         check_sizes(table, findings)
         rows = possible_copies(table, images)
-        report_copies(table, rows, list(_digests(table, rows, run)), findings)
+        report_copies(table, rows, list(_digests(table, rows, working)), findings)
     identities = len(np.unique(table.labels[images]))
     _check_property(files, identities, findings)
     return CheckResult(
@@ -170,17 +172,13 @@ def _check_property(files: tuple[Path, ...], identities: int, findings: Findings
         findings.add("property", [Place(str(path), f"found {text!r}, expected {identities},...")])
 
 
-@contextmanager
-def _workers(processes: int) -> Iterator[Run]:
-    if processes == 1:
-        yield map
-        return
-    # spawn: forking a process that has started threads (torch's, a progress bar's) can deadlock
-    pool = ProcessPoolExecutor(processes, get_context("spawn"))
-    try:
-        yield pool.map
-    finally:
-        pool.shutdown(cancel_futures=True)  # what is left after an interruption
+def _workers(count: int, size: int, decode: bool) -> Workers:
+    """Return what looks at files of `size` bytes in all, where `count` may work at a time."""
+    count = max(1, min(count, -(-size // STRETCH)))
+    if decode:
+        return Workers(count, processes=count > _THREADS)
+    # Few stretches ahead stay in the cores' cache.
+    return Workers(min(count, _SCANNERS), processes=False, ahead=1)
 
 
 def _progress_of(progress: Progress | None, before: int, total: int) -> Callable[[int], None]:
@@ -206,7 +204,7 @@ def _joined(tables: list[RecordTable]) -> RecordTable:
     )
 
 
-def _digests(table: RecordTable, rows: Rows, run: Run) -> Iterator[bytes]:
+def _digests(table: RecordTable, rows: Rows, workers: Workers) -> Iterator[bytes]:
     """Yield a digest of the image of each of `rows`, which are in order."""
     tasks: list[tuple[Path, list[int]]] = []
     files = np.searchsorted(table.first_rows, rows, side="right") - 1
@@ -214,7 +212,7 @@ def _digests(table: RecordTable, rows: Rows, run: Run) -> Iterator[bytes]:
         offsets = table.offsets[rows[files == number]].tolist()
         parts = range(0, len(offsets), _DIGESTED_AT_ONCE)
         tasks += [(file, offsets[start : start + _DIGESTED_AT_ONCE]) for start in parts]
-    yield from chain.from_iterable(run(_digest, tasks))
+    yield from chain.from_iterable(workers.in_order(_digest, tasks))
 
 
 def _digest(task: tuple[Path, list[int]]) -> list[bytes]:

@@ -1,10 +1,10 @@
 """Checks one `.rec` file but for what concerns several of them, labels and copies."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,30 +12,19 @@ import numpy.typing as npt
 from data.content_check import Extras, Mask, RecordTable, find_images
 from data.findings import PLACES_AT_MOST, Findings, Place
 from data.index_check import check_index
+from data.parallel import Workers
 from data.record_scan import StretchRecords, scan_stretch
-from data.record_window import Span
+from data.record_window import Span, Window, Words
 from data.recordio import FIRST, MAGIC, PART, SIZE_BITS, SIZE_MASK, WHOLE
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
 STRETCH: Final = 1 << 23  # bytes: many for a disk, few for memory and a progress bar
-
-
-class Run(Protocol):
-    """Maps a function over items, in order, in this process or in workers."""
-
-    def __call__(
-        self, function: Callable[[Item], Result], items: Iterable[Item], /
-    ) -> Iterator[Result]:
-        """Yield `function(item)` for each item."""
 
 
 def check_file(
     file: Path,
     size: int,
     decode: bool,
-    run: Run,
+    workers: Workers,
     done: Callable[[int], None],
     findings: Findings,
 ) -> tuple[RecordTable, Mask]:
@@ -45,7 +34,7 @@ def check_file(
         file: the `.rec`, its `.idx` beside it or none.
         size: in bytes.
         decode: whether to decode the images.
-        run: does the work.
+        workers: do the work.
         done: called with the bytes done now and then.
         findings: what is wrong is added here.
     """
@@ -53,7 +42,7 @@ def check_file(
     damage: list[Span] = []
     columns = _Columns()
     position = 0  # where the next record should start
-    for (_, stop), scanned in zip(spans, run(partial(_scan, file, decode), spans), strict=True):
+    for (_, stop), scanned in zip(spans, _scanned(file, spans, decode, workers), strict=True):
         # Those before are in the last record of the stretch before: a magic that its writer left.
         found = scanned.since(position)
         expected = np.append(position, found.ends)
@@ -78,8 +67,26 @@ def check_file(
     return table, find_images(table, extras, named, findings)
 
 
-def _scan(file: Path, decode: bool, span: Span) -> StretchRecords:
-    return scan_stretch(file, *span, decode=decode)
+def _scanned(
+    file: Path, spans: list[Span], decode: bool, workers: Workers
+) -> Iterator[StretchRecords]:
+    """Yield the records of each of the `spans` of a file.
+
+    It is read here, from end to end, whatever the number of threads; other processes have to read
+    for themselves, as no memory goes there.
+    """
+    if workers.elsewhere:
+        yield from workers.in_order(partial(_scan_span, file, decode), spans)
+        return
+    with file.open("rb", buffering=0) as opened:
+        spare: list[Words] = []
+        windows = (Window(opened.fileno(), *span, spare) for span in spans)
+        yield from workers.in_order(partial(scan_stretch, decode=decode), windows)
+
+
+def _scan_span(file: Path, decode: bool, span: Span) -> StretchRecords:
+    with file.open("rb", buffering=0) as opened:
+        return scan_stretch(Window(opened.fileno(), *span, []), decode=decode)
 
 
 class _Columns:

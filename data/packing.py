@@ -23,7 +23,7 @@ from data.encoded_image import ENCODINGS, Encoding, check_whole, reencode
 from data.image_files import ImageFiles, digest, find_images
 from data.order import GlobalOrder
 from data.pack_job import JobError, PackJob, Progress, check_space
-from data.parallel import in_order
+from data.parallel import Workers
 from data.record_file import RecordFile
 from data.record_set import (
     LAYOUTS,
@@ -256,14 +256,15 @@ class _Packer:
         if workers is None:
             keeps_bytes = self._options.size is None and self._options.encoding is None
             workers = 1 if keeps_bytes else usable_cores()
-        for prepared in in_order(prepare, tasks, workers):
-            for image in prepared:
-                self._take(image)
-            if time.monotonic() - saved >= checkpoint_seconds:
-                self._save()
-                saved = time.monotonic()
-            if progress is not None:
-                progress(self._state.consumed, len(order))
+        with Workers(workers, processes=True) as working:
+            for prepared in working.in_order(prepare, tasks):
+                for image in prepared:
+                    self._take(image)
+                if time.monotonic() - saved >= checkpoint_seconds:
+                    self._save()
+                    saved = time.monotonic()
+                if progress is not None:
+                    progress(self._state.consumed, len(order))
         self._state.digest = self._digest.hexdigest()
 
     def _take(self, image: bytes | str) -> None:

@@ -1,43 +1,81 @@
-"""Work spread over processes, its results in order."""
+"""Work spread over threads or processes, its results in order."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from typing import TypeVar
+from types import TracebackType
+from typing import Self, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int
-) -> Iterator[Result]:
-    """Yield `function(item)` for every item in order, made by `workers` processes.
+class Workers:
+    """Some threads, or processes, that work until the block ends; a context manager.
 
-    Few items are in work at a time, however many there are. With 1 the work is done in this
-    process. What `function` raises is raised here at its turn. Processes, not threads: what takes
-    microseconds an item, as reading a small file does, gets slower the more threads wait for the
-    interpreter's lock (measured on two cores: seven times slower).
+    Threads start at once, share memory, and serve work that holds the interpreter's lock for a
+    small part of its time. Processes take a quarter of a second to start and must be passed
+    everything, but do not wait for each other.
 
-    Raises `ValueError` for less than 1 worker, and if a worker is killed.
+    Args:
+        count: how many; with 1 the work is done in this thread.
+        processes: whether they are processes.
+        ahead: how many items there may be a worker of which no result was taken yet.
+
+    Attributes:
+        elsewhere: whether the work is done in other processes.
+
+    Raises `ValueError` for less than 1.
     """
-    if workers < 1:
-        raise ValueError(f"workers is {workers}: expected at least 1")
-    return map(function, items) if workers == 1 else _in_order(function, items, workers)
 
+    def __init__(self, count: int, *, processes: bool, ahead: int = 2) -> None:
+        if count < 1:
+            raise ValueError(f"workers is {count}: expected at least 1")
+        self.elsewhere = processes and count > 1
+        self._ahead = ahead * count
+        self._pool: Executor | None = None
+        if self.elsewhere:
+            # spawn: forking a process that has started threads (torch's, a progress bar's) can
+            # deadlock
+            self._pool = ProcessPoolExecutor(count, get_context("spawn"))
+        elif count > 1:
+            self._pool = ThreadPoolExecutor(count)
 
-def _in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int
-) -> Iterator[Result]:
-    pending: deque[Future[Result]] = deque()
-    # spawn: forking a process that has started threads (torch's, a progress bar's) can deadlock
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)  # what is left after an interruption
+
+    def in_order(
+        self, function: Callable[[Item], Result], items: Iterable[Item]
+    ) -> Iterator[Result]:
+        """Yield `function(item)` for every item in order.
+
+        Items are taken in this thread, few ahead of their results, however many there are. What
+        `function` raises is raised here at its turn.
+
+        Raises `ValueError` if a worker process is killed.
+        """
+        return map(function, items) if self._pool is None else self._pooled(function, items)
+
+    def _pooled(
+        self, function: Callable[[Item], Result], items: Iterable[Item]
+    ) -> Iterator[Result]:
+        assert self._pool is not None
+        pending: deque[Future[Result]] = deque()
         try:
             for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) > 3 * workers:
+                pending.append(self._pool.submit(function, item))
+                if len(pending) > self._ahead:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()

@@ -20,7 +20,7 @@ from PIL import Image
 
 from data.decode import BadImage, decode_into
 from data.record_file import Headers
-from data.record_window import Offsets, Span, Window
+from data.record_window import Offsets, Span, Window, Words
 from data.recordio import (
     FIRST,
     HEADER,
@@ -79,49 +79,49 @@ class StretchRecords:
         return replace(self, undecodable=undecodable, **columns)
 
 
-def scan_stretch(path: Path, start: int, stop: int, *, decode: bool) -> StretchRecords:
-    """Find the whole records of `path` that start in `[start, stop)`; `start` is a multiple of 4.
+def scan_stretch(window: Window, *, decode: bool) -> StretchRecords:
+    """Find the whole records that start in a window's stretch; `release` the window.
 
-    With `decode` every image is decoded, as training does it. Memory is that of the stretch and
-    its largest record. Raises `OSError` if the file cannot be opened.
+    With `decode` every image is decoded, as training does it. Memory beyond the window is small,
+    but for a record that reaches far beyond it.
     """
-    with Window(path, start, stop) as window:
-        offsets, ends, parts = _whole_records(window, stop)
-        words, first = window.words, (offsets - start) // 4
-        headers = _headers(words, first)
-        images = (first + (8 + HEADER.size) // 4 + headers.flags.astype(np.int64)) * 4
-        fingerprints = _fingerprints(words, images // 4, headers.image_sizes)
-        joined: dict[int, Bytes] = {}  # images of records in several parts, by row
-        for row, spans in parts.items():
-            joined[row] = _read_joined(window, spans, headers, row)
-            of_one = np.frombuffer(joined[row], "<u4", len(joined[row]) // 4)
-            size = headers.image_sizes[row : row + 1]
-            fingerprints[row] = _fingerprints(of_one, np.zeros(1, np.int64), size)[0]
-        sizes, undecodable = np.zeros((len(offsets), 2), np.uint16), []
-        data = window.data
-        for row in np.flatnonzero(headers.image_sizes > 0).tolist() if decode else ():
-            at = int(images[row])
-            image = joined.get(row, data[at : at + int(headers.image_sizes[row])])
-            try:
-                sizes[row] = _decoded_size(image)
-            except BadImage as error:
-                undecodable.append((int(offsets[row]), str(error)))
-        return StretchRecords(
-            offsets, ends, **vars(headers), fingerprints=fingerprints, sizes=sizes,
-            undecodable=undecodable, unreadable=window.unreadable,
-        )  # fmt: skip
+    offsets, ends, parts = _whole_records(window)
+    words, first = window.words, (offsets - window.start) // 4
+    headers = _headers(words, first)
+    images = (first + (8 + HEADER.size) // 4 + headers.flags.astype(np.int64)) * 4
+    fingerprints = _fingerprints(words, images // 4, headers.image_sizes)
+    joined: dict[int, Bytes] = {}  # images of records in several parts, by row
+    for row, spans in parts.items():
+        joined[row] = _read_joined(window, spans, headers, row)
+        of_one = np.frombuffer(joined[row], "<u4", len(joined[row]) // 4)
+        size = headers.image_sizes[row : row + 1]
+        fingerprints[row] = _fingerprints(of_one, np.zeros(1, np.int64), size)[0]
+    sizes, undecodable = np.zeros((len(offsets), 2), np.uint16), []
+    data = window.data
+    for row in np.flatnonzero(headers.image_sizes > 0).tolist() if decode else ():
+        at = int(images[row])
+        image = joined.get(row, data[at : at + int(headers.image_sizes[row])])
+        try:
+            sizes[row] = _decoded_size(image)
+        except BadImage as error:
+            undecodable.append((int(offsets[row]), str(error)))
+    window.release()
+    return StretchRecords(
+        offsets, ends, **vars(headers), fingerprints=fingerprints, sizes=sizes,
+        undecodable=undecodable, unreadable=window.unreadable,
+    )  # fmt: skip
 
 
-def _whole_records(window: Window, stop: int) -> tuple[Offsets, Offsets, dict[int, list[Span]]]:
-    """Return offsets and ends of the records before `stop`, and the parts of some, by row.
+def _whole_records(window: Window) -> tuple[Offsets, Offsets, dict[int, list[Span]]]:
+    """Return offsets and ends of the stretch's records, and the parts of some, by row.
 
     All of them have been read when it returns.
     """
     magics = window.magics()
-    following = np.append(magics, window.stop)[1:][magics < stop]
-    offsets = magics[magics < stop]
-    words = window.words
-    word = words[np.minimum((offsets - window.start) // 4 + 1, len(words) - 1)]
+    count = int(np.searchsorted(magics, window.end))
+    following = np.append(magics, window.stop)[1 : count + 1]
+    offsets = magics[:count]
+    word = _taken(window.words, (offsets - window.start) // 4 + 1)
     ends = (offsets + 8 + (word & SIZE_MASK).astype(np.int64) + 3) & ~3
     whole = (word >> SIZE_BITS == WHOLE) & (ends <= following)
     parts: dict[int, list[Span]] = {}
@@ -161,17 +161,14 @@ def _parts(window: Window, offset: int) -> list[Span]:
     return []
 
 
-def _headers(words: npt.NDArray[np.uint32], first: Offsets) -> Headers:
+def _headers(words: Words, first: Offsets) -> Headers:
     """Return the headers of the records, in one part each, that start at `words[first]`."""
-
-    def word(number: int) -> npt.NDArray[np.uint32]:
-        return words[np.minimum(first + number, len(words) - 1)]
-
-    flags = word(2)
-    labels = np.stack([np.where(flags > 0, word(8), word(3)), word(9)], 1).view(np.float32)
+    word = _taken(words, first + np.arange(10)[:, None])
+    flags = word[2]
+    labels = np.stack([np.where(flags > 0, word[8], word[3]), word[9]], 1).view(np.float32)
     labels[flags < 2, 1] = np.nan
-    ids = word(4).astype(np.uint64) | word(5).astype(np.uint64) << np.uint64(32)
-    sizes = (word(1) & SIZE_MASK).astype(np.int64)
+    ids = word[4].astype(np.uint64) | word[5].astype(np.uint64) << np.uint64(32)
+    sizes = (word[1] & SIZE_MASK).astype(np.int64)
     return Headers(flags, labels, ids, sizes - HEADER.size - 4 * flags.astype(np.int64))
 
 
@@ -191,22 +188,26 @@ def _read_joined(window: Window, spans: list[Span], headers: Headers, row: int) 
     return bytes(record.image)
 
 
-def _fingerprints(
-    words: npt.NDArray[np.uint32], first: Offsets, sizes: Offsets
-) -> npt.NDArray[np.uint64]:
+def _fingerprints(words: Words, first: Offsets, sizes: Offsets) -> npt.NDArray[np.uint64]:
     """Return a number of 64 bits for each image, of `sizes` bytes from `words[first]` on.
 
     It is made of the size and of words spread over the image: what differs is surely another
     image, what does not is worth reading again.
     """
-    count = np.maximum(sizes // 4, 0)
-    last = len(words) - 1
     result = sizes.astype(np.uint64)
-    for sample in range(_SAMPLES):
-        word = words[np.clip(first + count * sample // _SAMPLES, 0, last)] if last >= 0 else 0
-        result = (result ^ np.where(count > 0, word, 0).astype(np.uint64)) * _MULTIPLIER
+    count = np.maximum(sizes // 4, 0)
+    seen = _taken(words, first + (count * np.arange(_SAMPLES)[:, None] // _SAMPLES))
+    for sample in np.where(count > 0, seen, 0):
+        result = (result ^ sample) * _MULTIPLIER
         result ^= result >> np.uint64(32)
     return result
+
+
+def _taken(words: Words, places: Offsets) -> Words:
+    """Return the words at `places`, and any others for places outside."""
+    if len(words) == 0:
+        return np.zeros(places.shape, np.uint32)
+    return words.take(places, mode="clip")  # without the interpreter's lock, which `[]` holds
 
 
 def image_digests(path: Path, offsets: list[int]) -> list[bytes]:

@@ -1,9 +1,7 @@
 """A stretch of a file and what follows it, read as far as is asked for, with its magics."""
 
 import os
-from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +9,13 @@ import numpy.typing as npt
 from data.recordio import MAGIC, PART, SIZE_BITS, SIZE_MASK
 
 Offsets = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint32]
 Span = tuple[int, int]  # of bytes in the file: start, stop
 
 _AHEAD: Final = 1 << 18  # bytes read beyond a stretch at once, for its last record
 _MORE: Final = 1 << 20  # bytes read at a time where that is not enough
+_SEARCHED: Final = 1 << 18  # words at a time, which stay in the core's cache
+_KEPT: Final = 1 << 25  # bytes: larger memory, of a huge record, goes back to the system
 _PAGE: Final = 4096
 
 
@@ -24,33 +25,37 @@ class Window:
     Reads into memory of its own, not through a mapping: a bad sector is then an error that can be
     reported, not a signal that ends the process.
 
+    Args:
+        file: descriptor, which stays the caller's; nothing is done to its position.
+        start, end: the stretch. It is read at once, and some more for its last record.
+        spare: arrays that nobody uses: one of them is read into, and `release` puts it back. Fresh
+            memory comes from the system page by page, each cleared first.
+
     Attributes:
-        start: of the window in the file.
+        start, end: of the stretch in the file.
         size: of the file in bytes.
         unreadable: spans of the file that the disk refused to give, and that are zeros here.
     """
 
-    def __init__(self, path: Path, start: int, stop: int) -> None:
-        self._file = os.open(path, os.O_RDONLY)
-        self.size = os.fstat(self._file).st_size
-        self.start = start
+    def __init__(self, file: int, start: int, end: int, spare: list[Words]) -> None:
+        self._file = file
+        self.size = os.fstat(file).st_size
+        self.start, self.end = start, end
         self.unreadable: list[Span] = []
-        self._buffer = np.empty(0, "<u4")
+        self._spare = spare  # shared by threads: a list's append and pop are atomic
+        try:
+            self._buffer = spare.pop()
+        except IndexError:
+            self._buffer = np.empty(0, "<u4")
         self._filled = 0  # bytes of the buffer
         self._magics = [np.empty(0, np.int64)]
         self._searched = 0  # words
-        self.reach(stop + _AHEAD)
+        self.reach(end + _AHEAD)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        os.close(self._file)
+    def release(self) -> None:
+        """Give the memory back: nothing of the window may be used any more."""
+        if self._buffer.nbytes <= _KEPT:
+            self._spare.append(self._buffer)
 
     @property
     def stop(self) -> int:
@@ -58,7 +63,7 @@ class Window:
         return self.start + self._filled
 
     @property
-    def words(self) -> npt.NDArray[np.uint32]:
+    def words(self) -> Words:
         """What was read so far, as whole words."""
         return self._buffer[: self._filled // 4]
 
@@ -72,20 +77,22 @@ class Window:
         needed = min(stop, self.size) - self.start
         if needed > self._buffer.nbytes:
             larger = np.empty((max(needed, 2 * self._filled) + 3) // 4, "<u4")
-            larger[: len(self._buffer)] = self._buffer
+            read = -(-self._filled // 4)
+            larger[:read] = self._buffer[:read]
             self._buffer = larger
-        while self._filled < needed:
-            following = min(self._filled + _MORE, needed)
-            view = self._buffer.data.cast("B")[self._filled : following]
+        if needed > self._filled:
+            view = self._buffer.data.cast("B")[self._filled : needed]
             self._read(view, self.start + self._filled)
-            self._filled = following
-            # At once, while what was read is in the core's cache.
-            found = np.flatnonzero(self.words[self._searched :] == MAGIC)
-            self._magics.append(self.start + (found + self._searched) * 4)
-            self._searched = self._filled // 4
+            self._filled = needed
 
     def magics(self) -> Offsets:
         """Return all multiples of 4 at which the magic was read, rising."""
+        words = self.words
+        while self._searched < len(words):
+            piece = words[self._searched : self._searched + _SEARCHED]
+            found = np.flatnonzero(piece == MAGIC)
+            self._magics.append(self.start + (found + self._searched) * 4)
+            self._searched += len(piece)
         if len(self._magics) > 1:
             self._magics = [np.concatenate(self._magics)]
         return self._magics[0]

@@ -25,7 +25,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--no-decode", action="store_true", help="leave the images encoded")
     parser.add_argument("--report", type=Path, help="write all findings to this file, as JSON")
-    parser.add_argument("--processes", type=int, help="(default: one for each core)")
+    parser.add_argument("--workers", type=int, help="(default: one for each core)")
     return parser.parse_args(arguments)
 
 
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
             result = check_records(
                 files,
                 decode=not options.no_decode,
-                processes=options.processes,
+                workers=options.workers,
                 progress=lambda done, total: show(done // 10**6, total // 10**6),
             )
         if options.report is not None:

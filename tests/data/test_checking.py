@@ -4,6 +4,7 @@ import re
 import struct
 from collections.abc import Callable
 from io import BytesIO
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import data.checking
 import data.file_check
 from data.checking import CheckResult, check_records
 from data.record_file import RecordFile
@@ -29,7 +31,7 @@ Finding = dict[str, Any]
 
 
 def check(path: Path, **options: Any) -> CheckResult:
-    return check_records([path], processes=1, **options)
+    return check_records([path], workers=1, **options)
 
 
 def found(result: CheckResult) -> dict[str, Finding]:
@@ -261,11 +263,18 @@ def test_any_damage_is_found_the_same_however_the_file_is_cut(
             content[start:stop] = new
     faces.write_bytes(content)
     whole = check(faces)
-    monkeypatch.setattr(data.file_check, "STRETCH", 512)
-    assert check(faces).findings.to_list() == whole.findings.to_list()
+    for module in (data.file_check, data.checking):
+        monkeypatch.setattr(module, "STRETCH", 512)
+    for workers in (1, 3):
+        cut = check_records([faces], workers=workers)
+        assert cut.findings.to_list() == whole.findings.to_list()
+        assert (cut.records, cut.images) == (whole.records, whole.images)
 
 
-def test_workers_find_the_same(faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("workers", "decode"), [(2, True), (9, True), (9, False)])
+def test_threads_and_processes_find_the_same(
+    faces: Path, workers: int, decode: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     content = bytearray(faces.read_bytes())
     offsets = RecordFile(faces).scan()
     flip_magic(content, int(offsets[5]))
@@ -273,15 +282,22 @@ def test_workers_find_the_same(faces: Path, monkeypatch: pytest.MonkeyPatch) -> 
         int(offsets[4] - offsets[3]), b"\0"
     )[: int(offsets[4] - offsets[3])]
     faces.write_bytes(content)
-    alone = check(faces)
-    monkeypatch.setattr(data.file_check, "STRETCH", 4096)
+    alone = check(faces, decode=decode)
+    for module in (data.file_check, data.checking):
+        monkeypatch.setattr(module, "STRETCH", 1024)
     steps: list[tuple[int, int]] = []
-    together = check_records(
-        [faces], processes=2, progress=lambda done, total: steps.append((done, total))
-    )
+    others = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal others
+        steps.append((done, total))
+        others = max(others, len(active_children()))
+
+    together = check_records([faces], decode=decode, workers=workers, progress=progress)
+    assert (others > 0) == (workers == 9 and decode)  # so many decoders are processes
     assert together.findings.to_list() == alone.findings.to_list()
     size = faces.stat().st_size
-    assert steps == [(min(at + 4096, size), size) for at in range(0, size, 4096)]
+    assert steps == [(min(at + 1024, size), size) for at in range(0, size, 1024)]
 
 
 def test_what_the_disk_refuses_is_named(faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -462,7 +478,7 @@ def test_gaps_in_the_labels_are_given_in_runs(tmp_path: Path) -> None:
 def test_labels_are_judged_over_all_files(tmp_path: Path) -> None:
     write(tmp_path / "a.rec", [(0, encoded(seed=1)), (2, encoded(seed=2))])
     write(tmp_path / "b.rec", [(1, encoded(seed=3)), (3, encoded(seed=2))])
-    result = check_records([tmp_path / "a.rec", tmp_path / "b.rec"], processes=1)
+    result = check_records([tmp_path / "a.rec", tmp_path / "b.rec"], workers=1)
     assert (result.records, result.identities) == (4, 4)
     findings = found(result)
     assert set(findings) == {"label_noise"}
@@ -591,6 +607,6 @@ def test_what_is_no_record_file_is_refused(tmp_path: Path, content: bytes, messa
         check(tmp_path / "x.rec")
 
 
-def test_no_processes_are_refused(faces: Path) -> None:
-    with pytest.raises(ValueError, match="processes is 0: expected at least 1"):
-        check_records([faces], processes=0)
+def test_no_workers_are_refused(faces: Path) -> None:
+    with pytest.raises(ValueError, match="workers is 0: expected at least 1"):
+        check_records([faces], workers=0)

@@ -1,10 +1,12 @@
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from data.parallel import in_order
+from data.parallel import Workers
 
 
 def double(number: int) -> int:
@@ -15,12 +17,21 @@ def double(number: int) -> int:
     return 2 * number
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_results_come_in_order(workers: int) -> None:
-    assert list(in_order(double, range(12), workers)) == list(range(0, 24, 2))
+KINDS = pytest.mark.parametrize(
+    ("count", "processes"), [(1, True), (2, False), (2, True)], ids=["none", "threads", "processes"]
+)
 
 
-def test_few_items_are_taken_ahead() -> None:
+@KINDS
+def test_results_come_in_order(count: int, processes: bool) -> None:
+    with Workers(count, processes=processes) as workers:
+        assert workers.elsewhere == (processes and count == 2)
+        assert list(workers.in_order(double, range(12))) == list(range(0, 24, 2))
+        assert list(workers.in_order(double, range(3))) == [0, 2, 4]
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_few_items_are_taken_ahead(processes: bool) -> None:
     taken: list[int] = []
 
     def items() -> Iterator[int]:
@@ -28,25 +39,44 @@ def test_few_items_are_taken_ahead() -> None:
             taken.append(number)
             yield number
 
-    results = in_order(double, items(), 2)
-    assert next(results) == 0
-    assert len(taken) == 7
-    assert list(results)[-1] == 22
+    with Workers(2, processes=processes, ahead=3) as workers:
+        results = workers.in_order(double, items())
+        assert next(results) == 0
+        assert len(taken) == 7
+        assert list(results)[-1] == 22
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_an_exception_comes_at_its_turn(workers: int) -> None:
-    results = in_order(double, range(12, 20), workers)
-    assert next(results) == 24
-    with pytest.raises(KeyError, match="thirteen"):
-        next(results)
+@KINDS
+def test_an_exception_comes_at_its_turn(count: int, processes: bool) -> None:
+    with Workers(count, processes=processes) as workers:
+        results = workers.in_order(double, range(12, 20))
+        assert next(results) == 24
+        with pytest.raises(KeyError, match="thirteen"):
+            next(results)
+
+
+def test_threads_end_with_the_block_and_leave_what_was_not_begun() -> None:
+    begun: list[int] = []
+
+    def slow(number: int) -> int:
+        begun.append(number)
+        time.sleep(0.02)
+        return number
+
+    with Workers(2, processes=False, ahead=50) as workers:
+        assert next(workers.in_order(slow, range(100))) == 0
+    assert len(begun) < 50
+    assert [thread for thread in threading.enumerate() if "ThreadPool" in thread.name] == []
 
 
 def test_a_killed_worker_is_said() -> None:
-    with pytest.raises(ValueError, match="killed, most often for lack of memory"):
-        list(in_order(double, [1, 99], 2))
+    with (
+        pytest.raises(ValueError, match="killed, most often for lack of memory"),
+        Workers(2, processes=True) as workers,
+    ):
+        list(workers.in_order(double, [1, 99]))
 
 
 def test_no_workers_are_refused() -> None:
     with pytest.raises(ValueError, match="workers is 0"):
-        in_order(double, [1], 0)
+        Workers(0, processes=False)

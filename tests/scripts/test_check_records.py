@@ -41,7 +41,7 @@ def test_the_exit_code_says_clean(tiny_data: Path) -> None:
 
 
 def test_the_exit_code_says_findings_and_the_report_has_them(damaged: Path, tmp_path: Path) -> None:
-    ended = run(damaged, "--report", tmp_path / "report.json", "--no-decode", "--processes", 1)
+    ended = run(damaged, "--report", tmp_path / "report.json", "--no-decode", "--workers", 1)
     assert ended.returncode == 1, ended.stderr
     assert "ERROR: stretches of bytes that belong to no whole record: 1" in ended.stdout
     report = json.loads((tmp_path / "report.json").read_text())
@@ -55,7 +55,7 @@ def test_the_exit_code_says_findings_and_the_report_has_them(damaged: Path, tmp_
 def test_shards_are_one_dataset(tiny_data: Path, tmp_path: Path) -> None:
     merge_records([tiny_data], tmp_path / "set", cut=Cut(shards=2))
     for named in (tmp_path / "set", tmp_path / "set" / "train-*.rec"):
-        ended = run(named, "--no-decode", "--processes", 1)
+        ended = run(named, "--no-decode", "--workers", 1)
         assert ended.returncode == 0, ended.stderr
         assert "91 images of 13 identities" in ended.stdout
 
@@ -78,4 +78,4 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     printed = capsys.readouterr().out
-    assert all(option in printed for option in ("--no-decode", "--report", "--processes"))
+    assert all(option in printed for option in ("--no-decode", "--report", "--workers"))
