@@ -9,7 +9,7 @@ that a bad image can be replaced in between.
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -41,9 +41,11 @@ logger = logging.getLogger(__name__)
 SKIPPED = "skipped.tsv"
 
 # A task is some milliseconds of work, and its results stay small however large the images are.
-_TASK_IMAGES = 128
+# Each costs about half a millisecond to pass between processes.
+_TASK_IMAGES = 256
 _TASK_BYTES = 4 << 20
 _READ_BYTES = 1 << 16
+_READ_ONLY = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 _INDEX_LINE = 24  # bytes, about
 
 
@@ -250,16 +252,14 @@ class _Packer:
     ) -> None:
         images, order = self._images, self._order
         bounds = _task_bounds(images.sizes[order], self._state.consumed)
-        tasks = ([images.path(i) for i in order[a:b].tolist()] for a, b in bounds)
+        tasks = (_Task(images.paths(i), images.sizes[i].tolist()) for i in _parts(order, bounds))
         prepare = partial(prepare_images, options=self._options)
         saved = time.monotonic()
         if workers is None:
-            keeps_bytes = self._options.size is None and self._options.encoding is None
-            workers = 1 if keeps_bytes else usable_cores()
+            workers = 1 if self._options.keeps_bytes else usable_cores()
         with Workers(workers, processes=True) as working:
             for prepared in working.in_order(prepare, tasks):
-                for image in prepared:
-                    self._take(image)
+                self._take(prepared)
                 if time.monotonic() - saved >= checkpoint_seconds:
                     self._save()
                     saved = time.monotonic()
@@ -267,26 +267,40 @@ class _Packer:
                     progress(self._state.consumed, len(order))
         self._state.digest = self._digest.hexdigest()
 
-    def _take(self, image: bytes | str) -> None:
-        """Write the next image of the order, or deal with what is wrong with it."""
-        position = self._state.consumed
-        index = int(self._order[position])
-        if isinstance(image, bytes):
-            self._writer.add(position, int(self._images.labels[index]), image)
-        elif self._skip_bad:
-            self._state.skipped.append((position, image))
-        else:
-            self._save()
-            raise BadFile(
-                f"{self._images.path(index)} {image}; replace it and run again, which goes on "
-                "here, or leave such files out with --skip-bad"
-            )
-        self._digest.update(self._images.fingerprint(index))
-        self._state.consumed += 1
+    def _take(self, prepared: list[bytes | str]) -> None:
+        """Write the next images of the order, or deal with what is wrong with them."""
+        first = self._state.consumed
+        indices = self._order[first : first + len(prepared)]
+        labels = self._images.labels[indices].tolist()
+        for number, (label, image) in enumerate(zip(labels, prepared, strict=True)):
+            if isinstance(image, bytes):
+                self._writer.add(first + number, label, image)
+            elif self._skip_bad:
+                self._state.skipped.append((first + number, image))
+            else:
+                self._advance(indices[:number])
+                self._save()
+                raise BadFile(
+                    f"{self._images.paths(indices[number : number + 1])[0]} {image}; replace it "
+                    "and run again, which goes on here, or leave such files out with --skip-bad"
+                )
+        self._advance(indices)
+
+    def _advance(self, indices: npt.NDArray[np.int64]) -> None:
+        """Note that the images at `indices` are dealt with."""
+        self._digest.update(self._images.fingerprint(indices))
+        self._state.consumed += len(indices)
 
     def _save(self) -> None:
         self._state.digest = self._digest.hexdigest()
         self._job.save(self._state, self._writer)
+
+
+def _parts(
+    order: npt.NDArray[np.int64], bounds: list[tuple[int, int]]
+) -> Iterator[npt.NDArray[np.int64]]:
+    for start, stop in bounds:
+        yield order[start:stop]
 
 
 def _task_bounds(sizes: npt.NDArray[np.int64], start: int) -> list[tuple[int, int]]:
@@ -301,14 +315,24 @@ def _task_bounds(sizes: npt.NDArray[np.int64], start: int) -> list[tuple[int, in
     return bounds
 
 
-def prepare_images(paths: list[str], options: PackOptions) -> list[bytes | str]:
+@dataclass(frozen=True)
+class _Task:
+    """Files to be read: their paths, and about how many bytes each has."""
+
+    paths: list[str]
+    sizes: list[int]
+
+
+def prepare_images(task: _Task, options: PackOptions) -> list[bytes | str]:
     """Return the bytes to store for each file, or in words what is wrong with it."""
-    return [_prepare(path, options) for path in paths]
+    return [
+        _prepare(path, size, options) for path, size in zip(task.paths, task.sizes, strict=True)
+    ]
 
 
-def _prepare(path: str, options: PackOptions) -> bytes | str:
+def _prepare(path: str, size: int, options: PackOptions) -> bytes | str:
     try:
-        encoded = _read(path)
+        encoded = _read(path, size)
         if options.keeps_bytes:
             check_whole(encoded)
             return encoded
@@ -321,11 +345,17 @@ def _prepare(path: str, options: PackOptions) -> bytes | str:
         return str(error)
 
 
-def _read(path: str) -> bytes:
-    """Return a file's content; half of the time that `open` takes for a file of kilobytes."""
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+def _read(path: str, size: int) -> bytes:
+    """Return a file's content, which was `size` bytes when the files were looked for.
+
+    A third of the time that `open` takes for a file of kilobytes.
+    """
+    handle = os.open(path, _READ_ONLY)
     try:
-        pieces: list[bytes] = []
+        content = os.read(handle, size + 1)
+        if len(content) == size:  # the end, found without asking for more
+            return content
+        pieces = [content]
         while piece := os.read(handle, _READ_BYTES):
             pieces.append(piece)
     finally:

@@ -1,6 +1,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data.image_files import FolderImages, digest, find_images
@@ -39,7 +40,7 @@ def test_a_folder_gives_its_images_sorted_by_identity(
     assert packed.class_names == found.names
     assert packed.num_classes == 4
     assert packed.sizes.tolist() == [len(name.encode()) for name in packed.names]
-    assert packed.path(1) == str(tmp_path / "b" / "10.PNG")
+    assert packed.paths(np.array([1])) == [str(tmp_path / "b" / "10.PNG")]
 
 
 @pytest.mark.parametrize(
@@ -124,3 +125,6 @@ def test_the_digest_sees_names_labels_sizes_times_and_order(tmp_path: Path) -> N
     assert now() != before
     order = images.labels.argsort()
     assert digest(images, order).hexdigest() != digest(images, order[::-1]).hexdigest()
+    added = digest(images, order[:1])
+    added.update(images.fingerprint(order[1:]))
+    assert added.hexdigest() == digest(images, order).hexdigest()
