@@ -8,7 +8,6 @@ Markdown and every figure as JSON. Without --data it makes synthetic records fir
 """
 
 import argparse
-import importlib.metadata
 import json
 import shlex
 import sys
@@ -22,7 +21,7 @@ from data.dataset import open_dataset
 from data.demo import make_demo_data
 from data.progress import progress_bar
 from data.sources import RecordImages
-from scripts.benchmarking.machine import describe
+from scripts.benchmarking.machine import describe, installed
 from scripts.loader_benchmark.incumbent import choose_reader
 from scripts.loader_benchmark.index_case import GLINT360K_IMAGES, measure_index
 from scripts.loader_benchmark.measure import measure
@@ -78,7 +77,7 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
         )
     mean_bytes = sum(len(dataset.encoded(i)) for i in range(len(dataset))) / len(dataset)
     machine = describe(torch.device("cpu"), 1)
-    machine["versions"] |= _versions()
+    machine["versions"] |= installed(PACKAGES)
     return {
         "command": command,
         "machine": machine,
@@ -89,16 +88,6 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
         **record(ways, samples),
         "index": None if options.index is None else measure_index(options.index, INDEX),
     }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

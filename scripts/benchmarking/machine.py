@@ -1,8 +1,10 @@
 """What the machine is: what a reader needs to place the figures."""
 
+import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,17 @@ def describe(device: torch.device, threads: int) -> dict[str, Any]:
         "versions": versions,
         "commit": _commit(),
     }
+
+
+def installed(packages: Sequence[str]) -> dict[str, str]:
+    """Return the versions of those of the packages that are installed."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def _cpu_name() -> str:

@@ -1,0 +1,1 @@
+"""What `scripts/benchmark_tools.py` is made of."""
