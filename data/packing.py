@@ -150,7 +150,25 @@ def pack_records(
         ValueError: a file is no whole image (named; the run can go on once it is replaced), the
             source or the output is not what it should be, or the disk is too small or full.
     """
-    images = find_images(source, root=root, remap_labels=remap_labels)
+    if workers is None:
+        workers = 1 if options.keeps_bytes else usable_cores()
+    with Workers(workers, processes=True) as working:  # which start while the files are listed
+        images = find_images(source, root=root, remap_labels=remap_labels)
+        return _pack(
+            source, images, output, options, working, skip_bad, checkpoint_seconds, progress
+        )
+
+
+def _pack(
+    source: Path,
+    images: ImageFiles,
+    output: Path,
+    options: PackOptions,
+    workers: Workers,
+    skip_bad: bool,
+    checkpoint_seconds: float,
+    progress: Callable[[int, int], None] | None,
+) -> PackReport:
     check_label_range(images.num_classes)
     order = _order(images, options)
     # The places of a cut by number, and a random order, are those of this number of images.
@@ -246,7 +264,7 @@ class _Packer:
 
     def run(
         self,
-        workers: int | None,
+        workers: Workers,
         checkpoint_seconds: float,
         progress: Callable[[int, int], None] | None,
     ) -> None:
@@ -255,16 +273,13 @@ class _Packer:
         tasks = (_Task(images.paths(i), images.sizes[i].tolist()) for i in _parts(order, bounds))
         prepare = partial(prepare_images, options=self._options)
         saved = time.monotonic()
-        if workers is None:
-            workers = 1 if self._options.keeps_bytes else usable_cores()
-        with Workers(workers, processes=True) as working:
-            for prepared in working.in_order(prepare, tasks):
-                self._take(prepared)
-                if time.monotonic() - saved >= checkpoint_seconds:
-                    self._save()
-                    saved = time.monotonic()
-                if progress is not None:
-                    progress(self._state.consumed, len(order))
+        for prepared in workers.in_order(prepare, tasks):
+            self._take(prepared)
+            if time.monotonic() - saved >= checkpoint_seconds:
+                self._save()
+                saved = time.monotonic()
+            if progress is not None:
+                progress(self._state.consumed, len(order))
         self._state.digest = self._digest.hexdigest()
 
     def _take(self, prepared: list[bytes | str]) -> None:

@@ -40,6 +40,7 @@ class Workers:
             # spawn: forking a process that has started threads (torch's, a progress bar's) can
             # deadlock
             self._pool = ProcessPoolExecutor(count, get_context("spawn"))
+            self._pool.submit(int)  # starts them all, while this thread goes on
         elif count > 1:
             self._pool = ThreadPoolExecutor(count)
 
