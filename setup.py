@@ -59,6 +59,7 @@ setup(
             "onnxruntime>=1.18",
             "pytest>=8",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.5",
             "ruff>=0.8",
             "s3fs>=2025.3",
             "scipy>=1.11",
