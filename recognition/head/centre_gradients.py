@@ -172,7 +172,7 @@ class _SecondPass:
         torch.mm(factor_Cd, self._factor_Sd.T, out=share_CS)
         if merged.absent is not None:
             absent_RS = merged.absent[block.start : block.stop, merged.part]
-            of_class = share_CS.view(-1, rule.centres, count)
+            of_class = share_CS.view(len(absent_RS), rule.centres, count)
             of_class.masked_fill_(absent_RS.unsqueeze(1), -math.inf)
         peak_S = self._start_S if rule.peak_is_fixed else self._start_S.clone()
         softmax_block(
@@ -211,12 +211,21 @@ class _OwnPulls:
         begins_N = torch.ones_like(centre_N)
         begins_N[1:] = centre_N[1:] != centre_N[:-1]
         target_N = begins_N.cumsum(0) - 1
-        # Accumulating index_put sums duplicates in a fixed order on a GPU too; index_add does not.
-        sum_Nd = torch.zeros_like(pull_Nd).index_put_(
-            (target_N,), pull_Nd[order_N], accumulate=True
-        )
+        sum_Nd = _sum_rows(target_N, pull_Nd[order_N])
         position_N = torch.full_like(centre_N, -1).index_put_((target_N,), centre_N)
         return cls(position_N, sum_Nd)
+
+
+def _sum_rows(target_N: torch.Tensor, row_Nd: torch.Tensor) -> torch.Tensor:
+    """Return the sums of the rows with the same target, [N, d], in an order that never varies.
+
+    On a CPU that is index_add's, while several threads of index_put meet as they come; on a GPU
+    it is the other way about.
+    """
+    sum_Nd = torch.zeros_like(row_Nd)
+    if row_Nd.device.type == "cpu":
+        return sum_Nd.index_add_(0, target_N, row_Nd)
+    return sum_Nd.index_put_((target_N,), row_Nd, accumulate=True)
 
 
 @dataclass(frozen=True)

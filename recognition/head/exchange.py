@@ -107,7 +107,9 @@ class ShardedExchange(Exchange):
         label_columns = label_b.view(torch.float32).view(len(label_b), 2)
         packed = torch.cat([unit_bd, norm_b.unsqueeze(1), label_columns], dim=1)
         packed = self._gather(packed, sizes)
-        label_N = packed[:, -2:].contiguous().view(torch.int64).squeeze(1)
+        # A copy in any case: of one row the columns are contiguous as they stand, at an odd place.
+        label_columns = packed[:, -2:].clone(memory_format=torch.contiguous_format)
+        label_N = label_columns.view(torch.int64).squeeze(1)
         return Batch(packed[:, :-3].contiguous(), packed[:, -3].contiguous(), label_N, label_N, 0)
 
     def gather_labels(self, label_b: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:

@@ -16,7 +16,8 @@ EPSILON = 1e-12  # smallest norm that is divided by, as in torch.nn.functional.n
 # A sum of 2^30 powers of 2^96 is below float32's largest number, 2^128, and 2^-96 above its
 # smallest; in the usual terms, a scale of up to 66. A share is such a power over a centre's norm,
 # which may be 1e-12, some 2^-40, and a gradient takes sums back by up to 2^96 times the scale: a
-# peak between keeps both in range.
+# peak between keeps both in range. Shares get lost only where a sample is opposite to all its
+# negatives (cosines near -1) and their norms are above some 1e5.
 FIXED_PEAK = 17.0
 SAFE_LOG2_SCALE = 96.0
 _NO_PEAK = -1e30  # below any logit, and finite: its difference to itself is 0, not NaN

@@ -132,6 +132,22 @@ def test_a_head_makes_the_same_bits_on_any_number_of_threads(
             assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("placement", ["sharded", "host"])
+def test_many_samples_of_a_class_add_up_to_the_same_bits(placement: str) -> None:
+    """Enough numbers that torch would sum them on several threads, classes across the cut."""
+    before, weights = torch.get_num_threads(), []
+    x = torch.randn(256, 512, generator=torch.Generator().manual_seed(0))
+    for threads in (1, 2, 2, 3):
+        torch.set_num_threads(threads)
+        head = PartialFC(512, 3000, sampling="all", placement=placement)
+        head(x.clone().requires_grad_(), torch.arange(256) // 3).loss.backward()
+        head.step(0.1)
+        weights.append(head.weight.clone())
+    torch.set_num_threads(before)
+    for other in weights[1:]:
+        assert torch.equal(other, weights[0])
+
+
 def test_a_head_that_has_worked_can_be_copied_and_pickled(threads: int) -> None:
     head = PartialFC(16, 331, block_bytes=4000)
     x = torch.ones(2, 16).requires_grad_()

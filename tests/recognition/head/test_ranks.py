@@ -247,6 +247,37 @@ def _golden_step() -> dict[str, dict[str, torch.Tensor]]:
     return results
 
 
+def _train_on_few(cut: list[int], placement: str) -> torch.Tensor:
+    """Two steps of two micro-batches, this rank's part of each; return its rows."""
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    head = PartialFC(24, 40, placement=placement, sample_rate=0.3, seed=SEED)
+    generator = torch.Generator().manual_seed(0)
+    mine = slice(sum(cut[:rank]), sum(cut[: rank + 1]))
+    for number in range(4):
+        x = torch.randn(sum(cut), 24, generator=generator)
+        y = torch.randint(40, (sum(cut),), generator=generator)
+        head(x[mine].requires_grad_(), y[mine], cut).loss.backward()
+        if number % 2:
+            head.step(LR)
+    return head.weight
+
+
+def _train_on_few_everywhere(cuts: list[list[int]], placements: list[str]) -> list[torch.Tensor]:
+    return [_train_on_few(cut, placement) for cut in cuts for placement in placements]
+
+
+def test_ranks_may_have_no_sample_in_any_micro_batch() -> None:
+    """Down to a single sample on all ranks together."""
+    cuts, placements = [[1, 0], [0, 1], [5, 0], [2, 3]], ["sharded", "host", "replicated"]
+    one, other = run_ranks(_train_on_few_everywhere, 2, cuts, placements)
+    whole = _train_on_few_everywhere([[sum(cut)] for cut in cuts], placements)
+    for number, expected in enumerate(whole):
+        replicated = placements[number % 3] == "replicated"
+        found = one[number] if replicated else torch.cat([one[number], other[number]])
+        assert not replicated or torch.equal(one[number], other[number])
+        _assert_near(found, expected.double(), LATER)
+
+
 def test_agrees_with_the_published_implementation_on_two_ranks() -> None:
     ranks = run_ranks(_golden_step, 2)
     golden = np.load(GOLDEN)
