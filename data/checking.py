@@ -112,6 +112,10 @@ def check_records(
     """
     begun = time.perf_counter()
     files = tuple(files)
+    places = [file.resolve() for file in files]
+    for number, place in enumerate(places):
+        if place in places[:number]:
+            raise RecordError(f"{files[number]} is named twice: expected every file once")
     sizes = [_check_start(file) for file in files]
     workers = usable_cores() if workers is None else workers
     if workers < 1:

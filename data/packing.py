@@ -197,6 +197,11 @@ def _pack(
         ) as writer:
             packer = _Packer(job, state, images, order, options, writer, skip_bad)
             packer.run(workers, checkpoint_seconds, progress)
+            if len(state.skipped) == len(order):
+                raise BadFile(
+                    f"{images.paths(order[:1])[0]} {state.skipped[0][1]}; it is the first of "
+                    f"{len(order)} files, of which none is a whole image"
+                )
         _write_beside(job.partial, images, order, state)
         report = {
             "images": len(order) - len(state.skipped),

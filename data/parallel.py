@@ -1,10 +1,13 @@
 """Work spread over threads or processes, its results in order."""
 
+import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -39,7 +42,8 @@ class Workers:
         if self.elsewhere:
             # spawn: forking a process that has started threads (torch's, a progress bar's) can
             # deadlock
-            self._pool = ProcessPoolExecutor(count, get_context("spawn"))
+            context = get_context("spawn")
+            self._pool = ProcessPoolExecutor(count, context, initializer=_follow_parent)
             self._pool.submit(int)  # starts them all, while this thread goes on
         elif count > 1:
             self._pool = ThreadPoolExecutor(count)
@@ -87,3 +91,16 @@ class Workers:
         finally:
             for future in pending:
                 future.cancel()
+
+
+def _follow_parent() -> None:
+    """Have this worker leave Ctrl-C to its parent, and end when that is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None, "a worker is somebody's"
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()

@@ -14,6 +14,7 @@ from pathlib import Path
 from data.alignment import TEMPLATE_SIZE
 from data.face_folder import Cut, align_folder
 from data.progress import progress_bar
+from scripts.command import exit_with
 from scripts.help_format import HelpFormatter
 
 
@@ -61,4 +62,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

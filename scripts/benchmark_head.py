@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from recognition.distributed import World, choose_device
 from scripts.benchmarking.machine import describe
+from scripts.command import exit_with
 from scripts.head_benchmark.cases import DTYPES, Case
 from scripts.head_benchmark.compare import Plan, measure_group
 from scripts.head_benchmark.methods import METHODS, REFERENCE
@@ -182,4 +183,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -22,6 +22,7 @@ from data.demo import make_demo_data
 from data.progress import progress_bar
 from data.sources import RecordImages
 from scripts.benchmarking.machine import describe, installed
+from scripts.command import exit_with
 from scripts.loader_benchmark.incumbent import choose_reader
 from scripts.loader_benchmark.index_case import GLINT360K_IMAGES, measure_index
 from scripts.loader_benchmark.measure import measure
@@ -109,4 +110,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

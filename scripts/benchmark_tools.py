@@ -20,6 +20,7 @@ from typing import Any
 
 from data.cores import usable_cores
 from data.progress import progress_bar
+from scripts.command import exit_with
 from scripts.tools_benchmark.cases import (
     Case,
     decode_case,
@@ -129,4 +130,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

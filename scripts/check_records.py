@@ -12,6 +12,7 @@ from pathlib import Path
 from data.checking import check_records
 from data.progress import progress_bar
 from data.shards import find_records
+from scripts.command import exit_with
 from scripts.help_format import HelpFormatter
 from scripts.record_options import RECORDS
 
@@ -53,4 +54,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

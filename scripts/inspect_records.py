@@ -9,6 +9,7 @@ from data.inspection import RecordImages, draw_grid, inspect_records
 from data.progress import progress_bar
 from data.recordio import RecordError
 from data.shards import find_records
+from scripts.command import exit_with
 from scripts.help_format import HelpFormatter
 from scripts.record_options import RECORDS
 
@@ -60,4 +61,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

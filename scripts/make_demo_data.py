@@ -6,6 +6,7 @@ from pathlib import Path
 
 from data.demo import make_demo_data
 from data.progress import progress_bar
+from scripts.command import exit_with
 from scripts.help_format import HelpFormatter
 
 
@@ -43,4 +44,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main, "interrupted; the same command goes on where it stopped")

@@ -11,6 +11,7 @@ from pathlib import Path
 from data.pair_choice import pack_folder
 from data.pair_list import Progress, Written, pack_pair_list, unpack_pair_file
 from data.progress import progress_bar
+from scripts.command import exit_with
 from scripts.help_format import HelpFormatter
 
 
@@ -79,4 +80,4 @@ def _make(options: argparse.Namespace, progress: Progress) -> Written:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

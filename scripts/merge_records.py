@@ -1,11 +1,11 @@
 """Merge several sets of records into one, or write one set in another layout or number of files."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from data.merging import MAPPING, MATCHES, merge_records
 from data.record_set import LAYOUTS
+from scripts.command import exit_with
 from scripts.help_format import HelpFormatter
 from scripts.record_options import RECORDS, add_cut, add_remap, cut_of, write_images
 
@@ -52,4 +52,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -8,6 +8,7 @@ from data.encoded_image import ENCODINGS
 from data.packing import SKIPPED, PackOptions, pack_records
 from data.progress import progress_bar
 from data.record_set import LAYOUTS, Layout
+from scripts.command import exit_with
 from scripts.help_format import HelpFormatter
 from scripts.record_options import add_cut, add_remap, cut_of
 
@@ -87,4 +88,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main, "interrupted; the same command goes on where it stopped")

@@ -17,6 +17,7 @@ from data.augment import PROBABILITIES, Augmentation
 from data.augmentation_grid import draw_grid, rows_of
 from data.dataset import open_dataset
 from recognition.config_file import load_config
+from scripts.command import exit_with
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -63,4 +64,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

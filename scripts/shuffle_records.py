@@ -1,11 +1,11 @@
 """Write a set of records in a random order, for reading it from end to end."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from data.record_set import parse_bytes
 from data.shuffling import shuffle_records
+from scripts.command import exit_with
 from scripts.help_format import HelpFormatter
 from scripts.record_options import RECORDS, add_cut, add_remap, cut_of, write_images
 
@@ -46,4 +46,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -1,10 +1,10 @@
 """Unpack records into image files: one folder an identity, and a list of all of them."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from data.unpacking import LIST, unpack_records
+from scripts.command import exit_with
 from scripts.record_options import RECORDS, add_remap, write_images
 
 
@@ -37,4 +37,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -1,8 +1,11 @@
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -80,3 +83,32 @@ def test_a_killed_worker_is_said() -> None:
 def test_no_workers_are_refused() -> None:
     with pytest.raises(ValueError, match="workers is 0"):
         Workers(0, processes=False)
+
+
+ORPHANS = """
+import os, time
+from data.parallel import Workers
+
+def slowly(seconds):
+    print(os.getpid(), flush=True)
+    time.sleep(seconds)
+
+if __name__ == "__main__":
+    with Workers(2, processes=True) as workers:
+        list(workers.in_order(slowly, [100.0] * 2))
+"""
+
+
+def test_worker_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "orphans.py"
+    script.write_text(ORPHANS)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    parent = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert parent.stdout is not None
+    workers = {int(parent.stdout.readline()) for _ in range(2)}
+    assert len(workers) == 2
+    parent.kill()
+    # Its end comes when nobody holds the other side of the pipe any more.
+    assert parent.communicate(timeout=60)[0] == ""

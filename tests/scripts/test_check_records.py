@@ -67,6 +67,11 @@ def test_the_exit_code_says_unreadable(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
+def test_a_file_named_twice_is_refused(tiny_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tiny_data), str(tiny_data / "train.rec")]) == 2
+    assert "train.rec is named twice: expected every file once" in capsys.readouterr().err
+
+
 def test_a_report_without_a_folder_is_refused_before_the_work(
     damaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
