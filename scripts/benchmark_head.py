@@ -15,10 +15,7 @@ Presets, each a set of runs that the other options may narrow:
 """
 
 import argparse
-import json
 import os
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -29,6 +26,7 @@ import torch
 from tqdm import tqdm
 
 from recognition.distributed import World, choose_device
+from scripts.benchmarking.frame import report_on
 from scripts.benchmarking.machine import describe
 from scripts.command import exit_with
 from scripts.head_benchmark.cases import DTYPES, Case
@@ -167,19 +165,7 @@ def _usable_cores() -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status."""
     options = parse(arguments)
-    given = sys.argv[1:] if arguments is None else arguments
-    try:
-        report = run(options, shlex.join(["python", "scripts/benchmark_head.py", *given]))
-        page = markdown(report)
-        for file, text in ((options.json, json.dumps(report, indent=1)), (options.markdown, page)):
-            if file is not None:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(text.rstrip() + "\n", encoding="utf-8")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(page)
-    return 0
+    return report_on("scripts/benchmark_head.py", options, arguments, run, markdown)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,6 @@ Markdown and every figure as JSON. Without --data it makes synthetic records fir
 """
 
 import argparse
-import json
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from data.dataset import open_dataset
 from data.demo import make_demo_data
 from data.progress import progress_bar
 from data.sources import RecordImages
+from scripts.benchmarking.frame import report_on
 from scripts.benchmarking.machine import describe, installed
 from scripts.command import exit_with
 from scripts.loader_benchmark.incumbent import choose_reader
@@ -94,19 +92,7 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status."""
     options = parse(arguments)
-    given = sys.argv[1:] if arguments is None else arguments
-    try:
-        report = run(options, shlex.join(["python", "scripts/benchmark_loader.py", *given]))
-        page = markdown(report)
-        for file, text in ((options.json, json.dumps(report, indent=1)), (options.markdown, page)):
-            if file is not None:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(text.rstrip() + "\n", encoding="utf-8")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(page)
-    return 0
+    return report_on("scripts/benchmark_loader.py", options, arguments, run, markdown)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ Prints a table, and writes it as Markdown and every figure as JSON. It makes its
 """
 
 import argparse
-import json
-import shlex
 import statistics
 import subprocess
 import sys
@@ -20,6 +18,7 @@ from typing import Any
 
 from data.cores import usable_cores
 from data.progress import progress_bar
+from scripts.benchmarking.frame import report_on
 from scripts.command import exit_with
 from scripts.tools_benchmark.cases import (
     Case,
@@ -114,19 +113,7 @@ def _machine(workers: int) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status."""
     options = parse(arguments)
-    given = sys.argv[1:] if arguments is None else arguments
-    try:
-        report = run(options, shlex.join(["python", "scripts/benchmark_tools.py", *given]))
-        page = markdown(report)
-        for file, text in ((options.json, json.dumps(report, indent=1)), (options.markdown, page)):
-            if file is not None:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(text.rstrip() + "\n", encoding="utf-8")
-    except (ValueError, OSError, subprocess.CalledProcessError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(page)
-    return 0
+    return report_on("scripts/benchmark_tools.py", options, arguments, run, markdown)
 
 
 if __name__ == "__main__":
