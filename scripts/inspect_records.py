@@ -8,10 +8,9 @@ from pathlib import Path
 from data.inspection import RecordImages, draw_grid, inspect_records
 from data.progress import progress_bar
 from data.recordio import RecordError
-from data.shards import find_records
+from data.shards import RECORDS, find_records
 from scripts.command import exit_with
 from scripts.help_format import HelpFormatter
-from scripts.record_options import RECORDS
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

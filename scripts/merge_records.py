@@ -5,9 +5,10 @@ from pathlib import Path
 
 from data.merging import MAPPING, MATCHES, merge_records
 from data.record_set import LAYOUTS
+from data.shards import RECORDS
 from scripts.command import exit_with
 from scripts.help_format import HelpFormatter
-from scripts.record_options import RECORDS, add_cut, add_remap, cut_of, write_images
+from scripts.record_options import add_cut, add_remap, cut_of, write_images
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -10,8 +10,6 @@ from data.record_set import Cut, parse_bytes
 
 Progress = Callable[[int, int], None]
 
-RECORDS = "a .rec file, a pattern of shards, or a folder with train.rec or its shards"
-
 
 def add_cut(parser: argparse.ArgumentParser) -> None:
     """Add `--shards` and `--shard-size`."""

@@ -4,10 +4,11 @@ import argparse
 from pathlib import Path
 
 from data.record_set import parse_bytes
+from data.shards import RECORDS
 from data.shuffling import shuffle_records
 from scripts.command import exit_with
 from scripts.help_format import HelpFormatter
-from scripts.record_options import RECORDS, add_cut, add_remap, cut_of, write_images
+from scripts.record_options import add_cut, add_remap, cut_of, write_images
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

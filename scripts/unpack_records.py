@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
+from data.shards import RECORDS
 from data.unpacking import LIST, unpack_records
 from scripts.command import exit_with
-from scripts.record_options import RECORDS, add_remap, write_images
+from scripts.record_options import add_remap, write_images
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
