@@ -8,7 +8,7 @@ IDEs, pytest, torchrun and scripts all resolve the same modules. A wheel carries
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "recognition" / "version.py").read_text())
@@ -23,7 +23,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     package_dir={"": "."},
-    packages=["backbones", "recognition", "recognition.head", "recognition.head.kernels"],
+    packages=find_packages(include=["backbones*", "recognition*"]),
     package_data={"recognition": ["py.typed"], "backbones": ["py.typed"]},
     install_requires=[
         "numba>=0.58",

@@ -17,16 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from backbones import build_backbone, freeze_batch_norm, load_weights, read_weights
-from data.augment import Augmentation
-from data.dataset import FaceDataset, open_dataset
-from data.decoder import choose_decoder, measure
-from data.demo import make_demo_data
-from data.loader import Batch, Loader
-from data.locations import folder_of, is_url
-from data.order import BlockOrder, FileOrder, GlobalOrder, SampleOrder
-from data.pace import choose_pace, cores_of_a_rank
+from data.augmentations.augment import Augmentation
+from data.datasets.dataset import FaceDataset, open_dataset
+from data.demo.generate import make_demo_data
+from data.loading.cpu_decoder import choose_decoder, measure
+from data.loading.loader import Batch, Loader
+from data.loading.tuning import choose_pace, cores_of_a_rank
+from data.order.class_orders import ClassBalancedOrder, PKOrder
+from data.order.orders import BlockOrder, FileOrder, GlobalOrder, SampleOrder
 from data.progress import progress_bar
-from data.samplers import ClassBalancedOrder, PKOrder
+from data.records.locations import folder_of, is_url
 from eval.verifier import Verifier
 from recognition.checkpoint import Checkpoints, backbone_file, read_facts
 from recognition.config import Config
@@ -42,8 +42,8 @@ from recognition.distributed import (
 from recognition.failure import report_and_exit
 from recognition.head import PartialFC, RowOptimizer, build_loss, build_row_optimizer
 from recognition.optimizer import make_optimizer
+from recognition.plan import make_plan, make_schedule
 from recognition.precision import Precision
-from recognition.schedule import make_plan, make_schedule
 from recognition.sharding import shard_range
 from recognition.telemetry import Telemetry, configure_logging
 from recognition.trainer import Trainer

@@ -12,9 +12,9 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.augment import normalise
-from data.decode import ImageSource, decode_batch
-from data.prefetch import prefetched
+from data.augmentations.augment import normalise
+from data.loading.decode import ImageSource, decode_batch
+from data.loading.prefetch import prefetched
 from recognition.distributed import World
 from recognition.sharding import part_range
 

@@ -224,7 +224,7 @@ def _fold_warnings(same_p: Bools) -> list[str]:
     return [
         f"{lopsided} of 10 folds hold pairs of one kind only, so the deviation and each fold's "
         "accuracy mean little: the folds are cut in file order, as LFW's are; write the set in "
-        "the order of data.pair_file.balanced_order"
+        "the order of data.pairs.bin_file.balanced_order"
     ]
 
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from data.pair_file import PairFile, read_pair_file
+from data.pairs.bin_file import PairFile, read_pair_file
 from eval.embedding import Model, embed_images
 from eval.verification import (
     VerificationError,

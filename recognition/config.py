@@ -59,8 +59,8 @@ class Augment(Section):
 
     `flip`, `mask`, `crop`, `colour`, `grey`, `blur`, `low_resolution`, `jpeg` and `cutout` are
     probabilities; the entries after each say how strong it is, and two numbers are the least and
-    the largest. `data.augment.Augmentation` describes them all; `scripts/show_augmentations.py`
-    draws what they do.
+    the largest. `data.augmentations.augment.Augmentation` describes them all;
+    `scripts/show_augmentations.py` draws what they do.
     """
 
     flip: Probability = 0.5

@@ -23,8 +23,8 @@ from recognition.head import PartialFC
 from recognition.interfaces import BatchSource, Verify
 from recognition.meter import Meter, duration, peak_memory_bytes
 from recognition.optimizer import set_lr, state_tensors
+from recognition.plan import Plan, Schedule
 from recognition.precision import Precision
-from recognition.schedule import Plan, Schedule
 from recognition.sharding import part_range
 from recognition.telemetry import Telemetry
 

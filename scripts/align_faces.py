@@ -11,9 +11,9 @@ import json
 import sys
 from pathlib import Path
 
-from data.alignment import TEMPLATE_SIZE
-from data.face_folder import Cut, align_folder
 from data.progress import progress_bar
+from data.tools.align import Cut, align_folder
+from data.tools.alignment import TEMPLATE_SIZE
 from scripts.command import exit_with
 from scripts.help_format import HelpFormatter
 

@@ -26,14 +26,14 @@ import torch
 from tqdm import tqdm
 
 from recognition.distributed import World, choose_device
-from scripts.benchmarking.frame import report_on
-from scripts.benchmarking.machine import describe
+from scripts.benchmarks.common.frame import report_on
+from scripts.benchmarks.common.machine import describe
+from scripts.benchmarks.head.cases import DTYPES, Case
+from scripts.benchmarks.head.compare import Plan, measure_group
+from scripts.benchmarks.head.methods import METHODS, REFERENCE
+from scripts.benchmarks.head.processes import in_fresh_process, machine_rates
+from scripts.benchmarks.head.report import markdown, record
 from scripts.command import exit_with
-from scripts.head_benchmark.cases import DTYPES, Case
-from scripts.head_benchmark.compare import Plan, measure_group
-from scripts.head_benchmark.methods import METHODS, REFERENCE
-from scripts.head_benchmark.processes import in_fresh_process, machine_rates
-from scripts.head_benchmark.report import markdown, record
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,18 @@ from typing import Any
 
 import torch
 
-from data.dataset import open_dataset
-from data.demo import make_demo_data
+from data.datasets.dataset import open_dataset
+from data.datasets.sources import RecordImages
+from data.demo.generate import make_demo_data
 from data.progress import progress_bar
-from data.sources import RecordImages
-from scripts.benchmarking.frame import report_on
-from scripts.benchmarking.machine import describe, installed
+from scripts.benchmarks.common.frame import report_on
+from scripts.benchmarks.common.machine import describe, installed
+from scripts.benchmarks.loader.incumbent import choose_reader
+from scripts.benchmarks.loader.index_case import GLINT360K_IMAGES, measure_index
+from scripts.benchmarks.loader.measure import measure
+from scripts.benchmarks.loader.report import markdown, record
+from scripts.benchmarks.loader.ways import Setting, all_ways
 from scripts.command import exit_with
-from scripts.loader_benchmark.incumbent import choose_reader
-from scripts.loader_benchmark.index_case import GLINT360K_IMAGES, measure_index
-from scripts.loader_benchmark.measure import measure
-from scripts.loader_benchmark.report import markdown, record
-from scripts.loader_benchmark.ways import Setting, all_ways
 
 SYNTHETIC = Path("datasets/benchmark_loader")
 INDEX = Path("datasets/benchmark_index")

@@ -16,18 +16,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data.cores import usable_cores
+from data.loading.cores import usable_cores
 from data.progress import progress_bar
-from scripts.benchmarking.frame import report_on
-from scripts.command import exit_with
-from scripts.tools_benchmark.cases import (
+from scripts.benchmarks.common.frame import report_on
+from scripts.benchmarks.tools.cases import (
     Case,
     decode_case,
     encode_case,
     keep_case,
     scan_case,
 )
-from scripts.tools_benchmark.report import markdown, measure, rows_of
+from scripts.benchmarks.tools.report import markdown, measure, rows_of
+from scripts.command import exit_with
 
 ROOT = Path(__file__).parents[1]
 _STARTS = 5
@@ -75,7 +75,7 @@ def _cases(options: argparse.Namespace, workers: int) -> list[Case]:
         )
     making = [str(folder), str(count), str(options.large)]
     subprocess.run(
-        [sys.executable, "-m", "scripts.tools_benchmark.images", *making], cwd=ROOT, check=True
+        [sys.executable, "-m", "scripts.benchmarks.tools.images", *making], cwd=ROOT, check=True
     )
     people, records = folder / f"people_{count}", folder / f"records_{count}" / "train.rec"
     scratch = folder / "scratch"
@@ -103,7 +103,7 @@ def _machine(workers: int) -> dict[str, Any]:
     # Here, since the packer's worker processes import this file, and torch takes seconds.
     import torch
 
-    from scripts.benchmarking.machine import describe, installed
+    from scripts.benchmarks.common.machine import describe, installed
 
     machine = describe(torch.device("cpu"), workers)
     machine["versions"] |= installed(("numpy", "simplejpeg", "pillow"))

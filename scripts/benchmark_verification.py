@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from backbones import build_for_weights, read_weights
-from data.augment import MID_GREY
+from data.augmentations.augment import MID_GREY
 from eval.embedding import Model
 from eval.onnx_model import OnnxModel
 from eval.verification import RATES, VerificationResult

@@ -9,9 +9,9 @@ import json
 import sys
 from pathlib import Path
 
-from data.checking import check_records
 from data.progress import progress_bar
-from data.shards import RECORDS, find_records
+from data.records.shards import RECORDS, find_records
+from data.tools.check.run import check_records
 from scripts.command import exit_with
 from scripts.help_format import HelpFormatter
 

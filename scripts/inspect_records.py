@@ -5,10 +5,10 @@ import json
 import sys
 from pathlib import Path
 
-from data.inspection import RecordImages, draw_grid, inspect_records
 from data.progress import progress_bar
-from data.recordio import RecordError
-from data.shards import RECORDS, find_records
+from data.records.format import RecordError
+from data.records.shards import RECORDS, find_records
+from data.tools.inspect import RecordImages, draw_grid, inspect_records
 from scripts.command import exit_with
 from scripts.help_format import HelpFormatter
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from data.demo import make_demo_data
+from data.demo.generate import make_demo_data
 from data.progress import progress_bar
 from scripts.command import exit_with
 from scripts.help_format import HelpFormatter

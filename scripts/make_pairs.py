@@ -8,8 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from data.pair_choice import pack_folder
-from data.pair_list import Progress, Written, pack_pair_list, unpack_pair_file
+from data.pairs.choose import pack_folder
+from data.pairs.lists import Progress, Written, pack_pair_list, unpack_pair_file
 from data.progress import progress_bar
 from scripts.command import exit_with
 from scripts.help_format import HelpFormatter

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from data.merging import MAPPING, MATCHES, merge_records
-from data.record_set import LAYOUTS
-from data.shards import RECORDS
+from data.records.shards import RECORDS
+from data.tools.merge import MAPPING, MATCHES, merge_records
+from data.tools.record_set import LAYOUTS
 from scripts.command import exit_with
 from scripts.help_format import HelpFormatter
 from scripts.record_options import add_cut, add_remap, cut_of, write_images

@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from data.encoded_image import ENCODINGS
-from data.packing import SKIPPED, PackOptions, pack_records
 from data.progress import progress_bar
-from data.record_set import LAYOUTS, Layout
+from data.tools.encoded_image import ENCODINGS
+from data.tools.pack import SKIPPED, PackOptions, pack_records
+from data.tools.record_set import LAYOUTS, Layout
 from scripts.command import exit_with
 from scripts.help_format import HelpFormatter
 from scripts.record_options import add_cut, add_remap, cut_of

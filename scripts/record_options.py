@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data.progress import progress_bar
-from data.record_set import Cut, parse_bytes
+from data.tools.record_set import Cut, parse_bytes
 
 Progress = Callable[[int, int], None]
 

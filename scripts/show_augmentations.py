@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from data.augment import PROBABILITIES, Augmentation
-from data.augmentation_grid import draw_grid, rows_of
-from data.dataset import open_dataset
+from data.augmentations.augment import PROBABILITIES, Augmentation
+from data.augmentations.grid import draw_grid, rows_of
+from data.datasets.dataset import open_dataset
 from recognition.config_file import load_config
 from scripts.command import exit_with
 

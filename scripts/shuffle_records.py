@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from data.record_set import parse_bytes
-from data.shards import RECORDS
-from data.shuffling import shuffle_records
+from data.records.shards import RECORDS
+from data.tools.record_set import parse_bytes
+from data.tools.shuffle import shuffle_records
 from scripts.command import exit_with
 from scripts.help_format import HelpFormatter
 from scripts.record_options import add_cut, add_remap, cut_of, write_images

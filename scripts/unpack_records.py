@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from data.shards import RECORDS
-from data.unpacking import LIST, unpack_records
+from data.records.shards import RECORDS
+from data.tools.unpack import LIST, unpack_records
 from scripts.command import exit_with
 from scripts.record_options import add_remap, write_images
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from data.dataset import open_dataset
-from data.order import BlockOrder, FileOrder, GlobalOrder, SampleOrder
-from data.recordio import RecordWriter, pack_record, write_face_records
-from data.samplers import ClassBalancedOrder, PKOrder
+from data.datasets.dataset import open_dataset
+from data.order.class_orders import ClassBalancedOrder, PKOrder
+from data.order.orders import BlockOrder, FileOrder, GlobalOrder, SampleOrder
+from data.records.format import RecordWriter, pack_record, write_face_records
 from recognition.config_file import load_config
-from recognition.head.settings import BLOCK_BYTES, KEEP_BYTES
+from recognition.head.online_softmax.settings import BLOCK_BYTES, KEEP_BYTES
 from tests.conftest import corrupt, picture
 from tests.launch import train, train_well
 from train import identity, make_head, make_order

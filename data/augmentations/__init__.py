@@ -1,1 +1,1 @@
-"""The changes that `data.augment` makes to a batch, a module a kind, and how they are decided."""
+"""The changes that `augment` makes to a batch, a module a kind, and how they are decided."""

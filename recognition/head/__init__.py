@@ -9,9 +9,9 @@ Three independent choices make every method (docs: `docs/architecture.md`):
 `global_loss` and `streaming` are the method; the rest serves them.
 """
 
-from recognition.head.loss import Loss, MarginSoftmax, Own, d_softmax
-from recognition.head.losses import LOSSES, build_loss
-from recognition.head.margins import (
+from recognition.head.losses.base import Loss, MarginSoftmax, Own, d_softmax
+from recognition.head.losses.build import LOSSES, build_loss
+from recognition.head.losses.margins import (
     adaface,
     arcface,
     combined,
@@ -21,16 +21,16 @@ from recognition.head.margins import (
     softmax,
     subcenter_arcface,
 )
-from recognition.head.partial_fc import HeadOutput, PartialFC
-from recognition.head.placement import PLACEMENTS
-from recognition.head.row_optimizers import (
+from recognition.head.optim.row_optimizers import (
     ROW_OPTIMIZERS,
     RowAdamW,
     RowOptimizer,
     RowSGD,
     build_row_optimizer,
 )
-from recognition.head.samplings import SAMPLINGS
+from recognition.head.partial_fc import HeadOutput, PartialFC
+from recognition.head.placement.place import PLACEMENTS
+from recognition.head.sampling.build import SAMPLINGS
 
 __all__ = [
     "LOSSES",

@@ -15,28 +15,33 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from recognition.head.centre_gradients import BlockGradient, CentreLoss, centre_gradients
 from recognition.head.checks import check_batch, check_batch_sizes
-from recognition.head.exchange import Batch
-from recognition.head.global_loss import (
+from recognition.head.kernels.reference import EPSILON
+from recognition.head.losses.base import Loss
+from recognition.head.losses.margins import cosface
+from recognition.head.online_softmax.backward import BlockGradient, CentreLoss, centre_gradients
+from recognition.head.online_softmax.global_loss import (
     Backward,
     GlobalLoss,
     attach_backward,
     global_loss,
     pick_samples,
 )
-from recognition.head.kernels.plain import EPSILON
-from recognition.head.lanes import Lanes
-from recognition.head.loss import Loss
-from recognition.head.margins import cosface
-from recognition.head.placement import place
-from recognition.head.row_optimizers import RowOptimizer, RowSGD
+from recognition.head.online_softmax.settings import (
+    BLOCK_BYTES,
+    KEEP_BYTES,
+    STAGE_BYTES,
+    StreamSettings,
+)
+from recognition.head.online_softmax.threads import Lanes
+from recognition.head.online_softmax.update import RowStepper
+from recognition.head.optim.row_optimizers import RowOptimizer, RowSGD
+from recognition.head.placement.collectives import Batch
+from recognition.head.placement.place import place
+from recognition.head.placement.table import HostTable, TableReader
 from recognition.head.rows import RowSet, complement, local_rows, union
-from recognition.head.sampling import ActiveSet, SampleRequest
-from recognition.head.samplings import build_sampler
-from recognition.head.settings import BLOCK_BYTES, KEEP_BYTES, STAGE_BYTES, StreamSettings
-from recognition.head.stepper import RowStepper
-from recognition.head.table import HostTable, TableReader
+from recognition.head.sampling.build import build_sampler
+from recognition.head.sampling.by_labels import ActiveSet, SampleRequest
 
 Used = TypeVar("Used")
 

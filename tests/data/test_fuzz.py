@@ -22,15 +22,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.dataset import open_dataset
-from data.decode import BadImage, decode_into
-from data.index import read_index
-from data.numbering import NumberingError
-from data.pair_file import PairFileError, read_pair_file
-from data.pickle_values import BUILDERS
-from data.record_file import RecordFile
-from data.recordio import MAGIC_BYTES, RecordError, pack_record, unpack_record
-from tests.data.test_image_limits import BOMBS
+from data.datasets.class_ids import NumberingError
+from data.datasets.dataset import open_dataset
+from data.loading.decode import BadImage, decode_into
+from data.pairs.bin_file import PairFileError, read_pair_file
+from data.pairs.pickle_values import BUILDERS
+from data.records.format import MAGIC_BYTES, RecordError, pack_record, unpack_record
+from data.records.index import read_index
+from data.records.reader import RecordFile
+from tests.data.loading.test_decode_limits import BOMBS
 
 MOST_MEMORY = 1 << 30  # beyond what the process has; an image may take a quarter
 MOST_SECONDS = 20  # of the processor; seen: 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from data.pair_file import balanced_order
+from data.pairs.bin_file import balanced_order
 from eval.protocol import fold_ranges, squared_distances, ten_fold, unit
 from eval.verification import VerificationError, verify_embeddings
 

@@ -6,8 +6,8 @@ import simplejpeg
 import torch
 from torch import Tensor, nn
 
-from data.decode import BadImage
-from data.pair_file import PairFileError, write_pair_file
+from data.loading.decode import BadImage
+from data.pairs.bin_file import PairFileError, write_pair_file
 from eval.embedding import EmbeddingError
 from eval.verification import VerificationError, VerificationResult
 from eval.verifier import Verifier, find_set

@@ -15,16 +15,16 @@ import mxnet
 import numpy as np
 from mxnet.recordio import IRHeader, MXIndexedRecordIO
 
-from data.dataset import open_dataset
-from data.decode import decode_batch
-from data.record_file import RecordFile
-from data.recordio import (
+from data.datasets.dataset import open_dataset
+from data.loading.decode import decode_batch
+from data.records.format import (
     MAGIC_BYTES,
     RecordWriter,
     pack_record,
     unpack_record,
     write_face_records,
 )
+from data.records.reader import RecordFile
 
 DIALECTS = Path(__file__).parents[1] / "fixtures" / "recordio"
 WITHOUT_HEADERS = ("multipart", "magic_everywhere")  # raw payloads

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data.alignment import TEMPLATE
+from data.tools.alignment import TEMPLATE
 from scripts.align_faces import main
-from tests.data.test_face_folder import write_list
+from tests.data.tools.test_align import write_list
 from tests.launch import ROOT
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from data.merging import merge_records
-from data.record_set import Cut
+from data.tools.merge import merge_records
+from data.tools.record_set import Cut
 from scripts.check_records import main
 from tests.launch import ROOT
 

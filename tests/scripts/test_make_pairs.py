@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from data.pair_file import read_pair_file
+from data.pairs.bin_file import read_pair_file
 from scripts.make_pairs import main
 from tests.conftest import picture
 

@@ -6,8 +6,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.augment import PROBABILITIES
-from data.recordio import write_face_records
+from data.augmentations.augment import PROBABILITIES
+from data.records.format import write_face_records
 from scripts.show_augmentations import main
 
 CONFIG = """

@@ -9,7 +9,7 @@ import math
 
 import torch
 
-from recognition.head.huge_pages import prefer_huge_pages
+from recognition.head.kernels.huge_pages import prefer_huge_pages
 
 
 class Workspace:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from recognition.head.exchange import Batch
-from recognition.head.global_loss import pick_samples
-from recognition.head.sampling import LABEL_RULES, ActiveSet, SampleRequest
+from recognition.head.online_softmax.global_loss import pick_samples
+from recognition.head.placement.collectives import Batch
+from recognition.head.sampling.by_labels import LABEL_RULES, ActiveSet, SampleRequest
 from recognition.sharding import shard_range
 
 

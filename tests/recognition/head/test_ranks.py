@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 
 from recognition.head import PartialFC, RowSGD, arcface, build_loss, cosface
-from recognition.head.centres import initial_centres
-from recognition.head.sampling import LABEL_RULES, ActiveSet, Sampler, SampleRequest
+from recognition.head.placement.initial import initial_centres
+from recognition.head.sampling.by_labels import LABEL_RULES, ActiveSet, Sampler, SampleRequest
 from recognition.sharding import shard_range
 from tests.distributed_harness import run_ranks
 from tests.recognition.head.helpers import active_classes, picked_samples

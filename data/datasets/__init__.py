@@ -1,0 +1,1 @@
+"""What a user names, made into one dataset."""

@@ -1,0 +1,94 @@
+"""Renders images of one identity: project, read the texture, cover, shade, photograph.
+
+Legend: n images, S image size; u, v texture coordinates.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from data.demo.camera import background, photograph
+from data.demo.conditions import Conditions, Light, Shot, make_conditions
+from data.demo.cover import cover_in_frame, cover_on_face, open_mouth
+from data.demo.expression import displacement
+from data.demo.geometry import ARC, BOTTOM, TOP
+from data.demo.identity import make_identity
+from data.demo.project import read_map, rotation_matrix, trace
+from data.demo.texture import FaceMaps, paint
+
+IMAGE_SIZE = 112
+"""Width and height of the images in pixels."""
+
+
+def render_identity(seed: int, identity: int, shots: Sequence[Shot]) -> npt.NDArray[np.uint8]:
+    """Return images of one identity, uint8 [n, 112, 112, 3] (RGB).
+
+    Each image is a pure function of (seed, identity, its shot): neither its companions nor the
+    process change a byte.
+
+    Args:
+        seed: seed of the population.
+        identity: number of the identity in it.
+        shots: the images to make.
+    """
+    maps = paint(make_identity(seed, identity))
+    return render(maps, make_conditions(seed, identity, shots))
+
+
+def render(maps: FaceMaps, conditions: Conditions) -> npt.NDArray[np.uint8]:
+    """Return one image for each row of `conditions`, uint8 [n, 112, 112, 3] (RGB)."""
+    n, view = len(conditions.age), conditions.view
+    rotation = rotation_matrix(view)
+    hits = trace(maps.radius, view, rotation, IMAGE_SIZE // 2, 2.0)
+    moved = hits.texture + read_map(displacement(maps.person, conditions), hits.texture)
+    fields = torch.cat((moved, hits.clearance[:, None]), dim=1)
+    fields = torch.nn.functional.interpolate(fields, scale_factor=2, mode="bilinear")
+    surface = read_map(maps.surface.expand(n, -1, -1, -1), fields[:, :2])
+    albedo, ageing, normal = surface.split_with_sizes((3, 3, 3), dim=1)
+    albedo = albedo.addcmul_(torch.from_numpy(conditions.age)[:, None, None, None], ageing)
+    x, y = _face_places(fields[:, 0], fields[:, 1])
+    open_mouth(maps.person, conditions, x, y, albedo)
+    cover_on_face(maps.person, conditions, x, y, albedo)
+    colour = _shade(conditions.light, rotation, albedo.clamp_(0, 1), normal)
+    scale = torch.from_numpy(view.scale)[:, None, None]
+    inside = (0.5 - 0.7 * scale * fields[:, 2]).clamp_(0, 1)[:, None]
+    colour = torch.lerp(background(conditions, IMAGE_SIZE), colour, inside)
+    cover_in_frame(maps.person, conditions, rotation, colour)
+    return photograph(conditions, colour)
+
+
+def _face_places(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Return arc length and height on the head, two float32 [n, S, S] in head units."""
+    x = u.clamp(-1, 1).asin_().mul_(2 * ARC)
+    return x, v * ((BOTTOM - TOP) / 2) + (BOTTOM + TOP) / 2
+
+
+def _shade(light: Light, rotation: Tensor, albedo: Tensor, normal: Tensor) -> Tensor:
+    """Return the light that leaves the surface towards the camera, float32 [n, 3, S, S].
+
+    Diffuse reflection of two directional lights with soft terminators, ambient light, both
+    weaker in cavities, and a broad highlight of the key light.
+    """
+    key, fill = torch.from_numpy(light.key_direction), torch.from_numpy(light.fill_direction)
+    half = key + torch.tensor((0.0, 0.0, 1.0))
+    half = half / half.square().sum(1, keepdim=True).sqrt()
+    openness = normal.square().sum(1, keepdim=True).sqrt_()
+    total = torch.from_numpy(light.ambient)[:, :, None, None] * openness
+    for towards, colour in ((key, light.key_colour), (fill, light.fill_colour)):
+        lit = _facing(normal, rotation, towards).add_(openness, alpha=0.15).clamp_(min=0)
+        total.addcmul_(torch.from_numpy(colour)[:, :, None, None] * (1 / 1.15), lit)
+    total.mul_(albedo)
+    shine = _facing(normal, rotation, half).clamp_(min=0)
+    shine.square_().square_().square_().square_()  # the 16th power: oily rather than wet
+    gloss = torch.from_numpy(light.gloss[:, None] * light.key_colour)
+    return total.addcmul_(gloss[:, :, None, None], shine)
+
+
+def _facing(normal: Tensor, rotation: Tensor, direction: Tensor) -> Tensor:
+    """Return the products of normals in head axes and a direction in camera axes [n, 3]."""
+    x, y, z = (rotation * direction[:, :, None]).sum(1)[:, :, None, None].unbind(1)
+    cosine = normal[:, 0] * x
+    return cosine.addcmul_(normal[:, 1], y).addcmul_(normal[:, 2], z)[:, None]

@@ -1,0 +1,1 @@
+"""Batches: decoding, threads, and how many of them."""

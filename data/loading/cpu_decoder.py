@@ -1,0 +1,160 @@
+"""Who makes pixels of a rank's batches: the interface, and the decoder on the CPU.
+
+The loader decides which samples a batch holds; a decoder reads and decodes them, and says what
+took the place of bad ones.
+
+Shape legend: b samples of a batch, S image side.
+"""
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data.datasets.dataset import FaceDataset
+from data.loading.bad_records import BadRecord, decode_replacing
+from data.loading.buffers import ImageBuffers
+from data.loading.decode import decode_batch
+from data.loading.tuning import Spent, probe, spending
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """The pixels of a batch.
+
+    Attributes:
+        images: uint8 [b, 3, S, S], RGB, channels_last in memory.
+        indices: int64 [b], the places in the dataset that the images come from.
+        bad: the records that other samples were taken for.
+        spent: what reading and decoding took.
+    """
+
+    images: Tensor
+    indices: Indices
+    bad: tuple[BadRecord, ...]
+    spent: Spent
+
+
+class BatchDecoder(Protocol):
+    """Reads and decodes samples of a dataset; safe to use from several threads."""
+
+    @property
+    def remedy(self) -> str:
+        """What to change when decoding as such is too slow, in words."""
+
+    def decode(self, indices: Indices, epochs: Indices) -> Decoded:
+        """Return the samples at `indices`, int64 [b], of `epochs`, int64 [b].
+
+        Raises what the dataset raises for a record that cannot be read, and `BadImage`, with the
+        place of the image, for one that cannot be decoded; or puts another sample in its place.
+        """
+
+    def close(self) -> None:
+        """Give back what decoding holds beside memory of batches; it can go on after."""
+
+
+class MakeDecoder(Protocol):
+    """Makes the decoder of one rank."""
+
+    def __call__(
+        self,
+        dataset: FaceDataset,
+        *,
+        image_size: int,
+        pin_memory: bool,
+        replacement_seed: int | None,
+    ) -> BatchDecoder:
+        """Return a decoder of `dataset`; the arguments are those of `CpuDecoder`."""
+
+
+class CpuDecoder:
+    """libjpeg-turbo and Pillow, in the thread that asks: see `data.loading.decode`.
+
+    Args:
+        dataset: what to read.
+        image_size: S; images of other sizes are resized.
+        pin_memory: deliver page-locked memory (needs CUDA).
+        replacement_seed: with it, another sample takes the place of a record that cannot be read
+            or decoded; None: such a record is raised.
+    """
+
+    def __init__(
+        self,
+        dataset: FaceDataset,
+        *,
+        image_size: int,
+        pin_memory: bool = False,
+        replacement_seed: int | None = None,
+    ) -> None:
+        self._dataset = dataset
+        self._image_size = image_size
+        self._seed = replacement_seed
+        self._buffers = ImageBuffers(pin_memory=pin_memory)
+
+    @property
+    def remedy(self) -> str:
+        """See `BatchDecoder`."""
+        if self._buffers.pin_memory:  # for a GPU
+            return "set data.decoder: dali, by which the GPU does most of it"
+        return "start fewer ranks on this machine, or use one with more cores"
+
+    def decode(self, indices: Indices, epochs: Indices) -> Decoded:
+        """See `BatchDecoder`."""
+        bad: tuple[BadRecord, ...] = ()
+        with spending(len(indices)) as spent:
+            images = self._buffers.take(len(indices), self._image_size)
+            if self._seed is None:
+                decode_batch(self._dataset, indices, self._image_size, images.numpy())
+            else:
+                indices, bad = decode_replacing(
+                    self._dataset, indices, epochs, images.numpy(), seed=self._seed
+                )
+        return Decoded(images.permute(0, 3, 1, 2), indices, bad, spent)
+
+    def close(self) -> None:
+        """See `BatchDecoder`: nothing is held."""
+
+
+def _dali(device: torch.device) -> MakeDecoder:
+    try:
+        from data.loading.dali_decoder import DaliDecoder
+    except ImportError as error:
+        raise ValueError(
+            f"data.decoder is dali, which needs a package that is missing ({error}): "
+            "pip install -e '.[dali]' for CUDA 13, pip install nvidia-dali-cuda120 for CUDA 12, "
+            "or set data.decoder: cpu"
+        ) from error
+    return partial(DaliDecoder, device=device)
+
+
+_DECODERS: dict[str, Callable[[torch.device], MakeDecoder]] = {
+    "cpu": lambda _: CpuDecoder,
+    "dali": _dali,
+}
+
+
+def choose_decoder(name: str, device: torch.device) -> MakeDecoder:
+    """Return what makes the decoder called `name`, `cpu` or `dali`, for training on `device`.
+
+    Raises `ValueError` for another name, and where a package that it needs is missing.
+    """
+    if name not in _DECODERS:
+        raise ValueError(f"decoder {name!r} is unknown: expected one of {', '.join(_DECODERS)}")
+    return _DECODERS[name](device)
+
+
+def measure(make: MakeDecoder, dataset: FaceDataset, image_size: int) -> Spent:
+    """Return what one thread spends on some images of `dataset`, decoded by what `make` makes."""
+    decoder = make(dataset, image_size=image_size, pin_memory=False, replacement_seed=None)
+    with closing(decoder):
+        return probe(
+            lambda indices: decoder.decode(indices, np.zeros_like(indices)).spent, len(dataset)
+        )

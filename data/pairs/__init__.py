@@ -1,0 +1,1 @@
+"""Verification sets: files of pairs, and choosing pairs."""

@@ -1,0 +1,237 @@
+"""Verification pairs from a list into a `.bin`, and back.
+
+The protocol cuts a `.bin` into folds in file order, so the order is where folds are made: each has
+as many pairs of one person as of two.
+
+A list is a CSV file of `path_a,path_b,same` or `path_a,path_b,same,fold`, with or without these
+names in its first line. Paths are relative to a folder; `same` is 1, 0, true or false; pairs of
+one fold keep their order.
+"""
+
+import csv
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.loading.decode import BadImage, decode_into
+from data.output_folder import make_empty
+from data.pairs.bin_file import balanced_order, read_pair_file, write_pair_file
+from recognition.sharding import part_range
+
+COLUMNS: Final = ("path_a", "path_b", "same", "fold")
+_SAME: Final = {"1": True, "true": True, "0": False, "false": False}
+_SUFFIXES: Final = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"BM": ".bmp", b"RI": ".webp"}
+
+Progress = Callable[[int, int], None]
+
+
+class PairListError(ValueError):
+    """Pairs that cannot be made into a verification set; says where, and the mend."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two images as a list names them, whether they show one person, and the fold if stated."""
+
+    a: str
+    b: str
+    same: bool
+    fold: str | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of pairs.
+
+    Attributes:
+        pairs: how many there are.
+        same: how many of them are of one person.
+        images: how many different images they have.
+        remarks: what a person should know, in sentences.
+    """
+
+    pairs: int
+    same: int
+    images: int
+    remarks: tuple[str, ...]
+
+
+def read_pair_list(path: Path) -> list[Pair]:
+    """Read a list; raises `PairListError` with the first line that is no pair."""
+    pairs: list[Pair] = []
+    width = 0
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            for row in reader:
+                cells = [cell.strip() for cell in row]
+                if not any(cells) or (not width and _is_header(cells)):
+                    continue
+                width = width or len(cells)
+                same = _SAME.get(cells[2].lower()) if len(cells) == width in (3, 4) else None
+                if same is None or not all(cells):
+                    raise PairListError(
+                        f"{path}, line {reader.line_num}: found {','.join(row)[:80]!r}, expected "
+                        f"path_a,path_b,same{',fold' if width == 4 else ''} with same 1, 0, true "
+                        "or false, as in the first line"
+                    )
+                pairs.append(Pair(cells[0], cells[1], same, cells[3] if width == 4 else None))
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise PairListError(f"{path} cannot be read as CSV: {error}") from error
+    if not pairs:
+        raise PairListError(f"{path} lists no pairs: expected lines of path_a,path_b,same")
+    return pairs
+
+
+def _is_header(cells: list[str]) -> bool:
+    return tuple(cell.lower() for cell in cells) in (COLUMNS[:3], COLUMNS)
+
+
+def pack_pair_list(
+    path: Path,
+    images: Path,
+    output: Path,
+    *,
+    folds: int = 10,
+    uneven: bool = False,
+    progress: Progress | None = None,
+) -> Written:
+    """Write the pairs of the list `path` as a verification set.
+
+    Args:
+        path: the list.
+        images: the folder that its paths are relative to.
+        output: the `.bin`, replaced whole.
+        folds: into how many folds the set is to be cut; the published protocol has 10.
+        uneven: allow folds with more pairs of one kind than of the other.
+        progress: called with (images read, images in all).
+
+    Raises `PairListError` for a list or an image that cannot be used, and for pairs of which even
+    folds cannot be made.
+    """
+    pairs = read_pair_list(path)
+    order, remarks = _fold_order(path, pairs, folds, uneven)
+    pairs = [pairs[place] for place in order.tolist()]
+    remarks += _repeated(pairs)
+    names = list(dict.fromkeys(name for pair in pairs for name in (pair.a, pair.b)))
+    contents: dict[str, bytes] = {}
+    for number, name in enumerate(names, start=1):
+        contents[name] = _read_image(images / name)
+        if progress is not None:
+            progress(number, len(names))
+    write_pair_file(
+        output,
+        [contents[name] for pair in pairs for name in (pair.a, pair.b)],
+        [pair.same for pair in pairs],
+    )
+    return Written(len(pairs), sum(pair.same for pair in pairs), len(names), tuple(remarks))
+
+
+def unpack_pair_file(
+    path: Path, folder: Path, *, folds: int = 10, progress: Progress | None = None
+) -> Written:
+    """Write the images of a verification set and its pairs, as `pairs.csv`, into `folder`.
+
+    Images with the same bytes become one file. `pack_pair_list` makes the same set of it.
+
+    Raises `PairFileError` for a file that is no verification set, `OutputFolderError` for a folder
+    that is not empty, and `PairListError` for more folds than pairs.
+    """
+    pairs = read_pair_file(path)
+    if not 1 <= folds <= len(pairs.same):
+        raise PairListError(
+            f"{path}: {folds} folds of {len(pairs.same)} pairs: expected 1 to as many"
+        )
+    make_empty(folder)
+    (folder / "images").mkdir()
+    names: dict[bytes, str] = {}
+    for index, view in enumerate(pairs.images):
+        image = bytes(view)
+        if image not in names:
+            names[image] = f"images/{index:06d}{_SUFFIXES.get(image[:2], '')}"
+            (folder / names[image]).write_bytes(image)
+        if progress is not None:
+            progress(index + 1, len(pairs.images))
+    of_image = [names[bytes(view)] for view in pairs.images]
+    with (folder / "pairs.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for fold in range(folds):
+            for k in range(*part_range(len(pairs.same), folds, fold)):
+                writer.writerow([of_image[2 * k], of_image[2 * k + 1], int(pairs.same[k]), fold])
+    return Written(len(pairs.same), int(pairs.same.sum()), len(names), ())
+
+
+def _fold_order(
+    path: Path, pairs: Sequence[Pair], folds: int, uneven: bool
+) -> tuple[NDArray[np.int64], list[str]]:
+    """Return the order of the pairs in the file, int64 [p], and remarks on it."""
+    same = np.array([pair.same for pair in pairs])
+    sizes = [
+        stop - start for start, stop in (part_range(len(pairs), folds, f) for f in range(folds))
+    ]
+    if folds < 2 or len(pairs) < folds or same.all() or not same.any():
+        raise PairListError(
+            f"{path}: {same.sum()} pairs of one person and {(~same).sum()} of two for {folds} "
+            "folds: expected two folds or more, a pair for each, and some pairs of either kind"
+        )
+    remarks: list[str] = []
+    if pairs[0].fold is not None:
+        order = _stated_order(path, [str(pair.fold) for pair in pairs], sizes)
+    elif _is_even(same, sizes):
+        order = np.arange(len(pairs))
+    else:
+        order = balanced_order(same)
+        remarks = ["the pairs were put in another order, with both kinds spread over all folds"]
+    if not uneven and not _is_even(same[order], sizes):
+        raise PairListError(
+            f"{path}: {same.sum()} pairs of one person and {(~same).sum()} of two cannot be cut "
+            f"into {folds} folds with as many of either kind: expected the same number of both, a "
+            f"multiple of {folds}, and each fold so, where the list states folds; leave some out, "
+            "or allow uneven folds (--uneven)"
+        )
+    return order, remarks
+
+
+def _stated_order(path: Path, stated: list[str], sizes: list[int]) -> NDArray[np.int64]:
+    """Return the order by the folds that the list states."""
+    # Numbers in the order of their values, any other names in that of the alphabet.
+    names = sorted(set(stated), key=lambda name: (not name.isdecimal(), name.rjust(20), name))
+    counts = [stated.count(name) for name in names]
+    if counts != sizes:
+        raise PairListError(
+            f"{path}: folds of {counts} pairs: expected {len(sizes)} folds of {sizes} pairs, as "
+            "the protocol cuts them; give each fold as many pairs, or leave the fold column out"
+        )
+    return np.argsort([names.index(name) for name in stated], kind="stable").astype(np.int64)
+
+
+def _is_even(same: NDArray[np.bool_], sizes: Iterable[int]) -> bool:
+    """Return whether every fold, cut in order, has as many pairs of one person as of two."""
+    ends = np.cumsum([0, *sizes])
+    return all(2 * same[a:b].sum() == b - a for a, b in pairwise(ends))
+
+
+def _repeated(pairs: Sequence[Pair]) -> list[str]:
+    """Say what does not make a set wrong, but worth less."""
+    alone = sum(pair.a == pair.b for pair in pairs)
+    again = len(pairs) - len({frozenset((pair.a, pair.b)) for pair in pairs})
+    remarks = [f"{alone} pairs are of an image with itself"] if alone else []
+    return remarks + ([f"{again} pairs are listed more than once"] if again else [])
+
+
+def _read_image(path: Path) -> bytes:
+    """Return an image file that can be decoded."""
+    try:
+        content = path.read_bytes()
+        decode_into(np.empty((112, 112, 3), np.uint8), content)
+    except (OSError, BadImage) as error:
+        raise PairListError(
+            f"{path}: {error}; replace the image, or leave its pairs out"
+        ) from error
+    return content

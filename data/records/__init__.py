@@ -1,0 +1,1 @@
+"""RecordIO: the format, files of it here and far away, their indexes and labels."""

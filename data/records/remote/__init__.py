@@ -1,0 +1,1 @@
+"""Records in object stores and on web servers."""

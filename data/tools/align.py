@@ -1,0 +1,266 @@
+"""Cuts out the faces of a folder of photos, by a list of their landmarks.
+
+The list is a CSV file of `path,x1,y1,…,x5,y5`, a face a line, with or without names in its first
+line. Paths are relative to the folder. A photo may be in it several times, once for each face.
+"""
+
+import csv
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import Final, Literal, get_args
+
+import numpy as np
+from PIL import Image
+
+from data.datasets.folders import IMAGE_SUFFIXES
+from data.loading.cores import usable_cores
+from data.output_folder import make_empty
+from data.tools.alignment import (
+    TEMPLATE,
+    TEMPLATE_SIZE,
+    AlignmentError,
+    Points,
+    Similarity,
+    fit_similarity,
+    warp,
+)
+from data.tools.findings import Findings, Kind, Place
+
+Format = Literal["jpg", "png"]
+Progress = Callable[[int, int], None]
+
+KINDS: Final[dict[str, Kind]] = {
+    "photo": Kind(
+        "error", "photos that cannot be read", "replace them, or take them out of the list"
+    ),
+    "landmarks": Kind(
+        "error", "landmarks of which no face can be made", "mend these lines, or take them out"
+    ),
+    "mirrored": Kind(
+        "warning",
+        "faces that a mirror image of their landmarks would fit better",
+        "give the eye on the left of the picture first, then the other, the nose, the corner of "
+        "the mouth on the left, the other; or see whether the photos are mirrored",
+    ),
+    "tilted": Kind(
+        "warning",
+        "faces tilted beyond the limit",
+        "look at them: photos may lie on their side, or landmarks be in another order",
+    ),
+    "misfit": Kind(
+        "warning",
+        "landmarks far from the template after alignment",
+        "look at them: landmarks may be wrong; faces in full profile fit no better",
+    ),
+    "outside": Kind(
+        "warning",
+        "faces with landmarks outside their photo",
+        "see whether the landmarks belong to the photo as it is stored, in its full size",
+    ),
+    "orientation": Kind(
+        "warning",
+        "photos with an orientation tag, which is not looked at",
+        "landmarks must be those of the photo as it is stored; if your detector turns photos "
+        "first, turn the files for good and detect again",
+    ),
+    "unlisted": Kind(
+        "note", "photos in the folder that the list does not name", "nothing, if they have no face"
+    ),
+}
+# Root mean square distance from the template, in parts of the side. Two landmarks in each other's
+# place give 0.13 or more, a face turned to the side until the eyes are 0.4 as far apart 0.09.
+_MISFIT: Final = 0.12
+_ORIENTATION: Final = 0x0112  # the EXIF tag
+_PILLOW_NAMES: Final = {"jpg": "JPEG", "png": "PNG"}
+_AT_ONCE: Final = 1024  # photos whose results wait to be looked at
+
+
+@dataclass(frozen=True)
+class Face:
+    """A line of the list: its number, the photo, and float64 [5, 2] in pixels."""
+
+    line: int
+    path: str
+    points: Points
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How faces are cut out: see `align_folder`."""
+
+    size: int = TEMPLATE_SIZE
+    format: Format = "jpg"
+    quality: int = 95
+    max_tilt: float = 45.0
+
+    def __post_init__(self) -> None:
+        if not 16 <= self.size <= 4096:
+            raise AlignmentError(f"size is {self.size}: expected 16 to 4096 pixels")
+        if self.format not in get_args(Format):
+            raise AlignmentError(f"format is {self.format!r}: expected jpg or png")
+        if not 1 <= self.quality <= 100:
+            raise AlignmentError(f"quality is {self.quality}: expected 1 to 100")
+        if not 0 < self.max_tilt <= 180:
+            raise AlignmentError(f"max_tilt is {self.max_tilt}: expected degrees up to 180")
+
+
+def read_landmarks(path: Path) -> list[Face]:
+    """Read a list; raises `AlignmentError` with the first line that is none of a list."""
+    faces: list[Face] = []
+    first = True
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            for row in reader:
+                if not any(cell.strip() for cell in row):
+                    continue
+                numbers = _numbers(row[1:])
+                if numbers is None and not (first and len(row) == 11):
+                    raise AlignmentError(
+                        f"{path}, line {reader.line_num}: found {','.join(row)[:80]!r}, expected "
+                        "path,x1,y1,...,x5,y5 with numbers"
+                    )
+                if numbers is not None:
+                    faces.append(Face(reader.line_num, row[0].strip(), numbers))
+                first = False
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise AlignmentError(f"{path} cannot be read as CSV: {error}") from error
+    if not faces:
+        raise AlignmentError(f"{path} lists no faces: expected lines of path,x1,y1,...,x5,y5")
+    return faces
+
+
+def _numbers(cells: list[str]) -> Points | None:
+    """Return ten cells as points, empty ones as not a number; None if they are something else."""
+    try:
+        return np.array([float(cell.strip() or "nan") for cell in cells]).reshape(5, 2)
+    except ValueError:
+        return None
+
+
+def align_folder(
+    landmarks: Path,
+    source: Path,
+    output: Path,
+    cut: Cut,
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[int, Findings]:
+    """Cut out every face that `landmarks` lists and return how many were, and what was found.
+
+    A face gets the path of its photo, in `output`; the second of a photo `-2` before the suffix.
+
+    Args:
+        landmarks: the list.
+        source: the folder of photos.
+        output: the folder for the faces, empty or not there yet.
+        cut: side of the faces, their format, and the tilt beyond which to warn.
+        threads: by default one for each core that this process may use.
+        progress: called with (faces done, faces in all).
+
+    Raises `AlignmentError` for a list that is none and a folder that is not there, and
+    `OutputFolderError`.
+    """
+    faces = read_landmarks(landmarks)
+    if not source.is_dir():
+        raise AlignmentError(f"{source} is no folder: expected that of the photos in {landmarks}")
+    threads = usable_cores() if threads is None else threads
+    if threads < 1:
+        raise AlignmentError(f"threads is {threads}: expected at least 1")
+    make_empty(output)
+    findings = Findings(KINDS)
+    written = 0
+    names = _names(faces, cut.format)
+    for folder in {(output / name).parent for name in names if name}:
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def work(number: int) -> tuple[bool, list[tuple[str, str]]]:
+        name = names[number]
+        if not name:
+            return False, [("photo", "the path leads out of the folder of photos")]
+        return _align(source, faces[number], output / name, cut)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(faces), _AT_ONCE):
+            batch = range(start, min(start + _AT_ONCE, len(faces)))
+            for number, (done, found) in zip(batch, pool.map(work, batch), strict=True):
+                written += done
+                face = faces[number]
+                for kind, text in found:
+                    findings.add(kind, [Place(face.path, text, line=face.line)])
+                if progress is not None:
+                    progress(number + 1, len(faces))
+    _report_unlisted(source, output, faces, findings)
+    return written, findings
+
+
+def _names(faces: list[Face], suffix: str) -> list[str]:
+    """Return the path of each face in the output folder; empty for those that lead out of it."""
+    taken: set[str] = set()
+    names = []
+    for face in faces:
+        path = PurePosixPath(face.path)
+        if path.is_absolute() or ".." in path.parts or not path.name:
+            names.append("")
+            continue
+        stem, number = str(path.with_suffix("")), 1
+        while (name := f"{stem}{f'-{number}' if number > 1 else ''}.{suffix}") in taken:
+            number += 1
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def _align(source: Path, face: Face, target: Path, cut: Cut) -> tuple[bool, list[tuple[str, str]]]:
+    """Write a face; return whether that was possible, and what was found: kind and text."""
+    try:
+        transform = fit_similarity(face.points, TEMPLATE * (cut.size / TEMPLATE_SIZE))
+    except AlignmentError as error:
+        return False, [("landmarks", str(error))]
+    try:
+        with Image.open(source / face.path) as image:
+            if image.mode[0] in "IF":
+                raise AlignmentError(f"mode {image.mode} has more than 8 bits a channel")
+            orientation = image.getexif().get(_ORIENTATION, 1)
+            photo = image.convert("RGB")
+    except Exception as error:  # Pillow's decoders raise nearly every kind for damaged bytes
+        return False, [("photo", f"{type(error).__name__}: {error}")]
+    found = _doubts(transform, face.points, photo, cut)
+    if orientation != 1:
+        found.append(("orientation", f"its orientation tag is {orientation}"))
+    stream = BytesIO()
+    options = {"quality": cut.quality, "subsampling": 0} if cut.format == "jpg" else {}
+    warp(photo, transform, cut.size).save(stream, _PILLOW_NAMES[cut.format], **options)
+    target.write_bytes(stream.getvalue())
+    return True, found
+
+
+def _doubts(
+    transform: Similarity, points: Points, photo: Image.Image, cut: Cut
+) -> list[tuple[str, str]]:
+    """Return what about a face a person should look at: kind and text."""
+    found = []
+    if transform.mirrored:
+        found.append(("mirrored", f"landmarks {points.round(1).tolist()}"))
+    # A face turned clockwise is turned back by the transform.
+    if abs(transform.degrees) > cut.max_tilt:
+        found.append(("tilted", f"tilted by {transform.degrees:.0f} degrees"))
+    if transform.error > _MISFIT * cut.size:
+        found.append(("misfit", f"{transform.error:.1f} pixels from the template on average"))
+    if (points < -0.5).any() or (points > np.array(photo.size) - 0.5).any():
+        found.append(("outside", f"the photo has {photo.width}x{photo.height} pixels"))
+    return found
+
+
+def _report_unlisted(source: Path, output: Path, faces: list[Face], findings: Findings) -> None:
+    listed = {str(PurePosixPath(face.path)) for face in faces}
+    photos = sorted(
+        path.relative_to(source).as_posix()
+        for path in source.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and output not in path.parents
+    )
+    findings.add("unlisted", [Place(p, "no face is listed") for p in photos if p not in listed])

@@ -1,0 +1,1 @@
+"""The check of every record of a dataset."""

@@ -1,0 +1,296 @@
+"""Loops over a block's rows, compiled for the CPU at hand by Numba. Needs Numba.
+
+Each function runs on one thread without the interpreter's lock; `online_softmax.threads` runs
+several side by side. What torch does in a dozen passes over a block, one reads and writes once,
+and rows of the table are stepped where they stand.
+
+NumPy knows no bfloat16: such arrays come as the int16 of the same bits, and `half` says so.
+
+Shapes: L rows of the table, A active rows, R rows of one block, N samples, d embedding size.
+"""
+
+from collections.abc import Callable
+from math import factorial, log, sqrt
+from typing import Any
+
+import numba
+import numpy as np
+
+from recognition.head.kernels.reference import EPSILON, FIXED_PEAK
+
+F32 = np.float32
+I32 = np.int32
+U32 = np.uint32
+
+# Everything that lets sums be vectorised, but not the promise that no number is NaN or infinite.
+_ARITHMETIC = {"reassoc", "contract", "nsz", "arcp", "afn"}
+# Rows that are summed in float32 before they are added up in float64: sums of a whole block in
+# float32 would lose three digits.
+_RUN = 64
+_EPSILON = F32(EPSILON)
+_PEAK = F32(FIXED_PEAK)
+_PEAK_POWER = F32(2.0**-FIXED_PEAK)
+# 2^z by its Taylor series: for |z| <= 1/2 eight terms leave 5e-9, a tenth of float32's last bit.
+_T1, _T2, _T3, _T4, _T5, _T6, _T7 = (F32(log(2.0) ** k / factorial(k)) for k in range(1, 8))
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    options: dict[str, Any] = {"nogil": True, "fastmath": _ARITHMETIC, "error_model": "numpy"}
+    try:
+        result: Callable[..., Any] = numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written
+        result = numba.njit(**options)(function)
+    return result
+
+
+def _inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    result: Callable[..., Any] = numba.njit(inline="always")(function)
+    return result
+
+
+@_inlined
+def _rounded(bits: Any) -> Any:
+    """Return the bfloat16 nearest to a float32, ties to even, both as bits."""
+    return np.int16((bits + I32(0x7FFF) + ((bits >> I32(16)) & I32(1))) >> I32(16))
+
+
+@_inlined
+def _exponent(logit: Any) -> Any:
+    """Return the whole number nearest to a logit, within what a float32's exponent holds."""
+    low = F32(-126.0) if logit < F32(-126.0) else logit
+    near = np.floor(low + F32(0.5))  # of math a whole number of 64 bits, which takes twice as long
+    return near if near < F32(127.0) else F32(127.0)  # of a NaN: a number, and the rest stays NaN
+
+
+@_inlined
+def _power_of_rest(logit: Any, exponent: Any) -> Any:
+    """Return `2^(logit − exponent)`, and 0 where `2^logit` is below float32's normal numbers."""
+    z = logit - exponent
+    p = _T7 * z + _T6
+    p = p * z + _T5
+    p = p * z + _T4
+    p = p * z + _T3
+    p = p * z + _T2
+    p = p * z + _T1
+    p = p * z + F32(1.0)
+    return F32(0.0) if logit < F32(-126.0) else p
+
+
+@_compiled
+def _widen(source: Any, half: bool, wide: Any, wide_bits: Any) -> None:
+    """Bring a row to float32; `wide_bits` is the same memory as int32."""
+    if half:
+        for k in range(len(wide)):
+            wide_bits[k] = I32(source[k]) << I32(16)
+    else:
+        for k in range(len(wide)):
+            wide[k] = source[k]
+
+
+@_compiled
+def _narrow(wide: Any, wide_bits: Any, half: bool, target: Any) -> None:
+    """Bring a row from float32 to the target's dtype."""
+    if half:
+        for k in range(len(wide)):
+            target[k] = _rounded(wide_bits[k])
+    else:
+        for k in range(len(wide)):
+            target[k] = wide[k]
+
+
+@_compiled
+def _owners(own_N: Any, rows: int) -> Any:
+    """Return chains of samples by their own row: the first of each row, the next of each sample."""
+    first_R = np.full(rows, -1, np.int32)
+    next_N = np.full(len(own_N), -1, np.int32)
+    for n in range(len(own_N)):
+        row = own_N[n]
+        if 0 <= row < rows:
+            next_N[n] = first_R[row]
+            first_R[row] = n
+    return first_R, next_N
+
+
+@_inlined
+def _inverse(square: Any) -> Any:
+    """Return `1 / max(norm, 1e-12)` of a row, by the sum of its squares."""
+    norm = F32(sqrt(square))
+    return F32(1.0) / (_EPSILON if norm < _EPSILON else norm)
+
+
+@_compiled
+def read_rows(
+    weight_Ld: Any,
+    bits_Ld: Any,
+    index_A: Any,
+    start: int,
+    inverse_R: Any,
+    factor_Rd: Any,
+    half: bool,
+    copy: bool,
+) -> None:
+    """Find the norms of the rows from position `start` on, and copy the rows if `copy`.
+
+    `bits_Ld` is the table's memory as int32.
+    """
+    size = weight_Ld.shape[1]
+    for r in range(len(inverse_R)):
+        row = index_A[start + r] if len(index_A) else start + r
+        square = F32(0.0)
+        for k in range(size):
+            square += weight_Ld[row, k] * weight_Ld[row, k]
+        inverse_R[r] = _inverse(square)
+        if copy:
+            _narrow(weight_Ld[row], bits_Ld[row], half, factor_Rd[r])
+
+
+@_compiled
+def softmax_block(
+    share_RN: Any,
+    inverse_R: Any,
+    own_N: Any,
+    log2_scale: Any,
+    limit: Any,
+    mass_N: Any,
+    half: bool,
+) -> None:
+    """Make products into shares at the fixed peak, and add their sums to the masses there."""
+    rows, samples = share_RN.shape
+    total_N = np.empty(samples, np.float64)
+    for n in range(samples):
+        total_N[n] = np.float64(mass_N[n])
+    first_R, next_N = _owners(own_N, rows)
+    wide_N, power_N, sum_N = np.empty(samples, F32), np.empty(samples, F32), np.zeros(samples, F32)
+    wide_bits_N, power_bits_N = wide_N.view(np.int32), power_N.view(np.int32)
+    for r in range(rows):
+        factor, share = inverse_R[r] * log2_scale, inverse_R[r] * _PEAK_POWER
+        _widen(share_RN[r], half, wide_N, wide_bits_N)
+        for n in range(samples):
+            logit = wide_N[n] * factor
+            exponent = _exponent(logit)
+            rest = _power_of_rest(logit, exponent)
+            wide_N[n] = F32(0.0) if logit > limit else rest
+            power_bits_N[n] = (I32(exponent) + I32(127)) << I32(23)
+        n = first_R[r]
+        while n >= 0:
+            wide_N[n] = F32(0.0)
+            n = next_N[n]
+        for n in range(samples):
+            power = power_N[n] * wide_N[n]
+            sum_N[n] += power
+            wide_N[n] = power * share
+        _narrow(wide_N, wide_bits_N, half, share_RN[r])
+        if (r + 1) % _RUN == 0 or r + 1 == rows:
+            for n in range(samples):
+                total_N[n] += np.float64(sum_N[n]) * np.float64(_PEAK_POWER)
+                sum_N[n] = F32(0.0)
+    for n in range(samples):
+        mass_N[n] = total_N[n]
+
+
+@_compiled
+def add_own(
+    gradient_Rd: Any,
+    weight_Ld: Any,
+    index_A: Any,
+    start: int,
+    own_N: Any,
+    own_Nd: Any,
+    half: bool,
+) -> None:
+    """Add the own samples' pulls to the gradients of their rows."""
+    rows, size = gradient_Rd.shape
+    wide_d = np.empty(size, F32)
+    wide_bits_d = wide_d.view(np.int32)
+    for n in range(len(own_N)):
+        r = own_N[n]
+        if not 0 <= r < rows:
+            continue
+        row = index_A[start + r] if len(index_A) else start + r
+        square = F32(0.0)
+        for k in range(size):
+            square += weight_Ld[row, k] * weight_Ld[row, k]
+        inverse = _inverse(square)
+        _widen(gradient_Rd[r], half, wide_d, wide_bits_d)
+        for k in range(size):
+            wide_d[k] += own_Nd[n, k] * inverse
+        _narrow(wide_d, wide_bits_d, half, gradient_Rd[r])
+
+
+@_inlined
+def _mix(word: Any) -> Any:
+    """Scramble 32-bit words, as `sampling.class_hash` does."""
+    word = word ^ (word >> U32(16))
+    word = U32(word * U32(0x7FEB352D))
+    word = word ^ (word >> U32(15))
+    word = U32(word * U32(0x846CA68B))
+    return word ^ (word >> U32(16))
+
+
+@_inlined
+def _noise_word(number: Any, first_key: Any, second_key: Any) -> Any:
+    """Return the word of `RowNoise.bits` for a class id or a column's number."""
+    word = _mix(U32(number) ^ first_key)
+    word = _mix(U32(word + second_key))
+    return (word ^ U32(0x80000000)) | U32(1)
+
+
+@_compiled
+def update_rows_sgd(
+    weight_Ld: Any,
+    momentum_Ld: Any,
+    index_A: Any,
+    start: int,
+    gradient_Rd: Any,
+    lr: Any,
+    momentum: Any,
+    weight_decay: Any,
+    nesterov: bool,
+    half_gradient: bool,
+    half_momentum: bool,
+    class_R: Any,
+    first_key: Any,
+    second_key: Any,
+) -> None:
+    """Step rows where they stand in the tables."""
+    rows, size = gradient_Rd.shape
+    slope_d, velocity_d = np.empty(size, F32), np.empty(size, F32)
+    slope_bits_d, velocity_bits_d = slope_d.view(np.int32), velocity_d.view(np.int32)
+    word_d = np.zeros(size, np.uint32)
+    if half_momentum:
+        for k in range(size):
+            word_d[k] = _noise_word(-1 - k, first_key, second_key)
+    for r in range(rows):
+        row = index_A[start + r] if len(index_A) else start + r
+        _widen(gradient_Rd[r], half_gradient, slope_d, slope_bits_d)
+        along, square = F32(0.0), F32(0.0)
+        for k in range(size):
+            along += slope_d[k] * weight_Ld[row, k]
+            square += weight_Ld[row, k] * weight_Ld[row, k]
+        inverse = _inverse(square)
+        along = weight_decay - along * inverse * inverse
+        if not (half_momentum or nesterov):
+            for k in range(size):
+                weight = weight_Ld[row, k]
+                velocity = momentum * momentum_Ld[row, k] + (slope_d[k] + along * weight)
+                momentum_Ld[row, k] = velocity
+                weight_Ld[row, k] = weight - lr * velocity
+            continue
+        _widen(momentum_Ld[row], half_momentum, velocity_d, velocity_bits_d)
+        for k in range(size):
+            weight = weight_Ld[row, k]
+            slope = slope_d[k] + along * weight
+            velocity = momentum * velocity_d[k] + slope
+            velocity_d[k] = velocity
+            step = slope + momentum * velocity if nesterov else velocity
+            weight_Ld[row, k] = weight - lr * step
+        if half_momentum:
+            row_word = _noise_word(class_R[r], first_key, second_key)
+            for k in range(size):
+                # Stochastic rounding: 16 random bits are added to what will be cut off.
+                bits = I32(0x7FC00000) if velocity_d[k] != velocity_d[k] else velocity_bits_d[k]
+                noise = U32(row_word * word_d[k]) >> U32(16)
+                momentum_Ld[row, k] = np.int16((bits + I32(noise)) >> I32(16))
+        else:
+            for k in range(size):
+                momentum_Ld[row, k] = velocity_d[k]

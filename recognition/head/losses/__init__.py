@@ -1,0 +1,1 @@
+"""What is computed over the class centres that take part."""

@@ -1,0 +1,1 @@
+"""The softmax over any number of classes, in two passes over blocks of centres."""

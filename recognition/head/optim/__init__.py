@@ -1,0 +1,1 @@
+"""Row optimizers, and the rounding of what they keep."""

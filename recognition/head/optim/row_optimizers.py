@@ -1,0 +1,237 @@
+"""Optimizers on rows of a table: rows that are not handed in are not touched.
+
+No stock optimizer updates some rows of a table in place. With these, weight, state and decay of
+an unsampled centre stay bit-identical through a step (arXiv 2010.05222, section 3.2: only sampled
+centres are updated); its state waits until it is sampled again. Handing in an unsampled row with
+a gradient of zero instead decays its weight and state as a dense optimizer does.
+
+An optimizer holds settings only. The state is the caller's: tensors with a row a class, which it
+keeps, cuts and saves beside the weight.
+
+Shapes: L rows of a table, R rows of one update, D columns: the embedding size, times the centres
+a class.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from recognition.head.choices import choose
+from recognition.head.optim.rounding import RowNoise, round_stochastically
+
+_MOMENTUM_DTYPES = (torch.float32, torch.bfloat16)
+
+
+class RowOptimizer(Protocol):
+    """What the head asks of an optimizer of its rows."""
+
+    def state(
+        self, rows: int, width: int, device: torch.device | str = "cpu"
+    ) -> dict[str, torch.Tensor]:
+        """Return the state of `rows` rows of `width` columns before the first update.
+
+        Zeros by name, each [rows, ...], in the dtypes that the optimizer keeps.
+        """
+        ...
+
+    def update(
+        self,
+        weight_RD: torch.Tensor,
+        state: dict[str, torch.Tensor],
+        gradient_RD: torch.Tensor,
+        lr: float,
+        noise: RowNoise,
+    ) -> None:
+        """Step R rows: change `weight_RD` and every tensor of `state` in place.
+
+        The result of a row depends on that row alone, not on which others share the update.
+
+        Args:
+            weight_RD: float32 [R, D], contiguous.
+            state: of the same rows, under the names of `state`; each [R, ...], contiguous.
+            gradient_RD: float32 [R, D], contiguous. May be overwritten.
+            lr: learning rate, finite and at least 0.
+            noise: random bits for what is rounded stochastically.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class RowSGD:
+    """`torch.optim.SGD` with momentum and weight decay, to the last bit, on the rows of a block.
+
+    A step with gradient g is
+
+        g = g + weight_decay·w;  v = momentum·v + g;  w = w − lr·v
+
+    or, with Nesterov's momentum, `w = w − lr·(g + momentum·v)`.
+
+    Attributes:
+        momentum: factor of the old velocity, `0 <= momentum < 1`; 0 keeps no state.
+        weight_decay: L2 penalty, finite and at least 0, added to the gradient.
+        nesterov: whether to look ahead along the new velocity; needs a momentum above 0.
+        momentum_dtype: torch.float32, or torch.bfloat16 to keep the velocity in half the memory,
+            rounded stochastically (see `rounding`). Arithmetic is float32 in both, and a step
+            uses its velocity before it is rounded.
+
+    State: `momentum`, [L, D] in `momentum_dtype`.
+
+    Raises `ValueError` when a setting is out of range.
+    """
+
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    nesterov: bool = False
+    momentum_dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        _check_factor("momentum", self.momentum)
+        _check_at_least_zero("weight_decay", self.weight_decay)
+        if self.nesterov and self.momentum == 0.0:
+            raise ValueError(
+                "nesterov: true found with momentum 0, expected a momentum above 0 to look ahead "
+                "along; set one, or nesterov to false"
+            )
+        if self.momentum_dtype not in _MOMENTUM_DTYPES:
+            raise ValueError(
+                f"momentum_dtype: {self.momentum_dtype} found, expected one of {_MOMENTUM_DTYPES}"
+            )
+
+    @property
+    def rounds(self) -> bool:
+        """Whether the velocity is rounded stochastically."""
+        return self.momentum > 0.0 and self.momentum_dtype == torch.bfloat16
+
+    def state(
+        self, rows: int, width: int, device: torch.device | str = "cpu"
+    ) -> dict[str, torch.Tensor]:
+        """Return zero `momentum`, [rows, width], or nothing where the momentum is 0."""
+        if self.momentum == 0.0:
+            return {}
+        return {"momentum": torch.zeros(rows, width, dtype=self.momentum_dtype, device=device)}
+
+    def update(
+        self,
+        weight_RD: torch.Tensor,
+        state: dict[str, torch.Tensor],
+        gradient_RD: torch.Tensor,
+        lr: float,
+        noise: RowNoise,
+    ) -> None:
+        """Step R rows in place, as `RowOptimizer.update`. Overwrites `gradient_RD`."""
+        if self.weight_decay > 0.0:
+            gradient_RD.add_(weight_RD, alpha=self.weight_decay)
+        if self.momentum == 0.0:
+            weight_RD.add_(gradient_RD, alpha=-lr)
+            return
+        stored_RD = state["momentum"]
+        velocity_RD = stored_RD.float()  # itself where it is kept in float32
+        velocity_RD.mul_(self.momentum).add_(gradient_RD)
+        if self.nesterov:
+            weight_RD.add_(gradient_RD.add_(velocity_RD, alpha=self.momentum), alpha=-lr)
+        else:
+            weight_RD.add_(velocity_RD, alpha=-lr)
+        if stored_RD.dtype == torch.bfloat16:
+            round_stochastically(velocity_RD, noise, out=stored_RD, scratch=gradient_RD)
+
+
+@dataclass(frozen=True)
+class RowAdamW:
+    """`torch.optim.AdamW` on the rows of a block, with a step count for each row.
+
+    Adam with decoupled weight decay (Loshchilov & Hutter, ICLR 2019, arXiv 1711.05101). A row's
+    bias correction counts the steps in which the row took part. With the run's count instead, a
+    class first sampled late would be corrected for a history that its averages do not hold, and
+    make a first step `(1 − betas[0]) / sqrt(1 − betas[1])` = 3.2 times too long.
+
+    Attributes:
+        betas: factors of the old averages of the gradient and of its square, each in [0, 1).
+        eps: added to the root of the second average, finite and above 0.
+        weight_decay: finite and at least 0. The default is what published face recognition with
+            AdamW uses, not the 0.01 of `torch.optim.AdamW`.
+
+    State: `exp_avg` and `exp_avg_sq`, float32 [L, D]; `steps`, int32 [L, 1].
+
+    Raises `ValueError` when a setting is out of range.
+    """
+
+    betas: Sequence[float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+
+    def __post_init__(self) -> None:
+        if len(self.betas) != 2:
+            raise ValueError(f"betas: {self.betas} found, expected two numbers in [0, 1)")
+        for position, beta in enumerate(self.betas):
+            _check_factor(f"betas[{position}]", beta)
+        if not (math.isfinite(self.eps) and self.eps > 0.0):
+            raise ValueError(f"eps: {self.eps} found, expected a finite number above 0")
+        _check_at_least_zero("weight_decay", self.weight_decay)
+
+    def state(
+        self, rows: int, width: int, device: torch.device | str = "cpu"
+    ) -> dict[str, torch.Tensor]:
+        """Return zero `exp_avg` and `exp_avg_sq`, [rows, width], and `steps`, [rows, 1]."""
+        return {
+            "exp_avg": torch.zeros(rows, width, device=device),
+            "exp_avg_sq": torch.zeros(rows, width, device=device),
+            "steps": torch.zeros(rows, 1, dtype=torch.int32, device=device),
+        }
+
+    def update(
+        self,
+        weight_RD: torch.Tensor,
+        state: dict[str, torch.Tensor],
+        gradient_RD: torch.Tensor,
+        lr: float,
+        noise: RowNoise,
+    ) -> None:
+        """Step R rows in place, as `RowOptimizer.update`. Overwrites `gradient_RD`."""
+        mean_RD, square_RD, steps_R1 = state["exp_avg"], state["exp_avg_sq"], state["steps"]
+        first, second = self.betas
+        mean_RD.lerp_(gradient_RD, 1.0 - first)
+        square_RD.mul_(second).addcmul_(gradient_RD, gradient_RD, value=1.0 - second)
+        # In float64: of 1 − 0.999^t at t = 1, float32 would keep four digits.
+        age_R1 = steps_R1.add_(1).double()
+        mean_part_R1 = 1.0 - torch.pow(first, age_R1)
+        square_part_R1 = 1.0 - torch.pow(second, age_R1)
+        # (mean / mean_part) / (sqrt(square / square_part) + eps), with one division an element:
+        # both parts of a row go into the divisor.
+        divisor_RD = torch.sqrt(square_RD, out=gradient_RD)
+        divisor_RD.mul_((mean_part_R1 / square_part_R1.sqrt()).float())
+        divisor_RD.add_((mean_part_R1 * self.eps).float())
+        weight_RD.mul_(1.0 - lr * self.weight_decay)
+        weight_RD.addcdiv_(mean_RD, divisor_RD, value=-lr)
+
+
+ROW_OPTIMIZERS: dict[str, Callable[..., RowOptimizer]] = {"sgd": RowSGD, "adamw": RowAdamW}
+
+
+def build_row_optimizer(name: str, **options: Any) -> RowOptimizer:
+    """Return the optimizer `name` of `ROW_OPTIMIZERS` with its `options`, all by keyword.
+
+    Raises `ValueError` for a name or an option that does not exist (it lists those that do), and
+    for an option out of range.
+    """
+    build = choose(ROW_OPTIMIZERS, name, "row optimizer")
+    known = list(inspect.signature(build).parameters)
+    for option in options:
+        if option not in known:
+            raise ValueError(
+                f"row optimizer {name!r} has no option {option!r}: expected a subset of {known}"
+            )
+    return build(**options)
+
+
+def _check_factor(name: str, value: float) -> None:
+    if not 0.0 <= value < 1.0:
+        raise ValueError(f"{name}: {value} found, expected 0 <= {name} < 1")
+
+
+def _check_at_least_zero(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= 0.0):
+        raise ValueError(f"{name}: {value} found, expected a finite number of at least 0")

@@ -1,0 +1,1 @@
+"""Which class centres take part in a step."""

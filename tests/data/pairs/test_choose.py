@@ -1,0 +1,129 @@
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.datasets.dataset import DatasetError
+from data.pairs.bin_file import read_pair_file
+from data.pairs.choose import choose_pairs, pack_folder
+from data.pairs.lists import PairListError
+from tests.conftest import picture
+
+UNEQUAL = [
+    1,
+    1,
+    2,
+    3,
+    2,
+    40,
+    2,
+    2,
+    5,
+    3,
+    2,
+    2,
+    9,
+    2,
+    1,
+    6,
+    2,
+    2,
+    3,
+    4,
+    2,
+    2,
+    2,
+    2,
+    3,
+    7,
+    2,
+    2,
+    2,
+    8,
+]
+
+
+@pytest.mark.parametrize(
+    ("counts", "pairs", "folds"),
+    [
+        ([4] * 40, 200, 10),
+        (UNEQUAL, 20, 10),
+        (UNEQUAL, 60, 5),
+        ([3, 3, 3, 3], 12, 2),
+        ([4, 2, 2, 2, 2, 1, 1, 1, 1], 16, 2),
+    ],
+)
+def test_folds_are_even_and_share_nobody(counts: list[int], pairs: int, folds: int) -> None:
+    chosen = choose_pairs(counts, pairs=pairs, folds=folds, seed=3)
+    owner = np.repeat(np.arange(len(counts)), counts)
+    assert len(chosen) == pairs == len({frozenset(pair[:2]) for pair in chosen})
+    seen: set[int] = set()
+    for start in range(0, pairs, pairs // folds):
+        fold = chosen[start : start + pairs // folds]
+        assert sum(same for _, _, same in fold) == len(fold) // 2
+        assert all(a != b and (owner[a] == owner[b]) == same for a, b, same in fold)
+        people = {int(owner[image]) for a, b, _ in fold for image in (a, b)}
+        assert not people & seen
+        seen |= people
+
+
+def test_pairs_of_one_person_are_spread_over_the_people() -> None:
+    chosen = choose_pairs([5, 5, 5, 2, 5, 5, 5, 2], pairs=52, folds=2, seed=0)
+    owner = np.repeat(np.arange(8), [5, 5, 5, 2, 5, 5, 5, 2])
+    per_person = Counter(int(owner[a]) for a, _, same in chosen if same)
+    assert sorted(per_person.values()) == [1, 1, 4, 4, 4, 4, 4, 4]
+
+
+def test_every_pair_can_be_asked_for() -> None:
+    chosen = choose_pairs([3, 3, 1, 3, 3, 1], pairs=24, folds=2, seed=1)
+    assert sum(same for _, _, same in chosen[:12]) == 6
+    assert len({pair[:2] for pair in chosen}) == 24
+
+
+def test_the_seed_names_the_choice() -> None:
+    first, again, other = (choose_pairs([4] * 40, pairs=40, folds=10, seed=s) for s in (0, 0, 1))
+    assert first == again != other
+
+
+@pytest.mark.parametrize(
+    ("counts", "pairs", "folds", "message"),
+    [
+        ([4] * 40, 30, 10, "30 pairs in 10 folds: expected .* a multiple of twice .*, 20"),
+        ([4] * 40, 0, 10, "0 pairs"),
+        ([4] * 40, 20, 1, "two folds or more"),
+        ([4] * 9, 20, 10, "fold 0 gets 1 people with 4 images, who make 6 .* and 0 of two"),
+        ([9] * 10, 20, 10, "gets 1 people with 9 images, who make 36 pairs of one person and 0"),
+        ([1] * 40, 20, 10, "0 pairs of one person"),
+        ([3] * 4, 28, 2, "need 7 pairs of either kind .* 6 pairs of one person and 9 of two"),
+    ],
+)
+def test_what_is_impossible_is_refused(
+    counts: list[int], pairs: int, folds: int, message: str
+) -> None:
+    with pytest.raises(PairListError, match=message):
+        choose_pairs(counts, pairs=pairs, folds=folds, seed=0)
+
+
+def test_a_folder_becomes_a_set(tmp_path: Path) -> None:
+    for identity in range(20):
+        (tmp_path / "faces" / f"{identity:02}").mkdir(parents=True)
+        for number in range(2):
+            path = tmp_path / "faces" / f"{identity:02}" / f"{number}.jpg"
+            path.write_bytes(picture(identity, number, 8))
+    written = pack_folder(tmp_path / "faces", tmp_path / "set.bin", pairs=40, seed=5)
+    pairs = read_pair_file(tmp_path / "set.bin")
+    assert (written.pairs, written.same, len(pairs)) == (40, 20, 80)
+    owner = {picture(i, number, 8): i for i in range(20) for number in range(2)}
+    people = [owner[bytes(image)] for image in pairs.images]
+    assert pairs.same.tolist() == [a == b for a, b in zip(people[::2], people[1::2], strict=True)]
+    (tmp_path / "faces" / "07" / "1.jpg").write_bytes(b"no image")
+    with pytest.raises(PairListError, match=r"07/1\.jpg: cannot decode.*; remove it"):
+        pack_folder(tmp_path / "faces", tmp_path / "set.bin", pairs=40, seed=5)
+    with pytest.raises(PairListError, match=r"faces: 4000 pairs in 10 folds with people of"):
+        pack_folder(tmp_path / "faces", tmp_path / "set.bin", pairs=4000)
+
+
+def test_another_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="holds no sub-folders"):
+        pack_folder(tmp_path, tmp_path / "set.bin", pairs=40)

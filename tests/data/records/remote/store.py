@@ -1,0 +1,70 @@
+"""Memory as a remote store, and a record file in it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from data.records.format import RecordWriter, pack_record
+from data.records.index import open_index
+from data.records.reader import RecordFile
+from data.records.remote.reader import RemoteRecordFile
+
+BLOCK = 4096
+
+
+class Store:
+    """Memory that counts the ranges asked of it, and fails on request."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.requests: list[tuple[int, int]] = []
+        self.faults: list[Callable[[bytes], bytes]] = []  # what befalls the next answers
+        self.files = MemoryFileSystem()
+        cat_file = MemoryFileSystem.cat_file
+
+        def counted(fs: Any, path: str, start: int, end: int) -> bytes:
+            if path.endswith(".rec"):
+                self.requests.append((start, end))
+            data: bytes = cat_file(fs, path, start=start, end=end)
+            return self.faults.pop(0)(data) if self.faults else data
+
+        monkeypatch.setattr(MemoryFileSystem, "cat_file", counted)
+
+    def put(self, folder: Path) -> str:
+        for path in folder.iterdir():
+            self.files.pipe_file(f"/faces/{path.name}", path.read_bytes())
+        return "memory://faces"
+
+    def asked(self) -> list[tuple[int, int]]:
+        """Return the requests since the last call, in the order of the file."""
+        asked, self.requests = sorted(self.requests), []
+        return asked
+
+
+def write(folder: Path, sizes: list[int]) -> RecordFile:
+    """Write records with images of the given sizes."""
+    rng = np.random.default_rng(0)
+    with RecordWriter(folder / "train.rec") as writer:
+        for key, size in enumerate(sizes):
+            writer.write(key, pack_record(key % 7, key, rng.bytes(size)))
+    return RecordFile(folder / "train.rec")
+
+
+def opened(store: Store, local: RecordFile, **options: Any) -> RemoteRecordFile:
+    """Return the same file in the store, with its offsets known, and forget what that took."""
+    url = store.put(Path(local.path).parent)
+    file = RemoteRecordFile(
+        f"{url}/train.rec",
+        block_bytes=BLOCK,
+        **{"cache_bytes": 8 * BLOCK} | options,
+    )
+    file.know_offsets(open_index(local).offsets)
+    store.asked()
+    return file
+
+
+def sizes(spans: list[tuple[int, int]]) -> list[int]:
+    return [stop - start for start, stop in spans]

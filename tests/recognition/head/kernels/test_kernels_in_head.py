@@ -1,0 +1,97 @@
+"""The whole head on kernels against the whole head on torch."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from recognition.head import PartialFC, RowAdamW, RowOptimizer, RowSGD, arcface, build_loss
+from recognition.head.kernels.cpu import CompiledOps
+from recognition.head.kernels.interface import BlockOps
+from recognition.head.kernels.reference import TorchOps
+from recognition.head.kernels.workspace import Workspace
+
+fused = pytest.importorskip("recognition.head.kernels.fused", reason="needs Triton")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # on a CPU: Triton's interpreter
+CLASSES, SIZE, SAMPLES = 83, 24, 9
+OPTIMIZERS = [
+    RowSGD(),
+    RowSGD(nesterov=True, momentum_dtype=torch.bfloat16),
+    RowSGD(momentum=0.0),
+    RowAdamW(),
+]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Triton's interpreter serves one thread; `test_lanes` has several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+MakeOps = Callable[[Workspace], BlockOps]
+on_kernels = pytest.mark.parametrize(
+    "kernels", [lambda space: fused, CompiledOps], ids=["triton", "compiled"]
+)
+BLOCK_BYTES = 20 * 12 * (SAMPLES + SIZE)  # blocks of 20 classes, the last one of 3
+
+
+def _three_steps(
+    make_ops: MakeOps, monkeypatch: pytest.MonkeyPatch, **options: object
+) -> dict[str, torch.Tensor]:
+    monkeypatch.setattr(
+        "recognition.head.online_softmax.threads.block_ops", lambda device: make_ops
+    )
+    settings = {"loss": arcface(0.5), "block_bytes": BLOCK_BYTES, "device": DEVICE} | options
+    head = PartialFC(SIZE, CLASSES, sample_rate=0.3, **settings)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        x = torch.randn(SAMPLES, SIZE, generator=generator).to(DEVICE).requires_grad_()
+        y = torch.randint(0, CLASSES, (SAMPLES,), generator=generator)
+        for part in (slice(0, 6), slice(6, SAMPLES)):  # two micro-batches: unions and absences
+            output = head(x[part], y[part])
+            output.loss.backward()
+        norm = head.gradient_norm()
+        head.step(0.01)
+    assert x.grad is not None
+    return {"loss": output.loss.detach(), "norm": norm, "x": x.grad} | head.state_tensors()
+
+
+@on_kernels
+@pytest.mark.parametrize("sampling", ["all", "random_negative"])
+@pytest.mark.parametrize("placement", ["sharded", "host"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
+def test_steps_are_those_of_torch(
+    monkeypatch: pytest.MonkeyPatch,
+    kernels: MakeOps,
+    sampling: str,
+    placement: str,
+    optimizer: RowOptimizer,
+) -> None:
+    options = {"sampling": sampling, "placement": placement, "optimizer": optimizer}
+    expected = _three_steps(TorchOps, monkeypatch, **options)
+    found = _three_steps(kernels, monkeypatch, **options)
+    for name, tensor in expected.items():
+        # float32 sums in another order, after three steps. A momentum in bfloat16 may then round
+        # apart, to the next of its 8-bit numbers, and weights follow it at lr 0.01.
+        rough = getattr(optimizer, "momentum_dtype", None) == torch.bfloat16
+        relative = 2**-7 if tensor.dtype == torch.bfloat16 else 3e-4 if rough else 3e-5
+        bound = relative * float(tensor.abs().max())
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=bound, msg=name)
+
+
+@on_kernels
+@pytest.mark.parametrize("name", ["subcenter_arcface", "curricularface", "d_softmax"])
+def test_losses_without_kernels_take_the_general_form(
+    monkeypatch: pytest.MonkeyPatch, kernels: MakeOps, name: str
+) -> None:
+    options = {"batch_rate": 0.5} if name == "d_softmax" else {}
+    loss = build_loss(name, **options)
+    expected = _three_steps(TorchOps, monkeypatch, loss=loss)
+    found = _three_steps(kernels, monkeypatch, loss=loss)
+    for key, tensor in expected.items():
+        bound = 3e-5 * float(tensor.abs().max())
+        torch.testing.assert_close(found[key], tensor, rtol=0, atol=bound, msg=key)

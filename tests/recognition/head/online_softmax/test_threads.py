@@ -1,0 +1,158 @@
+"""Threads side by side on parts of the rows: order, failures, and the same bits for any number."""
+
+import copy
+import pickle
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from recognition.head import PartialFC
+from recognition.head.online_softmax.threads import Lane, Lanes
+from recognition.head.rows import RowRange, RowSet
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 10, 1000])
+def test_every_row_is_in_one_part_and_results_come_in_order(threads: int, rows: int) -> None:
+    seen: set[str] = set()
+
+    def part(lane: Lane, part: RowRange) -> list[tuple[int, int]]:
+        seen.add(threading.current_thread().name)
+        assert not torch.is_grad_enabled() or threads == 1 or rows <= 10
+        return list(part.blocks())
+
+    cuts = [cut for cuts in Lanes(CPU, apart=True).map(part, RowSet(rows), 10) for cut in cuts]
+    assert cuts == [(start, min(start + 10, rows)) for start in range(0, rows, 10)]
+    assert torch.get_num_threads() == threads
+    if rows == 1000:
+        assert any(name.startswith("head") for name in seen) == (threads > 1)
+
+
+def test_lanes_that_may_not_part_work_in_the_caller_on_one_part(threads: int) -> None:
+    def part(lane: Lane, part: RowRange) -> tuple[int, int, int]:
+        return threading.get_ident(), part.start, part.stop
+
+    found = list(Lanes(CPU, apart=False).map(part, RowSet(1000), 10))
+    assert found == [(threading.get_ident(), 0, 1000)]
+
+
+def test_a_failure_is_raised_and_leaves_torch_and_the_lanes_as_they_were(threads: int) -> None:
+    lanes = Lanes(CPU, apart=True)
+
+    def fail(lane: Lane, part: RowRange) -> int:
+        if part.start <= 500 < part.stop:
+            raise ValueError("row 500 is bad")
+        return part.start
+
+    for _ in range(3):
+        with pytest.raises(ValueError, match="row 500 is bad"):
+            list(lanes.map(fail, RowSet(1000), 10))
+        assert torch.get_num_threads() == threads
+    assert sum(lanes.map(lambda lane, part: part.stop - part.start, RowSet(1000), 10)) == 1000
+
+
+def test_a_failure_is_raised_when_no_other_part_is_at_work_any_more() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    begun, failed = threading.Event(), threading.Event()
+    at_work: list[int] = []
+
+    def part(lane: Lane, part: RowRange) -> None:
+        if part.start == 0:
+            begun.wait(10)
+            failed.set()
+            raise ValueError("the first part is bad")
+        at_work.append(part.start)
+        begun.set()
+        failed.wait(10)
+        time.sleep(0.2)
+        at_work.remove(part.start)
+
+    with pytest.raises(ValueError, match="the first part is bad"):
+        list(Lanes(CPU, apart=True).map(part, RowSet(1000), 10))
+    assert at_work == []
+    torch.set_num_threads(before)
+
+
+def test_a_lane_serves_one_part_at_a_time() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    busy: set[int] = set()
+    lock = threading.Lock()
+
+    def part(lane: Lane, part: RowRange) -> int:
+        with lock:
+            assert id(lane) not in busy
+            busy.add(id(lane))
+        torch.ones(1000).sum()
+        assert torch.get_num_threads() == 1
+        with lock:
+            busy.remove(id(lane))
+        return 1
+
+    assert sum(Lanes(CPU, apart=True).map(part, RowSet(1000), 10)) == 17
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("sampling", ["all", "random_negative"])
+@pytest.mark.parametrize("keep_bytes", [0, 1 << 20])
+def test_a_head_makes_the_same_bits_on_any_number_of_threads(
+    sampling: str, keep_bytes: int
+) -> None:
+    before, results = torch.get_num_threads(), []
+    for threads in (1, 2, 4):
+        torch.set_num_threads(threads)
+        head = PartialFC(
+            16, 331, sampling=sampling, sample_rate=0.6, block_bytes=4000, keep_bytes=keep_bytes
+        )
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(3):
+            x = torch.randn(9, 16, generator=generator).requires_grad_()
+            output = head(x, torch.randint(331, (9,), generator=generator))
+            output.loss.backward()
+            norm = head.gradient_norm()
+            head.step(0.1)
+        assert x.grad is not None
+        results.append([output.loss.detach(), norm, x.grad, *head.state_tensors().values()])
+    torch.set_num_threads(before)
+    for other in results[1:]:
+        for found, expected in zip(other, results[0], strict=True):
+            assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("placement", ["sharded", "host"])
+def test_many_samples_of_a_class_add_up_to_the_same_bits(placement: str) -> None:
+    """Enough numbers that torch would sum them on several threads, classes across the cut."""
+    before, weights = torch.get_num_threads(), []
+    x = torch.randn(256, 512, generator=torch.Generator().manual_seed(0))
+    for threads in (1, 2, 2, 3):
+        torch.set_num_threads(threads)
+        head = PartialFC(512, 3000, sampling="all", placement=placement)
+        head(x.clone().requires_grad_(), torch.arange(256) // 3).loss.backward()
+        head.step(0.1)
+        weights.append(head.weight.clone())
+    torch.set_num_threads(before)
+    for other in weights[1:]:
+        assert torch.equal(other, weights[0])
+
+
+def test_a_head_that_has_worked_can_be_copied_and_pickled(threads: int) -> None:
+    head = PartialFC(16, 331, block_bytes=4000)
+    x = torch.ones(2, 16).requires_grad_()
+    head(x, torch.arange(2)).loss.backward()
+    head.step(0.1)
+    for other in (copy.deepcopy(head), pickle.loads(pickle.dumps(head))):
+        output = other(x, torch.arange(2))
+        assert torch.equal(output.loss, head(x, torch.arange(2)).loss)

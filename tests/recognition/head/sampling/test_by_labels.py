@@ -1,0 +1,212 @@
+import math
+
+import pytest
+import torch
+
+from recognition.head.sampling import by_labels as sampling
+from recognition.head.sampling.by_labels import (
+    LABEL_RULES,
+    ActiveSet,
+    SampleRequest,
+    class_hash,
+    class_quota,
+    shard_quota,
+    take_best,
+)
+from recognition.sharding import shard_range
+
+
+def _active(
+    name: str,
+    labels: list[int],
+    *,
+    classes: int = 5000,
+    rate: float = 0.1,
+    seed: int = 0,
+    step: int = 0,
+    ranks: int = 1,
+) -> tuple[torch.Tensor, list[ActiveSet]]:
+    """Return the active class ids of all ranks together, and each rank's answer."""
+    ids, answers = [], []
+    for rank in range(ranks):
+        start, stop = shard_range(classes, ranks, rank)
+        request = SampleRequest(torch.tensor(labels), start, stop, classes, rate, seed, step)
+        answers.append(LABEL_RULES[name](request))
+        rows = answers[-1].rows
+        ids.append(start + (torch.arange(rows.count) if rows.index is None else rows.index))
+    return torch.cat(ids), answers
+
+
+def test_all_takes_every_class() -> None:
+    ids, (answer,) = _active("all", [3, 4, 3])
+
+    assert torch.equal(ids, torch.arange(5000))
+    assert answer.positive_classes.item() == 2
+
+
+def test_positives_only_takes_the_batch() -> None:
+    ids, answers = _active("positives_only", [4999, 7, 3, 7], ranks=3)
+
+    assert ids.tolist() == [3, 7, 4999]
+    assert [answer.positive_classes.item() for answer in answers] == [3, 3, 3]
+    assert not answers[0].overflow
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.5])
+def test_random_negative_meets_its_quota_and_keeps_the_batch(rate: float) -> None:
+    labels = list(range(0, 5000, 100))
+    counts = []
+    for step in range(50):
+        ids, (answer,) = _active("random_negative", labels, rate=rate, step=step)
+        assert set(labels) <= set(ids.tolist())
+        assert not answer.overflow
+        counts.append(len(ids))
+    # A binomial count; the mean of 50 has a standard deviation of at most sqrt(M / 50).
+    quota = math.ceil(rate * 5000)
+    assert abs(sum(counts) / 50 - quota) < 4 * math.sqrt(quota / 50)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.5])
+def test_random_all_meets_its_quota_whatever_the_batch_holds(rate: float) -> None:
+    labels = list(range(0, 5000, 20))
+    counts, held = [], []
+    for step in range(50):
+        ids, (answer,) = _active("random_all", labels, rate=rate, step=step)
+        other, _ = _active("random_all", [4], rate=rate, step=step)
+        assert torch.equal(ids, other)
+        assert answer.positive_classes.item() == 250
+        counts.append(len(ids))
+        held.append(len(set(labels) & set(ids.tolist())))
+    # Binomial counts; the means of 50 have a standard deviation of at most sqrt(count / 50).
+    quota = math.ceil(rate * 5000)
+    assert abs(sum(counts) / 50 - quota) < 4 * math.sqrt(quota / 50)
+    assert abs(sum(held) / 50 - rate * 250) < 4 * math.sqrt(rate * 250 / 50)
+
+
+def test_random_all_never_overflows_and_takes_all_at_rate_one() -> None:
+    ids, (answer,) = _active("random_all", list(range(100)), classes=100, rate=0.05)
+    every, _ = _active("random_all", [3], rate=1.0)
+
+    assert not answer.overflow
+    assert len(ids) < 30
+    assert torch.equal(every, torch.arange(5000))
+
+
+def test_chunks_of_the_hash_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = _active("random_negative", [5, 4000], step=2)
+    monkeypatch.setattr(sampling, "_CHUNK_OF_THREAD", 7)
+
+    pieces, _ = _active("random_negative", [5, 4000], step=2, ranks=2)
+
+    assert torch.equal(whole, pieces)
+
+
+@pytest.mark.parametrize("classes", [1, 7, 100, 1001])
+def test_shares_of_the_quota_add_up_to_it(classes: int) -> None:
+    for ranks in (1, 2, 3, 8):
+        cuts = [shard_range(classes, ranks, rank) for rank in range(ranks)]
+        for rate in (0.05, 0.3, 1.0):
+            requests = [SampleRequest(torch.tensor([0]), *cut, classes, rate, 0, 0) for cut in cuts]
+            shares = [shard_quota(request) for request in requests]
+            assert sum(shares) == class_quota(rate, classes)
+            sizes = [stop - start for start, stop in cuts]
+            assert all(0 <= s <= n for s, n in zip(shares, sizes, strict=True))
+
+
+def test_best_scores_are_taken_in_the_order_of_floats() -> None:
+    score = torch.tensor([-0.5, -0.0, 1e-40, 0.0, -torch.inf, 2.0, -2.0, torch.inf])
+    for quota, expected in [(2, {4, 7}), (3, {4, 5, 7}), (4, {2, 4, 5, 7}), (7, set(range(7)))]:
+        rate = quota / 8
+        request = SampleRequest(torch.tensor([4]), 0, 8, 8, rate, 0, 0)
+        index = take_best(request, lambda: score).rows.index
+        assert index is not None
+        found = set(index.tolist())
+        assert found == (expected if quota < 7 else set(range(8)) - {6})
+
+
+def test_equal_scores_are_taken_in_the_order_of_the_hash() -> None:
+    request = SampleRequest(torch.tensor([2]), 0, 64, 64, rate=0.5, seed=1, step=3)
+
+    rows = take_best(request, lambda: torch.tensor([0.0, -0.0]).repeat(32)).rows
+
+    assert rows.index is not None
+    hashes = class_hash(torch.arange(64), seed=1, step=3)
+    hashes[2] = -1
+    assert torch.equal(rows.index, hashes.argsort()[:32].sort().values)
+
+
+def test_rate_one_takes_every_class() -> None:
+    ids, _ = _active("random_negative", [3], rate=1.0)
+
+    assert torch.equal(ids, torch.arange(5000))
+
+
+@pytest.mark.parametrize(("labels", "overflow"), [(30, True), (10, True), (9, False)])
+def test_best_scores_give_way_to_positives_beyond_the_quota(labels: int, overflow: bool) -> None:
+    request = SampleRequest(torch.arange(labels), 0, 100, 100, rate=0.1, seed=0, step=0)
+
+    answer = take_best(request, lambda: torch.arange(100.0))
+
+    assert answer.overflow == overflow
+    assert answer.rows.index is not None
+    assert answer.rows.index.tolist() == list(range(labels)) + [99] * (not overflow)
+
+
+@pytest.mark.parametrize(("labels", "overflow"), [(30, True), (10, True), (9, False)])
+def test_positives_beyond_the_quota_are_all_taken_and_said(labels: int, overflow: bool) -> None:
+    ids, (answer,) = _active("random_negative", list(range(labels)), classes=100, rate=0.1)
+
+    assert bool(answer.overflow) == overflow
+    assert ids.tolist()[:labels] == list(range(labels))
+    if overflow:
+        assert len(ids) == labels
+
+
+def test_every_class_in_the_batch_leaves_nothing_to_draw() -> None:
+    ids, (answer,) = _active("random_negative", list(range(10)), classes=10, rate=1.0)
+
+    assert torch.equal(ids, torch.arange(10))
+    assert answer.positive_classes.item() == 10
+
+
+@pytest.mark.parametrize("name", LABEL_RULES)
+def test_sets_do_not_know_the_rank_count(name: str) -> None:
+    alone, _ = _active(name, [1, 50, 4999], step=7)
+    for ranks in (2, 3, 7):
+        together, _ = _active(name, [1, 50, 4999], step=7, ranks=ranks)
+        assert torch.equal(alone, together)
+
+
+def test_sets_change_with_step_and_seed_and_with_nothing_else() -> None:
+    first, _ = _active("random_negative", [5], step=3, seed=11)
+    torch.manual_seed(1)
+    again, _ = _active("random_negative", [5], step=3, seed=11)
+    later, _ = _active("random_negative", [5], step=4, seed=11)
+    other, _ = _active("random_negative", [5], step=3, seed=12)
+
+    assert torch.equal(first, again)
+    for changed in (later, other):
+        shared = len(set(first.tolist()) & set(changed.tolist()))
+        # Independent draws of 500 in 5000 share 50, with a standard deviation below 7.
+        assert abs(shared - 50) < 30
+
+
+def test_hash_is_uniform_and_the_same_in_every_version() -> None:
+    drawn = class_hash(torch.arange(1 << 16), seed=0, step=0)
+
+    assert drawn.min() >= 0
+    assert drawn.max() < 1 << 32
+    counts = torch.bincount(drawn >> 24, minlength=256).double()
+    # Chi-square with 255 degrees of freedom: mean 255, standard deviation 23.
+    assert ((counts - 256).square() / 256).sum() < 255 + 5 * 23
+    # A run of an older version must resume with the same sets: these may never change.
+    assert drawn[:3].tolist() == [3120268983, 1808276885, 1572250755]
+
+
+def test_hash_works_at_any_class_id_without_overflow() -> None:
+    near_the_end = torch.arange((1 << 31) - 1000, 1 << 31)
+
+    drawn = class_hash(near_the_end, seed=5, step=10**12)
+
+    assert len(set(drawn.tolist())) == 1000
+    assert (drawn >= 0).all()

@@ -1,0 +1,74 @@
+import math
+from typing import Any
+
+import pytest
+
+from recognition.config import Config
+from recognition.config import Schedule as ScheduleConfig
+from recognition.plan import Plan, make_plan, make_schedule
+
+
+def plan(total: int = 100, per_epoch: float = 10.0) -> Plan:
+    return Plan(per_epoch, total, verify_every=total, save_every=total)
+
+
+def config(**sections: Any) -> Config:
+    train = {"global_batch_size": 64, "epochs": 2, **sections.pop("train", {})}
+    return Config.model_validate(
+        {"output": "x", "data": {"train": "x"}, "train": train, **sections}
+    )
+
+
+def test_the_glint360k_schedule_of_the_paper() -> None:
+    milestones = [200_000, 400_000, 500_000, 550_000]
+    schedule = make_schedule(
+        ScheduleConfig(name="step", milestone_steps=milestones), 0.1, plan(600_000)
+    )
+    rates = [schedule.lr_at(step) for step in (0, 199_999, 200_000, 400_000, 500_000, 599_999)]
+    assert rates == pytest.approx([0.1, 0.1, 1e-2, 1e-3, 1e-4, 1e-5])
+
+
+def test_polynomial_decays_to_zero_at_the_end() -> None:
+    schedule = make_schedule(ScheduleConfig(power=2.0), 0.1, plan())
+    assert schedule.lr_at(0) == 0.1
+    assert schedule.lr_at(50) == pytest.approx(0.1 * 0.25)
+    assert schedule.lr_at(99) == pytest.approx(0.1 * 1e-4)
+
+
+def test_warmup_rises_linearly_and_does_not_start_at_the_full_rate() -> None:
+    schedule = make_schedule(ScheduleConfig(warmup_epochs=2), 0.4, plan())
+    assert [schedule.lr_at(step) for step in range(20)] == pytest.approx(
+        [0.4 * (step + 1) / 20 for step in range(20)]
+    )
+    assert schedule.lr_at(20) == pytest.approx(0.4)
+    assert schedule.lr_at(60) == pytest.approx(0.2)
+
+
+def test_steps_outside_the_run_are_refused() -> None:
+    schedule = make_schedule(ScheduleConfig(), 0.1, plan())
+    for step in (-1, 100):
+        with pytest.raises(ValueError, match="outside the run's 100 steps"):
+            schedule.lr_at(step)
+
+
+@pytest.mark.parametrize(
+    "late",
+    [{"warmup_steps": 100}, {"name": "step", "milestone_steps": [50, 100]}, {"warmup_epochs": 10}],
+)
+def test_what_lies_beyond_the_end_is_refused(late: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="at step 100 is not before the run's end at step 100"):
+        make_schedule(ScheduleConfig(**late), 0.1, plan())
+
+
+def test_the_plan_counts_epochs_over_a_stream_that_runs_on() -> None:
+    made = make_plan(config(verification={"every_epochs": 1}, checkpoint={"every_steps": 7}), 1000)
+    assert made.steps_per_epoch == 1000 / 64
+    assert made.total_steps == math.floor(2 * 1000 / 64)
+    assert (made.verify_every, made.save_every) == (16, 7)
+    assert [step for step in range(1, 32) if made.verify_after(step)] == [16, 31]
+    assert [step for step in range(1, 32) if made.save_after(step)] == [7, 14, 21, 28, 31]
+
+
+def test_a_run_of_no_step_is_refused() -> None:
+    with pytest.raises(ValueError, match="less than one step"):
+        make_plan(config(), 31)

@@ -1,0 +1,252 @@
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from recognition.config import Head
+from recognition.config_file import ConfigError
+from scripts.compare_heads import main
+from scripts.comparison.cells import CellResult, SetFigures
+from scripts.comparison.curves import mean_curve
+from scripts.comparison.report import END, START, Facts, insert, markdown
+from scripts.comparison.settings import load_comparison, make_cells
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+
+
+@pytest.fixture
+def comparison(tiny_config: Path) -> Path:
+    """Return a comparison of two methods on the tiny data, 12 steps each."""
+    path = tiny_config.with_name("comparison.yaml")
+    path.write_text(
+        f"""
+output: {tiny_config.parent / "comparison"}
+run: {tiny_config.name}
+settings:
+  train: {{steps: 12}}
+  verification: {{every_steps: null}}
+  checkpoint: {{every_steps: 6}}
+  log: {{every_steps: 3}}
+quick:
+  train: {{steps: 2}}
+methods:
+  full: {{sampling: all, sample_rate: null}}
+  half: {{}}
+"""
+    )
+    return path
+
+
+def change(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def run(comparison: Path, *arguments: str) -> int:
+    return main(["--config", str(comparison), *arguments])
+
+
+def records(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_trains_every_method_and_continues_where_it_stopped(
+    comparison: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(comparison) == 0
+    output = comparison.parent / "comparison"
+    full, half = (output / "runs" / name / "seed_0" for name in ("full", "half"))
+    _, figures = check_report(output)
+    capsys.readouterr()
+
+    # One run is lost, the other was stopped after its first checkpoint.
+    shutil.rmtree(full)
+    (half / "result.json").unlink()
+    shutil.rmtree(half / "checkpoints" / "step_00000012")
+    assert run(comparison) == 0
+    assert "2 runs, 0 of them finished before" in capsys.readouterr().out
+    assert "step_00000006 at step 6" in (half / "log.txt").read_text()
+    assert [r["step"] for r in records(half) if r["event"] == "train"] == [3, 6, 9, 12]
+    again, figures_again = check_report(output)
+    for before, after in zip(figures, figures_again, strict=True):
+        assert before["sets"] == after["sets"]
+        assert before["curve"] == after["curve"]
+
+    page = comparison.with_name("page.md")
+    page.write_text(f"before\n{START}\nold\n{END}\nafter\n")
+    untouched = [(folder / "metrics.jsonl").stat().st_mtime_ns for folder in (full, half)]
+    assert run(comparison, "--docs", str(page)) == 0
+    assert "2 runs, 2 of them finished before" in capsys.readouterr().out
+    assert [(folder / "metrics.jsonl").stat().st_mtime_ns for folder in (full, half)] == untouched
+    assert check_report(output)[0] == again
+    assert (comparison.parent / "page_cosine.png").is_file()
+    assert page.read_text().startswith(f"before\n{START}\n\n{again}")
+    assert page.read_text().endswith(f"(page_cosine.png)\n\n{END}\nafter\n")
+
+    change(comparison, "half: {}", "half: {scale: 8}")
+    assert run(comparison) == 1
+    assert "head.scale was 16.0 and is 8.0" in capsys.readouterr().err
+
+
+def check_report(output: Path) -> tuple[str, list[dict[str, object]]]:
+    """Hold what a comparison wrote against the metrics of its runs."""
+    text = (output / "results.md").read_text()
+    runs = json.loads((output / "results.json").read_text())["runs"]
+    assert [(one["method"], one["seed"]) for one in runs] == [("full", 0), ("half", 0)]
+    for one in runs:
+        found = records(output / "runs" / one["method"] / "seed_0")
+        verified = [record for record in found if record["event"] == "verification"]
+        logs = [record for record in found if record["event"] == "train"]
+        assert one["sets"]["pairs"]["accuracy"] == verified[-1]["accuracy"]
+        assert one["curve"] == [[log["step"], log["cosine_positive"]] for log in logs]
+        assert one["step_seconds"] > 0
+        accuracy = f"{100 * one['sets']['pairs']['accuracy']:.2f}"
+        assert f"| `{one['method']}` | {accuracy} | {accuracy} |" in text
+        board = EventAccumulator(str(output / "tensorboard" / one["method"] / "seed_0")).Reload()
+        curve = board.Scalars("compare/cosine_positive")
+        assert [[event.step, pytest.approx(event.value)] for event in curve] == one["curve"]
+        assert board.Scalars("final/accuracy_mean")[-1].step == 12
+        assert "_hparams_/experiment" in board.PluginTagToContent("hparams")
+    assert runs[0]["active_classes"] == 13
+    assert runs[1]["active_classes"] < 13
+    assert (output / "cosine.png").read_bytes()[:4] == b"\x89PNG"
+    return text, runs
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_trained(
+    comparison: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(comparison, "full:", "broken: {scale: 1.0e+38}\n  full:")
+    assert run(comparison, "--quick", "--methods", "broken", "half") == 1
+    printed = capsys.readouterr()
+    assert "broken/seed_0: FAILED: ended with 1" in printed.err
+    assert "not finite" in printed.err
+    assert "1 of 2 runs failed: broken/seed_0" in printed.err
+    text = (comparison.parent / "comparison_quick" / "results.md").read_text()
+    assert "| `half` |" in text
+    assert "; 2 steps of 21 images" in text
+    assert "broken" not in text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("half: {}", "half: {sampel_rate: 1}", r"method half: .*\n.*did you mean sample_rate\?"),
+        ("half: {}", "half: {sample_rate: 2}", r"method half: .*\n.*head\.sample_rate"),
+        ("half: {}", "half/2: {}", r"methods\.half/2"),
+        ("half: {}", "half: {}\nseeds: [1, 1]", r"seeds of full are \[1, 1\]"),
+        ("half: {}", "half: {}\nmore_seeds: {hlf: [1]}", r"hlf is no method; .* full, half"),
+        ("half: {}", "half: {}\nseed: 1", r"seed: no such setting; did you mean seeds\?"),
+        ("steps: 12}", "steps: 0}", r"train\.steps"),
+        ("settings:", "settings:\n  seed: 3", r"settings\.seed: the comparison gives each run"),
+        ("{every_steps: null}", "{every_steps: null, sets: []}", r"verification\.sets is empty"),
+        ("run: tiny", "run: tny", r"tny\.yaml: no such config"),
+    ],
+)
+def test_what_is_wrong_is_refused_before_anything_is_trained(
+    comparison: Path, old: str, new: str, message: str
+) -> None:
+    change(comparison, old, new)
+    with pytest.raises(ConfigError, match=message):
+        make_cells(
+            load_comparison(comparison), comparison.parent, output=comparison.parent / "o",
+            quick=False, methods=[],
+        )  # fmt: skip
+    assert run(comparison) == 1
+    assert not (comparison.parent / "comparison").exists()
+
+
+def test_an_unknown_method_and_a_missing_package_are_named(
+    comparison: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(comparison, "--methods", "hal") == 1
+    assert "--methods hal: no such method; the methods are full, half" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert run(comparison) == 1
+    assert "pip install -e '.[plots]'" in capsys.readouterr().err
+    assert not (comparison.parent / "comparison").exists()
+
+
+def test_dry_run_prints_commands_that_train(
+    comparison: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(comparison, "half: {}", "half: {}\nranks: 2\nmore_seeds: {half: [4]}")
+    assert run(comparison, "--dry-run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert all("--nproc-per-node=2" in line and line.endswith("--resume auto") for line in lines)
+    assert "--set seed=4" in lines[2]
+    assert run(comparison, "--dry-run", "--quick") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def result(method: str, seed: int, accuracy: float, tar: float | None) -> CellResult:
+    figures = SetFigures(
+        pairs=400, accuracy=accuracy, accuracy_no_flip=0.5, tar_at_far={"1e-2": tar, "1e-3": None}
+    )
+    return CellResult(
+        method=method, seed=seed, ranks=1, head={}, steps=8, sets={"lfw": figures}, loss=1.5,
+        step_seconds=0.25, selection_seconds=0.001 * seed, memory_gib=2.0, active_classes=1234,
+        curve=[(4, 0.25 * seed), (8, 0.5 * seed)],
+    )  # fmt: skip
+
+
+def test_the_report_takes_means_over_seeds_and_tells_their_spread(comparison: Path) -> None:
+    cells = make_cells(
+        load_comparison(comparison), comparison.parent, output=comparison.parent / "o",
+        quick=False, methods=[],
+    )  # fmt: skip
+    facts = Facts(cells[0].config, identities=2000, images=20000, ranks=1)
+    runs = [result("a", 1, 0.9, 0.4), result("a", 2, 0.92, 0.5), result("b", 1, 0.88, None)]
+    text = markdown(facts, runs)
+    assert "20,000 images of 2,000 identities" in text
+    assert "| `a` | 91.00 | 91.00 |" in text
+    assert "| `b` | 88.00 | 88.00 |" in text
+    assert "| method | lfw @ 1e-2 |" in text
+    assert "| `a` | 45.00 |" in text
+    assert "| `b` | – |" in text
+    assert "| `a` | 250.0 | 1.50 | 2,048 | 1,234 | 0.750 | 1.500 |" in text
+    # sqrt(0.9 * 0.1 / 400) = 0.015
+    assert "pairs alone, in points: lfw 1.50." in text
+    assert "Spread of `a` over 2 seeds" in text
+    assert "lfw 2.00" in text
+    assert "Spread of `b`" not in text
+    assert mean_curve(runs[:2]) == ([4, 8], [0.375, 0.75])
+
+
+def test_a_page_without_the_marks_is_refused(
+    comparison: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = comparison.with_name("page.md")
+    page.write_text(f"{END}\n{START}\n")
+    assert run(comparison, "--docs", str(page)) == 1
+    assert "page.md: expected the lines" in capsys.readouterr().err
+    assert not (comparison.parent / "comparison").exists()
+    shutil.copyfile(CONFIGS.parent / "docs" / "methods.md", page)
+    insert(page, "the report")
+    assert f"{START}\n\nthe report\n\n{END}\n" in page.read_text()
+
+
+def test_the_shipped_comparison_can_be_started() -> None:
+    cells = make_cells(
+        load_comparison(CONFIGS / "compare.yaml"), CONFIGS, output=Path("o"),
+        quick=False, methods=[],
+    )  # fmt: skip
+    demo = cells[0].config.data.demo
+    assert demo is not None
+    assert demo.identities >= 2000
+    heads = {cell.method: cell.config.head for cell in cells}
+    for name in ("full", "pfc_0.5", "pfc_0.2", "pfc_0.1", "pfc_0.05", "random_all_0.1"):
+        assert name in heads
+    samplings = {head.sampling for head in heads.values()}
+    assert samplings == set(get_args(Head.model_fields["sampling"].annotation))
+    dissected = [head for head in heads.values() if head.loss.name == "d_softmax"]
+    assert len(dissected) == 3
+    assert len({head.model_dump_json() for head in heads.values()}) == len(heads)
+    for method, head in heads.items():
+        assert head.sample_rate is None or method.endswith(f"_{head.sample_rate:g}")
