@@ -17,11 +17,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from data.files import write_atomically
+from data.files import atomic_write, refuse_lfs_pointer
 from data.pairs.pickle_values import PickledArray, UnsafePickleError
 from data.pairs.safe_pickle import MAX_OPCODES, loads
 
-_LFS_POINTER: Final = b"version https://git-lfs"
 _REWRITE: Final = "write such files with data.pairs.bin_file.write_pair_file"
 
 
@@ -109,7 +108,8 @@ def write_pair_file(
         [once.setdefault(image, image) for image in map(bytes, images)],
         [bool(value) for value in same],
     )
-    write_atomically(path, lambda file: pickle.dump(content, file, protocol=4))
+    with atomic_write(path) as file:
+        pickle.dump(content, file, protocol=4)
 
 
 def balanced_order(same: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -133,11 +133,7 @@ def _map(path: Path) -> memoryview:
         if os.fstat(file.fileno()).st_size == 0:
             raise PairFileError(f"{path}: the file is empty; copy or download it again")
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    if bytes(data[: len(_LFS_POINTER)]) == _LFS_POINTER:
-        raise PairFileError(
-            f"{path}: a Git LFS pointer of {len(data)} bytes, not the set itself; fetch it with "
-            "`git lfs pull`"
-        )
+    refuse_lfs_pointer(path, bytes(data[:512]), PairFileError)
     return data
 
 

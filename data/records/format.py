@@ -13,11 +13,10 @@ With `flag > 0` that many float32 labels follow and the label field is 0. The im
 the rest. The `.idx` beside the file is text, `key<tab>offset` on each line.
 """
 
-import os
 import struct
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +24,8 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+
+from data.files import WriteError, publish, sync_file, writing
 
 Bytes = bytes | memoryview
 
@@ -96,32 +97,6 @@ def pack_record(
         raise ValueError(f"record {record_id} has an empty list of labels: expected one or more")
     header = HEADER.pack(labels.size, 0.0, record_id, id2)
     return b"".join((header, labels.tobytes(), image))
-
-
-class WriteError(ValueError):
-    """A file that cannot be written, as on a full disk; says which, and the mend."""
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what the system says about a write to `path` into a `WriteError`."""
-    try:
-        yield
-    except OSError as error:
-        raise WriteError(
-            f"{path} cannot be written: {error.strerror or error}; make room on its disk or choose "
-            "another, and run again"
-        ) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in `folder` are on the disk, where the system can say so."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 @dataclass(frozen=True)
@@ -251,8 +226,7 @@ class RecordWriter:
         self._flush()
         with writing(self.path):
             for file in self._files:
-                file.flush()
-                os.fsync(file.fileno())
+                sync_file(file)
 
     def __enter__(self) -> Self:
         return self
@@ -275,8 +249,7 @@ class RecordWriter:
                 # An index of an older file under the new one would be worse than none at all.
                 self._paths[1].unlink(missing_ok=True)
                 for partial, path in zip(self._partial, self._paths, strict=True):
-                    partial.replace(path)
-                sync_folder(self.path.parent)
+                    publish(partial, path)
         except BaseException:
             self._abandon()
             raise

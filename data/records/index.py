@@ -11,10 +11,10 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from data.files import write_atomically
+from data.files import atomic_write, refuse_lfs_pointer
 from data.records.format import RecordError
 from data.records.locations import beside, cache_name, default_cache_folder, places_beside
-from data.records.reader import RecordFile, refuse_lfs_pointer
+from data.records.reader import RecordFile
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,8 @@ def write_somewhere(places: list[Path], write: Callable[[IO[bytes]], None]) -> P
                 place.parent.mkdir(parents=True, exist_ok=True)
             if not place.parent.stat().st_mode & 0o222:
                 raise PermissionError(errno.EACCES, "the folder is read-only")
-            write_atomically(place, write)
+            with atomic_write(place) as file:
+                write(file)
         except OSError as error:
             faults.append(f"{place.parent}: {error.strerror}")
         else:
@@ -119,7 +120,7 @@ def read_index(path: Path, *, chunk_bytes: int = 1 << 24) -> RecordIndex:
     first line that is something else.
     """
     with path.open("rb") as file:
-        refuse_lfs_pointer(path, file.read(512))
+        refuse_lfs_pointer(path, file.read(512), RecordError)
         file.seek(0)
         most = 1  # the last line may have no end
         while chunk := file.read(chunk_bytes):

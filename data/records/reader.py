@@ -2,7 +2,6 @@
 
 import mmap
 import os
-import re
 import struct
 from array import array
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data.files import refuse_lfs_pointer
 from data.records.format import (
     FIRST,
     HEADER,
@@ -29,7 +29,6 @@ from data.records.format import (
 )
 from data.records.locations import Location, beside, is_url, stamp
 
-_LFS_POINTER = re.compile(rb"version https://git-lfs\S*\n(?:.*\n)*?size (\d+)")
 # A payload holds the magic by chance once in 4 billion words. So many parts are no record but an
 # attempt to have a list of billions of them built.
 MAX_PARTS = 1 << 16
@@ -182,7 +181,7 @@ class RecordFile:
 
     def _check_start(self, start: bytes) -> None:
         """Raise `RecordError` if `start`, up to 512 bytes, starts no RecordIO file."""
-        refuse_lfs_pointer(self.path, start)
+        refuse_lfs_pointer(self.path, start, RecordError)
         if not start:
             raise RecordError(
                 f"{self.path} is empty: expected a RecordIO file; copy or make it again"
@@ -292,13 +291,3 @@ def open_record_file(location: Location, *, cache_folder: Path | None = None) ->
             ) from error
         return RemoteRecordFile(str(location), cache_folder=cache_folder)
     return RecordFile(Path(location))
-
-
-def refuse_lfs_pointer(path: Location, start: bytes) -> None:
-    """Raise `RecordError` if `start`, the first bytes of `path`, are those of a Git LFS pointer."""
-    pointer = _LFS_POINTER.match(start)
-    if pointer:
-        raise RecordError(
-            f"{path} is a Git LFS pointer to a file of {int(pointer[1]):,} bytes, not the data; "
-            "run `git lfs pull` in its repository"
-        )

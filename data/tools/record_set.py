@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.datasets.class_ids import number_datasets
+from data.files import writing
 from data.records.format import (
     HEADER,
     MAGIC_BYTES,
@@ -37,7 +38,6 @@ from data.records.format import (
     pack_record,
     unpack_record,
     write_identity_ranges,
-    writing,
 )
 from data.records.index import open_index, read_index
 from data.records.labels import INEXACT_FROM, ImageTable, read_images

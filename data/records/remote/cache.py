@@ -6,18 +6,17 @@ processes of a machine share it: one fetches, the others wait for it and read.
 """
 
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
 
+from data.files import atomic_write, file_lock
 from data.records.remote.ranges import RemoteError, RemoteObject
 
 
@@ -43,9 +42,9 @@ def entry_folder(cache: Path, source: RemoteObject) -> Path:
     return folder
 
 
-def lock(folder: Path) -> FileLock:
+def lock(folder: Path) -> AbstractContextManager[None]:
     """Return a lock among the processes of this machine; the system frees it if its owner dies."""
-    return FileLock(folder / "lock")
+    return file_lock(folder / "lock")
 
 
 def download(source: RemoteObject, path: Path, spans: Iterable[tuple[int, int]]) -> None:
@@ -107,16 +106,10 @@ def _save(path: Path, values: npt.NDArray[np.generic]) -> None:
 @contextmanager
 def _appearing(path: Path) -> Iterator[IO[bytes]]:
     """Yield a file that gets its name when it is whole; `RemoteError` if it cannot be written."""
-    partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
+        with atomic_write(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())  # or the name may outlive a power cut that the content does not
-        partial.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()  # what was written of it may be all that the disk had left
         raise RemoteError(
             f"{path}, a copy of what was read of a remote file, cannot be written "
             f"({error.strerror or error}): make room on its disk, or set data.index_cache to "

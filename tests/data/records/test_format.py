@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.files import WriteError
 from data.records.format import (
     MAGIC_BYTES,
     Checkpoint,
     RecordError,
     RecordWriter,
-    WriteError,
     pack_record,
     unpack_record,
     write_face_records,

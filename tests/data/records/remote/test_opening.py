@@ -1,7 +1,6 @@
 """Indexes and labels of remote files, and what is no such file."""
 
 import errno
-import os
 import sys
 import threading
 from collections.abc import Callable
@@ -11,7 +10,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from data.datasets.dataset import open_dataset
@@ -19,7 +17,7 @@ from data.records.format import RecordError, RecordWriter, pack_record
 from data.records.index import open_index
 from data.records.labels import PROBED_WHEN_REMOTE, read_images
 from data.records.reader import RecordFile, open_record_file
-from data.records.remote.cache import entry_folder, save_array
+from data.records.remote.cache import entry_folder
 from data.records.remote.ranges import RemoteError, RemoteObject
 from data.records.remote.reader import RemoteRecordFile
 from tests.data.records.remote.store import BLOCK, Store, opened, sizes
@@ -76,7 +74,7 @@ def test_a_cache_that_is_full_is_told(
     place = store.put(Path(local.path).parent)
     writes = Path.open
     monkeypatch.setattr(
-        Path, "open", lambda path, mode="r", **k: Full() if mode == "wb" else writes(path, mode)
+        Path, "open", lambda path, mode="r", **k: Full() if mode == "x+b" else writes(path, mode)
     )
     with pytest.raises(RemoteError, match=r"cannot be written \(No space left.*data\.index_cache"):
         open_dataset(place)
@@ -227,17 +225,3 @@ def test_web_servers_without_ranges_are_refused(local: RecordFile) -> None:
 class QuietHandler(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name it has there
         pass
-
-
-def test_what_is_kept_has_its_name_when_it_is_on_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "x.npy"
-    waited: list[tuple[int, bool]] = []
-
-    def sync(handle: int) -> None:
-        waited.append((os.fstat(handle).st_size, path.exists()))
-
-    monkeypatch.setattr(os, "fsync", sync)
-    save_array(path, np.arange(1000))
-    assert waited == [(path.stat().st_size, False)]
