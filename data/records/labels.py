@@ -56,7 +56,7 @@ def read_images(
     promises other keys than there are.
     """
     by_key = index.sorted()
-    bounds = _key_bounds(file, by_key)
+    bounds = key_bounds(file, by_key)
     if bounds is None:
         labels = _own_labels(file, index.keys, index.offsets)
         return ImageTable(_as_range(index.keys), index.offsets, labels, has_header=False)
@@ -86,8 +86,11 @@ def _as_range(keys: npt.NDArray[np.int64]) -> Keys:
     return range(int(keys[0]), int(keys[-1]) + 1) if (np.diff(keys) == 1).all() else keys
 
 
-def _key_bounds(file: RecordFile, by_key: RecordIndex) -> tuple[int, int] | None:
-    """Return the keys after the last image and the last identity, None without header record."""
+def key_bounds(file: RecordFile, by_key: RecordIndex) -> tuple[int, int] | None:
+    """Return the keys after the last image and the last identity, None without header record.
+
+    `by_key` is sorted; it may lack records that are damaged.
+    """
     if by_key.keys[0] != 0:
         return None
     payload = file.read(int(by_key.offsets[0]), 0)

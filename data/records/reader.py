@@ -92,7 +92,7 @@ class RecordFile:
             self.stamp = stamp(os.fstat(file.fileno()))
         self._view = memoryview(self._map)
         self.size = len(self._view)
-        self._check_start(bytes(self._view[:512]))
+        self._check_start(bytes(self._bytes(0, min(512, self.size))))
         self._words = np.frombuffer(self._map, "<u4", count=self.size // 4)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -131,18 +131,32 @@ class RecordFile:
 
         Raises `RecordError` at the first place where no whole record starts.
         """
+        offsets, stop = self.walk(0, self.size)
+        if stop < self.size:
+            self._parts(stop, None)  # raises
+        return offsets
+
+    def walk(self, start: int, stop: int) -> tuple[npt.NDArray[np.int64], int]:
+        """Walk from record to record: those that follow one another from `start` on.
+
+        Returns their offsets, all below `stop`, int64 [n], and where the next record should start:
+        below `stop` where no whole record starts there.
+        """
         offsets = array("q")
         append, unpack, data = offsets.append, PART.unpack_from, self._map
         magic_word, split, last = MAGIC, WHOLE + 1 << SIZE_BITS, self.size - 8
-        offset = 0
-        while offset < self.size:
+        offset = start
+        while offset < stop:
             magic, word = unpack(data, offset) if offset <= last else (0, 0)
             following = (offset + 8 + word + 3) & ~3
             if magic != magic_word or word >= split or following > self.size:
-                following = self._parts(offset, None)[1]
+                try:
+                    following = self._parts(offset, None)[1]
+                except RecordError:
+                    break
             append(offset)
             offset = following
-        return np.frombuffer(offsets, np.int64)
+        return np.frombuffer(offsets, np.int64), offset
 
     def headers(self, offsets: npt.NDArray[np.int64], keys: Keys | None = None) -> Headers:
         """Return the headers of the records at `offsets`, int64 [n], without touching the images.

@@ -263,4 +263,5 @@ def _report_unlisted(source: Path, output: Path, faces: list[Face], findings: Fi
         for path in source.rglob("*")
         if path.suffix.lower() in IMAGE_SUFFIXES and output not in path.parents
     )
-    findings.add("unlisted", [Place(p, "no face is listed") for p in photos if p not in listed])
+    unlisted = [Place(photo, "no face is listed") for photo in photos if photo not in listed]
+    findings.add("unlisted", unlisted, len(unlisted))

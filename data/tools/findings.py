@@ -1,4 +1,4 @@
-"""What a check found: grouped by kind, counted, with the first places of each and the mend."""
+"""What a check or an alignment found: grouped by kind, counted, with examples and what to do."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,12 +20,12 @@ class Kind:
         level: `error` where training would stop or learn something wrong, `warning` where a person
             should look, `note` for what does no harm.
         title: what is the matter, in the plural.
-        mend: what to do about it, a sentence.
+        fix: what to do about it, a sentence.
     """
 
     level: Level
     title: str
-    mend: str
+    fix: str
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,9 @@ class Place:
     line: int | None = None
 
     def __str__(self) -> str:
-        names = ("line", "key", "offset")
-        known = [
-            f"{name} {getattr(self, name)}" for name in names if getattr(self, name) is not None
-        ]
-        return f"{', '.join([self.file, *known])}: {self.detail}"
+        known = self.to_dict()
+        words = [f"{name} {known[name]}" for name in ("line", "key", "offset") if name in known]
+        return f"{', '.join([self.file, *words])}: {self.detail}"
 
     def to_dict(self) -> dict[str, str | int]:
         """Return what is known, for JSON."""
@@ -75,20 +73,12 @@ class Findings:
         self._kinds = kinds
         self._groups: dict[str, _Group] = {}
 
-    def add(self, name: str, places: Iterable[Place], count: int | None = None) -> None:
-        """Add findings of the kind `name`.
-
-        `count` says how many there are where that is more than `places` gives; of an iterator no
-        more is taken than is kept.
-        """
-        group = self._groups.setdefault(name, _Group())
-        if count is None:
-            places = list(places)
-            count = len(places)
-        group.places += islice(places, max(0, PLACES_AT_MOST - len(group.places)))
-        group.count += count
-        if group.count == 0:
-            del self._groups[name]
+    def add(self, name: str, places: Iterable[Place], count: int = 1) -> None:
+        """Add `count` findings of the kind `name`; of `places` no more are taken than are kept."""
+        if count:
+            group = self._groups.setdefault(name, _Group())
+            group.places += islice(places, PLACES_AT_MOST - len(group.places))
+            group.count += count
 
     def count(self, name: str) -> int:
         """Return how many findings of the kind `name` there are."""
@@ -100,21 +90,21 @@ class Findings:
         return all(self._kinds[name].level == "note" for name in self._groups)
 
     def to_list(self) -> list[dict[str, Any]]:
-        """Return all findings for JSON, the gravest first, with up to 10,000 places each."""
+        """Return all findings for JSON, errors first, with up to 10,000 places each."""
         return [
             {
                 "level": kind.level,
                 "kind": name,
                 "title": kind.title,
                 "count": group.count,
-                "mend": kind.mend,
+                "mend": kind.fix,  # the key that programs know
                 "places": [place.to_dict() for place in group.places],
             }
             for name, kind, group in self._sorted()
         ]
 
     def text(self) -> str:
-        """Return all findings for a person, the gravest first, with the first places of each."""
+        """Return all findings for a person, errors first, with the first places of each."""
         return "\n\n".join(_paragraph(kind, group) for _, kind, group in self._sorted())
 
     def _sorted(self) -> list[tuple[str, Kind, _Group]]:
@@ -127,5 +117,5 @@ def _paragraph(kind: Kind, group: _Group) -> str:
     lines += [f"    {place}" for place in group.places[:_PLACES_SHOWN]]
     if group.count > _PLACES_SHOWN:
         lines.append(f"    ... and {group.count - _PLACES_SHOWN:,} more")
-    lines.append(f"  To do: {kind.mend}")
+    lines.append(f"  To do: {kind.fix}")
     return "\n".join(lines)

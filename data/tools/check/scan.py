@@ -1,241 +1,160 @@
-"""Looks for records in the bytes of a file, stretch by stretch, and goes on past damage.
+"""Finds the whole records of a `.rec` file, and goes on where its reader stops: at damage.
 
-No part of a well-written file holds the magic on a 4-byte boundary, so the magics of a stretch are
-the starts of its parts, whatever comes before it: stretches can be read in any order and by any
-process, and after damage the next magic is where it goes on. A record belongs to the stretch in
-which it starts. Whatever no whole record covers is damage.
+The reader walks from record to record by their lengths. Where no whole record starts, this module
+looks for the next one: no part of a well-written file holds the magic on a 4-byte boundary (see
+`data.records.format`), so every magic may be a record's start. Bytes that no whole record covers
+are damage.
 """
 
 import os
-from dataclasses import dataclass, replace
-from hashlib import blake2b
-from io import BytesIO
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import simplejpeg
-from PIL import Image
 
-from data.loading.decode import BadImage, decode_into
-from data.records.format import (
-    FIRST,
-    HEADER,
-    LAST,
-    MAGIC_BYTES,
-    MIDDLE,
-    PART,
-    SIZE_BITS,
-    SIZE_MASK,
-    WHOLE,
-    Bytes,
-    RecordError,
-    unpack_record,
-)
-from data.records.reader import Headers
-from data.tools.check.window import Offsets, Span, Window, Words
+from data.records.format import MAGIC, PART, Bytes, RecordError
+from data.records.reader import HEADER_WORDS, RecordFile
 
-_SAMPLES: Final = 16  # words of an image in its fingerprint
-_MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)  # 2**64 divided by the golden ratio
-_SIDE: Final = 112  # to which images are decoded that are not square, or large
+Offsets = npt.NDArray[np.int64]
+ByteRange = tuple[int, int]  # start, stop
+
+_READ_BYTES: Final = 1 << 20  # at a time: stays in the core's cache
+_PAGE: Final = 4096  # bytes: the unit in which a disk's errors are reported
+_SEARCH_BYTES: Final = 1 << 20  # at most, at a time
+_START_BYTES: Final = 1 << 20  # in which a RecordIO file must have a magic
+_HEADER_BYTES: Final = 4 * HEADER_WORDS
 
 
-@dataclass(frozen=True)
-class StretchRecords:
-    """The n whole records that start in a stretch of a file, column by column.
+class DamagedFile(RecordFile):
+    """A `.rec` file that may be damaged and may lie on a failing disk.
+
+    Every byte is read once with `preadv` before the mapping is touched there: a bad sector is then
+    an error to be reported, not a signal (SIGBUS) that ends the process. It also reads from end to
+    end what the mapping would fetch page by page. A record with a byte that cannot be read is not
+    whole.
 
     Attributes:
-        offsets: int64 [n], rising.
-        ends: where the next record should start; int64 [n].
-        flags, labels, ids, image_sizes: see `Headers`.
-        fingerprints: of the images' bytes, the same for the same bytes; uint64 [n].
-        sizes: width and height of each image in pixels; uint16 [n, 2]. 0 where there is no image,
-            where it cannot be decoded, or none was to be decoded.
-        undecodable: offset of each record with a damaged image, and what is wrong.
-        unreadable: the spans of bytes that the disk refused to give.
+        damage: ranges of bytes that belong to no whole record, in order, as far as it was scanned.
+        unreadable: pages that the disk refused to give, in order.
+
+    Raises `RecordError` for a file that is empty, a Git LFS pointer, or has no record's start in
+    its first MiB.
     """
 
-    offsets: Offsets
-    ends: Offsets
-    flags: npt.NDArray[np.uint32]
-    labels: npt.NDArray[np.float32]
-    ids: npt.NDArray[np.uint64]
-    image_sizes: Offsets
-    fingerprints: npt.NDArray[np.uint64]
-    sizes: npt.NDArray[np.uint16]
-    undecodable: list[tuple[int, str]]
-    unreadable: list[Span]
+    def __init__(self, path: Path) -> None:
+        self.damage: list[ByteRange] = []
+        self.unreadable: list[ByteRange] = []
+        self._read_to = 0
+        self._scratch = memoryview(bytearray(_READ_BYTES))
+        super().__init__(path)
+        beginning = min(_START_BYTES, self.size)
+        if self._next_magic(0, beginning) == beginning:
+            super()._check_start(bytes(self._bytes(0, min(512, self.size))))
 
-    def since(self, position: int) -> "StretchRecords":
-        """Return the records that start at `position` or later."""
-        first = int(np.searchsorted(self.offsets, position))
-        if first == 0:
-            return self
-        columns: dict[str, Any] = {
-            n: c[first:] for n, c in vars(self).items() if isinstance(c, np.ndarray)
-        }
-        undecodable = [item for item in self.undecodable if item[0] >= position]
-        return replace(self, undecodable=undecodable, **columns)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DamagedFile, (self.path,), {"_read_to": self.size}  # records were read ahead here
 
+    def _check_start(self, start: bytes) -> None:
+        """Allow damage there."""
 
-def scan_stretch(window: Window, *, decode: bool) -> StretchRecords:
-    """Find the whole records that start in a window's stretch; `release` the window.
+    def whole_records(self, chunk_bytes: int) -> Iterator[Offsets]:
+        """Yield the offsets of all whole records, rising, `chunk_bytes` of the file at a time."""
+        position = 0  # where the next record should start
+        for start in range(0, self.size, chunk_bytes):
+            stop = min(start + chunk_bytes, self.size)
+            found = [np.empty(0, np.int64)]
+            while position < stop:
+                self._read_ahead(stop + _HEADER_BYTES)
+                offsets, following = self.walk(position, self._readable_to(position, stop))
+                # A wrong length shows only in what follows: the last record is looked at again.
+                if len(offsets) and not self._is_whole(int(offsets[-1])):
+                    offsets, following = offsets[:-1], int(offsets[-1])
+                found.append(offsets)
+                if following < stop:
+                    resumed = self._next_whole(following)
+                    self.damage.append((following, resumed))
+                    following = resumed
+                position = following
+            yield np.concatenate(found)
 
-    With `decode` every image is decoded, as training does it. Memory beyond the window is small,
-    but for a record that reaches far beyond it.
-    """
-    offsets, ends, parts = _whole_records(window)
-    words, first = window.words, (offsets - window.start) // 4
-    headers = _headers(words, first)
-    images = (first + (8 + HEADER.size) // 4 + headers.flags.astype(np.int64)) * 4
-    fingerprints = _fingerprints(words, images // 4, headers.image_sizes)
-    joined: dict[int, Bytes] = {}  # images of records in several parts, by row
-    for row, spans in parts.items():
-        joined[row] = _read_joined(window, spans, headers, row)
-        of_one = np.frombuffer(joined[row], "<u4", len(joined[row]) // 4)
-        size = headers.image_sizes[row : row + 1]
-        fingerprints[row] = _fingerprints(of_one, np.zeros(1, np.int64), size)[0]
-    sizes, undecodable = np.zeros((len(offsets), 2), np.uint16), []
-    data = window.data
-    for row in np.flatnonzero(headers.image_sizes > 0).tolist() if decode else ():
-        at = int(images[row])
-        image = joined.get(row, data[at : at + int(headers.image_sizes[row])])
+    def words(self, places: Offsets) -> npt.NDArray[np.uint32]:
+        """Return the words of 4 bytes at `places`, counted in words."""
+        return self._words.take(places, mode="clip")  # without the interpreter's lock
+
+    def start_of(self, offset: int) -> bytes:
+        """Return the first bytes of a part at `offset`, fewer at the end of the file; for messages.
+
+        Of a page that cannot be read there are none.
+        """
+        stop = min(offset + PART.size, self.size)
+        return bytes(self._bytes(offset, stop)) if self._is_readable(offset, stop) else b""
+
+    def _next_whole(self, at: int) -> int:
+        """Return where the first whole record after `at` starts, or the end of the file."""
+        while True:
+            at = self._next_magic(at + 4, self.size)
+            if at == self.size or self._is_whole(at):
+                return at
+
+    def _is_whole(self, offset: int) -> bool:
+        """Return whether a whole record starts at `offset`.
+
+        One that runs over a magic to where no record starts has a wrong length. One that runs over
+        a magic to the start of another is as writers leave it that do not split there.
+        """
         try:
-            sizes[row] = _decoded_size(image)
-        except BadImage as error:
-            undecodable.append((int(offsets[row]), str(error)))
-    window.release()
-    return StretchRecords(
-        offsets, ends, **vars(headers), fingerprints=fingerprints, sizes=sizes,
-        undecodable=undecodable, unreadable=window.unreadable,
-    )  # fmt: skip
+            parts, end = self._parts(offset, None)
+        except RecordError:
+            return False
+        last_part = end - (len(parts[-1]) + 3 & ~3)
+        ends_well = end >= self.size or self._next_magic(end, end + 4) == end
+        return ends_well or self._next_magic(last_part, end) == end
 
+    def _next_magic(self, start: int, stop: int) -> int:
+        """Return the first multiple of 4 in `[start, stop)` with the magic; `stop` for none."""
+        step = _PAGE
+        while start < stop:
+            end = min(start // step * step + step, stop)
+            if self._is_readable(start, end):
+                found = np.flatnonzero(self._words[start // 4 : end // 4] == MAGIC)
+                if len(found):
+                    return start + 4 * int(found[0])
+                step = min(2 * step, _SEARCH_BYTES)
+            elif step > _PAGE:
+                step = _PAGE
+                continue
+            start = end
+        return stop
 
-def _whole_records(window: Window) -> tuple[Offsets, Offsets, dict[int, list[Span]]]:
-    """Return offsets and ends of the stretch's records, and the parts of some, by row.
+    def _bytes(self, start: int, stop: int) -> Bytes:
+        if not self._is_readable(start, stop):
+            raise RecordError(f"{self.path}: the bytes {start} to {stop} cannot be read")
+        return super()._bytes(start, stop)
 
-    All of them have been read when it returns.
-    """
-    magics = window.magics()
-    count = int(np.searchsorted(magics, window.end))
-    following = np.append(magics, window.stop)[1 : count + 1]
-    offsets = magics[:count]
-    word = _taken(window.words, (offsets - window.start) // 4 + 1)
-    ends = (offsets + 8 + (word & SIZE_MASK).astype(np.int64) + 3) & ~3
-    whole = (word >> SIZE_BITS == WHOLE) & (ends <= following)
-    parts: dict[int, list[Span]] = {}
-    for row in np.flatnonzero(~whole & (word >> SIZE_BITS <= FIRST)).tolist():
-        spans = _parts(window, int(offsets[row]))
-        if spans:
-            whole[row], ends[row] = True, (spans[-1][1] + 3) & ~3
-            if len(spans) > 1:
-                parts[int(offsets[row])] = spans
-    offsets, ends = offsets[whole], ends[whole]
-    # A record that goes on over a magic, as writers that do not cut there leave them, may seem to
-    # hold another.
-    outside = np.append(True, offsets[1:] >= np.maximum.accumulate(ends)[:-1])[: len(offsets)]
-    offsets, ends = offsets[outside], ends[outside]
-    window.reach(int(ends[-1]) if len(ends) else 0)
-    rows = {offset: row for row, offset in enumerate(offsets.tolist())} if parts else {}
-    return offsets, ends, {rows[at]: spans for at, spans in parts.items() if at in rows}
+    def _is_readable(self, start: int, stop: int) -> bool:
+        self._read_ahead(stop)
+        return not any(first < stop and start < end for first, end in self.unreadable)
 
+    def _readable_to(self, start: int, stop: int) -> int:
+        """Return up to where records may start so that their headers can be read."""
+        bad = (first - _HEADER_BYTES for first, end in self.unreadable if end > start)
+        return min(stop, *bad, stop)
 
-def _parts(window: Window, offset: int) -> list[Span]:
-    """Return the payload's spans of the record at `offset`, none if it is not whole."""
-    spans: list[Span] = []
-    first = offset
-    # The second condition ends a chain of parts that would fill the memory.
-    while (part := window.part(offset)) is not None and offset - first <= SIZE_MASK:
-        flag, size = part
-        start, stop = offset + PART.size, offset + PART.size + size
-        if flag not in ((MIDDLE, LAST) if spans else (WHOLE, FIRST)) or stop > window.size:
-            break
-        offset = (stop + 3) & ~3
-        runs_into_another = window.next_magic(start, offset) < offset
-        if runs_into_another and offset < window.size and window.part(offset) is None:
-            break
-        spans.append((start, stop))
-        if flag in (WHOLE, LAST):
-            return spans
-    return []
+    def _read_ahead(self, stop: int) -> None:
+        """Read on to `stop`, or to the end of the file."""
+        while self._read_to < min(stop, self.size):
+            start, end = self._read_to, min(self._read_to + _READ_BYTES, self.size)
+            if not self._can_read(start, end):
+                pages = [(at, min(at + _PAGE, end)) for at in range(start, end, _PAGE)]
+                self.unreadable += [page for page in pages if not self._can_read(*page)]
+            self._read_to = end
 
-
-def _headers(words: Words, first: Offsets) -> Headers:
-    """Return the headers of the records, in one part each, that start at `words[first]`."""
-    word = _taken(words, first + np.arange(10)[:, None])
-    flags = word[2]
-    labels = np.stack([np.where(flags > 0, word[8], word[3]), word[9]], 1).view(np.float32)
-    labels[flags < 2, 1] = np.nan
-    ids = word[4].astype(np.uint64) | word[5].astype(np.uint64) << np.uint64(32)
-    sizes = (word[1] & SIZE_MASK).astype(np.int64)
-    return Headers(flags, labels, ids, sizes - HEADER.size - 4 * flags.astype(np.int64))
-
-
-def _read_joined(window: Window, spans: list[Span], headers: Headers, row: int) -> bytes:
-    """Return the image of a record in parts, its header read into `headers` at `row`."""
-    payload = MAGIC_BYTES.join(
-        bytes(window.data[start - window.start : stop - window.start]) for start, stop in spans
-    )
-    try:
-        record = unpack_record(payload)
-    except RecordError:
-        headers.image_sizes[row] = -1
-        return b""
-    headers.flags[row] = len(record.labels) if record.is_list else 0
-    headers.labels[row] = [*record.labels[:2], np.nan][:2]
-    headers.ids[row], headers.image_sizes[row] = record.id, len(record.image)
-    return bytes(record.image)
-
-
-def _fingerprints(words: Words, first: Offsets, sizes: Offsets) -> npt.NDArray[np.uint64]:
-    """Return a number of 64 bits for each image, of `sizes` bytes from `words[first]` on.
-
-    It is made of the size and of words spread over the image: what differs is surely another
-    image, what does not is worth reading again.
-    """
-    result = sizes.astype(np.uint64)
-    count = np.maximum(sizes // 4, 0)
-    seen = _taken(words, first + (count * np.arange(_SAMPLES)[:, None] // _SAMPLES))
-    for sample in np.where(count > 0, seen, 0):
-        result = (result ^ sample) * _MULTIPLIER
-        result ^= result >> np.uint64(32)
-    return result
-
-
-def _taken(words: Words, places: Offsets) -> Words:
-    """Return the words at `places`, and any others for places outside."""
-    if len(words) == 0:
-        return np.zeros(places.shape, np.uint32)
-    return words.take(places, mode="clip")  # without the interpreter's lock, which `[]` holds
-
-
-def image_digests(path: Path, offsets: list[int]) -> list[bytes]:
-    """Return a digest of the image in each of the whole records at `offsets`, of 16 bytes."""
-    digests = []
-    with path.open("rb", buffering=1 << 14) as file:
-        for offset in offsets:
-            file.seek(offset)
-            parts, flag = [], FIRST
-            while flag not in (WHOLE, LAST):
-                _, word = PART.unpack(file.read(PART.size))
-                flag, size = word >> SIZE_BITS, word & SIZE_MASK
-                parts.append(file.read(size))
-                file.seek(-size % 4, os.SEEK_CUR)
-            image = unpack_record(MAGIC_BYTES.join(parts)).image
-            digests.append(blake2b(image, digest_size=16).digest())
-    return digests
-
-
-def _decoded_size(encoded: Bytes) -> Span:
-    """Decode an image as training does, and return its width and height; raises `BadImage`."""
-    if encoded[:2] != b"\xff\xd8":
-        decode_into(np.empty((_SIDE, _SIDE, 3), np.uint8), encoded)
-        return Image.open(BytesIO(encoded)).size
-    try:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
-    except ValueError:
-        height = width = 0  # what is wrong is for the decoder to say
-    side = height if 0 < height == width <= 4 * _SIDE else _SIDE  # to its own size: not resized
-    decode_into(np.empty((side, side, 3), np.uint8), encoded)
-    return width, height
+    def _can_read(self, start: int, stop: int) -> bool:
+        into = self._scratch[: stop - start]
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+                return os.preadv(file.fileno(), [into], start) == len(into)
+        except OSError:
+            return False

@@ -4,6 +4,7 @@ import re
 import struct
 from collections.abc import Callable
 from io import BytesIO
+from itertools import pairwise
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import data.tools.check.file
 import data.tools.check.run
+import data.tools.check.scan
 from data.records.format import (
     MAGIC,
     MAGIC_BYTES,
@@ -25,6 +26,7 @@ from data.records.format import (
 )
 from data.records.reader import RecordFile
 from data.tools.check.run import CheckResult, check_records
+from data.tools.check.scan import DamagedFile
 from tests.conftest import picture
 
 Finding = dict[str, Any]
@@ -68,7 +70,7 @@ def encoded(size: tuple[int, int] = (32, 32), kind: str = "JPEG", seed: int = 99
 @pytest.fixture(params=[64, 1000 * 4, 1 << 23], ids=["64 bytes", "4 kB", "whole"])
 def stretch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Cut files into stretches of so many bytes: what is found must not depend on it."""
-    monkeypatch.setattr(data.tools.check.file, "STRETCH", request.param)
+    monkeypatch.setattr(data.tools.check.run, "CHUNK", request.param)
     return int(request.param)
 
 
@@ -220,7 +222,7 @@ def test_records_in_parts_and_with_a_magic_left_in_are_whole(tmp_path: Path) -> 
 def test_a_record_larger_than_what_is_read_ahead_is_whole_before_garbage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data.tools.check.file, "STRETCH", 40_000)
+    monkeypatch.setattr(data.tools.check.run, "CHUNK", 40_000)
     path = write(tmp_path / "x.rec", [(0, b"x" * 600_001), (1, encoded())])
     content = path.read_bytes()
     second = int(RecordFile(path).scan()[1])
@@ -263,8 +265,8 @@ def test_any_damage_is_found_the_same_however_the_file_is_cut(
             content[start:stop] = new
     faces.write_bytes(content)
     whole = check(faces)
-    for module in (data.tools.check.file, data.tools.check.run):
-        monkeypatch.setattr(module, "STRETCH", 512)
+    for module in (data.tools.check.run,):
+        monkeypatch.setattr(module, "CHUNK", 512)
     for workers in (1, 3):
         cut = check_records([faces], workers=workers)
         assert cut.findings.to_list() == whole.findings.to_list()
@@ -283,8 +285,8 @@ def test_threads_and_processes_find_the_same(
     )[: int(offsets[4] - offsets[3])]
     faces.write_bytes(content)
     alone = check(faces, decode=decode)
-    for module in (data.tools.check.file, data.tools.check.run):
-        monkeypatch.setattr(module, "STRETCH", 1024)
+    for module in (data.tools.check.run,):
+        monkeypatch.setattr(module, "CHUNK", 1024)
     steps: list[tuple[int, int]] = []
     others = 0
 
@@ -300,21 +302,44 @@ def test_threads_and_processes_find_the_same(
     assert steps == [(min(at + 1024, size), size) for at in range(0, size, 1024)]
 
 
-def test_what_the_disk_refuses_is_named(faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, bad = os.preadv, int(RecordFile(faces).scan()[5]) + 100
-    assert bad > 4096
+@pytest.mark.usefixtures("stretch")
+@pytest.mark.parametrize("page", [1, 2, 4])
+def test_pages_that_the_disk_cannot_read_cost_the_records_on_them(
+    faces: Path, page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, offsets = os.preadv, RecordFile(faces).scan()
+    start, stop = page * 4096, (page + 1) * 4096
+    assert stop < faces.stat().st_size
 
-    def preadv(file: int, into: list[memoryview], start: int) -> int:
-        if start <= bad < start + len(into[0]):
+    def preadv(file: int, into: list[memoryview], at: int) -> int:
+        if at < stop and start < at + len(into[0]):
             raise OSError(5, "Input/output error")
-        return real(file, into, start)
+        return real(file, into, at)
 
     monkeypatch.setattr(os, "preadv", preadv)
     result = check(faces)
     (place,) = found(result)["unreadable"]["places"]
-    assert place["offset"] == bad // 4096 * 4096
-    assert "4096 bytes cannot be read" in place["detail"]
-    assert 10 <= result.records < 17
+    assert place["offset"] == start
+    assert "4096 bytes" in place["detail"]
+    ends = np.append(offsets[1:], faces.stat().st_size)
+    lost = np.flatnonzero((offsets < stop) & (ends > start)).tolist()
+    assert result.records == len(offsets) - len(lost)
+    assert keys_of(found(result)["index_lost"]) == [row + 1 for row in lost]
+    assert [place["offset"] for place in found(result)["damage"]["places"]] == [offsets[lost[0]]]
+
+
+def test_a_file_that_shrinks_during_the_check_is_not_touched_where_it_ended(
+    faces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Touching a mapping beyond the end of its file ends the process, as a bad sector would.
+    monkeypatch.setattr(data.tools.check.scan, "_READ_BYTES", 4096)
+    offsets = RecordFile(faces).scan()
+    file = DamagedFile(faces)
+    os.truncate(faces, int(offsets[5]))
+    whole = np.concatenate(list(file.whole_records(5000)))
+    last_page = int(offsets[5]) // 4096 * 4096
+    assert file.unreadable[0] == (last_page, last_page + 4096)
+    assert whole.tolist() == [at for at, end in pairwise(offsets.tolist()) if end <= last_page]
 
 
 # The index
@@ -453,7 +478,7 @@ def test_a_property_file_with_another_number(faces: Path) -> None:
         (-1.0, "its label is -1"),
         (float("nan"), "its label is nan"),
         (float("inf"), "its label is inf, where labels"),
-        (2.0**24, "its label is 16777216, where labels stored as float32 run into each other"),
+        (2.0**24, "its label is 16777216, where labels stored as float32 are not exact"),
     ],
 )
 def test_labels_that_are_no_class(tmp_path: Path, label: float, text: str) -> None:
