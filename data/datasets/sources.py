@@ -16,7 +16,7 @@ from data.datasets.lists import LIST_SUFFIXES
 from data.records.cache import open_images
 from data.records.format import HEADER, Bytes, RecordError, unpack_record
 from data.records.locations import DatasetError, Location, is_glob, is_url
-from data.records.reader import open_record_file
+from data.records.open import open_record_file
 from data.records.shards import RECORDS, find_records
 
 _FLAG_AND_LABEL = struct.Struct("<If")

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from data.records.format import HEADER, RecordError, unpack_record
+from data.records.format import HEADER, Headers, RecordError, unpack_record
 from data.records.index import RecordIndex
-from data.records.reader import Headers, Keys, RecordFile
+from data.records.reader import Keys, RecordFile
 
 logger = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.records.format import (
+    HEADER_WORDS,
     MAGIC,
     MAGIC_BYTES,
     PART,
@@ -28,7 +29,7 @@ from data.records.format import (
     RecordError,
 )
 from data.records.locations import default_cache_folder
-from data.records.reader import HEADER_WORDS, RecordFile
+from data.records.reader import RecordFile
 from data.records.remote.block_cache import BlockCache
 from data.records.remote.cache import (
     HeaderTable,

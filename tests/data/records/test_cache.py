@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from data.records.cache import MappedTable, open_images
-from data.records.format import RecordWriter, pack_record, write_face_records
+from data.records.format import pack_record
 from data.records.labels import ImageTable
 from data.records.reader import RecordFile
+from data.records.writer import RecordWriter, write_face_records
 
 CLASSES = [0, 0, 0, 1, 2, 2, 2, 2, 2, 3, 3]
 

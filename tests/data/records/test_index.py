@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.records.format import MAGIC_BYTES, RecordError, RecordWriter, pack_record
+from data.records.format import MAGIC_BYTES, RecordError, pack_record
 from data.records.index import RecordIndex, open_index, read_index
 from data.records.reader import RecordFile
+from data.records.writer import RecordWriter
 
 
 def write_records(path: Path, ids: list[int]) -> RecordFile:

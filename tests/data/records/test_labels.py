@@ -4,10 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.records.format import RecordError, RecordWriter, pack_record, write_face_records
+from data.records.format import RecordError, pack_record
 from data.records.index import RecordIndex, open_index
 from data.records.labels import ImageTable, read_images
 from data.records.reader import RecordFile
+from data.records.writer import RecordWriter, write_face_records
 
 CLASSES = [0, 0, 0, 1, 2, 2, 2, 2, 2, 3, 3]
 
