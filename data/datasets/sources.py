@@ -12,10 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from data.datasets.folders import FolderImages, ListImages
-from data.datasets.lists import LIST_SUFFIXES
 from data.records.cache import open_images
 from data.records.format import HEADER, Bytes, RecordError, unpack_record
-from data.records.locations import DatasetError, Location, is_glob, is_url
+from data.records.locations import (
+    LIST_SUFFIXES,
+    DatasetError,
+    Location,
+    LocationKind,
+    location_kind,
+    record_url,
+)
 from data.records.open import open_record_file
 from data.records.shards import RECORDS, find_records
 
@@ -64,21 +70,18 @@ def open_sources(
     Raises `DatasetError` for a location that holds none, for shards that are missing or of
     different layouts, and what the reader of each kind raises.
     """
-    if is_url(location) and not is_glob(location):
-        text = str(location)
-        url = text if text.endswith(".rec") else text.rstrip("/") + "/train.rec"
-        return [RecordImages(url, cache_folder=cache_folder)]
-    path = Path(location)
-    if path.suffix.lower() in LIST_SUFFIXES and path.is_file():
-        listed = ListImages(path, root=list_root)
-        listed.look_for_files()
-        return [listed]
-    if path.is_dir() and not any(path.glob("*.rec")):
-        return [FolderImages(path)]
-    is_record_file = path.suffix == ".rec" and path.is_file()
-    if not (is_glob(location) or path.is_dir() or is_record_file):
-        state = "is none of what can be read" if path.exists() else "does not exist"
-        raise DatasetError(f"{path} {state}: {_EXPECTED}")
+    match location_kind(location):
+        case LocationKind.URL:
+            return [RecordImages(record_url(str(location)), cache_folder=cache_folder)]
+        case LocationKind.LIST:
+            listed = ListImages(Path(location), root=list_root)
+            listed.look_for_files()
+            return [listed]
+        case LocationKind.FOLDER:
+            return [FolderImages(Path(location))]
+        case None:
+            state = "is none of what can be read" if Path(location).exists() else "does not exist"
+            raise DatasetError(f"{location} {state}: {_EXPECTED}")
     shards = [RecordImages(file, cache_folder=cache_folder) for file in find_records(location)]
     _check_layouts(location, shards)
     return shards

@@ -13,16 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from data.files import Array, ArrayFile, ArrayFileError, array_file_writer
-from data.records.index import find_index, open_index, write_somewhere
+from data.records.index import find_index, open_index, write_to_first
 from data.records.labels import ImageTable, read_images
-from data.records.locations import (
-    beside,
-    cache_name,
-    default_cache_folder,
-    is_url,
-    places_beside,
-    stamp,
-)
+from data.records.locations import fingerprint, is_url, sibling, storage_paths
 from data.records.reader import Keys, RecordFile
 
 logger = logging.getLogger(__name__)
@@ -57,18 +50,16 @@ def open_images(
 
     Raises `RecordError` as `open_index` and `read_images` do.
     """
-    folder = cache_folder or default_cache_folder()
-    location = beside(file.path, ".idx.cache")
-    places = places_beside(location, folder / cache_name(location))
-    index_path = find_index(file, cache_folder=folder)
+    places = storage_paths(sibling(file.path, ".idx.cache"), cache_folder)
+    index_path = find_index(file, cache_folder=cache_folder)
     if index_path is not None:
         facts = _facts(file, index_path)
         for place in places:
             if (found := _read_table(place, facts)) is not None:
                 return found
-    table = read_images(file, open_index(file, cache_folder=folder))
+    table = read_images(file, open_index(file, cache_folder=cache_folder))
     if index_path is None:
-        index_path = find_index(file, cache_folder=folder)
+        index_path = find_index(file, cache_folder=cache_folder)
         if index_path is None:  # it could not be written, so neither can this
             return table
         facts = _facts(file, index_path)
@@ -80,7 +71,7 @@ def open_images(
 
 def _facts(file: RecordFile, index_path: Path) -> dict[str, str | int]:
     """Return what a cached table must have been made from."""
-    return {"format": FORMAT, "rec": file.stamp, "idx": stamp(index_path.stat())}
+    return {"format": FORMAT, "rec": file.fingerprint, "idx": fingerprint(index_path.stat())}
 
 
 def _read_table(path: Path, facts: dict[str, str | int]) -> MappedTable | None:
@@ -106,4 +97,4 @@ def _write_table(places: list[Path], table: ImageTable, facts: dict[str, str | i
     else:
         arrays["keys"] = np.asarray(table.keys)
     own_facts = {"first_key": first, "has_header": table.has_header}
-    return write_somewhere(places, array_file_writer(arrays, {**facts, **own_facts}))
+    return write_to_first(places, array_file_writer(arrays, {**facts, **own_facts}))

@@ -28,7 +28,7 @@ from data.records.format import (
     decode_headers,
     joined_words,
 )
-from data.records.locations import beside, stamp
+from data.records.locations import fingerprint, sibling
 
 # A payload contains the magic by chance once in 4 billion words. More parts than this are not a
 # record but an attack on memory.
@@ -46,7 +46,7 @@ class RecordFile:
     Attributes:
         path: of the file, or its URL.
         size: in bytes.
-        stamp: a text that changes when the file is written again.
+        fingerprint: a text that changes when the file is written again.
         is_remote: whether reading costs requests, so that as little as possible should be read.
 
     Raises `RecordError` if the file is missing, empty, a Git LFS pointer or not RecordIO.
@@ -54,7 +54,7 @@ class RecordFile:
 
     path: Path | str
     size: int
-    stamp: str
+    fingerprint: str
     is_remote = False
 
     def __init__(self, path: Path) -> None:
@@ -66,7 +66,7 @@ class RecordFile:
         with path.open("rb") as file:
             self._check_start(file.read(512))
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self.stamp = stamp(os.fstat(file.fileno()))
+            self.fingerprint = fingerprint(os.fstat(file.fileno()))
         self._view = memoryview(self._map)
         self.size = len(self._view)
         self._words = np.frombuffer(self._map, "<u4", count=self.size // 4)
@@ -76,7 +76,7 @@ class RecordFile:
 
     def index_path(self) -> Path | None:
         """Return the `.idx` of the same name, or None if there is none."""
-        path = Path(beside(self.path, ".idx"))
+        path = Path(sibling(self.path, ".idx"))
         return path if path.is_file() else None
 
     def know_offsets(self, offsets: npt.NDArray[np.int64]) -> None:

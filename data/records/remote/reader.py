@@ -88,7 +88,7 @@ class RemoteRecordFile(RecordFile):
         self._object = RemoteObject(url, patience=patience)
         self._cache_folder = cache_folder or default_cache_folder()
         self.size = self._object.size
-        self.stamp = repr(sorted(self._object.version.items()))
+        self.fingerprint = repr(sorted(self._object.version.items()))
         self._offsets = np.empty(0, np.int64)
         self._blocks: tuple[int, BlockCache] | None = None  # and the process that they belong to
         self._index_path: Path | None = None  # once it is here
