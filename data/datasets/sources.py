@@ -4,7 +4,8 @@ What a class is called comes from here; `data.datasets.class_ids` makes numbers 
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -102,8 +103,8 @@ class RecordImages:
     """The images of a `.rec` file, in the order of its `.idx`.
 
     In the layout with a header record that is the order of the keys 1 … n; without an `.idx`, the
-    order of the file. A pickle holds the places of the file and of its cached table; both are
-    mapped again where they are read. Raises `RecordError` for damaged RecordIO and for records
+    order of the file. A pickle holds the location: the process that gets it opens the file again,
+    and maps the same cached table. Raises `RecordError` for damaged RecordIO and for records
     that are no labelled image.
 
     Attributes:
@@ -116,9 +117,13 @@ class RecordImages:
     def __init__(self, location: Location, *, cache_folder: Path | None = None) -> None:
         self.location = location
         self.names: Sequence[int | str] | None = None
+        self._cache_folder = cache_folder
         self._file = open_record_file(location, cache_folder=cache_folder)
         self._table = open_images(self._file, cache_folder=cache_folder)
         self._file.know_offsets(self._table.offsets)
+
+    def __reduce__(self) -> tuple[Callable[[], "RecordImages"], tuple[()]]:
+        return partial(RecordImages, self.location, cache_folder=self._cache_folder), ()
 
     @property
     def keys(self) -> npt.NDArray[np.int64] | range:

@@ -4,8 +4,9 @@ import mmap
 import os
 from array import array
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -71,9 +72,6 @@ class RecordFile:
         self.size = len(self._view)
         self._words = np.frombuffer(self._map, "<u4", count=self.size // 4)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return RecordFile, (self.path,)
-
     def index_path(self) -> Path | None:
         """Return the `.idx` of the same name, or None if there is none."""
         path = Path(sibling(self.path, ".idx"))
@@ -84,6 +82,10 @@ class RecordFile:
 
     def prefetch(self, offsets: npt.NDArray[np.int64], *, whole_blocks: bool = False) -> None:
         """Tell a remote file which records are read next, by their offsets, int64 [m]."""
+
+    def opening_lock(self) -> AbstractContextManager[None]:
+        """Return a lock under which one process of the machine opens a remote file for all."""
+        return nullcontext()
 
     def where(self, offset: int, key: int | None = None) -> str:
         """Return the location of a record in words, for messages."""
