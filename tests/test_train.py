@@ -14,7 +14,8 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from data.datasets.dataset import open_dataset
 from data.order.class_orders import ClassBalancedOrder, PKOrder
 from data.order.orders import BlockOrder, FileOrder, GlobalOrder, SampleOrder
-from data.records.format import RecordWriter, pack_record, write_face_records
+from data.records.format import pack_record
+from data.records.writer import RecordWriter, write_face_records
 from recognition.config_file import load_config
 from recognition.head.online_softmax.settings import BLOCK_BYTES, KEEP_BYTES
 from tests.conftest import corrupt, picture

@@ -1,22 +1,15 @@
 import multiprocessing
 import os
-import pickle
 import stat
 import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from data.files import (
-    Array,
-    ArrayFile,
-    ArrayFileError,
     OutputFolderError,
     WriteError,
-    array_file_writer,
     atomic_write,
     file_lock,
     make_output_folder,
@@ -24,70 +17,6 @@ from data.files import (
     refuse_lfs_pointer,
     writing,
 )
-
-ARRAYS: dict[str, Array] = {
-    "offsets": np.arange(0, 700, 7),
-    "none": np.empty(0, np.int32),
-    "labels": np.arange(100, dtype=np.int32) % 13,
-    "bytes": np.frombuffer(b"abc", np.uint8),
-}
-FACTS = {"text": "ß", "numbers": [1, 2**53, None]}
-
-
-def write_array_file(path: Path, arrays: dict[str, Array], facts: dict[str, Any]) -> None:
-    with atomic_write(path) as file:
-        array_file_writer(arrays, facts)(file)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    write_array_file(tmp_path / "x.cache", ARRAYS, FACTS)
-    return tmp_path / "x.cache"
-
-
-def test_arrays_and_facts_come_back(path: Path) -> None:
-    file = ArrayFile(path)
-    assert file.facts == FACTS
-    assert list(file.arrays) == list(ARRAYS)
-    for name, array in ARRAYS.items():
-        assert file.arrays[name].dtype == array.dtype
-        np.testing.assert_array_equal(file.arrays[name], array)
-
-
-def test_arrays_are_mapped_aligned_and_read_only(path: Path) -> None:
-    for array in ArrayFile(path).arrays.values():
-        assert not array.flags.writeable
-        assert array.ctypes.data % 64 == 0 or not array.size
-    with pytest.raises(ValueError, match="read-only"):
-        ArrayFile(path).arrays["labels"][0] = 1
-
-
-def test_a_pickle_holds_the_path_and_maps_the_same_file(path: Path) -> None:
-    pickled = pickle.dumps(ArrayFile(path))
-    assert len(pickled) < 300
-    copy = pickle.loads(pickled)
-    np.testing.assert_array_equal(copy.arrays["offsets"], ARRAYS["offsets"])
-
-
-def test_a_file_with_other_arrays_by_then_is_refused(path: Path) -> None:
-    pickled = pickle.dumps(ArrayFile(path))
-    write_array_file(path, ARRAYS, {"other": "facts"})
-    assert pickle.loads(pickled).facts == {"other": "facts"}
-    write_array_file(path, {"offsets": np.arange(3)}, {})
-    with pytest.raises(ArrayFileError, match=r"x\.cache was written again while in use"):
-        pickle.loads(pickled)
-
-
-def test_a_flipped_byte_anywhere_and_a_cut_anywhere_are_found(path: Path) -> None:
-    whole = path.read_bytes()
-    for place in [*range(24), *range(24, len(whole), 41)]:
-        damaged = bytearray(whole)
-        damaged[place] ^= 1
-        for content in (damaged, whole[:place]):
-            path.write_bytes(content)
-            with pytest.raises(ArrayFileError, match=r"x\.cache (is damaged|starts with)"):
-                ArrayFile(path)
-
 
 # Files that appear whole
 

@@ -17,14 +17,9 @@ from mxnet.recordio import IRHeader, MXIndexedRecordIO
 
 from data.datasets.dataset import open_dataset
 from data.loading.decode import decode_batch
-from data.records.format import (
-    MAGIC_BYTES,
-    RecordWriter,
-    pack_record,
-    unpack_record,
-    write_face_records,
-)
+from data.records.format import MAGIC_BYTES, pack_record, unpack_record
 from data.records.reader import RecordFile
+from data.records.writer import RecordWriter, write_face_records
 
 DIALECTS = Path(__file__).parents[1] / "fixtures" / "recordio"
 WITHOUT_HEADERS = ("multipart", "magic_everywhere")  # raw payloads

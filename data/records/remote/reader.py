@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.records.format import (
+    HEADER_WORDS,
     MAGIC,
     MAGIC_BYTES,
     PART,
@@ -28,7 +29,7 @@ from data.records.format import (
     RecordError,
 )
 from data.records.locations import default_cache_folder
-from data.records.reader import HEADER_WORDS, RecordFile
+from data.records.reader import RecordFile
 from data.records.remote.block_cache import BlockCache
 from data.records.remote.cache import (
     HeaderTable,
@@ -87,7 +88,7 @@ class RemoteRecordFile(RecordFile):
         self._object = RemoteObject(url, patience=patience)
         self._cache_folder = cache_folder or default_cache_folder()
         self.size = self._object.size
-        self.stamp = repr(sorted(self._object.version.items()))
+        self.fingerprint = repr(sorted(self._object.version.items()))
         self._offsets = np.empty(0, np.int64)
         self._blocks: tuple[int, BlockCache] | None = None  # and the process that they belong to
         self._index_path: Path | None = None  # once it is here

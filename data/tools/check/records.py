@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.loading.decode import BadImage, decode_into, encoded_size
-from data.records.format import HEADER, SIZE_BITS, WHOLE, Bytes
-from data.records.reader import Headers
+from data.records.format import HEADER, SIZE_BITS, WHOLE, Bytes, Headers
 from data.tools.check.scan import DamagedFile, Offsets
 from data.tools.encoded_image import pixel_size
 from data.tools.findings import Findings, Place

@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from data.records.format import MAGIC, PART, Bytes, RecordError
-from data.records.reader import HEADER_WORDS, RecordFile
+from data.records.format import HEADER_WORDS, MAGIC, PART, Bytes, RecordError
+from data.records.reader import RecordFile
 
 Offsets = npt.NDArray[np.int64]
 ByteRange = tuple[int, int]  # start, stop
@@ -51,13 +51,14 @@ class DamagedFile(RecordFile):
         super().__init__(path)
         beginning = min(_START_BYTES, self.size)
         if self._next_magic(0, beginning) == beginning:
-            super()._check_start(bytes(self._bytes(0, min(512, self.size))))
+            super()._check_start(bytes(self._bytes(0, min(512, self.size))))  # raises
 
     def __reduce__(self) -> tuple[Any, ...]:
         return DamagedFile, (self.path,), {"_read_to": self.size}  # records were read ahead here
 
     def _check_start(self, start: bytes) -> None:
-        """Allow damage there."""
+        if not start:
+            super()._check_start(start)  # raises
 
     def whole_records(self, chunk_bytes: int) -> Iterator[Offsets]:
         """Yield the offsets of all whole records, rising, `chunk_bytes` of the file at a time."""

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from data.records.format import RecordWriter, pack_record
+from data.records.format import pack_record
 from data.records.index import open_index
 from data.records.reader import RecordFile
 from data.records.remote.reader import RemoteRecordFile
+from data.records.writer import RecordWriter
 
 BLOCK = 4096
 

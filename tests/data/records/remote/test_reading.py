@@ -17,7 +17,8 @@ import pytest
 from data.datasets.dataset import open_dataset
 from data.records.format import RecordError
 from data.records.index import open_index
-from data.records.reader import RecordFile, open_record_file
+from data.records.open import open_record_file
+from data.records.reader import RecordFile
 from data.records.remote.block_cache import BlockCache
 from data.records.remote.ranges import RemoteObject
 from data.records.remote.reader import RemoteRecordFile

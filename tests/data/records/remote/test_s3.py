@@ -20,12 +20,13 @@ from s3fs import S3FileSystem
 
 from data.datasets.dataset import open_dataset
 from data.loading.loader import Loader
-from data.records.format import write_face_records
 from data.records.index import open_index
-from data.records.reader import RecordFile, open_record_file
+from data.records.open import open_record_file
+from data.records.reader import RecordFile
 from data.records.remote import ranges as remote
 from data.records.remote.ranges import RemoteError, RemoteMissing
 from data.records.remote.reader import RemoteRecordFile
+from data.records.writer import write_face_records
 from tests.data.records.remote.awake import within
 
 RECORDS = Path(__file__).parents[3] / "fixtures" / "recordio"
