@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from errno import EAGAIN, EINVAL
@@ -84,13 +85,53 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def is_free(folder: Path) -> bool:
+    """Return whether `folder` can be made: it does not exist, or is empty."""
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
 def make_output_folder(folder: Path) -> None:
     """Create `folder`; raise `OutputFolderError` if it exists and is not an empty folder."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not is_free(folder):
         raise OutputFolderError(
             f"{folder} exists and is not an empty folder: choose another, or remove it"
         )
     folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a new folder that becomes `folder` when the block ends; after an exception it is gone.
+
+    Raises `OutputFolderError` if `folder` exists and is not empty, and if what a killed process
+    left is in the way.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    for path, is_usable in ((folder, is_free(folder)), (partial, not partial.exists())):
+        if not is_usable:
+            raise OutputFolderError(
+                f"{path} exists, from an earlier run or one that is still working: choose another "
+                "output, or delete it"
+            )
+    with writing(partial):
+        partial.mkdir(parents=True)
+    try:
+        yield partial
+        with writing(folder):
+            publish(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raise `WriteError` if the disk of `folder`, which may not exist yet, lacks `needed` bytes."""
+    parents = (folder.absolute(), *folder.absolute().parents)
+    free = shutil.disk_usage(next(path for path in parents if path.exists())).free
+    if free < needed:
+        raise WriteError(
+            f"{folder}: {needed:,} bytes are needed and {free:,} are free on its disk; make room "
+            "or choose another"
+        )
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from data.progress import progress_bar
 from data.records.format import RecordError
 from data.records.shards import RECORDS, find_records
-from data.tools.inspect import RecordImages, draw_grid, inspect_records
+from data.tools.inspect import InspectedRecords, draw_grid, inspect_records
 from scripts.command import exit_with
 from scripts.help_format import HelpFormatter
 
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
         files = [file for named in options.records for file in find_records(named)]
-        images = RecordImages(files)
+        images = InspectedRecords(files)
         with progress_bar("looking at images", "image") as progress:
             found = inspect_records(
                 images, sample=options.sample, seed=options.seed, progress=progress

@@ -8,7 +8,7 @@ from data.tools.merge import MAPPING, MATCHES, merge_records
 from data.tools.record_set import LAYOUTS
 from scripts.command import exit_with
 from scripts.help_format import HelpFormatter
-from scripts.record_options import add_cut, add_remap, cut_of, write_images
+from scripts.record_options import add_remap, add_sharding, sharding_of, write_images
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -29,7 +29,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default="identity",
         help="identity: sorted, as the public sets are; plain: in the order of the sources",
     )
-    add_cut(parser)
+    add_sharding(parser)
     add_remap(parser)
     return parser.parse_args(arguments)
 
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.output,
             match=options.match,
             layout=options.layout,
-            cut=cut_of(options),
+            sharding=sharding_of(options),
             remap_labels=options.remap_labels,
             progress=progress,
         ),

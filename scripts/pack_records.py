@@ -10,7 +10,7 @@ from data.tools.pack import SKIPPED, PackOptions, pack_records
 from data.tools.record_set import LAYOUTS, Layout
 from scripts.command import exit_with
 from scripts.help_format import HelpFormatter
-from scripts.record_options import add_cut, add_remap, cut_of
+from scripts.record_options import add_remap, add_sharding, sharding_of
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -37,7 +37,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="identity: sorted, as the public sets are (the default); plain: in the list's order",
     )
     parser.add_argument("--shuffle", type=int, metavar="SEED", help="random order, in layout plain")
-    add_cut(parser)
+    add_sharding(parser)
     add_remap(parser)
     parser.add_argument(
         "--skip-bad", action="store_true", help=f"leave out bad images and list them in {SKIPPED}"
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         pack = PackOptions(
             layout=layout,
             shuffle=options.shuffle,
-            cut=cut_of(options),
+            sharding=sharding_of(options),
             size=options.size,
             encoding=options.encode,
             quality=options.quality,

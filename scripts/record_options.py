@@ -5,13 +5,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from data.progress import progress_bar
-from data.tools.record_set import Cut, parse_bytes
-
-Progress = Callable[[int, int], None]
+from data.progress import ProgressCallback, progress_bar
+from data.tools.record_set import Sharding, parse_bytes
 
 
-def add_cut(parser: argparse.ArgumentParser) -> None:
+def add_sharding(parser: argparse.ArgumentParser) -> None:
     """Add `--shards` and `--shard-size`."""
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--shards", type=int, help="cut into so many files train-00000.rec …")
@@ -25,13 +23,15 @@ def add_remap(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def cut_of(options: argparse.Namespace) -> Cut:
-    """Return what the options of `add_cut` ask for; raises `ValueError` for what is no size."""
+def sharding_of(options: argparse.Namespace) -> Sharding:
+    """Return what the options of `add_sharding` ask for; raises `ValueError` for a bad size."""
     size = None if options.shard_size is None else parse_bytes(options.shard_size)
-    return Cut(options.shards, size)
+    return Sharding(options.shards, size)
 
 
-def write_images(output: Path, write: Callable[[Progress], tuple[int, int]], remark: str) -> int:
+def write_images(
+    output: Path, write: Callable[[ProgressCallback], tuple[int, int]], remark: str
+) -> int:
     """Have images written, with a bar, and print what came of it; return the exit status.
 
     Args:

@@ -8,7 +8,7 @@ from data.tools.record_set import parse_bytes
 from data.tools.shuffle import shuffle_records
 from scripts.command import exit_with
 from scripts.help_format import HelpFormatter
-from scripts.record_options import add_cut, add_remap, cut_of, write_images
+from scripts.record_options import add_remap, add_sharding, sharding_of, write_images
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -23,7 +23,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("output", type=Path, help="the folder to make")
     parser.add_argument("--seed", type=int, default=0, help="names the order")
     parser.add_argument("--memory", default="1G", help="for images")
-    add_cut(parser)
+    add_sharding(parser)
     add_remap(parser)
     return parser.parse_args(arguments)
 
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.source,
             options.output,
             seed=options.seed,
-            cut=cut_of(options),
+            sharding=sharding_of(options),
             memory_bytes=parse_bytes(options.memory),
             remap_labels=options.remap_labels,
             progress=progress,

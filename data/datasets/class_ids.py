@@ -1,4 +1,4 @@
-"""Class numbers from 0 on, made of the labels of one or more datasets."""
+"""Class ids from 0 on, made from the labels of one or more datasets."""
 
 import logging
 from collections.abc import Sequence
@@ -10,16 +10,17 @@ import numpy.typing as npt
 
 logger = logging.getLogger(__name__)
 
-_AT_ONCE = 1 << 20  # labels that NumPy may widen to 64 bits at a time
+_CHUNK = 1 << 20  # labels that NumPy may widen to 64 bits at a time
 
 Merge = Literal["offset", "by_name"]
 Label = int | str
-# Of one dataset, or by dataset: the class that each label or name became.
+# Of one dataset, or by dataset: the class of each label or name.
 ClassMapping = dict[Label, int] | dict[str, dict[Label, int]]
+_Lookup = npt.NDArray[np.int32] | None
 
 
 class NumberingError(ValueError):
-    """Labels of which no classes can be made; says which, and the mend."""
+    """Labels that cannot be made into classes; says which and how to fix it."""
 
 
 class Labelled(Protocol):
@@ -36,18 +37,32 @@ class Labelled(Protocol):
 
 @dataclass(frozen=True)
 class Numbering:
-    """What became of all labels.
+    """The classes that labels became.
 
     Attributes:
         lookups: for each source the class of each of its labels, int32 [largest label + 1], -1 for
-            labels without an image; None where label and class are the same.
+            labels without an image; None where labels are classes already.
         num_classes: C.
-        mapping: see `ClassMapping`; None where the labels of a single dataset are its classes.
+        mapping: see `ClassMapping`; None if the labels of a single dataset are its classes.
     """
 
-    lookups: Sequence[npt.NDArray[np.int32] | None]
+    lookups: Sequence[_Lookup]
     num_classes: int
     mapping: ClassMapping | None
+
+    def classes(self, sources: Sequence[Labelled]) -> npt.NDArray[np.int32]:
+        """Return the classes of all images of the sources; of a single one without a copy."""
+        if len(sources) == 1 and self.lookups[0] is None:
+            return sources[0].labels
+        classes = np.empty(sum(len(source.labels) for source in sources), np.int32)
+        start = 0
+        for source, lookup in zip(sources, self.lookups, strict=True):
+            for first in range(0, len(source.labels), _CHUNK):
+                labels = source.labels[first : first + _CHUNK]
+                stop = start + len(labels)
+                classes[start:stop] = labels if lookup is None else lookup[labels]
+                start = stop
+        return classes
 
 
 def number_datasets(
@@ -56,39 +71,37 @@ def number_datasets(
     """Number the classes of named datasets, each of one source or of several with common labels.
 
     With `merge` "offset" the classes of a dataset follow those of the one before; with "by_name"
-    what has the same label or name in two datasets is the same class. Numbers come first, in their
-    order, then names in theirs.
+    equal labels or names in two datasets are the same class. Numbers come first, in their order,
+    then names in theirs.
 
     Raises `NumberingError` with the first gap where whole numbers do not run from 0 on, unless
-    `remap` is set, which numbers what is there afresh.
+    `remap` is set, which renumbers the labels in use.
     """
-    names = [name for name, _ in datasets]
-    groups = [[_part(source) for source in sources] for _, sources in datasets]
-    parts = [part for group in groups for part in group]
-    spaces = [(", ".join(names), parts)] if merge == "by_name" else zip(names, groups, strict=True)
+    groups = [(name, [_Part.of(source) for source in sources]) for name, sources in datasets]
+    parts = [part for _, group in groups for part in group]
+    spaces = [(", ".join(name for name, _ in groups), parts)] if merge == "by_name" else groups
     classes: list[npt.NDArray[np.int32]] = []  # of each part's names
     num_classes = 0
-    for name, together in spaces:
-        of_parts, count = _classes(name, together, remap)
+    for name, group in spaces:
+        of_parts, count = _number(name, group, remap)
         classes += [of_part + np.int32(num_classes) for of_part in of_parts]
         num_classes += count
-    lookups = [_lookup(part, of_part) for part, of_part in zip(parts, classes, strict=True)]
-    are_plain = all(
+    lookups = [part.lookup(of_part) for part, of_part in zip(parts, classes, strict=True)]
+    if len(groups) == 1 and all(
         isinstance(part.names, np.ndarray) and np.array_equal(part.names, of_part)
         for part, of_part in zip(parts, classes, strict=True)
-    )
-    if len(datasets) == 1 and are_plain:
+    ):
         return Numbering(lookups, num_classes, None)
-    by_dataset: dict[str, dict[Label, int]] = {name: {} for name in names}
-    owners = [name for name, group in zip(names, groups, strict=True) for _ in group]
+    by_dataset: dict[str, dict[Label, int]] = {name: {} for name, _ in groups}
+    owners = [name for name, group in groups for _ in group]
     for name, part, of_part in zip(owners, parts, classes, strict=True):
         labels = part.names.tolist() if isinstance(part.names, np.ndarray) else part.names
         by_dataset[name].update(zip(labels, of_part.tolist(), strict=True))
-    if len(datasets) == 1:
-        return Numbering(lookups, num_classes, by_dataset[names[0]])
+    if len(groups) == 1:
+        return Numbering(lookups, num_classes, by_dataset[groups[0][0]])
     if merge == "by_name":
-        met_again = sum(map(len, by_dataset.values())) - num_classes
-        logger.info("merged by name: %d classes; %d labels met again", num_classes, met_again)
+        shared = sum(map(len, by_dataset.values())) - num_classes
+        logger.info("merged by name: %d classes; %d labels were known already", num_classes, shared)
     return Numbering(lookups, num_classes, by_dataset)
 
 
@@ -104,24 +117,32 @@ class _Part:
     used: npt.NDArray[np.int64]
     names: npt.NDArray[np.int64] | list[str]
 
+    @classmethod
+    def of(cls, source: Labelled) -> "_Part":
+        labels, names = source.labels, source.names
+        present = np.zeros(int(labels.max()) + 1, np.bool_)
+        for start in range(0, len(labels), _CHUNK):
+            present[labels[start : start + _CHUNK]] = True
+        used = np.flatnonzero(present)
+        if names is None:
+            return cls(used, used)
+        of_used = [names[label] for label in used.tolist()]
+        texts = [name for name in of_used if isinstance(name, str)]
+        return cls(used, texts if texts else np.array(of_used, np.int64))
 
-def _part(source: Labelled) -> _Part:
-    labels, names = source.labels, source.names
-    present = np.zeros(int(labels.max()) + 1, np.bool_)
-    for start in range(0, len(labels), _AT_ONCE):
-        present[labels[start : start + _AT_ONCE]] = True
-    used = np.flatnonzero(present)
-    if names is None:
-        return _Part(used, used)
-    of_used = [names[label] for label in used.tolist()]
-    texts = [name for name in of_used if isinstance(name, str)]
-    return _Part(used, texts if texts else np.array(of_used, np.int64))
+    def lookup(self, classes: npt.NDArray[np.int32]) -> _Lookup:
+        """Return the class of each label, given those of `names`."""
+        if np.array_equal(self.used, classes):
+            return None
+        lookup = np.full(self.used[-1] + 1, -1, np.int32)
+        lookup[self.used] = classes
+        return lookup
 
 
-def _classes(
+def _number(
     name: str, parts: Sequence[_Part], remap: bool
 ) -> tuple[list[npt.NDArray[np.int32]], int]:
-    """Return the classes of each part's names in one space of labels, int32 [k], and their number.
+    """Return the classes of the names of parts with common labels, int32 [k], and their number.
 
     `name` is that of the dataset or datasets, for the message.
     """
@@ -129,32 +150,18 @@ def _classes(
     # NumPy's unique hashes, which takes longer than the rest of opening a large dataset.
     in_order = np.sort(np.concatenate([np.empty(0, np.int64), *numeric]))
     numbers = np.concatenate([in_order[:1], in_order[1:][in_order[1:] != in_order[:-1]]])
-    if not remap:
-        _check_gaps(name, numbers)
+    if not remap and len(numbers) and numbers[-1] != len(numbers) - 1:
+        gap = int(np.flatnonzero(numbers != np.arange(len(numbers)))[0])
+        raise NumberingError(
+            f"{name}: the labels have gaps: no image has {gap}, the next label is {numbers[gap]} "
+            f"(labels in use: {len(numbers)}, from {numbers[0]} to {numbers[-1]}); expected every "
+            "number from 0 on: set remap_labels to renumber them, with the mapping saved"
+        )
     texts = sorted({text for part in parts if isinstance(part.names, list) for text in part.names})
-    class_of = {text: len(numbers) + place for place, text in enumerate(texts)}
+    class_of = {text: len(numbers) + row for row, text in enumerate(texts)}
     return [
         np.searchsorted(numbers, part.names).astype(np.int32)
         if isinstance(part.names, np.ndarray)
         else np.array([class_of[text] for text in part.names], np.int32)
         for part in parts
     ], len(numbers) + len(texts)
-
-
-def _check_gaps(name: str, numbers: npt.NDArray[np.int64]) -> None:
-    if not len(numbers) or numbers[-1] == len(numbers) - 1:
-        return
-    gap = int(np.flatnonzero(numbers != np.arange(len(numbers)))[0])
-    raise NumberingError(
-        f"{name}: the labels have gaps: no image has {gap}, the next label is {numbers[gap]} "
-        f"(labels in use: {len(numbers)}, from {numbers[0]} to {numbers[-1]}); expected every "
-        "number from 0 on: set remap_labels to number them afresh, with the mapping saved"
-    )
-
-
-def _lookup(part: _Part, classes: npt.NDArray[np.int32]) -> npt.NDArray[np.int32] | None:
-    if np.array_equal(part.used, classes):
-        return None
-    lookup = np.full(part.used[-1] + 1, -1, np.int32)
-    lookup[part.used] = classes
-    return lookup

@@ -1,7 +1,7 @@
-"""Labelled face images as one dataset: from one source or many, their classes numbered from 0."""
+"""Labelled face images as one dataset: from one source or many, with class ids from 0 on."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -11,16 +11,14 @@ import numpy.typing as npt
 
 from data.datasets.class_ids import ClassMapping, Merge, Numbering, number_datasets
 from data.datasets.folders import ListImages
-from data.datasets.sources import LabelledImages, open_sources
-from data.records.format import Bytes
+from data.datasets.sources import LabelledImages, RecordImages, open_shards, open_sources
+from data.records.format import Bytes, Record, unpack_record
 from data.records.locations import DatasetError as DatasetError
 from data.records.locations import Location, same_file_key
 
-_AT_ONCE = 1 << 20
-
 
 class FaceDataset(Protocol):
-    """What training needs of a dataset of n images; safe to hand to worker processes."""
+    """What training needs of a dataset of n images; safe to send to worker processes."""
 
     @property
     def labels(self) -> npt.NDArray[np.signedinteger[Any]]:
@@ -32,9 +30,9 @@ class FaceDataset(Protocol):
 
     @property
     def class_mapping(self) -> ClassMapping | None:
-        """Class of each original label or folder name, by dataset where there are several.
+        """Class of each original label or folder name, by dataset if there are several.
 
-        None where the labels of a single dataset are used as they are.
+        None if the labels of a single dataset are used as they are.
         """
 
     def __len__(self) -> int: ...
@@ -42,19 +40,19 @@ class FaceDataset(Protocol):
     def storage_order(self) -> npt.NDArray[np.int64] | None:
         """Return the indices in the order in which the files hold the images, int64 [n].
 
-        None where that is the order of the indices: image 0 first, then image 1 and so on.
+        None if that is the order of the indices: image 0 first, then image 1 and so on.
         """
 
     def encoded(self, index: int) -> Bytes:
-        """Return the encoded image at `index`; `ValueError` with its place if it cannot be read."""
+        """Return the encoded image at `index`; raises `ValueError` with its location."""
 
     def describe(self, index: int) -> str:
-        """Return the place of the image at `index` in words: file, and key and offset if any."""
+        """Return the location of the image at `index` in words: file, and any key and offset."""
 
 
 @runtime_checkable
 class Prefetching(Protocol):
-    """What a dataset has whose images may come from far away, beside `FaceDataset`."""
+    """What a dataset with remote images has in addition to `FaceDataset`."""
 
     def prefetch(self, indices: npt.NDArray[np.int64], *, whole_blocks: bool = False) -> None:
         """Start to fetch the images at `indices`, int64 [m], which are read next; do not wait.
@@ -74,20 +72,20 @@ def open_dataset(
     """Open the images that `train` names as one dataset and check their labels.
 
     Args:
-        train: one location or several to be merged. Each is a `.rec` file, with its `.idx` beside
-            it or none, or its URL; a pattern of such, which are shards with common labels; a folder
-            with `train.rec` or its shards; a folder with one sub-folder of images for each
-            identity; or a list.
+        train: one location or several to be merged. Each is a `.rec` file, with or without its
+            `.idx`, or its URL; a pattern of such, which are shards with common labels; a folder
+            with `train.rec` or its shards; a folder with one sub-folder of images per identity;
+            or a list.
         merge: how classes of several are numbered: those of each after those of the one before
-            ("offset"), or what has the same label or name as one class ("by_name").
-        remap_labels: number the classes afresh where labels have gaps; `class_mapping` then holds
-            what became of each.
-        cache_folder: for indexes of files whose folder cannot be written; the user's by default.
-        list_root: what the paths in list files are relative to; the list's folder by default.
+            ("offset"), or equal labels or names as one class ("by_name").
+        remap_labels: renumber the classes if labels have gaps; `class_mapping` then maps the
+            labels to classes.
+        cache_folder: for indexes of files whose folder cannot be written; by default the user's.
+        list_root: what the paths in list files are relative to; by default the list's folder.
 
     Raises `DatasetError` for a location that is none of these or is named twice, `RecordError` for
-    RecordIO that is damaged or has records that are no labelled image, `ListError` for a list that
-    makes no sense, and `NumberingError` for labels with gaps.
+    RecordIO that is damaged or has records that are not labelled images, `ListError` for a list
+    that makes no sense, and `NumberingError` for labels with gaps.
     """
     locations = [train] if isinstance(train, str | Path) else train
     if not locations:
@@ -106,6 +104,16 @@ def open_dataset(
     return ImageDataset(sources, number_datasets(datasets, merge=merge, remap=remap_labels))
 
 
+def open_records(location: Location, *, remap_labels: bool = False) -> "RecordDataset":
+    """Open the records of one dataset; see `data.records.shards.find_records`.
+
+    Raises `DatasetError`, `RecordError` and `NumberingError` as `open_dataset`.
+    """
+    shards = open_shards(location)
+    datasets = [(str(location), shards)]
+    return RecordDataset(shards, number_datasets(datasets, merge="offset", remap=remap_labels))
+
+
 def _refuse_repeated(sources: Sequence[LabelledImages]) -> None:
     seen: dict[Hashable, Location] = {}
     for source in sources:
@@ -113,27 +121,30 @@ def _refuse_repeated(sources: Sequence[LabelledImages]) -> None:
         if key in seen:
             raise DatasetError(
                 f"{source.location} is in the dataset twice, the first time as {seen[key]}: "
-                "expected every file once; mend data.train"
+                "expected every file once; fix data.train"
             )
         seen[key] = source.location
 
 
 class ImageDataset:
-    """The images of sources one after another, as `numbering` says for their labels.
+    """The images of sources one after another, with classes from `numbering`.
 
-    A pickle holds places of files and small tables; what is mapped is mapped again. Labels of a
-    single source that are classes already are the source's own, without a copy.
+    A pickle holds file paths and small tables; what is mapped is mapped again. If the labels of a
+    single source are classes already, they are used without a copy.
 
     Attributes:
         sources: where the images come from.
-        labels: int32 [n]; see `FaceDataset`, as for the others.
+        labels: int32 [n]; see `FaceDataset`, also for the others.
     """
 
     def __init__(self, sources: Sequence[LabelledImages], numbering: Numbering) -> None:
         self.sources = sources
         self._numbering = numbering
         self._starts = list(accumulate(map(len, sources), initial=0))
-        self.labels = _join(sources, numbering)
+        self.labels = numbering.classes(sources)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.sources, self._numbering)
 
     @property
     def num_classes(self) -> int:
@@ -144,14 +155,6 @@ class ImageDataset:
     def class_mapping(self) -> ClassMapping | None:
         """Class of each original label or name."""
         return self._numbering.mapping
-
-    def __reduce__(
-        self,
-    ) -> tuple[
-        Callable[[Sequence[LabelledImages], Numbering], "ImageDataset"],
-        tuple[Sequence[LabelledImages], Numbering],
-    ]:
-        return ImageDataset, (self.sources, self._numbering)
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -169,35 +172,62 @@ class ImageDataset:
         )
 
     def prefetch(self, indices: npt.NDArray[np.int64], *, whole_blocks: bool = False) -> None:
-        """See `Prefetching`; of use to remote sources only."""
-        places = np.searchsorted(self._starts, indices, side="right") - 1
-        for place in np.unique(places).tolist():
-            source = self.sources[place]
+        """See `Prefetching`; does something for remote sources only."""
+        numbers = np.searchsorted(self._starts, indices, side="right") - 1
+        for number in np.unique(numbers).tolist():
+            source = self.sources[number]
             if isinstance(source, Prefetching):
-                own = indices[places == place] - self._starts[place]
-                source.prefetch(own, whole_blocks=whole_blocks)
+                rows = indices[numbers == number] - self._starts[number]
+                source.prefetch(rows, whole_blocks=whole_blocks)
 
     def encoded(self, index: int) -> Bytes:
-        """Return the encoded image at `index`; `ValueError` with its place if it cannot be read."""
-        place = bisect_right(self._starts, index) - 1
-        return self.sources[place].encoded(index - self._starts[place])
+        """Return the encoded image at `index`; raises `ValueError` with its location."""
+        number = bisect_right(self._starts, index) - 1
+        return self.sources[number].encoded(index - self._starts[number])
 
     def describe(self, index: int) -> str:
-        """Return the place of the image at `index` in words."""
-        place = bisect_right(self._starts, index) - 1
-        return self.sources[place].describe(index - self._starts[place])
+        """Return the location of the image at `index` in words."""
+        number = bisect_right(self._starts, index) - 1
+        return self.sources[number].describe(index - self._starts[number])
 
 
-def _join(sources: Sequence[LabelledImages], numbering: Numbering) -> npt.NDArray[np.int32]:
-    """Return the classes of all images."""
-    if len(sources) == 1 and numbering.lookups[0] is None:
-        return sources[0].labels
-    labels = np.empty(sum(map(len, sources)), np.int32)
-    start = 0
-    for source, lookup in zip(sources, numbering.lookups, strict=True):
-        # NumPy widens what it looks up to 64 bits: hence not all at once.
-        for first in range(0, len(source), _AT_ONCE):
-            own = source.labels[first : first + _AT_ONCE]
-            labels[start : start + len(own)] = own if lookup is None else lookup[own]
-            start += len(own)
-    return labels
+class RecordDataset(ImageDataset):
+    """The images of `.rec` files, with whole records, for tools."""
+
+    sources: Sequence[RecordImages]
+
+    @property
+    def files(self) -> list[Path]:
+        """The `.rec` files."""
+        return [Path(source.location) for source in self.sources]
+
+    @property
+    def stored_labels(self) -> list[int]:
+        """The label of each class in the files."""
+        mapping: dict[Any, Any] | None = self.class_mapping
+        if mapping is None:
+            return list(range(self.num_classes))
+        return sorted(mapping, key=mapping.__getitem__)
+
+    def payload(self, index: int) -> Bytes:
+        """Return the payload of the record of image `index`; raises `RecordError` without one."""
+        number = bisect_right(self._starts, index) - 1
+        return self.sources[number].payload(index - self._starts[number])
+
+    def record(self, index: int) -> Record:
+        """Return the record of image `index`; raises as `payload`."""
+        return unpack_record(self.payload(index))
+
+    def image_sizes(self) -> npt.NDArray[np.int64]:
+        """Return the bytes of each image; int64 [n]."""
+        return np.concatenate([source.image_sizes() for source in self.sources])
+
+    def in_storage_order(self) -> npt.NDArray[np.int64]:
+        """Return the indices in the order in which the files hold the images, int64 [n]."""
+        order = self.storage_order()
+        return np.arange(len(self)) if order is None else order
+
+    def release_pages(self) -> None:
+        """Release the memory of the pages read so far; they stay in the system's cache."""
+        for source in self.sources:
+            source.file.release_pages()

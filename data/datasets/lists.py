@@ -1,13 +1,13 @@
 """Lists of images: text with `path<tab>label` or `path,label`, and the `.lst` of MXNet's tools.
 
-    path<tab>label, or path,label    as CSV is written: what has the separator or a quote in it is
-                                     in double quotes. The first line says which separator it is,
-                                     and may be the heading `path,label`.
+    path<tab>label, or path,label    as CSV is written: a field with the separator or a quote in it
+                                     is in double quotes. The first line shows which separator it
+                                     is, and may be the heading `path,label`.
     index<tab>label<tab>path         in a file whose name ends in .lst, without quotes. There may
-                                     be any number of labels, of which the first is the class.
+                                     be any number of labels; the first is the class.
 
-White space around fields and blank lines are passed over. Labels that are all whole numbers, `7`
-or `7.000`, are class numbers; otherwise all of them are names. In a `.lst` they must be numbers.
+White space around fields and blank lines are ignored. If all labels are whole numbers, `7` or
+`7.000`, they are class numbers; otherwise all of them are names. In a `.lst` they must be numbers.
 """
 
 import csv
@@ -23,11 +23,9 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from data.datasets.texts import Texts
-
 logger = logging.getLogger(__name__)
 
-_HEAD = ["path", "label"]
+_HEADING = ["path", "label"]
 _NUMBER = re.compile(r"(\d{1,15})(?:\.0*)?", re.ASCII)
 _NO_CLASS = re.compile(r"-\d+(?:\.\d*)?|\d+\.\d+|nan", re.ASCII | re.IGNORECASE)
 _INDEX = re.compile(r"\d{1,18}", re.ASCII)
@@ -37,13 +35,41 @@ class ListError(ValueError):
     """A list with rows that make no sense or contradict each other; names the lines."""
 
 
+class Texts:
+    """An immutable sequence of texts in two arrays.
+
+    A list of 17 million file names takes 1.5 GB, and worker processes copy it page by page, since
+    every access to an object changes its reference count.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        content, ends = bytearray(), array("q", [0])
+        for text in texts:
+            # File names need not be UTF-8; Python keeps their other bytes as lone surrogates.
+            content += text.encode("utf-8", "surrogateescape")
+            ends.append(len(content))
+        self._content, self._ends = bytes(content), ends
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        if not 0 <= index < len(self):
+            raise IndexError(f"text {index} of {len(self)}")
+        text = self._content[self._ends[index] : self._ends[index + 1]]
+        return text.decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[index] for index in range(len(self)))
+
+
 @dataclass(frozen=True)
 class ImageList:
     """The n images of a list.
 
     Attributes:
         paths: as they are written.
-        labels: place of each image's label in `names`; int32 [n].
+        labels: the position of each image's label in `names`; int32 [n].
         names: the labels, sorted: whole numbers, or texts.
     """
 
@@ -60,20 +86,20 @@ class _Row(NamedTuple):
 
 
 def read_list(path: Path) -> ImageList:
-    """Read the list at `path`, of a kind that its suffix tells: `.lst`, or any other for text.
+    """Read the list at `path`: MXNet's if its suffix is `.lst`, otherwise text.
 
-    A first line `path,label` is a heading. Raises `ListError`, naming the line, for a row of
-    another form, and naming both for two rows with the same path or the same index.
+    Raises `ListError`, naming the line, for a row of another form, and naming both for two rows
+    with the same path or the same index.
     """
     rows = _mxnet_rows(path) if path.suffix.lower() == ".lst" else _text_rows(path)
     lines, hashes, indices, labels = array("q"), array("q"), array("q"), array("i")
-    places: dict[str, int] = {}  # of each label, in the order of appearance
+    positions: dict[str, int] = {}  # of each label, in the order of appearance
 
     def paths() -> Iterator[str]:
         for row in rows:
             lines.append(row.line)
-            hashes.append(hash(_plain(row.path)))
-            labels.append(places.setdefault(row.label, len(places)))
+            hashes.append(hash(_normal(row.path)))
+            labels.append(positions.setdefault(row.label, len(positions)))
             if row.key is not None:
                 indices.append(row.key)
             yield row.path
@@ -85,8 +111,8 @@ def read_list(path: Path) -> ImageList:
     if not len(listed):
         raise ListError(f"{path} names no image: expected lines with a path and a label")
     for first, second in _repeated(hashes):
-        if _plain(listed[first]) == _plain(listed[second]):
-            texts = list(places)
+        if _normal(listed[first]) == _normal(listed[second]):
+            texts = list(positions)
             raise ListError(
                 f"{path}, line {lines[second]}: {listed[second]!r}, label "
                 f"{texts[labels[second]]}, was on line {lines[first]} already with label "
@@ -95,23 +121,23 @@ def read_list(path: Path) -> ImageList:
     for first, second in _repeated(indices):
         raise ListError(
             f"{path}, line {lines[second]}: index {indices[second]} was on line {lines[first]} "
-            "already: expected every index once; number the lines afresh"
+            "already: expected every index once; renumber the lines"
         )
-    names, order = _names(path, places)
+    names, order = _names(path, positions)
     return ImageList(listed, order[np.frombuffer(labels, np.int32)], names)
 
 
 def _mxnet_rows(path: Path) -> Iterator[_Row]:
-    several_are_told = False
+    is_logged = False
     for number, line in _lines(path):
         fields = [field.strip() for field in line.split("\t")]
         if len(fields) < 3 or not fields[-1] or not _INDEX.fullmatch(fields[0]):
             _refuse(path, number, line, "index<tab>label<tab>path")
         if not _NUMBER.fullmatch(fields[1]):
             _refuse(path, number, line, "a class number as the label: a whole number from 0 on")
-        if len(fields) > 3 and not several_are_told:
-            several_are_told = True
-            text = "%s, line %d: %d labels: of several only the first counts, here and below"
+        if len(fields) > 3 and not is_logged:
+            is_logged = True
+            text = "%s, line %d: %d labels: only the first counts, here and in later lines"
             logger.warning(text, path, number, len(fields) - 2)
         yield _Row(number, fields[-1], fields[1], int(fields[0]))
 
@@ -120,7 +146,7 @@ def _text_rows(path: Path) -> Iterator[_Row]:
     separator = "\t" if "\t" in next(_lines(path), (0, ""))[1] else ","
     form = "path<tab>label" if separator == "\t" else "path,label"
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        # strict: a path that begins with a quote would lose it otherwise
+        # strict: otherwise a path that begins with a quote would lose it
         reader = csv.reader(file, delimiter=separator, strict=True)
         is_first = True
         try:
@@ -130,11 +156,11 @@ def _text_rows(path: Path) -> Iterator[_Row]:
                     continue
                 if is_first:
                     is_first = False
-                    if [field.lower() for field in fields] == _HEAD:
+                    if [field.lower() for field in fields] == _HEADING:
                         continue
                 expected = ""
                 if len(fields) != 2 or not all(fields):
-                    expected = f"{form}, a path that has the separator in it in double quotes"
+                    expected = f"{form}, with a path that contains the separator in double quotes"
                 elif _NO_CLASS.fullmatch(fields[1]) and not _NUMBER.fullmatch(fields[1]):
                     expected = "a name or a whole number from 0 on as label"
                 if expected:
@@ -142,8 +168,8 @@ def _text_rows(path: Path) -> Iterator[_Row]:
                 yield _Row(reader.line_num, fields[0], fields[1])
         except csv.Error as error:
             raise ListError(
-                f"{path}, line {reader.line_num}: {error}: expected {form}; a field that has a "
-                "quote in it goes into double quotes, and the quote is written twice"
+                f"{path}, line {reader.line_num}: {error}: expected {form}; put a field that "
+                "contains a quote in double quotes, and write the quote twice"
             ) from error
 
 
@@ -162,13 +188,13 @@ def _refuse(path: Path, line: int, text: str, expected: str) -> NoReturn:
     )
 
 
-def _plain(path: str) -> str:
-    """Return the path without detours, so that two ways to write it are the same."""
+def _normal(path: str) -> str:
+    """Return the path without detours, so that two ways to write it are equal."""
     return os.path.normpath(path) if "./" in path or "//" in path else path
 
 
 def _repeated(values: Sequence[int]) -> Iterable[tuple[int, int]]:
-    """Yield places of equal values, the later ones in order, each with its first place."""
+    """Yield positions of equal values, the later ones in order, each with its first position."""
     numbers = np.array(values, np.int64)
     order = np.argsort(numbers, kind="stable")
     in_order = numbers[order]
@@ -178,18 +204,20 @@ def _repeated(values: Sequence[int]) -> Iterable[tuple[int, int]]:
     return zip(order[starts[later]].tolist(), order[later].tolist(), strict=True)
 
 
-def _names(path: Path, places: dict[str, int]) -> tuple[Sequence[int | str], npt.NDArray[np.int32]]:
-    """Return the sorted names of the labels, and the place among them of each in `places`."""
-    matches = [_NUMBER.fullmatch(text) for text in places]
+def _names(
+    path: Path, positions: dict[str, int]
+) -> tuple[Sequence[int | str], npt.NDArray[np.int32]]:
+    """Return the sorted names of the labels, and for each of `positions` its row in them."""
+    matches = [_NUMBER.fullmatch(text) for text in positions]
     values: list[int | str] = [int(match[1]) for match in matches if match is not None]
-    if len(values) < len(places):
+    if len(values) < len(positions):
         if values:
-            text = next(t for t, match in zip(places, matches, strict=True) if match is None)
+            text = next(t for t, match in zip(positions, matches, strict=True) if match is None)
             logger.warning(
                 "%s: %d labels are numbers, %d are not (%r is the first): all are taken as names",
-                path, len(values), len(places) - len(values), text,
+                path, len(values), len(positions) - len(values), text,
             )  # fmt: skip
-        values = list(places)
+        values = list(positions)
     names = sorted(set(values))
-    place_of = {name: place for place, name in enumerate(names)}
-    return names, np.array([place_of[value] for value in values], np.int32)
+    row_of = {name: row for row, name in enumerate(names)}
+    return names, np.array([row_of[value] for value in values], np.int32)

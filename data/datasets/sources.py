@@ -1,18 +1,18 @@
-"""Images with the labels that their files give: what a location means, and the reader of records.
+"""Images with the labels that their files have: opens any location, and reads records.
 
-What a class is called comes from here; `data.datasets.class_ids` makes numbers from 0 on of that.
+What a class is called comes from here; `data.datasets.class_ids` makes class ids of that.
 """
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from data.datasets.folders import FolderImages, ListImages
+from data.datasets.folders import open_image_files
 from data.records.cache import open_images
 from data.records.format import HEADER, Bytes, RecordError, unpack_record
 from data.records.locations import (
@@ -28,14 +28,10 @@ from data.records.shards import RECORDS, find_records
 
 _FLAG_AND_LABEL = struct.Struct("<If")
 _FIRST_OF_LIST = struct.Struct("<f")
-_EXPECTED = (
-    f"expected {RECORDS}; a folder with one sub-folder of images for each identity; or a list "
-    f"({', '.join(LIST_SUFFIXES)})"
-)
 
 
 class LabelledImages(Protocol):
-    """n images and their labels as they were found; safe to hand to worker processes."""
+    """n images and their labels as their files have them; safe to send to worker processes."""
 
     @property
     def location(self) -> Location:
@@ -52,43 +48,42 @@ class LabelledImages(Protocol):
     def __len__(self) -> int: ...
 
     def encoded(self, index: int) -> Bytes:
-        """Return the encoded image at `index`; `ValueError` with its place if it cannot be read."""
+        """Return the encoded image at `index`; raises `ValueError` with its location."""
 
     def describe(self, index: int) -> str:
-        """Return the place of the image at `index` in words."""
+        """Return the location of the image at `index` in words."""
 
     def storage_order(self) -> npt.NDArray[np.int64] | None:
-        """Return the indices in the order of the storage, int64 [n]; None where that is theirs."""
+        """Return the indices in the order of the storage, int64 [n]; None if that is theirs."""
 
 
 def open_sources(
     location: Location, *, cache_folder: Path | None = None, list_root: Path | None = None
 ) -> Sequence[LabelledImages]:
-    """Open the images at `location`: several sources for shards, else one.
+    """Open the images at `location`: several sources for shards, otherwise one.
 
-    What `data.records.shards.find_records` finds is records, a URL stands for one file.
-
-    Raises `DatasetError` for a location that holds none, for shards that are missing or of
+    Raises `DatasetError` for a location without images, for shards that are missing or of
     different layouts, and what the reader of each kind raises.
     """
     match location_kind(location):
         case LocationKind.URL:
             return [RecordImages(record_url(str(location)), cache_folder=cache_folder)]
-        case LocationKind.LIST:
-            listed = ListImages(Path(location), root=list_root)
-            listed.look_for_files()
-            return [listed]
-        case LocationKind.FOLDER:
-            return [FolderImages(Path(location))]
-        case None:
-            state = "is none of what can be read" if Path(location).exists() else "does not exist"
-            raise DatasetError(f"{location} {state}: {_EXPECTED}")
+        case LocationKind.RECORDS:
+            return open_shards(location, cache_folder=cache_folder)
+        case LocationKind.FOLDER | LocationKind.LIST:
+            return [open_image_files(Path(location), root=list_root)]
+    state = "is none of what can be read" if Path(location).exists() else "does not exist"
+    raise DatasetError(
+        f"{location} {state}: expected {RECORDS}; a folder with one sub-folder of images per "
+        f"identity; or a list ({', '.join(LIST_SUFFIXES)})"
+    )
+
+
+def open_shards(
+    location: Location, *, cache_folder: Path | None = None
+) -> Sequence["RecordImages"]:
+    """Open the `.rec` files of one dataset; see `data.records.shards.find_records`."""
     shards = [RecordImages(file, cache_folder=cache_folder) for file in find_records(location)]
-    _check_layouts(location, shards)
-    return shards
-
-
-def _check_layouts(location: Location, shards: Sequence["RecordImages"]) -> None:
     for shard in shards[1:]:
         if shard.has_header != shards[0].has_header:
             with_header, without = sorted((shards[0], shard), key=lambda s: not s.has_header)
@@ -97,20 +92,21 @@ def _check_layouts(location: Location, shards: Sequence["RecordImages"]) -> None
                 f"{without.location} has none; expected shards of one dataset; list different "
                 "datasets one by one in data.train, or write the shards again"
             )
+    return shards
 
 
 class RecordImages:
     """The images of a `.rec` file, in the order of its `.idx`.
 
-    In the layout with a header record that is the order of the keys 1 … n; without an `.idx`, the
-    order of the file. A pickle holds the location: the process that gets it opens the file again,
-    and maps the same cached table. Raises `RecordError` for damaged RecordIO and for records
-    that are no labelled image.
+    With a header record that is the order of the keys 1 … n; without an `.idx`, the order of the
+    file. A pickle holds the location: the process that receives it opens the file again, and maps
+    the same cached table. Raises `RecordError` for damaged RecordIO and for records that are not
+    labelled images.
 
     Attributes:
-        location: of the `.rec` file.
-        keys: of the images; int64 [n], or a range where they follow one another.
-        has_header: whether the file is in the layout with a header record.
+        location, file: of the `.rec` file; the file.
+        has_header: whether the file has a header record.
+        keys: of the images; int64 [n], or a range if they are consecutive.
         labels, names: see `LabelledImages`.
     """
 
@@ -118,22 +114,22 @@ class RecordImages:
         self.location = location
         self.names: Sequence[int | str] | None = None
         self._cache_folder = cache_folder
-        self._file = open_record_file(location, cache_folder=cache_folder)
-        self._table = open_images(self._file, cache_folder=cache_folder)
-        self._file.know_offsets(self._table.offsets)
+        self.file = open_record_file(location, cache_folder=cache_folder)
+        self._table = open_images(self.file, cache_folder=cache_folder)
+        self.file.know_offsets(self._table.offsets)
 
-    def __reduce__(self) -> tuple[Callable[[], "RecordImages"], tuple[()]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         return partial(RecordImages, self.location, cache_folder=self._cache_folder), ()
+
+    @property
+    def has_header(self) -> bool:
+        """Whether the file has a header record."""
+        return self._table.has_header
 
     @property
     def keys(self) -> npt.NDArray[np.int64] | range:
         """Keys of the images."""
         return self._table.keys
-
-    @property
-    def has_header(self) -> bool:
-        """Whether the file is in the layout with a header record."""
-        return self._table.has_header
 
     @property
     def labels(self) -> npt.NDArray[np.int32]:
@@ -143,26 +139,39 @@ class RecordImages:
     def __len__(self) -> int:
         return len(self._table.offsets)
 
+    def payload(self, index: int) -> Bytes:
+        """Return the payload of the record of image `index`, without a copy unless it is in parts.
+
+        Raises `RecordError` if no whole record is there any more.
+        """
+        return self.file.read(int(self._table.offsets[index]), int(self._table.keys[index]))
+
     def encoded(self, index: int) -> Bytes:
         """Return the encoded image at `index`, without a copy unless its record is in parts.
 
         Raises `RecordError` if no record with an image of this label is there any more.
         """
-        table = self._table
-        payload = self._file.read(int(table.offsets[index]), int(table.keys[index]))
+        payload = self.payload(index)
         if len(payload) > HEADER.size:
             flag, label = _FLAG_AND_LABEL.unpack_from(payload)
             image = payload[HEADER.size + 4 * flag :]
             if flag and len(image):
                 (label,) = _FIRST_OF_LIST.unpack_from(payload, HEADER.size)
-            # A comparison with a NumPy integer would take as long as all of this together.
-            if len(image) and label == int(table.labels[index]):
+            # A comparison with a NumPy integer would take as long as all the rest.
+            if len(image) and label == int(self._table.labels[index]):
                 return image
         raise self._refusal(index, payload)
 
     def describe(self, index: int) -> str:
         """Return file, key and offset of the image at `index`."""
-        return self._file.where(int(self._table.offsets[index]), int(self.keys[index]))
+        return self.file.where(int(self._table.offsets[index]), int(self.keys[index]))
+
+    def image_sizes(self) -> npt.NDArray[np.int64]:
+        """Return the bytes of each image, read from the records' headers; int64 [n]."""
+        sizes = np.empty(len(self), np.int64)
+        for rows, headers in self.file.headers_in_chunks(self._table.offsets, self.keys):
+            sizes[rows] = headers.image_sizes
+        return sizes
 
     def storage_order(self) -> npt.NDArray[np.int64] | None:
         """Return the indices in the order of the offsets; None where those ascend."""
@@ -173,7 +182,7 @@ class RecordImages:
 
     def prefetch(self, indices: npt.NDArray[np.int64], *, whole_blocks: bool = False) -> None:
         """Start to fetch images of a remote file; see `data.datasets.dataset.Prefetching`."""
-        self._file.prefetch(self._table.offsets[indices], whole_blocks=whole_blocks)
+        self.file.prefetch(self._table.offsets[indices], whole_blocks=whole_blocks)
 
     def _refusal(self, index: int, payload: Bytes) -> RecordError:
         try:

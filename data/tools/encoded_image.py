@@ -1,4 +1,4 @@
-"""What encoded images are, found from their first and last bytes, and written in another form."""
+"""Recognises encoded images by their first and last bytes, and re-encodes them."""
 
 from io import BytesIO
 from typing import Literal, get_args
@@ -19,7 +19,7 @@ _PNG_END = b"IEND\xae\x42\x60\x82"
 
 
 def suffix_of(encoded: Bytes) -> str | None:
-    """Return `.jpg`, `.png`, `.webp` or `.bmp` by the first bytes, None for anything else."""
+    """Return `.jpg`, `.png`, `.webp` or `.bmp` by the first bytes, None if they are others."""
     start = bytes(encoded[:16])
     if start.startswith(b"\xff\xd8\xff"):
         return ".jpg"
@@ -31,7 +31,7 @@ def suffix_of(encoded: Bytes) -> str | None:
 
 
 def pixel_size(encoded: Bytes) -> tuple[int, int] | None:
-    """Return width and height by the header, None for what is no image that can be decoded."""
+    """Return width and height from the header, None if it cannot be read."""
     try:
         return encoded_size(encoded)
     except Exception:  # Pillow raises nearly every kind for damaged bytes
@@ -39,11 +39,11 @@ def pixel_size(encoded: Bytes) -> tuple[int, int] | None:
 
 
 def check_whole(encoded: Bytes) -> tuple[int, int]:
-    """Return width and height of an image that its first and last bytes show to be whole.
+    """Return width and height of an image whose first and last bytes show that it is whole.
 
-    Takes microseconds where decoding takes a hundred. Raises `BadImage` for bytes that are no
-    JPEG, PNG, WebP or BMP, for a header that cannot be read, for an image that is cut short, and
-    for one of more than `MAX_SIDE` pixels a side, which training would refuse.
+    Takes microseconds; decoding takes a hundred. Raises `BadImage` for bytes that are not a JPEG,
+    PNG, WebP or BMP, for a header that cannot be read, for an image that is truncated, and for one
+    of more than `MAX_SIDE` pixels per side, which training would refuse.
     """
     suffix = suffix_of(encoded)
     if suffix is None:
@@ -57,35 +57,34 @@ def check_whole(encoded: Bytes) -> tuple[int, int]:
         declared = int.from_bytes(content[2:6], "little")
     ended = declared <= len(content)
     if suffix == ".jpg":
-        # Neither marker can stand inside compressed data, so the end belongs to the last scan.
-        # The first question is answered at once, and by yes for nearly all.
+        # Compressed data contains neither marker, so the end belongs to the last scan. The first
+        # test is quick, and true for nearly all images.
         ended = content.endswith(_JPEG_END) or (
             content.rfind(_JPEG_END) > content.rfind(_JPEG_SCAN)
         )
     elif suffix == ".png":
         ended = _PNG_END in content
     if not ended:
-        raise BadImage(f"is a {suffix[1:]} image cut short after {len(content)} bytes")
+        raise BadImage(f"is a {suffix[1:]} image truncated after {len(content)} bytes")
     size = pixel_size(encoded)
     if size is None:
         raise BadImage(f"its {suffix[1:]} header cannot be read ({len(encoded)} bytes)")
     if max(size) > MAX_SIDE:
-        raise BadImage(f"has {size[0]}x{size[1]} pixels: expected at most {MAX_SIDE} a side")
+        raise BadImage(f"has {size[0]}x{size[1]} pixels: expected at most {MAX_SIDE} per side")
     return size
 
 
 def reencode(encoded: Bytes, *, size: int | None, encoding: Encoding | None, quality: int) -> bytes:
-    """Return the image in another size, another form, or both.
+    """Return the image in another size, another format, or both.
 
     Args:
         encoded: JPEG, PNG, WebP or BMP.
-        size: pixels of both sides; the whole image is stretched to it, with the pixels that
-            training would see. None keeps the size.
-        encoding: None keeps an image of this size as it is, byte for byte, and writes others as
-            JPEG.
+        size: pixels of both sides; the whole image is stretched to it, as training would do. None
+            keeps the size.
+        encoding: None keeps an image of this size byte for byte, and writes others as JPEG.
         quality: of JPEG, 1 to 100; the chroma is not subsampled.
 
-    Raises `BadImage` for what cannot be decoded to the end.
+    Raises `BadImage` for an image that cannot be decoded to the end.
     """
     found = check_whole(encoded)
     width, height = found if size is None else (size, size)

@@ -1,7 +1,7 @@
-"""Several sets of records to one: payloads are copied with new labels, one at a time."""
+"""Merges sets of records into one: payloads are copied with new labels, one at a time."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal, get_args
@@ -9,16 +9,17 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from data.files import writing
+from data.datasets.dataset import RecordDataset, open_records
+from data.files import atomic_folder, check_space, writing
+from data.progress import ProgressCallback
 from data.records.format import RecordError
-from data.tools.pack_job import check_space, made_at_once
 from data.tools.record_set import (
     CLASSES,
-    Cut,
     Layout,
-    RecordSet,
     RecordSetWriter,
+    Sharding,
     check_label_range,
+    read_class_names,
     write_set_files,
 )
 
@@ -27,6 +28,9 @@ MATCHES: tuple[Match, ...] = get_args(Match)
 
 MAPPING = "merge.json"
 
+_Names = list[str] | None  # of a set's classes
+_Classes = list[npt.NDArray[np.int64]]  # for each set, the new class of each of its classes
+
 
 def merge_records(
     sources: Sequence[Path],
@@ -34,98 +38,102 @@ def merge_records(
     *,
     match: Match = "offset",
     layout: Layout = "identity",
-    cut: Cut | None = None,
+    sharding: Sharding | None = None,
     remap_labels: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> tuple[int, int]:
-    """Write the images of several sets as one; of one set, in another layout or cut.
+    """Write the images of several sets as one; of one set, in another layout or other shards.
 
-    Memory is a few numbers an image. `merge.json` says what each source gave, and `classes.json`
-    what the classes are called where every name is one class's.
+    Memory is a few numbers per image. `merge.json` says what each source gave, and `classes.json`
+    what the classes are called if every class has a name of its own.
 
     Args:
         sources: see `data.records.shards.find_records`; at least one.
         output: a folder that does not exist or is empty.
-        match: `offset` counts each set's classes on from the last one's; `name` takes classes of
-            one name in `classes.json` for one class, in the order of their first appearance.
-        layout: `identity` sorts by class, which reads sets out of their order where classes are
-            in several; `plain` keeps the order of the sources.
-        cut: where one file ends and the next begins; by default there is one file.
-        remap_labels: number each set's classes afresh where its labels have gaps.
+        match: with `offset` each set's classes follow the last one's; with `name` classes of one
+            name in `classes.json` are one class, in the order of their first appearance.
+        layout: `identity` sorts by class, which reads sets out of their order if classes are in
+            several; `plain` keeps the order of the sources.
+        sharding: where one file ends and the next begins; by default there is one file.
+        remap_labels: renumber each set's classes if its labels have gaps.
         progress: called with (images written, images in all) now and then.
 
     Returns the numbers of images and of classes. Raises `ValueError` for records that are
-    damaged, sets without names that are to be matched by them, an output that is there already,
+    damaged, sets without names that are to be matched by name, an output that exists already,
     and a disk that is too small or full.
     """
     if not sources:
         raise ValueError("no records were named: expected at least one set to merge")
-    sets = [RecordSet(path, remap_labels=remap_labels) for path in sources]
-    classes, names, num_classes = _by_name(sets) if match == "name" else _by_offset(sets)
+    sets = [open_records(path, remap_labels=remap_labels) for path in sources]
+    names = [read_class_names(images) for images in sets]
+    number = _by_name if match == "name" else _by_offset
+    classes, merged_names, num_classes = number(sets, names)
     check_label_range(num_classes)
     bounds = np.cumsum([0, *map(len, sets)])
-    order = np.concatenate([b + s.in_file_order() for b, s in zip(bounds, sets, strict=False)])
+    order = np.concatenate([b + s.in_storage_order() for b, s in zip(bounds, sets, strict=False)])
     labels = np.concatenate([new[s.labels] for new, s in zip(classes, sets, strict=True)])
     if layout == "identity":
         order = order[np.argsort(labels[order], kind="stable")]
-    check_space(output, sum(path.stat().st_size for s in sets for path in s.paths))
-    with made_at_once(output) as partial:
-        with RecordSetWriter(partial, total=len(order), layout=layout, cut=cut or Cut()) as writer:
+    check_space(output, sum(path.stat().st_size for images in sets for path in images.files))
+    with atomic_folder(output) as partial:
+        with RecordSetWriter(
+            partial, total=len(order), layout=layout, sharding=sharding or Sharding()
+        ) as writer:
             owners = np.searchsorted(bounds, order, side="right") - 1
             pairs = zip(order.tolist(), owners.tolist(), strict=True)
             for position, (index, owner) in enumerate(pairs):
-                record = sets[owner].read(index - int(bounds[owner]))
+                record = sets[owner].record(index - int(bounds[owner]))
                 writer.add_record(position, int(labels[index]), record)
                 if (position + 1) % 1024 == 0 or position + 1 == len(order):
-                    for records in sets:
-                        records.release_pages()
+                    for images in sets:
+                        images.release_pages()
                     if progress is not None:
                         progress(position + 1, len(order))
-        image = sets[int(owners[0])].read(int(order[0] - bounds[owners[0]])).image
-        write_set_files(partial, num_classes, names, image)
-        text = json.dumps({"match": match, "sources": _facts(sets, classes, match)}, indent=1)
+        first = sets[int(owners[0])].record(int(order[0] - bounds[owners[0]]))
+        write_set_files(partial, num_classes, merged_names, first.image)
+        described = [
+            _describe(path, images, new, match)
+            for path, images, new in zip(sources, sets, classes, strict=True)
+        ]
         with writing(partial / MAPPING):
+            text = json.dumps({"match": match, "sources": described}, indent=1)
             (partial / MAPPING).write_text(text, encoding="ascii")
     return len(order), num_classes
 
 
-Classes = list[npt.NDArray[np.int64]]  # for each set, the new class of each of its classes
+def _by_offset(sets: list[RecordDataset], names: list[_Names]) -> tuple[_Classes, _Names, int]:
+    bounds = np.cumsum([0, *(images.num_classes for images in sets)])
+    classes = [np.arange(start, stop) for start, stop in pairwise(bounds)]
+    every = [name for of_set in names for name in of_set or []]
+    are_unique = len(set(every)) == len(every) == bounds[-1]
+    return classes, every if are_unique else None, int(bounds[-1])
 
 
-def _by_offset(sets: list[RecordSet]) -> tuple[Classes, list[str] | None, int]:
-    bounds = np.cumsum([0, *(s.num_classes for s in sets)])
-    classes = [np.arange(a, b) for a, b in pairwise(bounds)]
-    names = [name for s in sets for name in s.names or []]
-    whole = len(set(names)) == len(names) == bounds[-1]
-    return classes, names if whole else None, int(bounds[-1])
-
-
-def _by_name(sets: list[RecordSet]) -> tuple[Classes, list[str] | None, int]:
+def _by_name(sets: list[RecordDataset], names: list[_Names]) -> tuple[_Classes, _Names, int]:
     numbers: dict[str, int] = {}
-    classes: Classes = []
-    for records in sets:
-        if records.names is None:
+    classes: _Classes = []
+    for images, of_set in zip(sets, names, strict=True):
+        if of_set is None:
             raise RecordError(
-                f"{records.path} has no {CLASSES} with the names of its classes: expected one to "
-                "match by name; write it, or merge by offset"
+                f"{images.files[0].with_name(CLASSES)} does not exist: expected the names of the "
+                "classes, to match by name; write it, or merge by offset"
             )
-        new = [numbers.setdefault(name, len(numbers)) for name in records.names]
+        new = [numbers.setdefault(name, len(numbers)) for name in of_set]
         classes.append(np.array(new, np.int64))
     return classes, list(numbers), len(numbers)
 
 
-def _facts(sets: list[RecordSet], classes: Classes, match: Match) -> list[dict[str, object]]:
-    """Return what there is to know of each source, and by offset what its labels became."""
-    facts: list[dict[str, object]] = []
-    for records, new in zip(sets, classes, strict=True):
-        fact: dict[str, object] = {
-            "path": str(records.path),
-            "images": len(records),
-            "classes": records.num_classes,
-        }
-        if match == "offset":
-            fact["first_class"] = int(new[0])
-        if records.stored_labels is not None:
-            fact["labels"] = records.stored_labels
-        facts.append(fact)
-    return facts
+def _describe(
+    path: Path, images: RecordDataset, classes: npt.NDArray[np.int64], match: Match
+) -> dict[str, object]:
+    """Return what `merge.json` says of a source."""
+    described: dict[str, object] = {
+        "path": str(path),
+        "images": len(images),
+        "classes": images.num_classes,
+    }
+    if match == "offset":
+        described["first_class"] = int(classes[0])
+    if images.class_mapping is not None:
+        described["labels"] = images.stored_labels
+    return described

@@ -1,4 +1,4 @@
-"""Sets of records on disk: one file or several shards, in either layout, with the classes' names.
+"""Writes sets of records: one file or several shards, in either layout, with the classes' names.
 
     train.rec, train.idx                 one file, or
     train-00000.rec, train-00000.idx …   shards: each a whole file of its own, with the class
@@ -9,22 +9,19 @@
 In the *identity* layout, that of the public face datasets, a file's images are sorted by class and
 have the keys 1 … n; records with the keys of each identity follow, then record 0. In the *plain*
 layout, that of MXNet's im2rec, the images have the keys 0 … n - 1 in any order and nothing
-follows. `data.records.labels` says how a reader tells them apart.
+follows. `data.records.labels` describes how a reader tells them apart.
 """
 
 import json
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
-import numpy.typing as npt
 
-from data.datasets.class_ids import number_datasets
+from data.datasets.dataset import RecordDataset
 from data.files import writing
 from data.records.format import (
     HEADER,
@@ -34,12 +31,10 @@ from data.records.format import (
     RecordError,
     framed_bytes,
     pack_record,
-    unpack_record,
 )
-from data.records.index import open_index, read_index
-from data.records.labels import INEXACT_FROM, ImageTable, read_images
+from data.records.index import read_index
+from data.records.labels import INEXACT_FROM
 from data.records.reader import RecordFile
-from data.records.shards import find_records
 from data.records.writer import RecordWriter, WriterPosition, write_identity_ranges
 from data.tools.encoded_image import pixel_size
 
@@ -58,17 +53,19 @@ def parse_bytes(text: str) -> int:
     if number[-1:] in _UNITS:
         number, unit = number[:-1], number[-1:]
     if not number.isdigit() or int(number) == 0:
-        raise ValueError(f"{text!r} is no size: expected a number of bytes such as 2G, 500M, 4096")
+        raise ValueError(
+            f"{text!r} is not a size: expected a number of bytes such as 2G, 500M, 4096"
+        )
     return int(number) * _UNITS[unit]
 
 
 @dataclass(frozen=True)
-class Cut:
-    """Where a set is cut into shards: nowhere by default, or by one of the two.
+class Sharding:
+    """Where a set is cut into shards: by default nowhere, or by one of the two.
 
     Attributes:
-        shards: number of files, with as equal numbers of images as can be.
-        shard_bytes: most bytes of a `.rec`, but for one image that is larger.
+        shards: number of files, with numbers of images that differ by at most one.
+        shard_bytes: most bytes of a `.rec`, except for one image that is larger.
 
     Raises `ValueError` for both at once and for numbers below 1.
     """
@@ -96,11 +93,11 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class SetCheckpoint:
+class SetPosition:
     """How far a set is safely on the disk.
 
     Attributes:
-        shard: number of the shard in work; all before it are whole.
+        shard: number of the shard that is being written; all before it are whole.
         stop: the first position that is not in it, by the number of shards.
         file: how far its files are.
     """
@@ -109,13 +106,9 @@ class SetCheckpoint:
     stop: int
     file: WriterPosition
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the same as plain values."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """Return the checkpoint that `to_json` gave."""
+        """Return the position whose `asdict` is `values`."""
         return cls(values["shard"], values["stop"], WriterPosition(**values["file"]))
 
 
@@ -123,14 +116,14 @@ class RecordSetWriter:
     """Writes the files of a set, one after the other.
 
     A context manager. Each file appears under its name when it is whole; after an exception the
-    one in work is deleted, unless there is a checkpoint to go on from.
+    unfinished one is deleted, unless `checkpoint` was called, after which it can be resumed.
 
     Args:
         folder: an existing folder.
         total: number of images that are to come; fewer may.
         layout: see the module; in `identity` the images must come sorted by class.
-        cut: where one file ends and the next begins.
-        resume: go on from this checkpoint of an earlier writer with the same arguments.
+        sharding: where one file ends and the next begins.
+        resume: continue from this position of an earlier writer with the same arguments.
 
     Raises `ValueError` for no images, or fewer than shards, and `WriteError` as `RecordWriter`.
     """
@@ -141,33 +134,37 @@ class RecordSetWriter:
         *,
         total: int,
         layout: Layout,
-        cut: Cut,
-        resume: SetCheckpoint | None = None,
+        sharding: Sharding,
+        resume: SetPosition | None = None,
     ) -> None:
-        if total < (cut.shards or 1):
+        if total < (sharding.shards or 1):
             raise ValueError(
-                f"{folder}: {total} images for {cut.shards or 1} files: expected at least one each"
+                f"{folder}: {total} images for {sharding.shards or 1} files: expected at least one "
+                "each"
             )
-        self.folder, self._total, self._layout, self._cut = folder, total, layout, cut
+        self.folder, self._total, self._layout, self._sharding = folder, total, layout, sharding
         self._first_key = 1 if layout == "identity" else 0
-        self._shard, self._stop = 0, 0
-        self._images = 0  # in the file in work
-        self._starts: list[int] = []  # first key of each class in the file in work
-        self._label = -1
+        self._start_file(0)
         if resume is None:
             self._writer = RecordWriter(self._path(0))
         else:
             self._resume(resume)
 
     def _path(self, shard: int) -> Path:
-        single = self._cut.shards is None and self._cut.shard_bytes is None
-        return self.folder / ("train.rec" if single else f"train-{shard:05d}.rec")
+        name = "train" if self._sharding == Sharding() else f"train-{shard:05d}"
+        return self.folder / f"{name}.rec"
 
-    def _resume(self, at: SetCheckpoint) -> None:
+    def _start_file(self, shard: int) -> None:
+        self._shard, self._stop = shard, 0
+        self._images = 0  # in this file
+        self._starts: list[int] = []  # first key of each class in this file
+        self._label = -1
+
+    def _resume(self, at: SetPosition) -> None:
         self._shard, self._stop = at.shard, at.stop
         path = self._path(at.shard)
         for final in (path, path.with_suffix(".idx")):
-            if final.exists():  # the file was finished after the checkpoint
+            if final.exists():  # the file was finished after the position was saved
                 final.replace(final.with_name(final.name + ".partial"))
         self._writer = RecordWriter(path, resume=at.file)
         if at.file.rec_bytes == 0:
@@ -199,12 +196,11 @@ class RecordSetWriter:
         size = HEADER.size + (0 if more_labels is None else 4 + 4 * len(more_labels)) + len(image)
         if self._images and (position >= self._stop or self._is_full(size, label, image)):
             self._end_file()
-            self._shard += 1
+            self._start_file(self._shard + 1)
             self._writer = RecordWriter(self._path(self._shard))
-            self._images, self._starts, self._label = 0, [], -1
         key = self._first_key + self._images
         if self._images == 0:
-            self._stop = self._cut.stop(position, self._total)
+            self._stop = self._sharding.stop(position, self._total)
         if self._layout == "identity" and label != self._label:
             assert label > self._label, "images of the identity layout come sorted by class"
             self._starts.append(key)
@@ -218,18 +214,18 @@ class RecordSetWriter:
         self.add(position, label, record.image, more_labels=more, id2=record.id2)
 
     def _is_full(self, payload_bytes: int, label: int, image: Bytes) -> bool:
-        if self._cut.shard_bytes is None:
+        if self._sharding.shard_bytes is None:
             return False
-        # A magic number inside costs at most a frame and padding more, where the record is split.
+        # A record is split at a magic, which costs at most one more frame and padding.
         splits = bytes(image).count(MAGIC_BYTES)
         size = self._writer.offset + framed_bytes(payload_bytes) + 8 * splits
         if self._layout == "identity":
             size += _RANGE_BYTES * (1 + len(self._starts) + (label != self._label))
-        return size > self._cut.shard_bytes
+        return size > self._sharding.shard_bytes
 
-    def checkpoint(self) -> SetCheckpoint:
+    def checkpoint(self) -> SetPosition:
         """Wait until all that was added is on the disk, and return how far that is."""
-        return SetCheckpoint(self._shard, self._stop, self._writer.checkpoint())
+        return SetPosition(self._shard, self._stop, self._writer.checkpoint())
 
     def _end_file(self) -> None:
         if self._layout == "identity":
@@ -254,16 +250,25 @@ class RecordSetWriter:
             self._end_file()
 
 
+def check_label_range(num_classes: int) -> None:
+    """Raise `RecordError` for more classes than a float32 label can tell apart."""
+    if num_classes > INEXACT_FROM:
+        raise RecordError(
+            f"{num_classes} classes: labels are float32, which tells {INEXACT_FROM} apart; leave "
+            "identities out"
+        )
+
+
 def write_set_files(
     folder: Path, num_classes: int, names: Sequence[str] | None, image: Bytes
 ) -> None:
-    """Write what lies beside the records: `property`, and `classes.json` where there are names.
+    """Write the files next to the records: `property`, and `classes.json` where there are names.
 
     Args:
         folder: of the records.
         num_classes: C.
         names: of the classes 0 … C - 1, all different, or None.
-        image: any of the set, whose size `property` then states; without a size there is none.
+        image: any of the set; `property` states its size, and is left out if it has none.
     """
     size = pixel_size(image)
     with writing(folder):
@@ -276,110 +281,12 @@ def write_set_files(
             (folder / CLASSES).write_text(json.dumps(classes, indent=0), encoding="ascii")
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """Labels of a file, to be numbered."""
+def read_class_names(images: RecordDataset) -> list[str] | None:
+    """Return the names of the classes from `classes.json` next to the records; None without it.
 
-    labels: npt.NDArray[np.int32]
-    names: None = None
-
-
-class RecordSet:
-    """The images of a set of records, in the order of its files and their indexes.
-
-    Args:
-        path: see `data.records.shards.find_records`.
-        remap_labels: number the classes afresh where the labels have gaps.
-
-    Attributes:
-        path, paths: of the set; of its files.
-        tables: key, offset and label in the file of each image, a table a file.
-        labels: class of each of the n images; int64 [n], from 0 to `num_classes - 1`.
-        num_classes: C.
-        names: of the classes, from `classes.json`, or None where it is missing.
-        stored_labels: what the files call the classes, or None where it is the same.
-
-    Raises `DatasetError`, `RecordError` and `NumberingError` as
-    `data.datasets.dataset.open_dataset`, and `RecordError` for a `classes.json` that does not
-    name every class once.
+    Raises `RecordError` if the file does not name every class.
     """
-
-    def __init__(self, path: Path, *, remap_labels: bool = False) -> None:
-        self.path = path
-        self.paths = find_records(path)
-        self._files = [RecordFile(file) for file in self.paths]
-        self.tables: list[ImageTable] = [read_images(f, open_index(f)) for f in self._files]
-        sources = [_Stored(table.labels) for table in self.tables]
-        numbering = number_datasets([(str(path), sources)], merge="offset", remap=remap_labels)
-        self.num_classes, mapping = numbering.num_classes, numbering.mapping
-        self.labels = np.concatenate(
-            [
-                table.labels if lookup is None else lookup[table.labels]
-                for table, lookup in zip(self.tables, numbering.lookups, strict=True)
-            ]
-        ).astype(np.int64)
-        self.stored_labels = None if mapping is None else [int(label) for label in mapping]
-        labels = self.stored_labels or list(range(self.num_classes))
-        self.names = _read_names(self.paths[0].with_name(CLASSES), labels)
-        counts = (len(table.labels) for table in self.tables[:-1])
-        self._starts = list(accumulate(counts, initial=0))  # first image of each file
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def describe(self, index: int) -> str:
-        """Return file, key and offset of image `index`."""
-        file, offset, key = self._place(index)
-        return file.where(offset, key)
-
-    def payload(self, index: int) -> Bytes:
-        """Return the whole record of image `index`; raises `RecordError` if it is not there."""
-        file, offset, key = self._place(index)
-        return file.read(offset, key)
-
-    def read(self, index: int) -> Record:
-        """Return the record of image `index` taken apart; raises as `payload`."""
-        return unpack_record(self.payload(index))
-
-    def _place(self, index: int) -> tuple[RecordFile, int, int]:
-        number = bisect_right(self._starts, index) - 1
-        table, row = self.tables[number], index - self._starts[number]
-        return self._files[number], int(table.offsets[row]), int(table.keys[row])
-
-    def sizes(self) -> npt.NDArray[np.int64]:
-        """Return the bytes of each image; int64 [n]."""
-        sizes = np.empty(len(self), np.int64)
-        for file, table, start in zip(self._files, self.tables, self._starts, strict=True):
-            for rows, headers in file.headers_in_chunks(table.offsets, table.keys):
-                sizes[start + rows.start : start + rows.stop] = headers.image_sizes
-        return sizes
-
-    def in_file_order(self) -> npt.NDArray[np.int64]:
-        """Return the images in the order in which they lie on the disk; int64 [n]."""
-        return np.concatenate(
-            [
-                start + np.argsort(table.offsets, kind="stable")
-                for start, table in zip(self._starts, self.tables, strict=True)
-            ]
-        )
-
-    def release_pages(self) -> None:
-        """Give the pages read so far back to the system, where they are no memory of ours."""
-        for file in self._files:
-            file.release_pages()
-
-
-def check_label_range(num_classes: int) -> None:
-    """Raise `RecordError` for more classes than a float32 label can tell apart."""
-    if num_classes > INEXACT_FROM:
-        raise RecordError(
-            f"{num_classes} classes: labels are float32, which tells {INEXACT_FROM} apart; leave "
-            "identities out"
-        )
-
-
-def _read_names(path: Path, labels: list[int]) -> list[str] | None:
-    """Return the names of `labels`; None without a file."""
+    path = images.files[0].with_name(CLASSES)
     if not path.is_file():
         return None
     try:
@@ -387,13 +294,13 @@ def _read_names(path: Path, labels: list[int]) -> list[str] | None:
         by_label = {int(label): str(name) for name, label in classes.items()}
     except (ValueError, AttributeError, TypeError) as error:
         raise RecordError(
-            f"{path} is no list of classes ({error}): expected a JSON object {{name: class}}; "
+            f"{path} is not a list of classes ({error}): expected a JSON object {{name: class}}; "
             "write it again, or delete it"
         ) from error
-    missing = [label for label in labels if label not in by_label]
+    missing = [label for label in images.stored_labels if label not in by_label]
     if missing:
         raise RecordError(
             f"{path} has no name for class {missing[0]} ({len(missing)} such classes): expected "
-            "one for each; it is another set's: write it again, or delete it"
+            "one for each; it belongs to another set: write it again, or delete it"
         )
-    return [by_label[label] for label in labels]
+    return [by_label[label] for label in images.stored_labels]

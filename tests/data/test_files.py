@@ -10,8 +10,11 @@ import pytest
 from data.files import (
     OutputFolderError,
     WriteError,
+    atomic_folder,
     atomic_write,
+    check_space,
     file_lock,
+    is_free,
     make_output_folder,
     publish,
     refuse_lfs_pointer,
@@ -107,6 +110,48 @@ def test_an_output_folder_is_made_or_may_be_empty(tmp_path: Path) -> None:
         with pytest.raises(OutputFolderError) as caught:
             make_output_folder(path)
         assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_folder_appears_when_it_is_whole(exists: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    if exists:
+        folder.mkdir(parents=True)
+    with atomic_folder(folder) as partial:
+        (partial / "file").write_bytes(b"content")
+        assert is_free(folder)
+    assert not is_free(folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["b"]
+    assert (folder / "file").read_bytes() == b"content"
+
+
+def test_a_folder_that_failed_leaves_nothing(tmp_path: Path) -> None:
+    def fail() -> None:
+        with atomic_folder(tmp_path / "a") as partial:
+            (partial / "file").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a", "a.partial"])
+def test_a_folder_in_the_way_is_refused_and_left_alone(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "mine").touch()
+    with (
+        pytest.raises(OutputFolderError, match=f"{tmp_path / name} "),
+        atomic_folder(tmp_path / "a"),
+    ):
+        pass
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("mine")] == [Path(name, "mine")]
+
+
+def test_a_disk_without_room_is_refused(tmp_path: Path) -> None:
+    check_space(tmp_path / "not" / "there", 1)
+    with pytest.raises(WriteError, match=rf"{tmp_path}/not/there.* 1,152,921,504,606,846,976 "):
+        check_space(tmp_path / "not" / "there", 1 << 60)
 
 
 # Locks

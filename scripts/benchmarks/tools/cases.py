@@ -12,11 +12,11 @@ from typing import TypeVar
 import numpy as np
 import simplejpeg
 
+from data.records.cache import open_images
 from data.records.format import unpack_record
 from data.records.reader import RecordFile
 from data.tools.check.run import check_records
 from data.tools.pack import PackOptions, pack_records
-from data.tools.record_set import RecordSet
 
 Item = TypeVar("Item")
 
@@ -58,7 +58,7 @@ def scan_case(name: str, records: Path, *, cold: bool) -> Case:
 
 def decode_case(records: Path, workers: int) -> Case:
     """Return the case of a check that decodes every image."""
-    offsets: list[int] = RecordSet(records).tables[0].offsets.tolist()
+    offsets: list[int] = open_images(RecordFile(records)).offsets.tolist()
     return Case(
         "check_records",
         len(offsets),

@@ -9,7 +9,13 @@ import pytest
 import simplejpeg
 
 from data.datasets.class_ids import NumberingError
-from data.datasets.dataset import DatasetError, FaceDataset, ImageDataset, open_dataset
+from data.datasets.dataset import (
+    DatasetError,
+    FaceDataset,
+    ImageDataset,
+    open_dataset,
+    open_records,
+)
 from data.datasets.sources import RecordImages
 from data.records.format import RecordError, pack_record
 from data.records.writer import RecordWriter, write_face_records
@@ -42,8 +48,8 @@ def test_layouts_of_mxnet_are_read(name: str) -> None:
     check_images(dataset)
 
 
-def test_labels_with_gaps_are_refused_or_numbered_afresh() -> None:
-    with pytest.raises(NumberingError, match=r"gappy_keys_and_labels: .*no image has 1,"):
+def test_labels_with_gaps_are_refused_or_renumbered() -> None:
+    with pytest.raises(NumberingError, match=r"gappy_keys_and_labels: .* 1, "):
         open_dataset(GAPPY)
     dataset = open_dataset(GAPPY, remap_labels=True)
     assert keys_of(dataset) == EXPECTED[GAPPY.name]["keys"]
@@ -56,8 +62,7 @@ def test_labels_with_gaps_are_refused_or_numbered_afresh() -> None:
 def test_a_record_file_is_opened_by_its_own_name_too() -> None:
     dataset = open_dataset(RECORDS / "insightface_header" / "train.rec")
     assert len(dataset) == 24
-    place = rf"{RECORDS}/insightface_header/train.rec, key 3, offset 3728"
-    assert dataset.describe(2) == place
+    assert dataset.describe(2) == f"{RECORDS}/insightface_header/train.rec, key 3, offset 3728"
 
 
 @pytest.mark.parametrize("name", ["insightface_header", "two_value_labels", "im2rec_headerless"])
@@ -108,19 +113,16 @@ def test_a_record_that_changed_while_open_is_refused(tmp_path: Path) -> None:
         file.seek(offsets[2] + 8)
         file.write(pack_record(0, 2, b"other"))
     assert bytes(dataset.encoded(1)) == b"image"
-    with pytest.raises(RecordError, match=r"key 2, offset 80: found label 0 .* expected label 2"):
+    with pytest.raises(RecordError, match=r"key 2, offset 80: .*label 0 .* label 2"):
         dataset.encoded(2)
     with (tmp_path / "train.rec").open("r+b") as file:
         file.seek(offsets[2] + 8)
         file.write(b"\xff\xff\xff\xff")  # the number of labels
-    message = (
-        r"key 2, offset 80: found a payload of 29 bytes .* at least 17179869204; expected label 2"
-    )
-    with pytest.raises(RecordError, match=message):
+    with pytest.raises(RecordError, match=r"key 2, offset 80: .* 29 .* 17179869204.* label 2"):
         dataset.encoded(2)
 
 
-def test_a_folder_with_one_sub_folder_an_identity_is_read(tmp_path: Path) -> None:
+def test_a_folder_with_one_sub_folder_per_identity_is_read(tmp_path: Path) -> None:
     files = ["b/2.jpg", "b/10.png", "a/x.webp"]
     for name in files:
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -134,10 +136,10 @@ def test_a_folder_with_one_sub_folder_an_identity_is_read(tmp_path: Path) -> Non
     assert dataset.describe(1) == str(tmp_path / "b" / "10.png")
 
     os.truncate(tmp_path / "b" / "10.png", 1 << 40)  # a hole, which takes no room on the disk
-    with pytest.raises(DatasetError, match=r"10\.png has 1099511627776 bytes: expected .* at most"):
+    with pytest.raises(DatasetError, match=r"10\.png.* 1099511627776 "):
         dataset.encoded(1)
     (tmp_path / "a" / "x.webp").unlink()
-    with pytest.raises(DatasetError, match=r"a/x\.webp cannot be read.*moved"):
+    with pytest.raises(DatasetError, match=rf"{tmp_path}/a/x\.webp"):
         dataset.encoded(0)
 
 
@@ -166,23 +168,23 @@ def test_datasets_go_to_worker_processes(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "name", "message"),
+    ("files", "name", "error"),
     [
-        ([], "nowhere", r"nowhere does not exist: expected a \.rec file, a pattern"),
-        ([], "x.rec", r"x\.rec does not exist"),
-        (["x.zip"], "x.zip", r"x\.zip is none of what can be read: expected a \.rec file"),
-        (["b.rec", "a.rec"], "", r"has no train\.rec; "),
-        ([], "", r"holds no sub-folders .* expected one sub-folder .* or train\.rec"),
-        (["train.rec"], "", r"train\.rec is empty"),
+        ([], "nowhere", DatasetError),
+        ([], "x.rec", DatasetError),
+        (["x.zip"], "x.zip", DatasetError),
+        (["b.rec", "a.rec"], "", DatasetError),
+        ([], "", DatasetError),
+        (["train.rec"], "", RecordError),
     ],
 )
 def test_what_is_no_dataset_is_refused(
-    files: list[str], name: str, message: str, tmp_path: Path
+    files: list[str], name: str, error: type[ValueError], tmp_path: Path
 ) -> None:
     for file in files:
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).touch()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(error, match=f"{tmp_path}/{name}" if name else f"{tmp_path}.*train\\.rec"):
         open_dataset(tmp_path / name)
 
 
@@ -227,14 +229,14 @@ def test_gaps_are_those_of_all_shards_together(tmp_path: Path) -> None:
     records(tmp_path / "train-1.rec", [0, 5])
     records(tmp_path / "train-2.rec", [7, 5])
     pattern = tmp_path / "train-*.rec"
-    with pytest.raises(NumberingError, match=r"train-\*\.rec: .* has 1, the next label is 5"):
+    with pytest.raises(NumberingError, match=r"train-\*\.rec: .* 1, .* 5 "):
         open_dataset(pattern)
     dataset = open_dataset(pattern, remap_labels=True)
     assert dataset.labels.tolist() == [0, 1, 2, 1]
     assert dataset.class_mapping == {0: 0, 5: 1, 7: 2}
 
 
-def test_classes_of_merged_datasets_follow_each_other(tmp_path: Path) -> None:
+def test_classes_of_merged_datasets_follow_one_another(tmp_path: Path) -> None:
     first = records(tmp_path / "first.rec", [1, 0, 1])
     (tmp_path / "people" / "ann").mkdir(parents=True)
     (tmp_path / "people" / "ann" / "x.jpg").write_bytes(b"ann's")
@@ -252,7 +254,7 @@ def test_classes_of_merged_datasets_follow_each_other(tmp_path: Path) -> None:
     }
 
 
-def test_merged_by_name_the_same_label_is_the_same_class(tmp_path: Path) -> None:
+def test_merged_by_name_equal_labels_are_one_class(tmp_path: Path) -> None:
     for person, image in (("ann", "1"), ("cyd", "1")):
         (tmp_path / "old" / person).mkdir(parents=True)
         (tmp_path / "old" / person / f"{image}.jpg").write_bytes(f"old {person}".encode())
@@ -267,20 +269,20 @@ def test_merged_by_name_the_same_label_is_the_same_class(tmp_path: Path) -> None
     assert dataset.class_mapping == {names[0]: {"ann": 0, "cyd": 2}, names[1]: {"bob": 1, "cyd": 2}}
 
 
-def test_a_dataset_is_refused_twice_whatever_its_name(tmp_path: Path) -> None:
+def test_a_file_is_refused_twice_whatever_its_name(tmp_path: Path) -> None:
     path = records(tmp_path / "a.rec", [0])
     (tmp_path / "link.rec").symlink_to(path)
-    with pytest.raises(DatasetError, match=r"link\.rec is in the dataset twice.*as .*/a\.rec"):
+    with pytest.raises(DatasetError, match=r"link\.rec .*/a\.rec"):
         open_dataset([path, tmp_path / "link.rec"])
-    with pytest.raises(DatasetError, match=r"a\.rec is in the dataset twice"):
+    with pytest.raises(DatasetError, match=r"a\.rec "):
         open_dataset([tmp_path / "[a].rec", path], merge="by_name")
-    with pytest.raises(DatasetError, match="at least one location"):
+    with pytest.raises(DatasetError, match=r"data\.train"):
         open_dataset([])
 
 
 def test_a_root_of_lists_needs_a_list(tmp_path: Path) -> None:
     path = records(tmp_path / "a.rec", [0])
-    with pytest.raises(DatasetError, match=r"list_root is .*a\.rec has no list file"):
+    with pytest.raises(DatasetError, match=rf"list_root.* {tmp_path}.*a\.rec"):
         open_dataset(path, list_root=tmp_path)
 
 
@@ -291,3 +293,47 @@ def test_labels_of_a_large_single_file_are_not_copied(tmp_path: Path) -> None:
     assert not dataset.labels.flags.writeable
     assert dataset.labels.base is not None
     assert len(pickle.dumps(dataset)) < 2000
+
+
+def shards(folder: Path) -> Path:
+    """Write images with labels 0 to 3 in two shards; `contents` says where each is."""
+    records(folder / "train-00000.rec", [0, 0, 1], header=True)
+    records(folder / "train-00001.rec", [3, 2], header=True)
+    return folder
+
+
+def test_records_of_one_dataset_are_named_by_folder_or_pattern(tmp_path: Path) -> None:
+    folder = shards(tmp_path / "a")
+    files = [folder / "train-00000.rec", folder / "train-00001.rec"]
+    for named in (folder, folder / "train-*.rec"):
+        images = open_records(named)
+        assert images.files == files
+        assert images.labels.tolist() == [0, 0, 1, 3, 2]
+        assert images.stored_labels == [0, 1, 2, 3]
+    with pytest.raises(NumberingError, match=r"train-00001\.rec: .* 0, "):
+        open_records(files[1])
+    assert open_records(files[1], remap_labels=True).stored_labels == [2, 3]
+    with pytest.raises(DatasetError, match=str(tmp_path)):
+        open_records(tmp_path)
+
+
+def test_whole_records_are_read_by_index_across_files(tmp_path: Path) -> None:
+    images = open_records(shards(tmp_path / "a"))
+    read = [images.record(index) for index in range(5)]
+    assert [bytes(record.image).decode() for record in read] == contents(images)
+    assert [int(record.labels[0]) for record in read] == images.labels.tolist()
+    assert [record.id for record in read] == [1, 2, 3, 1, 2]
+    assert bytes(images.payload(4)).endswith(bytes(read[4].image))
+    assert images.image_sizes().tolist() == [len(record.image) for record in read]
+    assert images.describe(4).startswith(f"{tmp_path}/a/train-00001.rec, key 2, offset ")
+
+
+def test_records_are_listed_in_the_order_of_the_file(tmp_path: Path) -> None:
+    source = RECORDS / "im2rec_headerless" / "train.idx"
+    (tmp_path / "train.rec").write_bytes(source.with_suffix(".rec").read_bytes())
+    lines = source.read_text().splitlines(keepends=True)
+    (tmp_path / "train.idx").write_text("".join(reversed(lines)))
+    images = open_records(tmp_path)
+    assert images.in_storage_order().tolist() == list(range(len(images)))[::-1]
+    (tmp_path / "train.idx").write_text("".join(lines))
+    assert open_records(tmp_path).in_storage_order().tolist() == list(range(len(images)))

@@ -18,8 +18,7 @@ def write_shards(folder: Path, *names: str) -> None:
 def test_shards_of_different_layouts_are_refused(tmp_path: Path) -> None:
     write_face_records(tmp_path, [(0, b"image")])
     write_shards(tmp_path, "other")
-    message = r"/train\.rec has a header record, \S+/other\.rec has none; .* one by one in data\.tr"
-    with pytest.raises(DatasetError, match=rf"\*\.rec mixes layouts: \S+{message}"):
+    with pytest.raises(DatasetError, match=r"\*\.rec .*/train\.rec .*/other\.rec .*data\.train"):
         open_sources(tmp_path / "*.rec")
 
 
@@ -45,27 +44,3 @@ def test_each_kind_of_location_has_its_reader(tmp_path: Path) -> None:
     for name, kind in kinds.items():
         (source,) = open_sources(tmp_path / name)
         assert type(source) is kind
-
-
-def test_a_list_is_read_from_its_folder_or_from_a_root(tmp_path: Path) -> None:
-    (tmp_path / "lists").mkdir()
-    (tmp_path / "a.jpg").write_bytes(b"upper")
-    (tmp_path / "lists" / "a.jpg").write_bytes(b"lower")
-    path = tmp_path / "lists" / "x.lst"
-    path.write_text(f"0\t0\ta.jpg\n1\t0\t{tmp_path}/lists/../a.jpg\n")
-    (beside,) = open_sources(path)
-    assert [bytes(beside.encoded(index)) for index in (0, 1)] == [b"lower", b"upper"]
-    (rooted,) = open_sources(path, list_root=tmp_path)
-    assert bytes(rooted.encoded(0)) == b"upper"
-    assert rooted.describe(0) == f"{tmp_path}/a.jpg"
-    (tmp_path / "a.jpg").unlink()
-    with pytest.raises(DatasetError, match=r"/a\.jpg cannot be read.*moved"):
-        rooted.encoded(0)
-
-
-def test_a_list_whose_files_lie_elsewhere_is_refused_at_once(tmp_path: Path) -> None:
-    (tmp_path / "0.jpg").write_bytes(b"image")
-    (tmp_path / "x.csv").write_text("".join(f"{n}.jpg,0\n" for n in range(300)))
-    message = r"x\.csv: image 4 of 300, \S+/3\.jpg, does not exist: .*data\.list_root"
-    with pytest.raises(DatasetError, match=message):
-        open_sources(tmp_path / "x.csv")

@@ -17,7 +17,7 @@ def pixels(encoded: bytes) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
 
 
 @pytest.mark.parametrize("suffix", FORMS)
-def test_whole_images_are_known_by_their_content(suffix: str) -> None:
+def test_whole_images_are_recognised_by_their_content(suffix: str) -> None:
     encoded = encode(FORMS[suffix], size=24)
     assert suffix_of(encoded) == suffix
     assert pixel_size(encoded) == (24, 24)
@@ -25,9 +25,9 @@ def test_whole_images_are_known_by_their_content(suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", FORMS)
-def test_images_cut_short_are_found_without_decoding(suffix: str) -> None:
+def test_truncated_images_are_found_without_decoding(suffix: str) -> None:
     encoded = encode(FORMS[suffix], size=64)
-    with pytest.raises(BadImage, match=f"{suffix[1:]} image cut short after {len(encoded) - 20}"):
+    with pytest.raises(BadImage, match=f"{suffix[1:]} .* {len(encoded) - 20} "):
         check_whole(encoded[:-20])
 
 
@@ -36,33 +36,33 @@ def test_the_end_of_a_thumbnail_is_not_the_end_of_its_image() -> None:
     comment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
     with_thumbnail = encoded[:2] + comment + encoded[2:]
     assert check_whole(with_thumbnail + b"and a camera's trailer") == (64, 64)
-    with pytest.raises(BadImage, match="cut short"):
+    with pytest.raises(BadImage, match=f"jpg .* {len(with_thumbnail) - 20} "):
         check_whole(with_thumbnail[:-20])
 
 
 @pytest.mark.parametrize(
-    ("encoded", "message"),
+    ("encoded", "found"),
     [
-        (b"", "is empty: expected a JPEG, PNG, WebP or BMP"),
-        (b"no image at all", "starts with b'no image at '"),
-        (encode("GIF"), "starts with b'GIF87a"),
-        (encode()[:30], "jpg image cut short after 30 bytes"),
-        (encode()[:30] + b"\xff\xd9", "jpg header cannot be read"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(20), "png image cut short"),
+        (b"", "empty"),
+        (b"no image at all", "b'no image at '"),
+        (encode("GIF"), "b'GIF87a"),
+        (encode()[:30], "jpg .* 30 "),
+        (encode()[:30] + b"\xff\xd9", r"jpg .*\(32 "),
+        (b"\x89PNG\r\n\x1a\n" + bytes(20), "png .* 28 "),
     ],
 )
-def test_what_is_no_image_is_said(encoded: bytes, message: str) -> None:
-    with pytest.raises(BadImage, match=message):
+def test_what_is_no_image_is_refused(encoded: bytes, found: str) -> None:
+    with pytest.raises(BadImage, match=found):
         check_whole(encoded)
-    with pytest.raises(BadImage, match=message):
+    with pytest.raises(BadImage, match=found):
         reencode(encoded, size=16, encoding=None, quality=95)
 
 
-def test_images_too_large_to_be_trained_on_are_said() -> None:
+def test_images_too_large_to_train_on_are_refused() -> None:
     content = bytearray(encode())
     frame = content.index(b"\xff\xc0")
     content[frame + 5 : frame + 9] = bytes([0xEA, 0x60] * 2)
-    with pytest.raises(BadImage, match="60000x60000 pixels: expected at most 4096"):
+    with pytest.raises(BadImage, match=r"60000x60000 .* 4096"):
         check_whole(bytes(content))
 
 
@@ -81,7 +81,7 @@ def test_other_sizes_and_modes_become_rgb_of_the_size(encoding: Encoding, mode: 
     expected = pixels(encoded)
     resized = np.asarray(Image.fromarray(expected).resize((32, 32), Image.Resampling.LANCZOS))
     assert Image.open(io.BytesIO(made)).mode == "RGB"
-    # Pillow and libjpeg-turbo turn CMYK to RGB with roundings of their own, 1 apart.
+    # Pillow and libjpeg-turbo round differently when they convert CMYK to RGB, by 1.
     assert np.abs(pixels(made).astype(int) - resized).mean() < (1.1 if encoding == "png" else 3)
 
 
@@ -101,10 +101,10 @@ def test_quality_is_that_of_the_jpeg() -> None:
     assert len(small) < len(large)
 
 
-def test_damage_in_the_middle_is_found_when_images_are_made_anew() -> None:
+def test_damage_in_the_middle_is_found_when_images_are_re_encoded() -> None:
     encoded = encode("PNG", size=64)
     damaged = encoded[:60] + bytes(10) + encoded[70:]
     assert check_whole(damaged) == (64, 64)
     for size in (None, 64, 32):
-        with pytest.raises(BadImage, match="cannot decode"):
+        with pytest.raises(BadImage, match=f"{len(damaged)} "):
             reencode(damaged, size=size, encoding="jpeg" if size is None else None, quality=95)

@@ -1,8 +1,6 @@
 import json
+import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +9,18 @@ import numpy.typing as npt
 import pytest
 import simplejpeg
 
-from data.datasets.dataset import ImageDataset, open_dataset
+from data.datasets.dataset import ImageDataset, open_dataset, open_records
+from data.files import WriteError
 from data.records.format import MAGIC_BYTES, unpack_record
 from data.records.index import open_index
 from data.records.reader import RecordFile
 from data.records.writer import write_face_records
-from data.tools import pack_job
-from data.tools.pack import SKIPPED, PackOptions, PackReport, pack_records
+from data.tools.pack import SKIPPED, BadFile, PackOptions, PackReport, pack_records
 from data.tools.pack_job import MANIFEST
-from data.tools.record_set import CLASSES, Cut, RecordSet
+from data.tools.record_set import CLASSES, Sharding
 from scripts.pack_records import main
 from tests.data.image_samples import contents, encode, people
 
-ROOT = Path(__file__).parents[3]
 COUNTS = {"Zoë": 3, "a b": 1, "c": 5}
 PACKED = {"train.rec", "train.idx", "property", CLASSES, MANIFEST}
 
@@ -33,9 +30,9 @@ def pack(source: Path, output: Path, *, skip_bad: bool = False, **options: Any) 
 
 
 def images_of(records: Path) -> list[tuple[int, bytes]]:
-    found = RecordSet(records)
-    order = found.in_file_order().tolist()
-    return [(int(found.labels[i]), bytes(found.read(i).image)) for i in order]
+    found = open_records(records)
+    order = found.in_storage_order().tolist()
+    return [(int(found.labels[i]), bytes(found.record(i).image)) for i in order]
 
 
 def test_a_folder_becomes_what_the_public_sets_are(tmp_path: Path) -> None:
@@ -59,8 +56,8 @@ def test_a_folder_becomes_what_the_public_sets_are(tmp_path: Path) -> None:
     "options",
     [
         {},
-        {"layout": "plain", "shuffle": 3, "cut": Cut(shards=3)},
-        {"size": 20, "encoding": "png", "cut": Cut(shard_bytes=20_000)},
+        {"layout": "plain", "shuffle": 3, "sharding": Sharding(shards=3)},
+        {"size": 20, "encoding": "png", "sharding": Sharding(shard_bytes=20_000)},
     ],
 )
 def test_bytes_do_not_depend_on_the_number_of_workers(
@@ -111,14 +108,14 @@ def test_a_list_packs_to_what_trains_from_it(name: str, tmp_path: Path) -> None:
     assert_same(trained, tmp_path / "sorted", np.argsort(trained.labels, kind="stable"))
 
 
-def test_labels_with_gaps_are_refused_or_numbered_afresh(
+def test_labels_with_gaps_are_refused_or_renumbered(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     people(tmp_path, {"a": 3})
     (tmp_path / "x.csv").write_text("a/000.jpg,10\na/001.jpg,9\na/002.jpg,10\n")
     arguments = [str(tmp_path / "x.csv"), str(tmp_path / "out"), "--layout", "plain"]
     assert main(arguments) == 1
-    assert "x.csv: the labels have gaps: no image has 0" in capsys.readouterr().err
+    assert re.match(r"error: .*x\.csv: .* 0, ", capsys.readouterr().err)
     assert main([*arguments, "--remap-labels"]) == 0
     assert_same(open_dataset(tmp_path / "x.csv", remap_labels=True), tmp_path / "out", np.arange(3))
 
@@ -147,7 +144,7 @@ def assert_same(trained: ImageDataset, packed: Path, order: npt.NDArray[np.int64
     )
 
 
-def test_a_shuffle_is_another_for_every_seed(tmp_path: Path) -> None:
+def test_every_seed_gives_another_shuffle(tmp_path: Path) -> None:
     people(tmp_path / "in", {"a": 20, "b": 20})
     pack(tmp_path / "in", tmp_path / "plain", layout="plain")
     plain = images_of(tmp_path / "plain")
@@ -162,7 +159,7 @@ def test_a_shuffle_is_another_for_every_seed(tmp_path: Path) -> None:
 def test_shards_by_number_are_equal_and_read_on_their_own(tmp_path: Path) -> None:
     people(tmp_path / "in", COUNTS)
     pack(tmp_path / "in", tmp_path / "one")
-    pack(tmp_path / "in", tmp_path / "out", cut=Cut(shards=4))
+    pack(tmp_path / "in", tmp_path / "out", sharding=Sharding(shards=4))
     files = sorted((tmp_path / "out").glob("*.rec"))
     assert [file.name for file in files] == [f"train-{i:05d}.rec" for i in range(4)]
     shards = [open_dataset(file, remap_labels=True) for file in files]
@@ -175,7 +172,7 @@ def test_shards_by_number_are_equal_and_read_on_their_own(tmp_path: Path) -> Non
 def test_shards_by_size_hold_as_much_as_fits(layout: str, tmp_path: Path) -> None:
     made = people(tmp_path / "in", {"a": 10, "b": 1, "c": 9})
     (tmp_path / "in" / "b" / "large.png").write_bytes(large := encode("PNG", size=96))
-    pack(tmp_path / "in", tmp_path / "out", layout=layout, cut=Cut(shard_bytes=3000))
+    pack(tmp_path / "in", tmp_path / "out", layout=layout, sharding=Sharding(shard_bytes=3000))
     sizes = [file.stat().st_size for file in sorted((tmp_path / "out").glob("*.rec"))]
     overflowing = [size for size in sizes if size > 3000]
     assert len(overflowing) == 1  # the large image has a shard to itself
@@ -194,11 +191,11 @@ def test_one_image_is_a_set(layout: str, tmp_path: Path) -> None:
     assert (len(dataset), dataset.num_classes) == (1, 1)
 
 
-def test_images_of_every_form_and_mode_are_kept_byte_for_byte(tmp_path: Path) -> None:
-    forms = [("PNG", "RGB"), ("PNG", "RGBA"), ("PNG", "L"), ("JPEG", "L"), ("JPEG", "CMYK")]
-    forms += [("WEBP", "RGB"), ("BMP", "RGB")]
+def test_images_of_every_format_and_mode_are_kept_byte_for_byte(tmp_path: Path) -> None:
+    formats = [("PNG", "RGB"), ("PNG", "RGBA"), ("PNG", "L"), ("JPEG", "L"), ("JPEG", "CMYK")]
+    formats += [("WEBP", "RGB"), ("BMP", "RGB")]
     (tmp_path / "in" / "a").mkdir(parents=True)
-    expected = [encode(kind, mode=mode, seed=i) for i, (kind, mode) in enumerate(forms)]
+    expected = [encode(kind, mode=mode, seed=i) for i, (kind, mode) in enumerate(formats)]
     expected.append(encode() + b"...." + MAGIC_BYTES * 3)  # a record of several parts
     expected.append(encode() + bytes(range(256)) * 1000)  # read in several pieces
     for number, content in enumerate(expected):
@@ -214,32 +211,32 @@ def test_images_of_every_form_and_mode_are_kept_byte_for_byte(tmp_path: Path) ->
 
 
 BAD = {
-    "empty.jpg": (b"", "is empty: expected a JPEG"),
-    "notes.jpg": (b"some words\n", "starts with b'some words"),
-    "half.jpg": (encode(size=64)[:900], "is a jpg image cut short after 900 bytes"),
-    "half.png": (encode("PNG", size=64)[:-4], "is a png image cut short"),
+    "empty.jpg": (b"", "empty"),
+    "notes.jpg": (b"some words\n", "b'some words"),
+    "half.jpg": (encode(size=64)[:900], "jpg .* 900 "),
+    "half.png": (encode("PNG", size=64)[:-4], "png "),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_files_stop_the_pack_with_their_names(name: str, tmp_path: Path) -> None:
     people(tmp_path / "in", COUNTS)
-    content, message = BAD[name]
+    content, found = BAD[name]
     (tmp_path / "in" / "a b" / name).write_bytes(content)
-    with pytest.raises(ValueError, match=rf"in/a b/{name} {message}.*--skip-bad"):
+    with pytest.raises(BadFile, match=rf"in/a b/{name} .*{found}.*--skip-bad"):
         pack(tmp_path / "in", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     people(tmp_path, {"a": 1})
     (tmp_path / "a" / "link.jpg").symlink_to("nowhere.jpg")
     (tmp_path / "x.tsv").write_text("a/000.jpg\t0\na/nope.jpg\t0\n")
-    with pytest.raises(ValueError, match=r"a/nope\.jpg cannot be read: No such file"):
+    with pytest.raises(BadFile, match=r"a/nope\.jpg "):
         pack(tmp_path / "x.tsv", tmp_path / "out")
     (tmp_path / "x.tsv").unlink()
     shutil.rmtree(tmp_path / "out.partial")
-    with pytest.raises(ValueError, match=r"a/link\.jpg cannot be read: No such file"):
+    with pytest.raises(BadFile, match=r"a/link\.jpg "):
         pack(tmp_path, tmp_path / "elsewhere" / "out")
 
 
@@ -272,304 +269,36 @@ def test_bad_files_are_left_out_and_listed_on_request(
     assert [image for _, image in images_of(tmp_path / "out")] == [made[n] for n in sorted(made)]
     listed = (tmp_path / "out" / SKIPPED).read_text().splitlines()
     assert [line.split("\t")[0] for line in listed] == [f"only bad/{name}" for name in sorted(BAD)]
-    assert "is empty" in listed[0]
-    assert "1 classes have no image left, the first is 3 (only bad)" in caplog.text
-
-
-def test_a_pack_goes_on_once_the_bad_file_is_replaced(tmp_path: Path) -> None:
-    made = people(tmp_path / "in", {"a": 200, "b": 200})
-    bad = tmp_path / "in" / "b" / "100.jpg"
-    bad.write_bytes(b"bad")
-    with pytest.raises(ValueError, match=r"b/100\.jpg starts with b'bad'.*run again"):
-        pack(tmp_path / "in", tmp_path / "out")
-    bad.write_bytes(made["b/100.jpg"])
-    report = pack(tmp_path / "in", tmp_path / "out")
-    assert (report.images, report.resumed_at) == (400, 300)
-    pack(tmp_path / "in", tmp_path / "whole")
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-    assert not (tmp_path / "out.partial").exists()
-
-
-def test_a_pack_goes_on_leaving_out_what_stopped_it(tmp_path: Path) -> None:
-    people(tmp_path / "in", {"a": 30})
-    for number in (10, 20):
-        (tmp_path / "in" / "a" / f"{number:03d}.jpg").write_bytes(b"bad")
-    with pytest.raises(ValueError, match=r"010\.jpg"):
-        pack(tmp_path / "in", tmp_path / "out")
-    report = pack(tmp_path / "in", tmp_path / "out", skip_bad=True)
-    assert (report.images, report.skipped, report.resumed_at) == (28, 2, 10)
-    pack(tmp_path / "in", tmp_path / "whole", skip_bad=True)
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-
-
-KILLED = """
-import sys, time
-from pathlib import Path
-from data.tools.pack import PackOptions, pack_records
-from data.tools.record_set import Cut
-
-def wait(done, total):
-    if done >= {stop}:
-        print("here", flush=True)
-        time.sleep(600)
-
-options = PackOptions({options})
-pack_records(Path("in"), Path("out"), options, workers={workers}, checkpoint_seconds={seconds},
-             skip_bad=True, progress=wait)
-"""
-
-
-@pytest.mark.parametrize(
-    ("options", "stop", "seconds", "workers", "resumed"),
-    [
-        ("", 500, 0, 1, 512),
-        ("", 500, 3600, 1, 0),  # before any checkpoint
-        ("cut=Cut(shard_bytes=20_000)", 250, 0, 2, 256),
-        ("layout='plain', shuffle=5, cut=Cut(shards=7)", 256, 0, 1, 256),
-        ("size=8, encoding='png'", 600, 0, 1, 600),  # all is written
-    ],
-)
-def test_a_pack_that_was_killed_goes_on_to_the_same_bytes(
-    options: str, stop: int, seconds: float, workers: int, resumed: int, tmp_path: Path
-) -> None:
-    people(tmp_path / "in", {"a": 250, "b": 50, "c": 300})
-    for name in ("a/000.jpg", "b/010.jpg", "c/299.jpg"):
-        (tmp_path / "in" / name).write_bytes(b"bad")
-    code = KILLED.format(options=options, stop=stop, seconds=seconds, workers=workers)
-    command = [sys.executable, "-c", code]
-    environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
-    with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"here\n"
-        process.kill()
-    assert not (tmp_path / "out").exists()
-
-    pack_options = eval(f"PackOptions({options})")
-    report = pack_records(tmp_path / "in", tmp_path / "out", pack_options, workers=1, skip_bad=True)
-    assert (report.images, report.skipped, report.resumed_at) == (597, 3, resumed)
-    pack_records(tmp_path / "in", tmp_path / "whole", pack_options, workers=1, skip_bad=True)
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-
-
-class Cutter:
-    """Ends a pack when it has come to `stop` images."""
-
-    def __init__(self, stop: int) -> None:
-        self.stop = stop
-
-    def __call__(self, done: int, total: int) -> None:
-        if done >= self.stop:
-            raise KeyboardInterrupt
-
-
-def cut_short(source: Path, output: Path, stop: int, **options: Any) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        pack_records(
-            source,
-            output,
-            PackOptions(**options),
-            workers=1,
-            skip_bad=True,
-            checkpoint_seconds=0,
-            progress=Cutter(stop),
-        )
-
-
-@pytest.mark.parametrize("stop", [256, 512])
-def test_shards_finished_after_the_checkpoint_are_made_again(stop: int, tmp_path: Path) -> None:
-    people(tmp_path / "in", {"a": 300, "b": 300})
-    options: dict[str, Any] = {"cut": Cut(shards=12)}
-    cut_short(tmp_path / "in", tmp_path / "out", stop, **options)
-    state = (tmp_path / "out.partial" / MANIFEST).read_bytes()
-    cut_short(tmp_path / "in", tmp_path / "out", 600, **options)
-    # As a kill leaves it just before a checkpoint: the files are ahead of what is written down.
-    (tmp_path / "out.partial" / MANIFEST).write_bytes(state)
-    report = pack(tmp_path / "in", tmp_path / "out", **options)
-    assert report.resumed_at == stop
-    pack(tmp_path / "in", tmp_path / "whole", **options)
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-
-
-def test_files_of_an_older_end_do_not_stay(tmp_path: Path) -> None:
-    people(tmp_path / "in", {"a": 300, "b": 300})
-    options: dict[str, Any] = {"cut": Cut(shard_bytes=20_000)}
-    cut_short(tmp_path / "in", tmp_path / "out", 256, **options)
-    state = (tmp_path / "out.partial" / MANIFEST).read_bytes()
-    cut_short(tmp_path / "in", tmp_path / "out", 600, **options)
-    (tmp_path / "out.partial" / MANIFEST).write_bytes(state)
-    shutil.rmtree(tmp_path / "in" / "b")
-    pack(tmp_path / "in", tmp_path / "out", **options)
-    pack(tmp_path / "in", tmp_path / "whole", **options)
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-
-
-def test_a_whole_pack_gets_its_name_where_that_was_all_that_was_missing(tmp_path: Path) -> None:
-    people(tmp_path / "in", COUNTS)
-    pack(tmp_path / "in", tmp_path / "out")
-    before = contents(tmp_path / "out")
-    (tmp_path / "out").rename(tmp_path / "out.partial")
-    assert not pack(tmp_path / "in", tmp_path / "out").made
-    assert contents(tmp_path / "out") == before
-
-
-def change_earlier(source: Path) -> None:
-    (source / "a" / "001.jpg").write_bytes(encode(seed=99))
-
-
-def remove_earlier(source: Path) -> None:
-    (source / "a" / "001.jpg").unlink()
-
-
-def remove_later(source: Path) -> None:
-    (source / "b" / "299.jpg").unlink()
-
-
-@pytest.mark.parametrize(
-    ("change", "options", "message"),
-    [
-        (change_earlier, {}, "the first 512 images are not those that the earlier run packed"),
-        (remove_earlier, {}, "the first 512 images are not those"),
-        (remove_later, {"cut": Cut(shards=4)}, "images 600 then, 599 now"),
-        (None, {"size": 8}, r"other options: size None then, 8 now; use the same"),
-        (None, {"cut": Cut(shards=3)}, "'shards': None.* then, .*'shards': 3.* now"),
-    ],
-)
-def test_going_on_with_something_else_is_refused(
-    change: Callable[[Path], None] | None,
-    options: dict[str, Any],
-    message: str,
-    tmp_path: Path,
-) -> None:
-    people(tmp_path / "in", {"a": 300, "b": 300})
-    first = {} if change is None else options
-    cut_short(tmp_path / "in", tmp_path / "out", 300, **first)
-    if change is not None:
-        change(tmp_path / "in")
-    with pytest.raises(ValueError, match=message):
-        pack(tmp_path / "in", tmp_path / "out", **options)
-
-
-def test_nothing_is_left_of_a_pack_that_never_began(tmp_path: Path) -> None:
-    people(tmp_path / "in", COUNTS)
-    with pytest.raises(ValueError, match="9 images for 10 files"):
-        pack(tmp_path / "in", tmp_path / "out", cut=Cut(shards=10))
-    assert [path.name for path in tmp_path.iterdir()] == ["in"]
-
-
-def test_what_was_killed_before_it_began_binds_to_no_options(tmp_path: Path) -> None:
-    people(tmp_path / "in", COUNTS)
-    (tmp_path / "out.partial").mkdir()
-    manifest = {"options": {"layout": "plain"}, "progress": None}
-    (tmp_path / "out.partial" / MANIFEST).write_text(json.dumps(manifest))
-    assert pack(tmp_path / "in", tmp_path / "out").resumed_at == 0
-
-
-def test_going_on_without_leaving_out_bad_files_is_refused(tmp_path: Path) -> None:
-    people(tmp_path / "in", {"a": 300})
-    (tmp_path / "in" / "a" / "001.jpg").write_bytes(b"bad")
-    cut_short(tmp_path / "in", tmp_path / "out", 256)
-    with pytest.raises(ValueError, match=r"left out 1 bad images; go on with --skip-bad"):
-        pack(tmp_path / "in", tmp_path / "out")
-
-
-def test_two_packs_into_one_folder_are_refused(tmp_path: Path) -> None:
-    people(tmp_path / "in", COUNTS)
-
-    def again(done: int, total: int) -> None:
-        with pytest.raises(ValueError, match=r"out\.partial is in use"):
-            pack(tmp_path / "in", tmp_path / "out")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        pack_records(tmp_path / "in", tmp_path / "out", PackOptions(), workers=1, progress=again)
-    pack(tmp_path / "in", tmp_path / "out")
-
-
-def test_a_pack_is_held_until_it_has_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    people(tmp_path / "in", COUNTS)
-    publish = pack_job.publish
-
-    def late(partial: Path, output: Path) -> None:
-        other = pack_job.PackJob(output, {})  # has asked before whether the pack is finished
-        with pytest.raises(pack_job.JobError, match="is in use"), other.begun():
-            pass
-        publish(partial, output)
-
-    monkeypatch.setattr(pack_job, "publish", late)
-    assert pack(tmp_path / "in", tmp_path / "out").made
-    before = contents(tmp_path / "out")
-    assert ".lock" not in before
-    (tmp_path / "out" / ".lock").touch()  # killed before it was removed
-    assert not pack(tmp_path / "in", tmp_path / "out").made
-    assert contents(tmp_path / "out") == before
-
-
-def test_a_pack_that_is_there_is_left_alone(tmp_path: Path) -> None:
-    people(tmp_path / "in", COUNTS)
-    pack(tmp_path / "in", tmp_path / "out")
-    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
-    assert pack(tmp_path / "in", tmp_path / "out") == PackReport(9, 3, 0, 9, made=False)
-    assert before == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
-    with pytest.raises(ValueError, match="other options: quality 95 then, 90 now"):
-        pack(tmp_path / "in", tmp_path / "out", quality=90)
-    change_of_source = tmp_path / "in" / "c" / "new.jpg"
-    change_of_source.write_bytes(encode())
-    with pytest.raises(ValueError, match=r"holds a pack of other images than .*in has now"):
-        pack(tmp_path / "in", tmp_path / "out")
-    change_of_source.unlink()
-    (tmp_path / "out" / "train.idx").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"train\.idx has 0 bytes, expected \d+ bytes"):
-        pack(tmp_path / "in", tmp_path / "out")
-
-
-@pytest.mark.parametrize("name", ["out", "out.partial"])
-def test_other_contents_are_refused_and_left_alone(name: str, tmp_path: Path) -> None:
-    people(tmp_path / "in", COUNTS)
-    (tmp_path / name).mkdir()
-    (tmp_path / name / "mine.txt").write_text("precious")
-    with pytest.raises(ValueError, match=f"{name} (holds something|is no pack).*choose another"):
-        pack(tmp_path / "in", tmp_path / "out")
-    assert (tmp_path / name / "mine.txt").read_text() == "precious"
-
-
-@pytest.mark.parametrize("text", ["", "[1]", '{"files": {}}'])
-def test_a_broken_manifest_is_named(text: str, tmp_path: Path) -> None:
-    people(tmp_path / "in", COUNTS)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / MANIFEST).write_text(text)
-    with pytest.raises(ValueError, match=r"pack\.json is not what a pack writes down"):
-        pack(tmp_path / "in", tmp_path / "out")
+    assert "empty" in listed[0].split("\t")[1]
+    (warning,) = caplog.records
+    assert warning.args == (1, 3, "only bad")
 
 
 def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / "in" / "a").mkdir(parents=True)
     with (tmp_path / "in" / "a" / "huge.jpg").open("wb") as file:
         file.truncate(1 << 43)  # takes no room itself: it is all one hole
-    with pytest.raises(ValueError, match=r"out: 8,796,\d+,\d+,\d+ bytes are needed and .* free"):
+    with pytest.raises(WriteError, match=r"out: 8,796,\d+,\d+,\d+ "):
         pack(tmp_path / "in", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "named"),
     [
-        ({"layout": "sorted"}, "layout is 'sorted': expected one of identity, plain"),
-        ({"shuffle": 1}, "shuffle is 1 and layout identity"),
-        ({"encoding": "gif"}, "encoding is 'gif': expected one of jpeg, png"),
+        ({"layout": "sorted"}, "layout is 'sorted': .*identity, plain"),
+        ({"shuffle": 1}, "shuffle is 1 .*layout identity"),
+        ({"encoding": "gif"}, "encoding is 'gif': .*jpeg, png"),
         ({"size": 0}, "size is 0"),
         ({"quality": 101}, "quality is 101"),
-        ({"cut": Cut(shards=10)}, "9 images for 10 files"),
+        ({"sharding": Sharding(shards=10)}, "9 .* 10 "),
         ({"layout": "plain", "shuffle": -1}, "seed is -1"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(
-    options: dict[str, Any], message: str, tmp_path: Path
+    options: dict[str, Any], named: str, tmp_path: Path
 ) -> None:
     people(tmp_path / "in", COUNTS)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=named):
         pack(tmp_path / "in", tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
@@ -577,7 +306,7 @@ def test_options_that_make_no_sense_are_refused(
 def test_nothing_but_bad_files_is_no_set(tmp_path: Path) -> None:
     (tmp_path / "in" / "a").mkdir(parents=True)
     (tmp_path / "in" / "a" / "x.jpg").touch()
-    with pytest.raises(ValueError, match=r"x\.jpg .*first of 1 files, of which none is"):
+    with pytest.raises(BadFile, match=r"x\.jpg .* 1 "):
         pack(tmp_path / "in", tmp_path / "out", skip_bad=True)
 
 
@@ -585,10 +314,10 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     people(tmp_path / "in", COUNTS)
     arguments = [str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "1"]
     assert main([*arguments, "--shuffle", "3", "--shard-size", "2k", "--size", "20"]) == 0
-    assert "out holds 9 images of 3 identities\n" in capsys.readouterr().out
-    assert np.bincount(RecordSet(tmp_path / "out").labels).tolist() == [3, 1, 5]
+    assert re.match(rf"{arguments[1]} .*9 .*3 ", capsys.readouterr().out)
+    assert np.bincount(open_records(tmp_path / "out").labels).tolist() == [3, 1, 5]
     assert main([*arguments, "--shuffle", "3", "--shard-size", "2k", "--size", "20"]) == 0
-    assert "was packed before and is complete" in capsys.readouterr().out
+    assert re.match(rf"{arguments[1]} .*9 .*3 ", capsys.readouterr().out)
     for wrong in (["--shard-size", "2x"], ["--layout", "identity", "--shuffle", "3"], []):
         assert main([*arguments, *wrong]) == 1
         assert "error: " in capsys.readouterr().err

@@ -1,14 +1,16 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from data.datasets.class_ids import NumberingError
+from data.files import OutputFolderError
 from data.records.format import RecordError, pack_record
 from data.records.writer import RecordWriter
 from data.tools.pack import PackOptions, pack_records
-from data.tools.record_set import CLASSES, Cut
+from data.tools.record_set import CLASSES, Sharding
 from data.tools.unpack import LIST, unpack_records
 from scripts.unpack_records import main
 from tests.data.image_samples import contents, encode, people
@@ -22,13 +24,13 @@ def pack(source: Path, output: Path, options: PackOptions) -> Path:
     return output
 
 
-@pytest.mark.parametrize("cut", [Cut(), Cut(shards=3)])
+@pytest.mark.parametrize("cut", [Sharding(), Sharding(shards=3)])
 @pytest.mark.parametrize("named", [True, False])
 def test_packing_what_was_unpacked_gives_the_same_records(
-    cut: Cut, named: bool, tmp_path: Path
+    cut: Sharding, named: bool, tmp_path: Path
 ) -> None:
     made = people(tmp_path / "in", COUNTS)
-    options = PackOptions(cut=cut)
+    options = PackOptions(sharding=cut)
     packed = pack(tmp_path / "in", tmp_path / "packed", options)
     if not named:
         (packed / CLASSES).unlink()
@@ -47,7 +49,7 @@ def test_packing_what_was_unpacked_gives_the_same_records(
         assert {name: b for name, b in again.items() if name.startswith("train")} == expected
 
 
-def test_shuffled_records_come_back_from_their_list(tmp_path: Path) -> None:
+def test_shuffled_records_are_restored_from_their_list(tmp_path: Path) -> None:
     people(tmp_path / "in", COUNTS)
     packed = pack(tmp_path / "in", tmp_path / "packed", PackOptions(layout="plain", shuffle=4))
     unpack_records(packed, tmp_path / "files")
@@ -67,18 +69,18 @@ def test_names_of_files_are_keys_and_their_suffixes_the_contents(tmp_path: Path)
     assert set(contents(tmp_path / "out")) == {LIST, *(line.split("\t")[0] for line in lines)}
 
 
-def test_labels_with_gaps_are_refused_or_numbered_afresh(tmp_path: Path) -> None:
+def test_labels_with_gaps_are_refused_or_renumbered(tmp_path: Path) -> None:
     gappy = RECORDS / "gappy_keys_and_labels"
-    with pytest.raises(NumberingError, match="no image has 1"):
+    with pytest.raises(NumberingError, match=r"gappy_keys_and_labels: .* 1, "):
         unpack_records(gappy, tmp_path / "out")
     assert unpack_records(gappy, tmp_path / "out", remap_labels=True) == (8, 4)
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".", "..", ".hidden", "a\tb", "x" * 300])
-def test_class_names_that_are_no_folders_are_refused(name: str, tmp_path: Path) -> None:
+def test_class_names_that_cannot_be_folders_are_refused(name: str, tmp_path: Path) -> None:
     packed = pack_people(tmp_path)
     (packed / CLASSES).write_text(json.dumps({name: 0}))
-    with pytest.raises(RecordError, match=rf"{CLASSES}: the class name .* can be no folder's"):
+    with pytest.raises(RecordError, match=rf"{CLASSES}: .*{re.escape(repr(name))}"):
         unpack_records(packed, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -88,11 +90,11 @@ def pack_people(folder: Path) -> Path:
     return pack(folder / "in", folder / "packed", PackOptions())
 
 
-def test_an_image_of_unknown_form_is_named_and_nothing_is_left(tmp_path: Path) -> None:
+def test_an_image_of_unknown_format_is_named_and_nothing_is_left(tmp_path: Path) -> None:
     with RecordWriter(tmp_path / "x.rec") as writer:
         writer.write(3, pack_record(0, 3, encode()))
         writer.write(4, pack_record(0, 4, b"no image"))
-    with pytest.raises(RecordError, match=r"x\.rec, key 4, offset \d+: 8 bytes .*b'no image'"):
+    with pytest.raises(RecordError, match=r"x\.rec, key 4, offset \d+: .*8 .*b'no image'"):
         unpack_records(tmp_path / "x.rec", tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"x.rec", "x.idx"}
 
@@ -102,7 +104,7 @@ def test_other_contents_are_refused_and_left_alone(name: str, tmp_path: Path) ->
     packed = pack_people(tmp_path)
     (tmp_path / name).mkdir()
     (tmp_path / name / "mine.txt").write_text("precious")
-    with pytest.raises(ValueError, match=f"{name} is there already"):
+    with pytest.raises(OutputFolderError, match=f"{tmp_path / name} "):
         unpack_records(packed, tmp_path / "out")
     assert (tmp_path / name / "mine.txt").read_text() == "precious"
 
@@ -114,7 +116,7 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     assert len(contents(tmp_path / "out")) == 4
 
 
-def test_nothing_is_left_when_it_is_cut_short(tmp_path: Path) -> None:
+def test_nothing_is_left_after_an_interruption(tmp_path: Path) -> None:
     packed = pack_people(tmp_path)
     shutil.rmtree(tmp_path / "in")
 
@@ -130,6 +132,6 @@ def test_nothing_is_left_when_it_is_cut_short(tmp_path: Path) -> None:
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     packed = pack_people(tmp_path)
     assert main([str(packed), str(tmp_path / "out")]) == 0
-    assert f"out holds 2 images of 1 identities; list: {LIST}" in capsys.readouterr().out
+    assert re.match(rf"{tmp_path / 'out'} .*2 .*1 .*{LIST}", capsys.readouterr().out)
     assert main([str(packed), str(tmp_path / "out")]) == 1
     assert "error: " in capsys.readouterr().err

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import simplejpeg
 
+from data.datasets.dataset import open_records
 from data.tools.check.run import check_records
-from data.tools.record_set import RecordSet
 from scripts.benchmark_tools import main
 from scripts.benchmarks.tools.cases import Case, decode_case, encode_case, keep_case, scan_case
 from scripts.benchmarks.tools.images import make_people, make_records, unique_images
@@ -67,8 +67,11 @@ def test_every_case_does_its_work(cases: list[Case], tmp_path: Path) -> None:
     assert (tmp_path / "keep" / "all").read_bytes() == b"".join(f.read_bytes() for f in files)
     for case in cases[3:]:
         case.tool()
-    kept, encoded = RecordSet(tmp_path / "keep" / "packed"), RecordSet(tmp_path / "encode/packed")
-    assert [bytes(kept.read(i).image) for i in range(IMAGES)] == [f.read_bytes() for f in files]
+    kept, encoded = (
+        open_records(tmp_path / "keep" / "packed"),
+        open_records(tmp_path / "encode/packed"),
+    )
+    assert [bytes(kept.record(i).image) for i in range(IMAGES)] == [f.read_bytes() for f in files]
     assert len(encoded) == IMAGES
 
 

@@ -1,0 +1,116 @@
+"""The image files of a folder or a list as they are to be packed, and whether they changed."""
+
+import hashlib
+import os
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from data.datasets.class_ids import number_datasets
+from data.datasets.folders import ImageFiles, ListImages, open_image_files
+from data.records.locations import LIST_SUFFIXES, DatasetError, LocationKind, location_kind
+
+_HASHED_AT_ONCE = 1 << 12  # images
+
+
+@dataclass(frozen=True)
+class PackSource:
+    """n image files to be packed.
+
+    Attributes:
+        files: the files.
+        labels: class of each; int64 [n], from 0 to `num_classes - 1`, each in use.
+        class_names: of the classes, or None if they are the numbers in the list.
+        sizes: in bytes; int64 [n], 0 for a missing file.
+        times: of the last change, in nanoseconds; int64 [n].
+    """
+
+    files: ImageFiles
+    labels: npt.NDArray[np.int64]
+    class_names: list[str] | None
+    sizes: npt.NDArray[np.int64]
+    times: npt.NDArray[np.int64]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return int(self.labels.max()) + 1
+
+    def paths(self, indices: npt.NDArray[np.int64]) -> list[str]:
+        """Return the paths of the images at `indices`, int64 [m].
+
+        As text, since making a `Path` takes as long as opening the file.
+        """
+        root = str(self.files.root)
+        return [os.path.join(root, self.files.paths[index]) for index in indices.tolist()]
+
+    def fingerprint(self, indices: npt.NDArray[np.int64]) -> bytes:
+        """Return bytes that change with the names, labels or contents of images, int64 [m].
+
+        Nothing is read. The bytes for m images are those for each, one after the other.
+        """
+        columns = (self.labels, self.sizes, self.times)
+        # Lists, because turning a NumPy number into text takes a microsecond.
+        rows = zip(indices.tolist(), *(column[indices].tolist() for column in columns), strict=True)
+        names = self.files.paths
+        text = "".join(f"{names[i]}\0{label} {size} {time}\n" for i, label, size, time in rows)
+        return text.encode("utf-8", "surrogateescape")
+
+    def digest(self, order: npt.NDArray[np.int64]) -> "hashlib._Hash":
+        """Return a digest of the images at `order`, int64 [m], to which more can be added."""
+        whole = hashlib.sha256()
+        for start in range(0, len(order), _HASHED_AT_ONCE):
+            whole.update(self.fingerprint(order[start : start + _HASHED_AT_ONCE]))
+        return whole
+
+
+def open_pack_source(
+    location: Path, *, root: Path | None = None, remap_labels: bool = False
+) -> PackSource:
+    """Find the images of a folder or of a list, with the classes that training gives them.
+
+    Args:
+        location: see `data.datasets.folders`.
+        root: what a list's paths are relative to; by default its folder.
+        remap_labels: renumber the classes if a list's labels have gaps.
+
+    Raises `DatasetError` for a location that is neither, and as `open_dataset` does. A single file
+    that is missing is found when it is read.
+    """
+    if location_kind(location) not in (LocationKind.FOLDER, LocationKind.LIST):
+        state = (
+            "is neither a folder of images nor a list" if location.exists() else "does not exist"
+        )
+        raise DatasetError(
+            f"{location} {state}: expected a folder with one sub-folder of images per identity and "
+            f"without .rec files, or a list of images ({', '.join(LIST_SUFFIXES)})"
+        )
+    files = open_image_files(location, root=root)
+    if root is not None and not isinstance(files, ListImages):
+        raise DatasetError(f"{location} is a folder: a root is for lists; leave it out")
+    numbering = number_datasets([(str(location), [files])], merge="offset", remap=remap_labels)
+    mapping = numbering.mapping
+    sizes, times = array("q"), array("q")
+    for path in files.paths:
+        size, time = _status(os.path.join(files.root, path))
+        sizes.append(size)
+        times.append(time)
+    return PackSource(
+        files,
+        numbering.classes([files]).astype(np.int64),
+        None if mapping is None else [str(label) for label in mapping],
+        np.frombuffer(sizes, np.int64),
+        np.frombuffer(times, np.int64),
+    )
+
+
+def _status(path: str) -> tuple[int, int]:
+    """Return size and time of change; zeros for a missing file, which reading will name."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
