@@ -12,8 +12,7 @@ import sys
 from pathlib import Path
 
 from data.progress import progress_bar
-from data.tools.align import Cut, align_folder
-from data.tools.alignment import TEMPLATE_SIZE
+from data.tools.align import TEMPLATE_SIZE, Crop, align_folder
 from scripts.command import exit_with
 from scripts.help_format import HelpFormatter
 
@@ -39,13 +38,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.report is not None and not options.report.parent.is_dir():
             raise ValueError(f"--report {options.report}: its folder does not exist; make it first")
-        cut = Cut(options.size, options.format, options.quality, options.max_tilt)
+        crop = Crop(options.size, options.format, options.quality, options.max_tilt)
         with progress_bar(str(options.output), "face") as progress:
             written, findings = align_folder(
                 options.landmarks,
                 options.source,
                 options.output,
-                cut,
+                crop,
                 threads=options.threads,
                 progress=progress,
             )
@@ -55,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{options.output}: {written:,} faces of {cut.size}x{cut.size} pixels")
+    print(f"{options.output}: {written:,} faces of {crop.size}x{crop.size} pixels")
     if text := findings.text():
         print(f"\n{text}")
     return 0 if findings.clean else 1

@@ -1,11 +1,16 @@
-"""Cuts out the faces of a folder of photos, by a list of their landmarks.
+"""Crops the faces out of a folder of photos to the standard template, by a list of landmarks.
 
-The list is a CSV file of `path,x1,y1,…,x5,y5`, a face a line, with or without names in its first
-line. Paths are relative to the folder. A photo may be in it several times, once for each face.
+The list is a CSV file of `path,x1,y1,…,x5,y5`, one face per line, with or without a heading. Paths
+are relative to the folder. A photo may be in it several times, once per face.
+
+Points are x, y in pixels from the centre of the top left pixel, as detectors give them: the left
+eye (on the left of the picture), the right eye, the tip of the nose, the left and the right corner
+of the mouth.
 """
 
+import cmath
 import csv
-from collections.abc import Callable
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -13,31 +18,34 @@ from pathlib import Path, PurePosixPath
 from typing import Final, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from data.datasets.folders import IMAGE_SUFFIXES
 from data.files import make_output_folder
 from data.loading.cores import usable_cores
-from data.tools.alignment import (
-    TEMPLATE,
-    TEMPLATE_SIZE,
-    AlignmentError,
-    Points,
-    Similarity,
-    fit_similarity,
-    warp,
-)
+from data.progress import ProgressCallback
 from data.tools.findings import Findings, Kind, Place
 
+Points = NDArray[np.float64]  # [5, 2]
 Format = Literal["jpg", "png"]
-Progress = Callable[[int, int], None]
+
+TEMPLATE_SIZE: Final = 112
+TEMPLATE: Final[Points] = np.array(
+    [
+        [38.2946, 51.6963],
+        [73.5318, 51.5014],
+        [56.0252, 71.7366],
+        [41.5493, 92.3655],
+        [70.7299, 92.2041],
+    ]
+)
+"""The landmarks in the 112x112 images of the public face datasets (ArcFace)."""
 
 KINDS: Final[dict[str, Kind]] = {
-    "photo": Kind(
-        "error", "photos that cannot be read", "replace them, or take them out of the list"
-    ),
+    "photo": Kind("error", "photos that cannot be read", "replace them, or remove their lines"),
     "landmarks": Kind(
-        "error", "landmarks of which no face can be made", "mend these lines, or take them out"
+        "error", "landmarks that do not make a face", "correct these lines, or remove them"
     ),
     "mirrored": Kind(
         "warning",
@@ -48,7 +56,7 @@ KINDS: Final[dict[str, Kind]] = {
     "tilted": Kind(
         "warning",
         "faces tilted beyond the limit",
-        "look at them: photos may lie on their side, or landmarks be in another order",
+        "look at them: photos may be rotated, or landmarks be in another order",
     ),
     "misfit": Kind(
         "warning",
@@ -62,20 +70,115 @@ KINDS: Final[dict[str, Kind]] = {
     ),
     "orientation": Kind(
         "warning",
-        "photos with an orientation tag, which is not looked at",
-        "landmarks must be those of the photo as it is stored; if your detector turns photos "
-        "first, turn the files for good and detect again",
+        "photos with an orientation tag, which is ignored",
+        "landmarks must be those of the photo as it is stored; if your detector rotates photos "
+        "first, rotate the files permanently and detect again",
     ),
     "unlisted": Kind(
         "note", "photos in the folder that the list does not name", "nothing, if they have no face"
     ),
 }
-# Root mean square distance from the template, in parts of the side. Two landmarks in each other's
-# place give 0.13 or more, a face turned to the side until the eyes are 0.4 as far apart 0.09.
+# Root mean square distance from the template, as a fraction of the side. Two swapped landmarks give
+# 0.13 or more, a face turned to the side until the eyes are 0.4 as far apart 0.09.
 _MISFIT: Final = 0.12
+_LEAST_SPREAD: Final = 1.0  # pixels; points closer together have no direction
+_HALF: Final = 0.5 + 0.5j  # from a pixel's corner to its centre
+_MOST_SAMPLES: Final = 8  # per side and pixel, from the photo itself
 _ORIENTATION: Final = 0x0112  # the EXIF tag
 _PILLOW_NAMES: Final = {"jpg": "JPEG", "png": "PNG"}
-_AT_ONCE: Final = 1024  # photos whose results wait to be looked at
+_BATCH: Final = 1024  # photos whose results are in memory
+
+
+class AlignmentError(ValueError):
+    """Landmarks, an image or an option that no face can be cropped with; says what was found."""
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """A similarity transform: `target = factor * point + shift`, points as complex x + iy.
+
+    Attributes:
+        factor: its magnitude is the scale, its angle the rotation.
+        shift: in pixels of the target.
+        error: root mean square distance from the targets, in their pixels.
+        mirrored: whether a mirror image of the points would come closer to the targets.
+    """
+
+    factor: complex
+    shift: complex
+    error: float
+    mirrored: bool
+
+    @property
+    def scale(self) -> float:
+        """Pixels of the target per pixel of the source."""
+        return abs(self.factor)
+
+    @property
+    def degrees(self) -> float:
+        """How far the points are rotated, clockwise as one sees the picture, -180 to 180."""
+        return -math.degrees(cmath.phase(self.factor))
+
+    def matrix(self) -> Points:
+        """Return the transform as a matrix for (x, y, 1), float64 [2, 3]."""
+        a, b = self.factor.real, self.factor.imag
+        return np.array([[a, -b, self.shift.real], [b, a, self.shift.imag]])
+
+
+def fit_similarity(points: Points, targets: Points) -> Similarity:
+    """Return the similarity that maps `points` to `targets`, both [n, 2], by least squares.
+
+    In the plane the solution of Umeyama (1991, "Least-squares estimation of transformation
+    parameters between two point patterns") is a quotient of complex numbers. Raises
+    `AlignmentError` for points that are not finite, or nearly all the same.
+    """
+    if not np.isfinite(points).all():
+        raise AlignmentError(f"landmarks {points.tolist()}: expected finite numbers")
+    source, target = (points @ (1, 1j)).astype(complex), (targets @ (1, 1j)).astype(complex)
+    source_mean, target_mean = complex(source.mean()), complex(target.mean())
+    source, target = source - source_mean, target - target_mean
+    square = np.vdot(source, source).real
+    spread = math.sqrt(square / len(points))
+    if spread < _LEAST_SPREAD:
+        raise AlignmentError(
+            f"landmarks {points.tolist()} are within {spread:.2g} pixels of their mean: expected "
+            "pixels of the photo, not fractions of its sides"
+        )
+    factor = complex(np.vdot(source, target) / square)
+    mirror_factor = complex(np.vdot(source.conj(), target) / square)
+    error = math.sqrt(np.mean(np.abs(factor * source - target) ** 2))
+    # Of the two fits the one with the larger factor has the smaller error.
+    mirrored = abs(mirror_factor) > abs(factor)
+    if abs(factor) * spread < 1e-6:
+        raise AlignmentError(f"landmarks {points.tolist()} have nothing in common with a face")
+    return Similarity(factor, target_mean - factor * source_mean, error, mirrored)
+
+
+def warp(image: Image.Image, transform: Similarity, size: int) -> Image.Image:
+    """Return the square of `size` pixels per side that `transform` makes of an image.
+
+    What is outside the image is black. If the photo is larger than the target, each pixel is the
+    mean of several samples (bicubic) of the square that it covers, at most one pixel of the photo
+    apart, so that fine patterns do not alias.
+    """
+    step = 1 / transform.scale  # pixels of the photo per pixel of the target
+    inverse, origin = 1 / transform.factor, -transform.shift / transform.factor
+    # Pillow counts a position from the corner of the first pixel, not from its centre.
+    corner = origin - _HALF * inverse + _HALF
+    if step > _MOST_SAMPLES:
+        reduction = math.ceil(step / _MOST_SAMPLES)
+        image = image.reduce(reduction)
+        step, inverse, corner = step / reduction, inverse / reduction, corner / reduction
+    samples = max(1, math.ceil(step - 1e-9))
+    inverse /= samples
+    a, b = inverse.real, inverse.imag
+    large = image.transform(
+        (size * samples, size * samples),
+        Image.Transform.AFFINE,
+        (a, -b, corner.real, b, a, corner.imag),
+        Image.Resampling.BICUBIC,
+    )
+    return large.reduce(samples) if samples > 1 else large
 
 
 @dataclass(frozen=True)
@@ -88,8 +191,8 @@ class Face:
 
 
 @dataclass(frozen=True)
-class Cut:
-    """How faces are cut out: see `align_folder`."""
+class Crop:
+    """How faces are cropped: side in pixels, format, JPEG quality, degrees beyond which to warn."""
 
     size: int = TEMPLATE_SIZE
     format: Format = "jpg"
@@ -108,24 +211,24 @@ class Cut:
 
 
 def read_landmarks(path: Path) -> list[Face]:
-    """Read a list; raises `AlignmentError` with the first line that is none of a list."""
+    """Read a list; raises `AlignmentError` with the first line that does not fit."""
     faces: list[Face] = []
-    first = True
+    is_first = True
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             for row in reader:
                 if not any(cell.strip() for cell in row):
                     continue
-                numbers = _numbers(row[1:])
-                if numbers is None and not (first and len(row) == 11):
+                points = _points(row[1:])
+                if points is not None:
+                    faces.append(Face(reader.line_num, row[0].strip(), points))
+                elif not (is_first and len(row) == 11):
                     raise AlignmentError(
                         f"{path}, line {reader.line_num}: found {','.join(row)[:80]!r}, expected "
                         "path,x1,y1,...,x5,y5 with numbers"
                     )
-                if numbers is not None:
-                    faces.append(Face(reader.line_num, row[0].strip(), numbers))
-                first = False
+                is_first = False
     except (OSError, UnicodeError, csv.Error) as error:
         raise AlignmentError(f"{path} cannot be read as CSV: {error}") from error
     if not faces:
@@ -133,8 +236,8 @@ def read_landmarks(path: Path) -> list[Face]:
     return faces
 
 
-def _numbers(cells: list[str]) -> Points | None:
-    """Return ten cells as points, empty ones as not a number; None if they are something else."""
+def _points(cells: list[str]) -> Points | None:
+    """Return ten cells as points, NaN for empty ones; None if they are something else."""
     try:
         return np.array([float(cell.strip() or "nan") for cell in cells]).reshape(5, 2)
     except ValueError:
@@ -145,48 +248,49 @@ def align_folder(
     landmarks: Path,
     source: Path,
     output: Path,
-    cut: Cut,
+    crop: Crop,
     *,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> tuple[int, Findings]:
-    """Cut out every face that `landmarks` lists and return how many were, and what was found.
+    """Crop every face that `landmarks` lists and return how many were, and what was found.
 
-    A face gets the path of its photo, in `output`; the second of a photo `-2` before the suffix.
+    A face gets the path of its photo, in `output`; the second of a photo gets `-2` before the
+    suffix.
 
     Args:
         landmarks: the list.
         source: the folder of photos.
         output: the folder for the faces, empty or not there yet.
-        cut: side of the faces, their format, and the tilt beyond which to warn.
-        threads: by default one for each core that this process may use.
+        crop: what the faces are to be.
+        threads: by default one per core that this process may use.
         progress: called with (faces done, faces in all).
 
-    Raises `AlignmentError` for a list that is none and a folder that is not there, and
-    `OutputFolderError`.
+    Raises `AlignmentError` for a bad list and a missing folder, and `OutputFolderError`.
     """
     faces = read_landmarks(landmarks)
     if not source.is_dir():
-        raise AlignmentError(f"{source} is no folder: expected that of the photos in {landmarks}")
+        raise AlignmentError(
+            f"{source} is not a folder: expected that of the photos in {landmarks}"
+        )
     threads = usable_cores() if threads is None else threads
     if threads < 1:
         raise AlignmentError(f"threads is {threads}: expected at least 1")
     make_output_folder(output)
     findings = Findings(KINDS)
-    written = 0
-    names = _names(faces, cut.format)
+    names = _names(faces, crop.format)
     for folder in {(output / name).parent for name in names if name}:
         folder.mkdir(parents=True, exist_ok=True)
 
     def work(number: int) -> tuple[bool, list[tuple[str, str]]]:
-        name = names[number]
-        if not name:
+        if not names[number]:
             return False, [("photo", "the path leads out of the folder of photos")]
-        return _align(source, faces[number], output / name, cut)
+        return _align(source, faces[number], output / names[number], crop)
 
+    written = 0
     with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(faces), _AT_ONCE):
-            batch = range(start, min(start + _AT_ONCE, len(faces)))
+        for start in range(0, len(faces), _BATCH):
+            batch = range(start, min(start + _BATCH, len(faces)))
             for number, (done, found) in zip(batch, pool.map(work, batch), strict=True):
                 written += done
                 face = faces[number]
@@ -215,41 +319,43 @@ def _names(faces: list[Face], suffix: str) -> list[str]:
     return names
 
 
-def _align(source: Path, face: Face, target: Path, cut: Cut) -> tuple[bool, list[tuple[str, str]]]:
+def _align(
+    source: Path, face: Face, target: Path, crop: Crop
+) -> tuple[bool, list[tuple[str, str]]]:
     """Write a face; return whether that was possible, and what was found: kind and text."""
     try:
-        transform = fit_similarity(face.points, TEMPLATE * (cut.size / TEMPLATE_SIZE))
+        transform = fit_similarity(face.points, TEMPLATE * (crop.size / TEMPLATE_SIZE))
     except AlignmentError as error:
         return False, [("landmarks", str(error))]
     try:
         with Image.open(source / face.path) as image:
             if image.mode[0] in "IF":
-                raise AlignmentError(f"mode {image.mode} has more than 8 bits a channel")
+                raise AlignmentError(f"mode {image.mode} has more than 8 bits per channel")
             orientation = image.getexif().get(_ORIENTATION, 1)
             photo = image.convert("RGB")
     except Exception as error:  # Pillow's decoders raise nearly every kind for damaged bytes
         return False, [("photo", f"{type(error).__name__}: {error}")]
-    found = _doubts(transform, face.points, photo, cut)
+    found = _doubts(transform, face.points, photo, crop)
     if orientation != 1:
         found.append(("orientation", f"its orientation tag is {orientation}"))
     stream = BytesIO()
-    options = {"quality": cut.quality, "subsampling": 0} if cut.format == "jpg" else {}
-    warp(photo, transform, cut.size).save(stream, _PILLOW_NAMES[cut.format], **options)
+    options = {"quality": crop.quality, "subsampling": 0} if crop.format == "jpg" else {}
+    warp(photo, transform, crop.size).save(stream, _PILLOW_NAMES[crop.format], **options)
     target.write_bytes(stream.getvalue())
     return True, found
 
 
 def _doubts(
-    transform: Similarity, points: Points, photo: Image.Image, cut: Cut
+    transform: Similarity, points: Points, photo: Image.Image, crop: Crop
 ) -> list[tuple[str, str]]:
     """Return what about a face a person should look at: kind and text."""
     found = []
     if transform.mirrored:
         found.append(("mirrored", f"landmarks {points.round(1).tolist()}"))
-    # A face turned clockwise is turned back by the transform.
-    if abs(transform.degrees) > cut.max_tilt:
+    # The transform rotates a face back that is rotated clockwise.
+    if abs(transform.degrees) > crop.max_tilt:
         found.append(("tilted", f"tilted by {transform.degrees:.0f} degrees"))
-    if transform.error > _MISFIT * cut.size:
+    if transform.error > _MISFIT * crop.size:
         found.append(("misfit", f"{transform.error:.1f} pixels from the template on average"))
     if (points < -0.5).any() or (points > np.array(photo.size) - 0.5).any():
         found.append(("outside", f"the photo has {photo.width}x{photo.height} pixels"))

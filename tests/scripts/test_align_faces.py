@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data.tools.alignment import TEMPLATE
+from data.tools.align import TEMPLATE
 from scripts.align_faces import main
 from tests.data.tools.test_align import write_list
 from tests.launch import ROOT

@@ -1,4 +1,5 @@
 import csv
+import math
 import re
 from io import BytesIO
 from pathlib import Path
@@ -6,13 +7,141 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from data.files import OutputFolderError
-from data.tools.align import Cut, align_folder, read_landmarks
-from data.tools.alignment import TEMPLATE, AlignmentError, Points, fit_similarity, warp
+from data.tools.align import (
+    TEMPLATE,
+    AlignmentError,
+    Crop,
+    Points,
+    align_folder,
+    fit_similarity,
+    read_landmarks,
+    warp,
+)
 from data.tools.findings import Findings
-from tests.data.tools.test_alignment import blobs, centres, moved
+
+
+def moved(points: Points, scale: float, degrees: float, shift: tuple[float, float]) -> Points:
+    """Return points scaled, turned clockwise as a picture is seen, and moved."""
+    turn = math.radians(degrees)
+    matrix = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+    result: Points = scale * points @ matrix.T + np.array(shift)
+    return result
+
+
+def umeyama(points: Points, targets: Points) -> Points:
+    """Return the closed form of the paper, by a singular value decomposition."""
+    source, target = points - points.mean(0), targets - targets.mean(0)
+    u, d, vt = np.linalg.svd(target.T @ source / len(points))
+    sign = np.array([1, np.sign(np.linalg.det(u) * np.linalg.det(vt))])
+    rotation = u @ np.diag(sign) @ vt
+    scale = (d * sign).sum() / source.var(0).sum()
+    shift = targets.mean(0) - scale * rotation @ points.mean(0)
+    return np.column_stack([scale * rotation, shift])
+
+
+def blobs(points: Points, side: int, radius: float) -> Image.Image:
+    """Return a picture with a soft spot at each point: two red, one green, two blue."""
+    y, x = np.mgrid[:side, :side]
+    pixels = np.zeros((side, side, 3))
+    for (px, py), channel in zip(points, (0, 0, 1, 2, 2), strict=True):
+        pixels[..., channel] += 255 * np.exp(-((x - px) ** 2 + (y - py) ** 2) / radius**2)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def centres(image: Image.Image, near: Points, reach: int) -> NDArray[np.float64]:
+    """Return the centre of mass of the spot near each of the points."""
+    pixels = np.asarray(image, np.float64)
+    found = []
+    for (px, py), channel in zip(near, (0, 0, 1, 2, 2), strict=True):
+        x0, y0 = round(px) - reach, round(py) - reach
+        part = pixels[max(y0, 0) : y0 + 2 * reach + 1, max(x0, 0) : x0 + 2 * reach + 1, channel]
+        y, x = np.mgrid[: part.shape[0], : part.shape[1]]
+        found.append(
+            ((part * x).sum() / part.sum() + max(x0, 0), (part * y).sum() / part.sum() + max(y0, 0))
+        )
+    return np.array(found)
+
+
+@pytest.mark.parametrize(
+    ("scale", "degrees", "size"),
+    [
+        (0.4, -20.0, 112), (1.0, 0.0, 128), (1.0, 130.0, 112), (1.5, 40.0, 112), (2.5, -20.0, 112),
+        (2.5, 0.0, 224), (7.3, 170.0, 128), (7.3, 3.0, 112), (12.0, -70.0, 112),
+    ],
+)  # fmt: skip
+def test_landmarks_land_on_the_template(scale: float, degrees: float, size: int) -> None:
+    middle = moved(TEMPLATE - TEMPLATE.mean(0), scale, degrees, (0, 0))
+    side = int(130 * scale) + 40
+    points = middle + side / 2 + 0.3
+    photo = blobs(points, side, 4 * scale)
+    targets = TEMPLATE * size / 112
+    transform = fit_similarity(points, targets)
+    assert transform.error < 1e-9
+    assert transform.degrees == pytest.approx(degrees)
+    assert transform.scale == pytest.approx(size / 112 / scale)
+    assert not transform.mirrored
+    face = warp(photo, transform, size)
+    assert face.size == (size, size)
+    distances = np.linalg.norm(centres(face, targets, size // 12) - targets, axis=1)
+    assert distances.max() < 0.15  # of a pixel
+
+
+def test_the_fit_is_umeyamas() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        points = moved(TEMPLATE, rng.uniform(0.2, 9), rng.uniform(-180, 180), (5, -7))
+        points += rng.normal(0, 5, (5, 2))
+        transform = fit_similarity(points, TEMPLATE)
+        matrix = transform.matrix()
+        np.testing.assert_allclose(matrix, umeyama(points, TEMPLATE), atol=1e-9)
+        error = points @ matrix[:, :2].T + matrix[:, 2] - TEMPLATE
+        assert transform.error == pytest.approx(math.sqrt((error**2).sum(1).mean()))
+
+
+def test_a_face_at_its_place_stays_as_it_is() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (112, 112, 3), np.uint8)
+    face = warp(Image.fromarray(pixels), fit_similarity(TEMPLATE, TEMPLATE), 112)
+    np.testing.assert_array_equal(np.asarray(face), pixels)
+
+
+def test_a_whole_shift_copies_pixels_and_leaves_black_outside() -> None:
+    pixels = np.random.default_rng(0).integers(1, 256, (120, 120, 3), np.uint8)
+    face = np.asarray(warp(Image.fromarray(pixels), fit_similarity(TEMPLATE + 20, TEMPLATE), 112))
+    difference = face[:100, :100].astype(np.int64) - pixels[20:, 20:]
+    assert abs(difference).max() <= 1  # Pillow cuts fractions off, here those of rounding errors
+    assert not face[101:].any()
+    assert not face[:, 101:].any()
+
+
+@pytest.mark.parametrize("step", [2.5, 4.0, 9.0, 33.0])
+def test_stripes_finer_than_a_pixel_become_grey(step: float) -> None:
+    side = int(112 * step)
+    stripes = np.zeros((side, side), np.uint8)
+    stripes[:, ::2] = 255
+    photo = Image.fromarray(stripes).convert("RGB")
+    face = np.asarray(warp(photo, fit_similarity(TEMPLATE * step, TEMPLATE), 112), np.float64)
+    assert abs(face[8:-8, 8:-8] - 127.5).max() < 32
+
+
+def test_mirrored_landmarks_are_noticed() -> None:
+    swapped = TEMPLATE[[1, 0, 2, 4, 3]]
+    assert fit_similarity(swapped, TEMPLATE).mirrored
+    assert fit_similarity(TEMPLATE * (-1, 1) + (112, 0), TEMPLATE).mirrored
+
+
+@pytest.mark.parametrize(
+    "points",
+    [np.full((5, 2), 7.0), TEMPLATE / 112, np.where(TEMPLATE > 90, np.nan, TEMPLATE)],
+    ids=["all the same", "fractions of the sides", "not finite"],
+)
+def test_points_without_a_direction_are_refused(points: Points) -> None:
+    with pytest.raises(AlignmentError, match=re.escape(str(points.tolist()))):
+        fit_similarity(points, TEMPLATE)
+
 
 SIDE = 200
 PLACE = moved(TEMPLATE, 1.4, 10, (30, 5))
@@ -35,9 +164,9 @@ def write_list(folder: Path, *faces: tuple[str, Points], names: bool = False) ->
     return path
 
 
-def align(tmp_path: Path, *faces: tuple[str, Points], **cut: Any) -> tuple[int, Findings]:
+def align(tmp_path: Path, *faces: tuple[str, Points], **crop: Any) -> tuple[int, Findings]:
     landmarks = write_list(tmp_path, *faces)
-    return align_folder(landmarks, tmp_path / "photos", tmp_path / "faces", Cut(**cut))
+    return align_folder(landmarks, tmp_path / "photos", tmp_path / "faces", Crop(**crop))
 
 
 def kinds(findings: Findings) -> dict[str, str]:
@@ -55,19 +184,19 @@ def test_a_list_with_and_without_names(tmp_path: Path, names: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "found"),
     [
-        (b"a.jpg,1,2,3\n", "line 1: found 'a.jpg,1,2,3', expected path,x1,y1"),
+        (b"a.jpg,1,2,3\n", "line 1: .*'a.jpg,1,2,3'.* path,x1,y1"),
         (b"a.jpg,1,2,3,4,5,6,7,8,9,0\nb.jpg,1,2,3,4,5,6,7,8,9,x\n", "line 2"),
         (b"p,1,2,3,4,5,6,7,8,9,x\nb.jpg,1,2,3,4,5,6,7,8,9,x\n", "line 2"),
-        (b"path,a,b,c,d,e,f,g,h,i,j\n", "lists no faces"),
-        (b"", "lists no faces"),
-        (b"\xff\xd8\xff", "cannot be read as CSV"),
+        (b"path,a,b,c,d,e,f,g,h,i,j\n", ""),
+        (b"", ""),
+        (b"\xff\xd8\xff", "0xff"),
     ],
 )
-def test_other_lists_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_other_lists_are_refused(tmp_path: Path, content: bytes, found: str) -> None:
     (tmp_path / "x.csv").write_bytes(content)
-    with pytest.raises(AlignmentError, match=rf"x\.csv.*{message}"):
+    with pytest.raises(AlignmentError, match=rf"x\.csv.*{found}"):
         read_landmarks(tmp_path / "x.csv")
 
 
@@ -92,9 +221,9 @@ def test_the_quality_is_that_of_the_jpeg(photos: Path, tmp_path: Path) -> None:
     Image.fromarray(noise).save(photos / "a" / "one.png")
     sizes = []
     for quality in (50, 95):
-        cut = Cut(quality=quality)
+        crop = Crop(quality=quality)
         align_folder(
-            write_list(tmp_path, ("a/one.png", PLACE)), photos, tmp_path / str(quality), cut
+            write_list(tmp_path, ("a/one.png", PLACE)), photos, tmp_path / str(quality), crop
         )
         sizes.append((tmp_path / str(quality) / "a" / "one.jpg").stat().st_size)
     assert sizes[0] < sizes[1] / 2
@@ -121,7 +250,7 @@ def test_grey_photos_become_colour_and_transparent_ones_opaque(
         assert face.mode == "RGB"
 
 
-def test_nothing_is_passed_over_in_silence(photos: Path, tmp_path: Path) -> None:
+def test_everything_that_is_left_out_is_reported(photos: Path, tmp_path: Path) -> None:
     content = (photos / "a" / "one.png").read_bytes()
     (photos / "cut.png").write_bytes(content[: len(content) // 2])
     (photos / "text.jpg").write_bytes(b"no image")
@@ -140,9 +269,8 @@ def test_nothing_is_passed_over_in_silence(photos: Path, tmp_path: Path) -> None
     assert [place["file"] for place in report["unlisted"]["places"]] == ["unlisted.jpeg"]
     assert set(report) == {"photo", "landmarks", "unlisted"}
     details = [place["detail"] for place in report["photo"]["places"]]
-    assert "No such file" in details[2]
-    assert "mode I;16 has more than 8 bits" in details[3]
-    assert details[4:] == ["the path leads out of the folder of photos"] * 2
+    assert details[2].startswith("FileNotFoundError: ")
+    assert details[3].startswith("AlignmentError: mode I;16 ")
     assert len(list((tmp_path / "faces").rglob("*.jpg"))) == 1
 
 
@@ -165,19 +293,21 @@ def test_doubtful_faces_are_written_with_a_warning(
     assert "photo" not in kinds(findings)
 
 
-def test_the_tilt_limit_is_the_users(photos: Path, tmp_path: Path) -> None:
+def test_the_tilt_limit_is_an_option(photos: Path, tmp_path: Path) -> None:
     _, findings = align(tmp_path, ("a/one.png", PLACE), max_tilt=9.5)
-    assert kinds(findings) == {"tilted": "tilted by 10 degrees"}
+    assert set(kinds(findings)) == {"tilted"}
+    assert " 10 " in kinds(findings)["tilted"]
 
 
-def test_orientation_tags_are_warned_of(photos: Path, tmp_path: Path) -> None:
+def test_orientation_tags_cause_a_warning(photos: Path, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     stream = BytesIO()
     blobs(PLACE, SIDE, 5).save(stream, "JPEG", exif=exif)
     (photos / "turned.jpg").write_bytes(stream.getvalue())
     _, findings = align(tmp_path, ("turned.jpg", PLACE), ("a/one.png", PLACE))
-    assert kinds(findings) == {"orientation": "its orientation tag is 6"}
+    assert set(kinds(findings)) == {"orientation"}
+    assert kinds(findings)["orientation"].endswith(" 6")
 
 
 def test_threads_write_the_same(photos: Path, tmp_path: Path) -> None:
@@ -185,7 +315,7 @@ def test_threads_write_the_same(photos: Path, tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
     for threads in (1, 3):
         align_folder(
-            landmarks, photos, tmp_path / str(threads), Cut(), threads=threads,
+            landmarks, photos, tmp_path / str(threads), Crop(), threads=threads,
             progress=lambda done, total: steps.append((done, total)),
         )  # fmt: skip
     one, three = (
@@ -198,18 +328,18 @@ def test_threads_write_the_same(photos: Path, tmp_path: Path) -> None:
 
 
 def test_what_makes_no_sense_is_refused(photos: Path, tmp_path: Path) -> None:
-    for options, message in (
-        ({"size": 8}, "size is 8: expected 16 to 4096"),
-        ({"format": "bmp"}, "format is 'bmp': expected jpg or png"),
-        ({"quality": 0}, "quality is 0: expected 1 to 100"),
+    for options, named in (
+        ({"size": 8}, "size is 8: .* 16 to 4096"),
+        ({"format": "bmp"}, "format is 'bmp': .* jpg or png"),
+        ({"quality": 0}, "quality is 0: .* 1 to 100"),
         ({"max_tilt": 0}, "max_tilt is 0"),
     ):
-        with pytest.raises(AlignmentError, match=message):
-            Cut(**options)
+        with pytest.raises(AlignmentError, match=named):
+            Crop(**options)
     landmarks = write_list(tmp_path, ("a/one.png", PLACE))
-    with pytest.raises(AlignmentError, match="absent is no folder"):
-        align_folder(landmarks, tmp_path / "absent", tmp_path / "faces", Cut())
+    with pytest.raises(AlignmentError, match=str(tmp_path / "absent")):
+        align_folder(landmarks, tmp_path / "absent", tmp_path / "faces", Crop())
     with pytest.raises(AlignmentError, match="threads is 0"):
-        align_folder(landmarks, photos, tmp_path / "faces", Cut(), threads=0)
+        align_folder(landmarks, photos, tmp_path / "faces", Crop(), threads=0)
     with pytest.raises(OutputFolderError, match=re.escape(str(photos))):
-        align_folder(landmarks, photos, photos, Cut())
+        align_folder(landmarks, photos, photos, Crop())
