@@ -33,7 +33,7 @@ from scripts.benchmarks.head.compare import Plan, measure_group
 from scripts.benchmarks.head.methods import METHODS, REFERENCE
 from scripts.benchmarks.head.processes import in_fresh_process, machine_rates
 from scripts.benchmarks.head.report import markdown, record
-from scripts.command import exit_with
+from scripts.common.command import exit_with
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from scripts.benchmarks.loader.index_case import GLINT360K_IMAGES, measure_index
 from scripts.benchmarks.loader.measure import measure
 from scripts.benchmarks.loader.report import markdown, record
 from scripts.benchmarks.loader.ways import Setting, all_ways
-from scripts.command import exit_with
+from scripts.common.command import exit_with
 
 SYNTHETIC = Path("datasets/benchmark_loader")
 INDEX = Path("datasets/benchmark_index")

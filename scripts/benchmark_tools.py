@@ -27,7 +27,7 @@ from scripts.benchmarks.tools.cases import (
     scan_case,
 )
 from scripts.benchmarks.tools.report import markdown, measure, rows_of
-from scripts.command import exit_with
+from scripts.common.command import exit_with
 
 ROOT = Path(__file__).parents[1]
 _STARTS = 5

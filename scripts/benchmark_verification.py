@@ -33,7 +33,7 @@ from eval.verifier import Verifier
 from recognition.checkpoint import CheckpointError, read_facts, resolve
 from recognition.distributed import World, choose_device
 from recognition.version import __version__
-from scripts.command import exit_with
+from scripts.common.command import exit_with
 
 PROTOCOL: Final = {
     "embedding": "f(image) + f(mirrored image), L2-normalised",

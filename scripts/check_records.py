@@ -5,49 +5,37 @@ where a file cannot be read at all.
 """
 
 import argparse
-import json
-import sys
-from pathlib import Path
 
 from data.progress import progress_bar
-from data.records.shards import RECORDS, find_records
 from data.tools.check.run import check_records
-from scripts.command import exit_with
-from scripts.help_format import HelpFormatter
+from scripts.common.command import command, exit_with, make_parser
+from scripts.common.record_options import add_record_files, record_files
+from scripts.common.report import add_report, check_report, write_report
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
-    parser.add_argument(
-        "records", type=Path, nargs="+",
-        help=f"of one dataset, each {RECORDS}",
-    )  # fmt: skip
-    parser.add_argument("--no-decode", action="store_true", help="leave the images encoded")
-    parser.add_argument("--report", type=Path, help="write all findings to this file, as JSON")
-    parser.add_argument("--workers", type=int, help="(default: one for each core)")
+    parser = make_parser(__doc__)
+    add_record_files(parser)
+    parser.add_argument("--no-decode", action="store_true", help="do not decode the images")
+    add_report(parser)
+    parser.add_argument("--workers", type=int, help="(default: one per core)")
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command(parse, failed=2)
+def main(options: argparse.Namespace) -> int:
     """Check the files and print what was found; return the exit status."""
-    options = parse(arguments)
-    try:
-        if options.report is not None and not options.report.parent.is_dir():
-            raise ValueError(f"--report {options.report}: its folder does not exist; make it first")
-        files = [file for named in options.records for file in find_records(named)]
-        with progress_bar(f"{len(files)} file(s)", "MB") as show:
-            result = check_records(
-                files,
-                decode=not options.no_decode,
-                workers=options.workers,
-                progress=lambda done, total: show(done // 10**6, total // 10**6),
-            )
-        if options.report is not None:
-            options.report.write_text(json.dumps(result.to_dict(), indent=2) + "\n")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    check_report(options)
+    files = record_files(options)
+    with progress_bar(f"{len(files)} file(s)", "MB") as show:
+        result = check_records(
+            files,
+            decode=not options.no_decode,
+            workers=options.workers,
+            progress=lambda done, total: show(done // 10**6, total // 10**6),
+        )
+    write_report(options, result.to_dict())
     print(result.text())
     return 0 if result.clean else 1
 

@@ -1,7 +1,7 @@
 """Make a verification set (.bin) from a pair list or a folder of identities, or unpack one.
 
-A pair list is a CSV file of path_a,path_b,same and perhaps fold; of a folder with one sub-folder an
-identity, pairs are chosen so that no identity is in two folds.
+A pair list is a CSV file of path_a,path_b,same and perhaps fold. From a folder with one sub-folder
+per identity, pairs are chosen so that no identity is in two folds.
 """
 
 import argparse
@@ -9,15 +9,14 @@ import sys
 from pathlib import Path
 
 from data.pairs.choose import pack_folder
-from data.pairs.lists import Progress, Written, pack_pair_list, unpack_pair_file
-from data.progress import progress_bar
-from scripts.command import exit_with
-from scripts.help_format import HelpFormatter
+from data.pairs.lists import Written, pack_pair_list, unpack_pair_file
+from data.progress import ProgressCallback, progress_bar
+from scripts.common.command import command, exit_with, make_parser
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("source", type=Path, help="a .csv or a folder; with --unpack a .bin")
     parser.add_argument("output", type=Path, help="the .bin; with --unpack an empty or new folder")
     parser.add_argument(
@@ -31,19 +30,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--uneven", action="store_true", help="of a list: allow folds with more of one kind"
     )
     parser.add_argument("--pairs", type=int, default=6000, help="of a folder: how many in all")
-    parser.add_argument("--seed", type=int, default=0, help="of a folder: names the choice")
+    parser.add_argument("--seed", type=int, default=0, help="of a folder: of the choice")
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Make or unpack a set and say what it holds; return the exit status."""
-    options = parse(arguments)
-    try:
-        with progress_bar(str(options.output), "image") as progress:
-            written = _make(options, progress)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+@command(parse)
+def main(options: argparse.Namespace) -> int:
+    """Make or unpack a set and print what it holds; return the exit status."""
+    with progress_bar(str(options.output), "image") as progress:
+        written = _make(options, progress)
     for remark in written.remarks:
         print(f"note: {remark}", file=sys.stderr)
     print(
@@ -53,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _make(options: argparse.Namespace, progress: Progress) -> Written:
+def _make(options: argparse.Namespace, progress: ProgressCallback) -> Written:
     if options.unpack:
         return unpack_pair_file(
             options.source, options.output, folds=options.folds, progress=progress

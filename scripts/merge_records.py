@@ -3,17 +3,17 @@
 import argparse
 from pathlib import Path
 
+from data.progress import progress_bar
 from data.records.shards import RECORDS
 from data.tools.merge import MAPPING, MATCHES, merge_records
 from data.tools.record_set import LAYOUTS
-from scripts.command import exit_with
-from scripts.help_format import HelpFormatter
-from scripts.record_options import add_remap, add_sharding, sharding_of, write_images
+from scripts.common.command import command, exit_with, make_parser
+from scripts.common.record_options import add_remap, add_sharding, print_written, sharding_of
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("output", type=Path, help="the folder to make")
     parser.add_argument("sources", type=Path, nargs="+", help=f"each {RECORDS}")
     parser.add_argument(
@@ -34,12 +34,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Merge, and say what was done; return the exit status."""
-    options = parse(arguments)
-    return write_images(
-        options.output,
-        lambda progress: merge_records(
+@command(parse)
+def main(options: argparse.Namespace) -> int:
+    """Merge, and print what was written; return the exit status."""
+    with progress_bar(str(options.output), "image") as progress:
+        counts = merge_records(
             options.sources,
             options.output,
             match=options.match,
@@ -47,9 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
             sharding=sharding_of(options),
             remap_labels=options.remap_labels,
             progress=progress,
-        ),
-        f"; sources: {MAPPING}",
-    )
+        )
+    print_written(options.output, counts, f"; sources: {MAPPING}")
+    return 0
 
 
 if __name__ == "__main__":

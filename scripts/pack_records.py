@@ -1,34 +1,31 @@
-"""Pack image files into records: a folder with one sub-folder an identity, or a list of images."""
+"""Pack image files into records: a folder with one sub-folder per identity, or a list of images."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from data.progress import progress_bar
 from data.tools.encoded_image import ENCODINGS
 from data.tools.pack import SKIPPED, PackOptions, pack_records
 from data.tools.record_set import LAYOUTS, Layout
-from scripts.command import exit_with
-from scripts.help_format import HelpFormatter
-from scripts.record_options import add_remap, add_sharding, sharding_of
+from scripts.common.command import command, exit_with, make_parser
+from scripts.common.record_options import add_remap, add_sharding, sharding_of
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="A list has lines `path<tab>label` or `path,label`, or is one of MXNet's (.lst). "
-        "Cut short, the same command goes on where it stopped and gives the same bytes.",
-        formatter_class=HelpFormatter,
+    parser = make_parser(
+        __doc__,
+        "A list has lines `path<tab>label` or `path,label`, or is one of MXNet's (.lst). If "
+        "interrupted, the same command resumes and gives the same bytes.",
     )
     parser.add_argument("source", type=Path, help="the folder or the list")
     parser.add_argument("output", type=Path, help="the folder to make")
     parser.add_argument(
         "--root", type=Path, help="what a list's paths are relative to (default: its folder)"
     )
-    parser.add_argument("--size", type=int, help="resize to so many pixels a side")
+    parser.add_argument("--size", type=int, help="resize to so many pixels per side")
     parser.add_argument(
-        "--encode", choices=ENCODINGS, help="write every image anew (default: bytes are kept)"
+        "--encode", choices=ENCODINGS, help="re-encode every image (default: bytes are kept)"
     )
     parser.add_argument("--quality", type=int, default=95, help="of JPEG")
     parser.add_argument(
@@ -45,38 +42,34 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--workers",
         type=int,
-        help="processes (default: one for each CPU where images are made anew, else one)",
+        help="processes (default: one per CPU if images are re-encoded, otherwise one)",
     )
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Pack, and say what was done; return the exit status."""
-    options = parse(arguments)
+@command(parse)
+def main(options: argparse.Namespace) -> int:
+    """Pack, and print what was written; return the exit status."""
     layout: Layout = options.layout or ("identity" if options.shuffle is None else "plain")
-    try:
-        pack = PackOptions(
-            layout=layout,
-            shuffle=options.shuffle,
-            sharding=sharding_of(options),
-            size=options.size,
-            encoding=options.encode,
-            quality=options.quality,
+    pack = PackOptions(
+        layout=layout,
+        shuffle=options.shuffle,
+        sharding=sharding_of(options),
+        size=options.size,
+        encoding=options.encode,
+        quality=options.quality,
+    )
+    with progress_bar(str(options.output), "image") as progress:
+        report = pack_records(
+            options.source,
+            options.output,
+            pack,
+            root=options.root,
+            remap_labels=options.remap_labels,
+            skip_bad=options.skip_bad,
+            workers=options.workers,
+            progress=progress,
         )
-        with progress_bar(str(options.output), "image") as progress:
-            report = pack_records(
-                options.source,
-                options.output,
-                pack,
-                root=options.root,
-                remap_labels=options.remap_labels,
-                skip_bad=options.skip_bad,
-                workers=options.workers,
-                progress=progress,
-            )
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     done = f"{report.images} images of {report.classes} identities"
     if not report.made:
         print(f"{options.output} was packed before and is complete: {done}")
@@ -88,4 +81,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    exit_with(main, "interrupted; the same command goes on where it stopped")
+    exit_with(main, "interrupted; the same command resumes where it stopped")

@@ -9,7 +9,6 @@ as the config says, or each to three images in ten.
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from data.augmentations.augment import PROBABILITIES, Augmentation
 from data.augmentations.grid import draw_grid, rows_of
 from data.datasets.dataset import open_dataset
 from recognition.config_file import load_config
-from scripts.command import exit_with
+from scripts.common.command import command, exit_with
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -40,25 +39,19 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command(parse)
+def main(options: argparse.Namespace) -> int:
     """Write the grid; return the exit status."""
-    options = parse(arguments)
-    try:
-        settings: dict[str, Any] = dict.fromkeys(PROBABILITIES, 0.3)
-        size = 112
-        if options.config is not None:
-            config = load_config(options.config, options.set)
-            settings = {**config.data.augment.model_dump(), "seed": config.seed}
-            size = config.data.image_size
-        rows = rows_of(Augmentation(**settings))
-        dataset = open_dataset(options.records)
-        grid = draw_grid(
-            dataset, rows, samples=options.samples, image_size=size, epoch=options.epoch
-        )
-        grid.save(options.output)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    settings: dict[str, Any] = dict.fromkeys(PROBABILITIES, 0.3)
+    size = 112
+    if options.config is not None:
+        config = load_config(options.config, options.set)
+        settings = {**config.data.augment.model_dump(), "seed": config.seed}
+        size = config.data.image_size
+    rows = rows_of(Augmentation(**settings))
+    dataset = open_dataset(options.records)
+    grid = draw_grid(dataset, rows, samples=options.samples, image_size=size, epoch=options.epoch)
+    grid.save(options.output)
     print(f"{options.output}: {', '.join(rows)}")
     return 0
 

@@ -3,37 +3,35 @@
 import argparse
 from pathlib import Path
 
+from data.progress import progress_bar
 from data.records.shards import RECORDS
 from data.tools.record_set import parse_bytes
 from data.tools.shuffle import shuffle_records
-from scripts.command import exit_with
-from scripts.help_format import HelpFormatter
-from scripts.record_options import add_remap, add_sharding, sharding_of, write_images
+from scripts.common.command import command, exit_with, make_parser
+from scripts.common.record_options import add_remap, add_sharding, print_written, sharding_of
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="Reads and writes the set twice, each time from end to end, through piles that fit "
-        "in memory; once where all of it does. The result does not depend on --memory.",
-        formatter_class=HelpFormatter,
+    parser = make_parser(
+        __doc__,
+        "Reads and writes the set twice, each time from end to end, through buckets that fit in "
+        "memory; once if all of it does. The result does not depend on --memory.",
     )
     parser.add_argument("source", type=Path, help=RECORDS)
     parser.add_argument("output", type=Path, help="the folder to make")
-    parser.add_argument("--seed", type=int, default=0, help="names the order")
+    parser.add_argument("--seed", type=int, default=0, help="of the order")
     parser.add_argument("--memory", default="1G", help="for images")
     add_sharding(parser)
     add_remap(parser)
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Shuffle, and say what was done; return the exit status."""
-    options = parse(arguments)
-    return write_images(
-        options.output,
-        lambda progress: shuffle_records(
+@command(parse)
+def main(options: argparse.Namespace) -> int:
+    """Shuffle, and print what was written; return the exit status."""
+    with progress_bar(str(options.output), "image") as progress:
+        counts = shuffle_records(
             options.source,
             options.output,
             seed=options.seed,
@@ -41,9 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
             memory_bytes=parse_bytes(options.memory),
             remap_labels=options.remap_labels,
             progress=progress,
-        ),
-        ", shuffled",
-    )
+        )
+    print_written(options.output, counts, ", shuffled")
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def records(tmp_path: Path) -> Path:
 
 
 def _cell(path: Path, row: int, column: int) -> NDArray[np.int64]:
-    """One picture of a grid, without the names on the left and the gaps between."""
+    """Return one picture of a grid, without the names on the left and the gaps between."""
     with Image.open(path) as image:
         pixels = np.asarray(image)
     top, left = row * 116, 130 + column * 116
@@ -51,7 +52,7 @@ def test_a_row_is_drawn_for_every_operation(
         assert np.array_equal(_cell(path, 1, column), plain[:, ::-1])
 
 
-def test_a_config_says_what_is_drawn(records: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_config_selects_what_is_drawn(records: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (records / "c.yaml").write_text(CONFIG)
     arguments = [str(records), str(records / "grid.png"), "--config", str(records / "c.yaml")]
     assert main([*arguments, "--set", "data.augment.flip=0", "--samples", "2"]) == 0
@@ -67,23 +68,23 @@ def test_epochs_differ(records: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "named"),
     [
-        (["{}", "{}/x.png", "--samples", "13"], "13 samples: expected 1 to 12"),
-        (["{}", "{}/x.png", "--samples", "0"], "0 samples: expected 1 to 12"),
-        (["{}/none", "{}/x.png"], "does not exist"),
-        (["{}", "{}/x.png", "--config", "{}/none.yaml"], "no such config"),
-        (["{}", "{}/x.strange"], "unknown file extension: .strange"),
+        (["{}", "{}/x.png", "--samples", "13"], "13 .* 1 to 12"),
+        (["{}", "{}/x.png", "--samples", "0"], "0 .* 1 to 12"),
+        (["{}/none", "{}/x.png"], "/none "),
+        (["{}", "{}/x.png", "--config", "{}/none.yaml"], r"/none\.yaml"),
+        (["{}", "{}/x.strange"], r"\.strange"),
     ],
 )
-def test_mistakes_are_told(
-    records: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+def test_mistakes_are_named(
+    records: Path, arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([argument.format(records) for argument in arguments]) == 1
-    assert message in capsys.readouterr().err
+    assert re.search(f"error: .*{named}", capsys.readouterr().err)
 
 
 def test_settings_need_a_config(records: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main([str(records), "x.png", "--set", "data.augment.blur=1"])
-    assert "state --config too" in capsys.readouterr().err
+    assert "--config" in capsys.readouterr().err.rpartition("error: ")[2]

@@ -1,0 +1,60 @@
+import argparse
+
+import pytest
+
+from scripts.common.command import command, exit_with, make_parser
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = make_parser("A command.")
+    parser.add_argument("number", type=int)
+    return parser.parse_args(arguments)
+
+
+@command(parse, failed=2)
+def main(options: argparse.Namespace) -> int:
+    number: int = options.number
+    if number < 0:
+        raise ValueError(f"number is {number}")
+    if number == 0:
+        raise FileNotFoundError(2, "No such file", "zero.txt")
+    if number == 1:
+        raise KeyError("a bug")
+    return number
+
+
+def test_a_command_returns_what_it_does_with_its_options() -> None:
+    assert main(["3"]) == 3
+
+
+@pytest.mark.parametrize(("number", "named"), [("-7", "number is -7"), ("0", "zero.txt")])
+def test_errors_of_the_user_are_one_line(
+    number: str, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--", number]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert named in captured.err
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    with pytest.raises(KeyError):
+        main(["1"])
+
+
+def test_a_command_exits_with_its_status() -> None:
+    with pytest.raises(SystemExit) as ended:
+        exit_with(lambda: 3)
+    assert ended.value.code == 3
+
+
+def test_an_interrupted_command_ends_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        exit_with(interrupted, "interrupted; go on with the same command")
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "\ninterrupted; go on with the same command\n"
