@@ -39,10 +39,10 @@ class Store:
             self.files.pipe_file(f"/faces/{path.name}", path.read_bytes())
         return "memory://faces"
 
-    def asked(self) -> list[tuple[int, int]]:
-        """Return the requests since the last call, in the order of the file."""
-        asked, self.requests = sorted(self.requests), []
-        return asked
+    def take_requests(self) -> list[tuple[int, int]]:
+        """Return the requests since the last call, sorted by their start."""
+        requests, self.requests = sorted(self.requests), []
+        return requests
 
 
 def write(folder: Path, sizes: list[int]) -> RecordFile:
@@ -63,7 +63,7 @@ def opened(store: Store, local: RecordFile, **options: Any) -> RemoteRecordFile:
         **{"cache_bytes": 8 * BLOCK} | options,
     )
     file.know_offsets(open_index(local).offsets)
-    store.asked()
+    store.take_requests()
     return file
 
 

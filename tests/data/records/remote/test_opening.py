@@ -37,12 +37,12 @@ def test_a_file_without_an_index_is_read_once(local: RecordFile, store: Store) -
         file = RemoteRecordFile(
             "memory://faces/train.rec", block_bytes=BLOCK, cache_bytes=8 * BLOCK
         )
-        store.asked()
+        store.take_requests()
         index = open_index(file)
         labels = file.headers(index.offsets).labels
         assert index.offsets.tolist() == local.scan().tolist()
         assert labels[:, 0].tolist() == [key % 7 for key in range(400)]
-        asked = store.asked()
+        asked = store.take_requests()
         if opening == 0:
             assert asked[-1][1] == file.size
             assert sum(sizes(asked)) < file.size + 2000  # and the last record
@@ -91,10 +91,10 @@ def test_headers_are_read_in_few_requests_and_the_table_is_kept(
     local: RecordFile, store: Store
 ) -> None:
     assert len(open_dataset(store.put(Path(local.path).parent))) == 400
-    asked = store.asked()
+    asked = store.take_requests()
     assert len(asked) <= 4  # the start, the first record, the last, and all headers in one block
     dataset = open_dataset("memory://faces")
-    assert len(store.asked()) == 1  # the start
+    assert len(store.take_requests()) == 1  # the start
     assert dataset.labels.tolist() == [key % 7 for key in range(400)]
     file = RemoteRecordFile("memory://faces/train.rec")
     few = local.scan()[[200, 0, 100, 100]]
@@ -181,10 +181,10 @@ def test_key_ranges_replace_most_images_headers(
     url = store.put(tmp_path / "faces") + "/train.rec"
     file = RemoteRecordFile(url, block_bytes=BLOCK, cache_bytes=8 * BLOCK)
     index = open_index(file)
-    store.asked()
+    store.take_requests()
     images = read_images(file, index)
     assert images.labels.tolist() == local.labels.tolist()
-    asked = store.asked()
+    asked = store.take_requests()
     of_ranges = [span for span in asked if span[0] >= images.offsets[-1] + 300]
     assert len(of_ranges) <= IDENTITIES * 40 // BLOCK + 3  # with record 0
     assert len(asked) - len(of_ranges) <= looks

@@ -27,7 +27,7 @@ def test_temporary_failures_are_retried(local: RecordFile, store: Store) -> None
     file = opened(store, local)
     store.faults = [short, refused]
     assert bytes(file.read(0)) == bytes(local.read(0))
-    assert len(store.asked()) == 3
+    assert len(store.take_requests()) == 3
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_a_batch_in_random_order_is_one_request_per_record(local: RecordFile, st
     file.prefetch(batch)
     expected = [bytes(local.read(offset)) for offset in batch.tolist()]
     assert [bytes(file.read(offset)) for offset in batch.tolist()] == expected
-    asked = store.asked()
+    asked = store.take_requests()
     assert asked == list(zip(offsets[::30].tolist(), offsets[1::30].tolist(), strict=True))
 
 
@@ -116,7 +116,7 @@ def test_the_requests_of_a_batch_run_at_once(local: RecordFile, store: Store) ->
     assert [bytes(file.read(at)) for at in offsets.tolist()] == [
         bytes(local.read(at)) for at in offsets.tolist()
     ]
-    assert len(store.asked()) == 4
+    assert len(store.take_requests()) == 4
 
 
 def test_near_records_share_a_request(local: RecordFile, store: Store) -> None:
@@ -126,10 +126,10 @@ def test_near_records_share_a_request(local: RecordFile, store: Store) -> None:
     file.prefetch(offsets[[101, 102]])  # already on their way
     for row in (200, 102, 100, 101, 103):
         assert bytes(file.read(int(offsets[row]))) == bytes(local.read(int(offsets[row])))
-    assert store.asked() == [(offsets[100], offsets[104]), (offsets[200], offsets[201])]
+    assert store.take_requests() == [(offsets[100], offsets[104]), (offsets[200], offsets[201])]
     assert file._cache.held_bytes == 0  # a run is dropped when it has been read
     file.read(int(offsets[102]))
-    assert store.asked() == [(offsets[102], offsets[103])]
+    assert store.take_requests() == [(offsets[102], offsets[103])]
 
 
 def test_large_records_are_read_whole_and_unknown_sizes_cost_little(
@@ -141,17 +141,17 @@ def test_large_records_are_read_whole_and_unknown_sizes_cost_little(
     offsets = local.scan()
     file.know_offsets(offsets[[2, -1]])  # as of an index of a part of the file
     assert bytes(file.read(0)) == bytes(local.read(0))
-    store.asked()
+    store.take_requests()
     assert bytes(file.read(int(offsets[2]))) == bytes(local.read(int(offsets[2])))
-    assert sizes(store.asked()) == [64 << 10]
+    assert sizes(store.take_requests()) == [64 << 10]
 
 
 def test_an_image_is_read_by_a_request_for_its_record(local: RecordFile, store: Store) -> None:
     dataset = open_dataset(store.put(Path(local.path).parent))
-    store.asked()
+    store.take_requests()
     dataset.encoded(5)
     offsets = local.scan()
-    assert store.asked() == [(offsets[5], offsets[6])]
+    assert store.take_requests() == [(offsets[5], offsets[6])]
 
 
 def test_records_in_held_blocks_are_not_requested(local: RecordFile, store: Store) -> None:
@@ -161,14 +161,14 @@ def test_records_in_held_blocks_are_not_requested(local: RecordFile, store: Stor
     file.prefetch(near, whole_blocks=True)
     file.prefetch(near)
     assert [len(file.read(at)) for at in near.tolist()] == [len(local.read(at)) for at in near]
-    assert {span for span in store.asked() if span[0] < BLOCK} == {(0, BLOCK)}
+    assert {span for span in store.take_requests() if span[0] < BLOCK} == {(0, BLOCK)}
 
 
 def test_reading_in_file_order_requests_whole_blocks_once(local: RecordFile, store: Store) -> None:
     file = opened(store, local)
     for offset in local.scan().tolist():
         assert bytes(file.read(offset)) == bytes(local.read(offset))
-    asked = store.asked()
+    asked = store.take_requests()
     blocks = [(start, min(start + BLOCK, file.size)) for start in range(0, file.size, BLOCK)]
     assert set(blocks) <= set(asked)
     assert len(asked) == len(blocks) + 4  # single records, until the order showed
@@ -193,7 +193,9 @@ def test_blocks_in_a_shuffled_order_are_requested_once(local: RecordFile, store:
         file.prefetch(batch, whole_blocks=True)
         for offset in batch.tolist():
             assert bytes(file.read(offset)) == bytes(local.read(offset))
-    assert store.asked() == [(start, start + BLOCK) for start in range(5 * BLOCK, 9 * BLOCK, BLOCK)]
+    assert store.take_requests() == [
+        (start, start + BLOCK) for start in range(5 * BLOCK, 9 * BLOCK, BLOCK)
+    ]
 
 
 @pytest.mark.parametrize("whole_blocks", [True, False])
@@ -216,11 +218,11 @@ def test_records_that_are_never_read_are_dropped(local: RecordFile, store: Store
     offsets = local.scan()
     for start in range(0, 300, 10):
         file.prefetch(offsets[start : start + 10])  # as by a loader that was closed
-    store.asked()
+    store.take_requests()
     file.prefetch(offsets[300:310])
     for offset in offsets[300:310].tolist():
         file.read(offset)
-    assert max(sizes(store.asked())) > 2000  # together, not one by one
+    assert max(sizes(store.take_requests())) > 2000  # together, not one by one
 
 
 def test_records_that_were_dropped_unread_are_fetched_again(
@@ -231,7 +233,7 @@ def test_records_that_were_dropped_unread_are_fetched_again(
     for start in range(0, 40, 4):
         file.prefetch(offsets[start : start + 4])
     assert bytes(file.read(int(offsets[1]))) == bytes(local.read(int(offsets[1])))
-    assert (offsets[1], offsets[2]) in store.asked()
+    assert (offsets[1], offsets[2]) in store.take_requests()
 
 
 def test_threads_share_what_is_fetched(local: RecordFile, store: Store) -> None:
