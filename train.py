@@ -38,13 +38,13 @@ from recognition.distributed import (
     choose_threads,
     current,
     process_group,
+    shard_range,
 )
 from recognition.failure import report_and_exit
 from recognition.head import PartialFC, RowOptimizer, build_loss, build_row_optimizer
 from recognition.optimizer import make_optimizer
 from recognition.plan import make_plan, make_schedule
 from recognition.precision import Precision
-from recognition.sharding import shard_range
 from recognition.telemetry import Telemetry, configure_logging
 from recognition.trainer import Trainer
 from recognition.version import __version__

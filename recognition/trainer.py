@@ -18,15 +18,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from recognition.checkpoint import CheckpointError, Checkpoints, Rows, State, read_facts
-from recognition.distributed import World
+from recognition.distributed import World, part_range
 from recognition.head import PartialFC
 from recognition.interfaces import BatchSource, Verify
-from recognition.meter import Meter, duration, peak_memory_bytes
 from recognition.optimizer import set_lr, state_tensors
 from recognition.plan import Plan, Schedule
 from recognition.precision import Precision
-from recognition.sharding import part_range
-from recognition.telemetry import Telemetry
+from recognition.telemetry import Meter, Telemetry, duration, peak_memory_bytes
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,10 @@ ROOT = Path(__file__).parent.parent
 OWN = {"recognition", "backbones", "data", "eval", "scripts", "tests", "train"}
 
 # The longest matching prefix of a module's name says what it may import from this project.
-FOUNDATION = {"recognition.distributed", "recognition.sharding"}
+FOUNDATION = {"recognition.distributed"}
 TABLE: dict[str, set[str]] = {
     "recognition.config": set(),
     "recognition.distributed": set(),
-    "recognition.sharding": set(),
     "recognition.head": {"recognition.head", "recognition.config", *FOUNDATION},
     "recognition": {"recognition"},
     "backbones": {"backbones"},

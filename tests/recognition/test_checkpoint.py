@@ -13,8 +13,7 @@ from recognition.checkpoint import (
     read_facts,
     resolve,
 )
-from recognition.distributed import World, current
-from recognition.sharding import shard_range
+from recognition.distributed import World, current, shard_range
 from tests.distributed_harness import run_ranks
 
 CLASSES = 9  # on 4 ranks: 3, 3, 3 and an empty shard

@@ -5,8 +5,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from recognition.distributed import World
-from recognition.meter import Meter, duration
-from recognition.telemetry import Telemetry
+from recognition.telemetry import Meter, Telemetry, duration
 
 
 def telemetry(output: Path, first_step: int = 0, world: World | None = None) -> Telemetry:

@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from recognition.distributed import shard_range
 from recognition.head import PartialFC, RowSGD, arcface, build_loss, cosface
 from recognition.head.placement.initial import initial_centres
 from recognition.head.sampling.by_labels import LABEL_RULES, ActiveSet, Sampler, SampleRequest
-from recognition.sharding import shard_range
 from tests.distributed_harness import run_ranks
 from tests.recognition.head.helpers import active_classes, picked_samples
 from tests.recognition.head.reference import (

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from recognition.distributed import shard_range
 from recognition.head.sampling import by_labels as sampling
 from recognition.head.sampling.by_labels import (
     LABEL_RULES,
@@ -13,7 +14,6 @@ from recognition.head.sampling.by_labels import (
     shard_quota,
     take_best,
 )
-from recognition.sharding import shard_range
 
 
 def _active(
