@@ -41,7 +41,7 @@ from recognition.distributed import (
     shard_range,
 )
 from recognition.failure import report_and_exit
-from recognition.head import PartialFC, RowOptimizer, build_loss, build_row_optimizer
+from recognition.head import PartialFC, RowOptimizer, build_row_optimizer
 from recognition.optimizer import make_optimizer
 from recognition.plan import make_plan, make_schedule
 from recognition.precision import Precision
@@ -346,7 +346,7 @@ def make_head(config: Config, dataset: FaceDataset, device: torch.device) -> Par
         sample_rate=settings.sample_rate or 1.0,
         rebuild_every=settings.rebuild_every or 100,
         hard_share=settings.hard_share or 0.5,
-        loss=build_loss(settings.loss.name, **settings.loss.options()),
+        loss=settings.loss.build(),
         scale=settings.scale,
         inter_class_filter=settings.inter_class_filter,
         seed=config.seed,
@@ -415,7 +415,7 @@ def dry_run(config: Config, world: World) -> None:
     batch = config.train.global_batch_size // config.train.accumulation
     first, last = shard_range(classes, world.size, 0)
     rows = classes if config.head.placement == "replicated" else last - first
-    width = config.backbone.embedding_size * (config.head.loss.k or 1)
+    width = config.backbone.embedding_size * config.head.loss.build().centres_per_class
     state = make_row_optimizer(config).state(rows, width, "meta").values()
     mebibytes = (rows * width * 4 + sum(tensor.nbytes for tensor in state)) / 2**20
     points = sorted({0, schedule.warmup_steps, *(plan.total_steps * i // 10 for i in range(10))})

@@ -10,6 +10,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from recognition.head.losses.base import Loss
+from recognition.head.losses.build import build_loss
+
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Part = Annotated[float, Field(ge=0, le=1)]
@@ -174,71 +177,41 @@ class Backbone(Section):
     frozen_batch_norm: bool = False
 
 
-_LOSS_OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    # name: what it needs, what it takes besides
-    "softmax": ((), ()),
-    "cosface": (("m",), ()),
-    "arcface": (("m",), ("detached",)),
-    "combined": (("m1", "m2", "m3"), ("detached",)),
-    "subcenter_arcface": (("m", "k"), ()),
-    "adaface": (("m",), ("h", "alpha")),
-    "magface": (
-        (),
-        ("lower_norm", "upper_norm", "lower_margin", "upper_margin", "regulariser"),
-    ),
-    "curricularface": (("m",), ("alpha",)),
-    "d_softmax": (("d",), ("batch_rate",)),
-}
-
-
-class Loss(Section):
+class LossSettings(Section):
     """What is computed over the active classes: `loss: {name: cosface, m: 0.4}`.
 
-    The options of each are those of the function of the same name in `recognition/head/margins.py`
-    and `loss.py`; one that is left out has the default there. `detached` is the published ArcFace
-    code's gradient, which leaves out the margin's derivative. D-Softmax-B is `d_softmax` with a
-    `batch_rate` below 1, D-Softmax-K with `sampling: random_negative`.
+    The options of a loss are the arguments of the function of its name in
+    `recognition/head/losses/`, where each is described, checked and has its default.
     """
 
-    name: Literal[
-        "softmax", "cosface", "arcface", "combined", "subcenter_arcface", "adaface", "magface",
-        "curricularface", "d_softmax",
-    ] = "cosface"  # fmt: skip
-    m: Annotated[float, Field(ge=0)] | None = None
-    m1: Annotated[float, Field(ge=1)] | None = None
-    m2: Annotated[float, Field(ge=0)] | None = None
-    m3: Annotated[float, Field(ge=0)] | None = None
-    detached: bool | None = None
-    k: Positive | None = None
-    h: Annotated[float, Field(gt=0)] | None = None
-    alpha: Annotated[float, Field(gt=0, le=1)] | None = None
-    lower_norm: Annotated[float, Field(gt=0)] | None = None
-    upper_norm: Annotated[float, Field(gt=0)] | None = None
-    lower_margin: Annotated[float, Field(ge=0)] | None = None
-    upper_margin: Annotated[float, Field(ge=0)] | None = None
-    regulariser: Annotated[float, Field(ge=0)] | None = None
-    d: Annotated[float, Field(gt=-1, le=1)] | None = None
-    batch_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    model_config = ConfigDict(extra="allow")
+
+    name: str = "cosface"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_null(cls, values: Any) -> Any:
+        # Earlier versions wrote down every option of every loss, null where it was not stated.
+        if isinstance(values, dict):
+            return {key: value for key, value in values.items() if value is not None}
+        return values
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        needs, takes = _LOSS_OPTIONS[self.name]
-        known = needs + takes
-        for key, value in self.options().items():
-            if key not in known:
-                raise ValueError(
-                    f"{self.name} has no {key} (found {value}); "
-                    f"it takes {', '.join(known) or 'no value'}"
-                )
-        missing = [key for key in needs if getattr(self, key) is None]
-        if missing:
-            raise ValueError(f"{self.name} needs {', '.join(needs)}: {missing[0]} is missing")
+        self.build()
         return self
 
-    def options(self) -> dict[str, float | bool]:
-        """Return the loss's own options by name, those that are stated."""
-        values = {name: getattr(self, name) for name in type(self).model_fields if name != "name"}
-        return {name: value for name, value in values.items() if value is not None}
+    def build(self) -> Loss:
+        """Return the loss. Raises `ValueError` for a wrong name or option."""
+        return build_loss(self.name, **(self.model_extra or {}))
+
+
+# The options of `Head` that not every sampling rule has.
+_SAMPLINGS_WITH = {
+    "sample_rate": ("random_negative", "random_all", "hash_forest", "hard_negative"),
+    "rebuild_every": ("hash_forest",),
+    "hard_share": ("hard_negative",),
+}
 
 
 class Head(Section):
@@ -265,7 +238,7 @@ class Head(Section):
     sample_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     rebuild_every: Positive | None = None
     hard_share: Annotated[float, Field(gt=0, le=1)] | None = None
-    loss: Loss = Loss(name="cosface", m=0.4)
+    loss: LossSettings = LossSettings()
     scale: Annotated[float, Field(gt=0)] = 64.0
     inter_class_filter: Annotated[float, Field(gt=-1, lt=1)] | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -276,24 +249,15 @@ class Head(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        has_rate = self.sampling not in ("all", "positives_only")
-        if has_rate and self.sample_rate is None:
+        for option, samplings in _SAMPLINGS_WITH.items():
+            value = getattr(self, option)
+            if value is not None and self.sampling not in samplings:
+                raise ValueError(
+                    f"{option} is {value} but sampling is {self.sampling}, which has no such "
+                    f"option: set sampling to one of {', '.join(samplings)}, or {option}: null"
+                )
+        if self.sample_rate is None and self.sampling in _SAMPLINGS_WITH["sample_rate"]:
             raise ValueError(f"sampling: {self.sampling} needs a sample_rate, for example 0.1")
-        if not has_rate and self.sample_rate is not None:
-            raise ValueError(
-                f"sample_rate is {self.sample_rate} but sampling is {self.sampling}, which has no "
-                "rate: set sampling: random_negative, or sample_rate: null"
-            )
-        if self.rebuild_every is not None and self.sampling != "hash_forest":
-            raise ValueError(
-                f"rebuild_every is {self.rebuild_every} but sampling is {self.sampling}, which has "
-                "no index: set sampling: hash_forest, or rebuild_every: null"
-            )
-        if self.hard_share is not None and self.sampling != "hard_negative":
-            raise ValueError(
-                f"hard_share is {self.hard_share} but sampling is {self.sampling}: set sampling: "
-                "hard_negative, or hard_share: null"
-            )
         if self.placement == "replicated" and self.sampling in ("hash_forest", "hard_negative"):
             raise ValueError(
                 f"sampling: {self.sampling} chooses by the batch's embeddings, of which a rank has "

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from recognition.config_file import ConfigError, dump_config, load_config
+from recognition.head import arcface, build_loss, cosface
 
 SMALL = """
 output: runs/x
@@ -33,10 +34,14 @@ def small(tmp_path: Path) -> Path:
         ("head.sample_rate=0.1", r"sample_rate is 0\.1 but sampling is all"),
         ("head.sampling=random_negative", r"needs a sample_rate"),
         ("head.sampling=hardest", r"'all', 'random_negative', 'random_all'"),
-        ("head.loss={name: arcface}", r"arcface needs m"),
-        ("head.loss={name: cosface, m2: 0.3}", r"cosface has no m2 \(found 0\.3\)"),
-        ("head.loss={name: cosface, m: 0.4, detached: true}", r"cosface has no detached"),
-        ("head.loss={name: adaface, m: 0.4, k: 3}", r"adaface has no k \(found 3\); it takes m, h"),
+        ("head.loss={name: arcfase}", r"head\.loss: .*'arcfase'.*'adaface', 'arcface'"),
+        ("head.loss={name: cosface, m2: 0.3}", r"head\.loss: .*'cosface'.*'m2'.*0\.3.*\['m'\]"),
+        ("head.loss={name: cosface, m: 0.4, detached: true}", r"'cosface'.*'detached'"),
+        ("head.loss={name: adaface, m: 0.4, k: 3}", r"'adaface'.*'k'.*3.*\['m', 'h', 'alpha'\]"),
+        ("head.loss={name: arcface, m: true}", r"option m: True"),
+        ("head.loss={name: arcface, m: wide}", r"option m: 'wide'"),
+        ("head.loss={name: arcface, m: -0.1}", r"option m: -0\.1"),
+        ("head.loss={name: subcenter_arcface, k: 2.5}", r"option k: 2\.5"),
         ("head.rebuild_every=5", r"rebuild_every is 5 but sampling is all"),
         ("head.hard_share=0.5", r"hard_share is 0\.5 but sampling is all"),
         ("head={sampling: hash_forest, sample_rate: 0.1, placement: replicated}", r"copies would"),
@@ -109,10 +114,17 @@ def test_files_inherit_and_overrides_win(small: Path, tmp_path: Path) -> None:
 
 
 def test_a_loss_is_replaced_whole_and_never_mixed(small: Path) -> None:
-    config = load_config(small, ["head.loss={name: arcface, m: 0.5}"])
-    assert config.head.loss.options() == {"m": 0.5}
+    config = load_config(small, ["head.loss={name: arcface, m: 0.3}"])
+    assert config.head.loss.build() == arcface(0.3)
     combined = load_config(small, ["head.loss={name: combined, m1: 1, m2: 0.3, m3: 0.2}"])
-    assert combined.head.loss.options() == {"m1": 1.0, "m2": 0.3, "m3": 0.2}
+    assert combined.head.loss.build() == build_loss("combined", m1=1.0, m2=0.3, m3=0.2)
+
+
+def test_what_a_loss_leaves_out_has_the_defaults_of_its_function(small: Path) -> None:
+    assert load_config(small).head.loss.build() == cosface()
+    # Written by a version that stated all options of all losses.
+    old = "head.loss={name: arcface, m: 0.5, detached: null, k: null}"
+    assert load_config(small, [old]).head.loss.build() == arcface(0.5)
 
 
 def test_bases_in_a_circle_and_twice_given_keys_are_refused(tmp_path: Path) -> None:
