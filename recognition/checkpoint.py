@@ -42,7 +42,7 @@ class CheckpointError(ValueError):
 
 
 @dataclass(frozen=True)
-class Rows:
+class ShardedRows:
     """This rank's rows of a tensor that is cut over ranks by `sharding.shard_range`.
 
     Attributes:
@@ -62,13 +62,13 @@ class State:
         backbone: the backbone's state dict, equal on all ranks.
         replicated: further tensors that are equal on all ranks, by name.
         rows: tensors cut over ranks, by name.
-        facts: step, counters, config and the like: anything JSON can hold.
+        metadata: step, counters, config and the like: anything JSON can hold.
     """
 
     backbone: Mapping[str, Tensor]
     replicated: Mapping[str, Tensor]
-    rows: Mapping[str, Rows]
-    facts: Mapping[str, Any]
+    rows: Mapping[str, ShardedRows]
+    metadata: Mapping[str, Any]
 
 
 class Checkpoints:
@@ -109,7 +109,7 @@ class Checkpoints:
             ) from error
         if self.world.is_main:
             _write(partial / "backbone.pt", lambda path: torch.save(dict(state.backbone), path))
-            text = json.dumps({"format": FORMAT, "step": step, **state.facts}, indent=1)
+            text = json.dumps({"format": FORMAT, "step": step, **state.metadata}, indent=1)
             _write(partial / "run.json", lambda path: path.write_text(text))
             _sync_folder(partial)
             if final.exists():  # a resumed run reaches a step that it had saved before
@@ -124,12 +124,12 @@ class Checkpoints:
         return final
 
     def load(self, folder: Path, state: State) -> dict[str, Any]:
-        """Fill the tensors of `state` in place from a checkpoint and return its facts.
+        """Fill the tensors of `state` in place from a checkpoint and return its metadata.
 
         Collective; the checkpoint may have been written by any number of ranks. Raises
         `CheckpointError` when it is damaged or its tensors do not fit this run's.
         """
-        facts = read_facts(folder)
+        metadata = read_metadata(folder)
         try:
             backbone = torch.load(folder / "backbone.pt", map_location="cpu", weights_only=True)
             with torch.no_grad():
@@ -143,7 +143,7 @@ class Checkpoints:
                 f"{folder}: cannot be loaded: {_cause(error)}; if it is damaged, "
                 "resume from an earlier one with --resume PATH"
             ) from error
-        return facts
+        return metadata
 
     def find(self, resume: str) -> Path | None:
         """Return the checkpoint that `--resume` means.
@@ -193,6 +193,15 @@ class Checkpoints:
                 shutil.rmtree(folder)
 
 
+def refuse_used_folder(output: Path) -> None:
+    """Raise `ValueError` for a run folder that an earlier run has used."""
+    if output.exists() and any(output.iterdir()):
+        raise ValueError(
+            f"{output} holds an earlier run: continue it with --resume auto, or choose another "
+            "folder with --output"
+        )
+
+
 def latest(checkpoints: Path) -> Path | None:
     """Return the complete checkpoint with the highest step in a `checkpoints` folder, if any."""
     complete = _complete(checkpoints)
@@ -223,17 +232,17 @@ def backbone_file(path: Path) -> Path:
     return path if path.is_file() else resolve(path) / "backbone.pt"
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
-    """Return the facts of a checkpoint. Raises `CheckpointError` when they cannot be read."""
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """Return the metadata of a checkpoint. Raises `CheckpointError` when they cannot be read."""
     file = folder / "run.json"
     try:
-        facts = json.loads(file.read_text())
+        metadata = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read: {error}") from None
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        found = facts.get("format") if isinstance(facts, dict) else type(facts).__name__
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        found = metadata.get("format") if isinstance(metadata, dict) else type(metadata).__name__
         raise CheckpointError(f"{file}: expected checkpoint format {FORMAT}, found {found}")
-    return facts
+    return metadata
 
 
 @contextmanager

@@ -8,12 +8,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from recognition.config import Config
-from recognition.config import Schedule as ScheduleConfig
+from recognition.config import Config, Schedule
+from recognition.distributed import World
 
 
 @dataclass(frozen=True)
-class Schedule:
+class LearningRateSchedule:
     """The learning rate of every step.
 
     Attributes:
@@ -98,7 +98,7 @@ def make_plan(config: Config, num_images: int) -> Plan:
     )
 
 
-def make_schedule(config: ScheduleConfig, base_lr: float, plan: Plan) -> Schedule:
+def make_schedule(config: Schedule, base_lr: float, plan: Plan) -> LearningRateSchedule:
     """Return the learning-rate schedule of a run.
 
     Raises `ValueError` when warm-up or a milestone lies beyond the run's end.
@@ -119,4 +119,37 @@ def make_schedule(config: ScheduleConfig, base_lr: float, plan: Plan) -> Schedul
         ),
         "step": lambda step: config.gamma ** sum(step >= milestone for milestone in milestones),
     }
-    return Schedule(base_lr, plan.total_steps, warmup, decays[config.name])
+    return LearningRateSchedule(base_lr, plan.total_steps, warmup, decays[config.name])
+
+
+def check_batch(config: Config, world: World) -> None:
+    """Raise `ValueError` when a micro-batch leaves a rank too few images to train on."""
+    train = config.train
+    smallest = train.global_batch_size // train.accumulation // world.size
+    needed = 1 if config.backbone.frozen_batch_norm else 2
+    if smallest < needed:
+        raise ValueError(
+            f"train.global_batch_size {train.global_batch_size} in {train.accumulation} "
+            f"micro-batch(es) over {world.size} ranks leaves {smallest} image(s) per rank: "
+            f"batch norm needs at least {needed}; raise the batch size, lower "
+            "train.accumulation, or start fewer ranks"
+        )
+
+
+def describe_plan(config: Config, num_images: int, world: World) -> dict[str, str]:
+    """Return the plan of a run in words, for `--dry-run`; raises as `make_plan`."""
+    plan = make_plan(config, num_images)
+    schedule = make_schedule(config.schedule, config.optimizer.lr, plan)
+    train, sets = config.train, config.verification.sets
+    batch = train.global_batch_size // train.accumulation
+    shown = sorted({0, schedule.warmup_steps, *(plan.total_steps * i // 10 for i in range(10))})
+    rates = [f"{schedule.lr_at(step):.4g} at step {step:,}" for step in shown]
+    return {
+        "steps": f"{plan.total_steps:,} ({plan.steps_per_epoch:,.1f} per epoch)",
+        "batch": f"{train.global_batch_size} images per step: {train.accumulation} "
+        f"micro-batch(es) of {batch}, {-(-batch // world.size)} per rank",
+        "verification": f"every {plan.verify_every:,} steps and at the end: "
+        f"{', '.join(sets) or 'no sets'}",
+        "checkpoints": f"every {plan.save_every:,} steps and at the end",
+        "learning rate": ", ".join(rates),
+    }

@@ -185,13 +185,10 @@ class Meter:
         """Return seconds of training since the meter was made."""
         return time.perf_counter() - self._start - self.paused
 
-    def images_per_second(self) -> float:
-        """Return images over seconds of training."""
-        return self.images / max(self.elapsed(), 1e-9)
-
-    def data_wait(self) -> float:
-        """Return the share of training time that was spent waiting for data, 0 … 1."""
-        return self.waited / max(self.elapsed(), 1e-9)
+    def rates(self) -> dict[str, float]:
+        """Return images per second, and the fraction of training time spent waiting for data."""
+        elapsed = max(self.elapsed(), 1e-9)
+        return {"images_per_second": self.images / elapsed, "data_wait": self.waited / elapsed}
 
     def seconds_per_step(self) -> float:
         """Return seconds of training per step."""

@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
+from data.build import build_order, describe_order
 from data.datasets.dataset import open_dataset
 from data.order.class_orders import ClassBalancedOrder, PKOrder
 from data.order.orders import BlockOrder, FileOrder, GlobalOrder, SampleOrder
 from data.records.format import RecordWriter, pack_record, write_face_records
+from recognition.build import build_head, run_identity
 from recognition.config_file import load_config
 from recognition.head.online_softmax.settings import BLOCK_BYTES, KEEP_BYTES
 from tests.conftest import corrupt, picture
 from tests.launch import train, train_well
-from train import identity, make_head, make_order
 
 FROZEN = ("--set", "backbone.frozen_batch_norm=true")
 
@@ -72,9 +73,9 @@ def test_a_run_learns_and_leaves_everything_a_person_looks_for(
 
 def test_the_head_gets_the_stated_budgets(tiny_config: Path) -> None:
     config = load_config(tiny_config, ["head.block_mib=3", "head.keep_mib=0"])
-    head = make_head(config, open_dataset(config.data.train), torch.device("cpu"))
+    head = build_head(config, 13, torch.device("cpu"))
     assert f"block_bytes={3 << 20}, keep_bytes=0" in repr(head)
-    head = make_head(load_config(tiny_config), open_dataset(config.data.train), torch.device("cpu"))
+    head = build_head(load_config(tiny_config), 13, torch.device("cpu"))
     assert f"block_bytes={BLOCK_BYTES['cpu']}, keep_bytes={KEEP_BYTES['cpu']}" in repr(head)
 
 
@@ -222,9 +223,9 @@ def test_the_config_chooses_the_order_and_a_resumed_run_may_not(
     identities = set()
     for kind, order in expected.items():
         config = load_config(tiny_config, [ORDERS[kind]] if kind in ORDERS else [])
-        chosen = make_order(config, dataset)
+        chosen = build_order(config.data, dataset, config.seed)
         assert (chosen.order(0, 300)[0] == order.order(0, 300)[0]).all()
-        identities.add(str(identity(config, dataset)))
+        identities.add(str(run_identity(config, describe_order(config.data), 13, 91)))
     assert len(identities) == len(expected)
 
 

@@ -252,7 +252,7 @@ class Loader:
         """Take over what `state` returned, on any number of ranks."""
         self._bad.restore(state.get("bad_records", []))
 
-    def advice(self) -> str:
+    def hint(self) -> str:
         """Return the one thing to change if training waits for batches.
 
         It follows from what the last `REMEMBERED` batches took.

@@ -7,10 +7,10 @@ from torch import Tensor
 from recognition.checkpoint import (
     CheckpointError,
     Checkpoints,
-    Rows,
+    ShardedRows,
     State,
     backbone_file,
-    read_facts,
+    read_metadata,
     resolve,
 )
 from recognition.distributed import World, current, shard_range
@@ -32,10 +32,10 @@ def make_state(world: World, *, empty: bool = False) -> State:
         backbone={"layer.weight": torch.arange(6.0).view(2, 3) * factor},
         replicated={"optimizer.layer.weight.momentum_buffer": torch.full((2, 3), 7.0) * factor},
         rows={
-            name: Rows(table(name)[start:stop].clone() * factor, CLASSES)
+            name: ShardedRows(table(name)[start:stop].clone() * factor, CLASSES)
             for name in ("head.weight", "head.momentum")
         },
-        facts={"progress": {"step": 3}},
+        metadata={"progress": {"step": 3}},
     )
 
 
@@ -122,4 +122,4 @@ def test_what_is_not_a_checkpoint_is_refused_with_a_way_on(tmp_path: Path) -> No
         checkpoints(tmp_path, World()).load(folder, make_state(World()))
     (folder / "run.json").write_text('{"format": 99}')
     with pytest.raises(CheckpointError, match="expected checkpoint format 1, found 99"):
-        read_facts(folder)
+        read_metadata(folder)
