@@ -7,7 +7,7 @@ import pytest
 from data.datasets.class_ids import NumberingError
 from data.records.format import MAGIC_BYTES, RecordError
 from data.tools.record_set import CLASSES, Cut, RecordSet, RecordSetWriter, parse_bytes
-from recognition.sharding import part_range
+from recognition.distributed import part_range
 from tests.data.image_samples import encode
 
 RECORDS = Path(__file__).parents[2] / "fixtures" / "recordio"
