@@ -58,8 +58,8 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 def publish(partial: Path, path: Path) -> None:
     """Rename a file or folder, whose content is on the disk, and wait until the name is too.
 
-    Replaces a file, or an empty folder, at `path`. Without the order of the two waits, the name
-    could survive a power cut that the content does not.
+    Replaces a file, or an empty folder, at `path`. The content must be on the disk first: otherwise
+    a power cut could leave the name without it.
     """
     partial.replace(path)
     sync_folder(path.parent)

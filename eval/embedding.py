@@ -15,8 +15,7 @@ from torch import Tensor
 from data.augmentations.augment import normalise
 from data.loading.decode import ImageSource, decode_batch
 from data.loading.prefetch import prefetched
-from recognition.distributed import World
-from recognition.sharding import part_range
+from recognition.distributed import World, part_range
 
 Model = Callable[[Tensor], Tensor]
 

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from recognition.sharding import part_range
+from recognition.distributed import part_range
 
 FOLDS: Final = 10
 THRESHOLD_STEP: Final = 0.01

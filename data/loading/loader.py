@@ -31,7 +31,7 @@ from data.loading.cpu_decoder import CpuDecoder, MakeDecoder
 from data.loading.prefetch import prefetched
 from data.loading.tuning import Spent, advice, resized_share
 from data.order.orders import GlobalOrder, SampleOrder
-from recognition.sharding import part_range
+from recognition.distributed import part_range
 
 # Positions of the order that are looked up together, for all ranks where that is several steps: a
 # hundred cost nearly as much as a thousand.
@@ -252,7 +252,7 @@ class Loader:
         """Take over what `state` returned, on any number of ranks."""
         self._bad.restore(state.get("bad_records", []))
 
-    def advice(self) -> str:
+    def hint(self) -> str:
         """Return the one thing to change if training waits for batches.
 
         It follows from what the last `REMEMBERED` batches took.

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from data.files import make_output_folder
 from data.loading.decode import BadImage, decode_into
 from data.pairs.bin_file import balanced_order, read_pair_file, write_pair_file
-from recognition.sharding import part_range
+from recognition.distributed import part_range
 
 COLUMNS: Final = ("path_a", "path_b", "same", "fold")
 _SAME: Final = {"1": True, "true": True, "0": False, "false": False}

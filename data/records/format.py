@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 Bytes = bytes | memoryview
+ByteRange = tuple[int, int]  # start and stop, in bytes of a file
 
 MAGIC: Final = 0xCED7230A
 MAGIC_BYTES: Final = struct.pack("<I", MAGIC)

@@ -106,14 +106,10 @@ def key_bounds(file: RecordFile, by_key: RecordIndex) -> tuple[int, int] | None:
     # A float32 this large is off by up to half the distance to the next one.
     slack = int(np.spacing(labels[1])) if end >= INEXACT_FROM else 0
     if stop >= INEXACT_FROM:
-        stop = _first_without_image(file, by_key.between(stop - slack, stop + slack + 1), stop)
+        nearby = by_key.between(stop - slack, stop + slack + 1)
+        empty = np.flatnonzero(file.headers(nearby.offsets, nearby.keys).image_sizes == 0)
+        stop = int(nearby.keys[empty[0]]) if len(empty) else stop  # the first record without image
     return stop, end + slack
-
-
-def _first_without_image(file: RecordFile, nearby: RecordIndex, default: int) -> int:
-    """Return the lowest key of `nearby` whose record has no image."""
-    empty = np.flatnonzero(file.headers(nearby.offsets, nearby.keys).image_sizes == 0)
-    return int(nearby.keys[empty[0]]) if len(empty) else default
 
 
 def _own_labels(

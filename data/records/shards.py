@@ -7,7 +7,7 @@ from typing import Final
 
 from data.records.locations import DatasetError, Location, expand, is_glob
 
-# Prefix, number, perhaps the number of shards, and a suffix: train-00003-of-00010.
+# Prefix, number, optionally the number of shards, and a suffix: train-00003-of-00010.
 _NAME: Final = re.compile(r"(.*?)(\d+)(?:-of-(\d+))?(\D*)")
 
 _SHARDS: Final = "train-[0-9]*.rec"  # in a folder, as the tools name them
@@ -85,14 +85,14 @@ def _check_numbers(location: Location, stems: list[str]) -> None:
     prefix, number, total, end = found[0]
     numbers = {int(groups[1]) for groups in found}
     if total is None:
-        promised = range(min(numbers), max(numbers) + 1)
+        expected = range(min(numbers), max(numbers) + 1)
     else:
-        promised = range(1, int(total) + 1) if int(total) in numbers else range(int(total))
-    count = len(promised) - sum(number in promised for number in numbers)
+        expected = range(1, int(total) + 1) if int(total) in numbers else range(int(total))
+    count = len(expected) - sum(number in expected for number in numbers)
     if count:
         width = len(number)
         ends = f"{'' if total is None else f'-of-{total}'}{end}.rec"
-        missing = (n for n in promised if n not in numbers)
+        missing = (n for n in expected if n not in numbers)
         names = [f"{prefix}{n:0{width}d}{ends}" for n in islice(missing, _SHOWN)]
         raise DatasetError(
             f"{location} has {len(stems)} shards, and by their numbers {count} are missing: "

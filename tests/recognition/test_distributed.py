@@ -1,7 +1,19 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 
-from recognition.distributed import World, choose_device, choose_threads, current
+from recognition.distributed import (
+    World,
+    choose_device,
+    choose_threads,
+    current,
+    part_range,
+    shard_range,
+)
+
+Split = Callable[[int, int, int], tuple[int, int]]
+SIZES = [0, 1, 2, 9, 10, 101, 1000]
 
 
 def test_one_process_is_a_world_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,13 +52,45 @@ def test_more_ranks_than_gpus_are_refused(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    with pytest.raises(ValueError, match=f"2 processes on this machine, {gpus} CUDA devices"):
+    with pytest.raises(ValueError, match=rf"\b2 processes.*\b{gpus} CUDA"):
         choose_device(requested, World(0, 2, 0, 2))
 
 
-def test_cores_are_spread_over_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_are_divided_among_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert choose_threads(torch.device("cpu"), World(0, 2, 0, 2))[0] == 4
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)  # somebody set OMP_NUM_THREADS
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)  # OMP_NUM_THREADS is set
     assert choose_threads(torch.device("cpu"), World(0, 2, 0, 2))[0] == 3
+
+
+@pytest.mark.parametrize("split", [part_range, shard_range])
+@pytest.mark.parametrize("count", SIZES)
+@pytest.mark.parametrize("parts", [1, 2, 3, 4, 7])
+def test_parts_cover_the_range_without_overlap(split: Split, count: int, parts: int) -> None:
+    ranges = [split(count, parts, part) for part in range(parts)]
+    assert [index for start, stop in ranges for index in range(start, stop)] == list(range(count))
+
+
+@pytest.mark.parametrize("count", SIZES)
+@pytest.mark.parametrize("parts", [1, 2, 3, 4, 7])
+def test_part_range_is_even(count: int, parts: int) -> None:
+    sizes = [stop - start for start, stop in (part_range(count, parts, p) for p in range(parts))]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("count", SIZES[1:])
+@pytest.mark.parametrize("parts", [1, 2, 3, 4, 7])
+def test_shard_range_is_that_of_dtensor(count: int, parts: int) -> None:
+    # DTensor's Shard(0) splits as torch.chunk does, with empty shards for the remaining ranks.
+    chunks = torch.arange(count).chunk(parts)
+    expected = [len(chunk) for chunk in chunks] + [0] * (parts - len(chunks))
+    ranges = [shard_range(count, parts, part) for part in range(parts)]
+    assert [stop - start for start, stop in ranges] == expected
+
+
+def test_a_part_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="part 4 of 4"):
+        part_range(10, 4, 4)
+    with pytest.raises(ValueError, match="-1 items"):
+        shard_range(-1, 4, 0)

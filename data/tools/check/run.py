@@ -18,7 +18,16 @@ import numpy as np
 from data.loading.cores import usable_cores
 from data.loading.workers import Workers
 from data.progress import ProgressCallback
-from data.records.format import FIRST, MAGIC, PART, SIZE_BITS, SIZE_MASK, WHOLE, RecordError
+from data.records.format import (
+    FIRST,
+    MAGIC,
+    PART,
+    SIZE_BITS,
+    SIZE_MASK,
+    WHOLE,
+    ByteRange,
+    RecordError,
+)
 from data.tools.check.content import (
     Mask,
     check_labels,
@@ -30,7 +39,7 @@ from data.tools.check.content import (
 from data.tools.check.index import check_index
 from data.tools.check.kinds import KINDS
 from data.tools.check.records import RecordTable, examine, image_digests
-from data.tools.check.scan import ByteRange, DamagedFile
+from data.tools.check.scan import DamagedFile
 from data.tools.findings import PLACES_AT_MOST, Findings, Place
 
 CHUNK: Final = 1 << 23  # bytes: many for a disk, few for memory and a progress bar

@@ -16,8 +16,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
+from recognition.distributed import shard_range
 from recognition.head.placement.initial import initial_centres
-from recognition.sharding import shard_range
 
 SCALE, MARGIN, MOMENTUM, WEIGHT_DECAY = 64.0, 0.4, 0.9, 5e-4
 

@@ -17,7 +17,7 @@ from data.loading.loader import Batch, BatchSpec, Loader
 from data.loading.prefetch import prefetched
 from data.order.class_orders import ClassBalancedOrder, PKOrder
 from data.order.orders import BlockOrder, FileOrder, GlobalOrder, SampleOrder
-from recognition.sharding import part_range
+from recognition.distributed import part_range
 
 SIDE = 16
 

@@ -134,6 +134,6 @@ def test_one_thing_to_change_is_named(
 
 def test_a_loader_over_slow_storage_says_so() -> None:
     loader = Loader(Images(30, seconds=0.003), image_size=SIDE, global_batch_size=10)
-    assert "no batch" in loader.advice()
+    assert "no batch" in loader.hint()
     assert len(list(loader.batches(0, 3))) == 3
-    assert "loading waits for" in loader.advice()  # on a crowded machine even more for a core
+    assert "loading waits for" in loader.hint()  # on a crowded machine even more for a core

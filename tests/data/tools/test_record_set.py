@@ -13,7 +13,7 @@ from data.tools.record_set import (
     parse_bytes,
     read_class_names,
 )
-from recognition.sharding import part_range
+from recognition.distributed import part_range
 from tests.data.image_samples import encode
 
 

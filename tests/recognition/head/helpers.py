@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from recognition.distributed import shard_range
 from recognition.head.online_softmax.global_loss import pick_samples
 from recognition.head.placement.collectives import Batch
 from recognition.head.sampling.by_labels import LABEL_RULES, ActiveSet, SampleRequest
-from recognition.sharding import shard_range
 
 
 def active_classes(

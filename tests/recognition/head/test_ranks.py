@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from recognition.distributed import shard_range
 from recognition.head import PartialFC, RowSGD, arcface, build_loss, cosface
 from recognition.head.placement.initial import initial_centres
 from recognition.head.sampling.by_labels import LABEL_RULES, ActiveSet, Sampler, SampleRequest
-from recognition.sharding import shard_range
 from tests.distributed_harness import run_ranks
 from tests.recognition.head.helpers import active_classes, picked_samples
 from tests.recognition.head.reference import (
@@ -145,12 +145,12 @@ def _train(case: Case, batches: Batches, sizes: list[int] | None) -> Trace:
             head.prefetch(y[mine], sizes)
         output = head(x_mine, y[mine], sizes)
         output.loss.backward()
+        active.append(int(head.step_figures()["active_classes"]))
         head.step(LR)
         assert x_mine.grad is not None
         losses.append(output.loss.item())
-        cosines.append(output.cosine_positive.item())
+        cosines.append(float(output.figures["cosine_positive"]))
         gradients.append(x_mine.grad / ranks)
-        active.append(int(head.over_classes(output.active_classes)))
     weight, velocity = head.weight, head.state_tensors()["momentum"]
     running, classes = head.running.tolist(), recorder.classes
     return Trace(losses, cosines, gradients, active, classes, running, weight, velocity)

@@ -1,7 +1,7 @@
 import torch
 
+from recognition.distributed import shard_range
 from recognition.head.placement.initial import BLOCK, initial_centres
-from recognition.sharding import shard_range
 
 CLASSES = 2 * BLOCK + 77
 

@@ -3,17 +3,17 @@ import math
 import pytest
 import torch
 
+from recognition.distributed import shard_range
+from recognition.head.hashing import class_hash
 from recognition.head.sampling import by_labels as sampling
 from recognition.head.sampling.by_labels import (
     LABEL_RULES,
     ActiveSet,
     SampleRequest,
-    class_hash,
     class_quota,
     shard_quota,
     take_best,
 )
-from recognition.sharding import shard_range
 
 
 def _active(
