@@ -11,14 +11,20 @@ import numpy.typing as npt
 
 from data.datasets.class_ids import ClassMapping, Merge, Numbering, number_datasets
 from data.datasets.folders import ListImages
-from data.datasets.sources import LabelledImages, RecordImages, open_shards, open_sources
+from data.datasets.sources import (
+    LabelledImages,
+    RecordImages,
+    StoredImages,
+    open_shards,
+    open_sources,
+)
 from data.records.format import Bytes, Record, unpack_record
 from data.records.locations import DatasetError as DatasetError
 from data.records.locations import Location, same_file_key
 
 
-class FaceDataset(Protocol):
-    """What training needs of a dataset of n images; safe to send to worker processes."""
+class FaceDataset(StoredImages, Protocol):
+    """What training needs of a dataset of n images."""
 
     @property
     def labels(self) -> npt.NDArray[np.signedinteger[Any]]:
@@ -34,20 +40,6 @@ class FaceDataset(Protocol):
 
         None if the labels of a single dataset are used as they are.
         """
-
-    def __len__(self) -> int: ...
-
-    def storage_order(self) -> npt.NDArray[np.int64] | None:
-        """Return the indices in the order in which the files hold the images, int64 [n].
-
-        None if that is the order of the indices: image 0 first, then image 1 and so on.
-        """
-
-    def encoded(self, index: int) -> Bytes:
-        """Return the encoded image at `index`; raises `ValueError` with its location."""
-
-    def describe(self, index: int) -> str:
-        """Return the location of the image at `index` in words: file, and any key and offset."""
 
 
 @runtime_checkable
@@ -182,13 +174,18 @@ class ImageDataset:
 
     def encoded(self, index: int) -> Bytes:
         """Return the encoded image at `index`; raises `ValueError` with its location."""
-        number = bisect_right(self._starts, index) - 1
-        return self.sources[number].encoded(index - self._starts[number])
+        number, row = self._locate(index)
+        return self.sources[number].encoded(row)
 
     def describe(self, index: int) -> str:
         """Return the location of the image at `index` in words."""
+        number, row = self._locate(index)
+        return self.sources[number].describe(row)
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        """Return the number of the source that image `index` is in, and its index there."""
         number = bisect_right(self._starts, index) - 1
-        return self.sources[number].describe(index - self._starts[number])
+        return number, index - self._starts[number]
 
 
 class RecordDataset(ImageDataset):
@@ -211,8 +208,8 @@ class RecordDataset(ImageDataset):
 
     def payload(self, index: int) -> Bytes:
         """Return the payload of the record of image `index`; raises `RecordError` without one."""
-        number = bisect_right(self._starts, index) - 1
-        return self.sources[number].payload(index - self._starts[number])
+        number, row = self._locate(index)
+        return self.sources[number].payload(row)
 
     def record(self, index: int) -> Record:
         """Return the record of image `index`; raises as `payload`."""

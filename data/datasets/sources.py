@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from data.datasets.class_ids import Labelled
 from data.datasets.folders import open_image_files
 from data.records.cache import open_images
 from data.records.format import HEADER, Bytes, RecordError, unpack_record
@@ -30,20 +31,8 @@ _FLAG_AND_LABEL = struct.Struct("<If")
 _FIRST_OF_LIST = struct.Struct("<f")
 
 
-class LabelledImages(Protocol):
-    """n images and their labels as their files have them; safe to send to worker processes."""
-
-    @property
-    def location(self) -> Location:
-        """Where they are."""
-
-    @property
-    def labels(self) -> npt.NDArray[np.int32]:
-        """Label of each image, 0 or more; int32 [n]."""
-
-    @property
-    def names(self) -> Sequence[int | str] | None:
-        """What each label stands for, all whole numbers or all texts; None: for itself."""
+class StoredImages(Protocol):
+    """n encoded images; safe to send to worker processes."""
 
     def __len__(self) -> int: ...
 
@@ -51,10 +40,21 @@ class LabelledImages(Protocol):
         """Return the encoded image at `index`; raises `ValueError` with its location."""
 
     def describe(self, index: int) -> str:
-        """Return the location of the image at `index` in words."""
+        """Return the location of the image at `index` in words: file, and any key and offset."""
 
     def storage_order(self) -> npt.NDArray[np.int64] | None:
-        """Return the indices in the order of the storage, int64 [n]; None if that is theirs."""
+        """Return the indices in the order in which the files hold the images, int64 [n].
+
+        None if that is the order of the indices: image 0 first, then image 1 and so on.
+        """
+
+
+class LabelledImages(StoredImages, Labelled, Protocol):
+    """Images with labels as their files have them."""
+
+    @property
+    def location(self) -> Location:
+        """Where they are."""
 
 
 def open_sources(

@@ -119,11 +119,6 @@ class Similarity:
         """How far the points are rotated, clockwise as one sees the picture, -180 to 180."""
         return -math.degrees(cmath.phase(self.factor))
 
-    def matrix(self) -> Points:
-        """Return the transform as a matrix for (x, y, 1), float64 [2, 3]."""
-        a, b = self.factor.real, self.factor.imag
-        return np.array([[a, -b, self.shift.real], [b, a, self.shift.imag]])
-
 
 def fit_similarity(points: Points, targets: Points) -> Similarity:
     """Return the similarity that maps `points` to `targets`, both [n, 2], by least squares.

@@ -249,7 +249,7 @@ class _Packer:
             check_space(self._job.output, needed - written)
         bounds = _task_bounds(images.sizes[order], state.consumed)
         slices = (order[start:stop] for start, stop in bounds)
-        tasks = (_Task(images.paths(rows), images.sizes[rows].tolist()) for rows in slices)
+        tasks = (list(zip(images.paths(i), images.sizes[i].tolist(), strict=True)) for i in slices)
         prepare = partial(prepare_images, options=options)
         with RecordSetWriter(
             self._job.partial,
@@ -312,19 +312,12 @@ def _task_bounds(sizes: _Ints, start: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-@dataclass(frozen=True)
-class _Task:
-    """Files to read: their paths, and the expected bytes of each."""
+def prepare_images(task: list[tuple[str, int]], options: PackOptions) -> list[bytes | str]:
+    """Return the bytes to store for each file, or a text that says what is wrong with it.
 
-    paths: list[str]
-    sizes: list[int]
-
-
-def prepare_images(task: _Task, options: PackOptions) -> list[bytes | str]:
-    """Return the bytes to store for each file, or a text that says what is wrong with it."""
-    return [
-        _prepare(path, size, options) for path, size in zip(task.paths, task.sizes, strict=True)
-    ]
+    Files are given by path and expected size in bytes.
+    """
+    return [_prepare(path, size, options) for path, size in task]
 
 
 def _prepare(path: str, size: int, options: PackOptions) -> bytes | str:

@@ -13,6 +13,7 @@ follows. `data.records.labels` describes how a reader tells them apart.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,19 +45,17 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 CLASSES = "classes.json"
 PROPERTY = "property"
 _RANGE_BYTES = framed_bytes(HEADER.size + 8)  # of an identity's record, and of record 0
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SIZE = re.compile(r"\s*(0*[1-9]\d*)([KMGT]?)B?\s*", re.ASCII | re.IGNORECASE)
 
 
 def parse_bytes(text: str) -> int:
     """Return the number of bytes that `2G`, `500M` or `1000000` means; raises `ValueError`."""
-    number, unit = text.strip().upper().removesuffix("B"), ""
-    if number[-1:] in _UNITS:
-        number, unit = number[:-1], number[-1:]
-    if not number.isdigit() or int(number) == 0:
+    match = _SIZE.fullmatch(text)
+    if match is None:
         raise ValueError(
             f"{text!r} is not a size: expected a number of bytes such as 2G, 500M, 4096"
         )
-    return int(number) * _UNITS[unit]
+    return int(match[1]) << 10 * " KMGT".index(match[2].upper() or " ")
 
 
 @dataclass(frozen=True)
@@ -84,9 +83,8 @@ class Sharding:
 
     def stop(self, position: int, total: int) -> int:
         """Return where the shard ends that image `position` of `total` is in, by `shards`."""
-        if self.shards is None:
-            return total
-        size, larger = divmod(total, self.shards)  # the first `larger` have one image more
+        # As part_range in recognition.distributed, which imports torch: that takes seconds.
+        size, larger = divmod(total, self.shards or 1)  # the first `larger` have one image more
         if position < larger * (size + 1):
             return (position // (size + 1) + 1) * (size + 1)
         return total - (total - 1 - position) // size * size

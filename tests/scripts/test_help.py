@@ -1,5 +1,7 @@
 import importlib
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -10,6 +12,14 @@ COMMANDS = [
     for path in sorted((ROOT / "scripts").glob("*.py"))
     if "def parse(" in path.read_text(encoding="utf-8")
 ]
+
+
+def test_the_commands_for_records_start_without_torch_which_takes_seconds() -> None:
+    names = [name for name in COMMANDS if name.endswith("_records")]
+    code = f"import sys, {', '.join(f'scripts.{name}' for name in names)}"
+    run = [sys.executable, "-c", f"{code}; print('torch' in sys.modules)"]
+    ended = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True, timeout=200)
+    assert (len(names), ended.stdout) == (6, "False\n")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

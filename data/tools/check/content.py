@@ -1,6 +1,7 @@
 """Checks of what records hold: header record, key ranges, labels, sizes, copies."""
 
 from collections.abc import Iterable
+from itertools import chain, pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -15,24 +16,24 @@ Mask = npt.NDArray[np.bool_]
 
 
 def find_images(file: DamagedFile, table: RecordTable, named: Offsets, findings: Findings) -> Mask:
-    """Return which records of a file are its images, bool [n]; their labels need not be good.
+    """Return which records of a file are its images, bool [n]; their labels may be bad.
 
     Checks the header record and the key ranges too. `named` are all keys of the index.
     """
-    keys, sizes, is_named = table.keys, table.image_sizes, table.keys != NO_KEY
-    short = np.flatnonzero((sizes < 0) & is_named)
+    keys, is_named = table.keys, table.keys != NO_KEY
+    images: Mask = (table.image_sizes > 0) & is_named
+    empty = (table.image_sizes == 0) & is_named
+    pairs = empty & (table.flags == 2)  # the header record and the key ranges
+    short = np.flatnonzero((table.image_sizes < 0) & is_named)
     table.report("no_header", short, "it has no header", findings)
-    pairs = (sizes == 0) & (table.flags == 2)  # the header record and the key ranges
-    images: Mask = (sizes > 0) & is_named
-    empty = (sizes == 0) & is_named
     by_key = RecordIndex(keys[is_named], table.offsets[is_named]).sorted()
     bounds = key_bounds(file, by_key) if is_named.any() else None
     if bounds is not None:
         stop, end = bounds
-        images &= (keys > 0) & (keys < stop)
-        empty &= (keys > 0) & (keys < stop)
+        for mask in (images, empty):
+            mask &= (keys > 0) & (keys < stop)
         _check_promise(table, named, stop, end, findings)
-        if stop < end < INEXACT_FROM:  # ranges beyond cannot be stored exactly
+        if stop < end < INEXACT_FROM:  # others cannot be stored exactly
             _check_ranges(table, pairs & (keys >= stop) & (keys < end), images, stop, findings)
     elif not (keys == 0).any():  # record 0 is lost, and these are its key ranges
         empty &= ~pairs
@@ -43,16 +44,14 @@ def find_images(file: DamagedFile, table: RecordTable, named: Offsets, findings:
 def _check_promise(
     table: RecordTable, named: Offsets, stop: int, end: int, findings: Findings
 ) -> None:
-    path = table.name
-    there = np.zeros(stop, np.bool_)
-    there[named[(named > 0) & (named < stop)]] = True
-    missing = np.flatnonzero(~there[1:]) + 1
-    text = f"the header record promises the images 1 ... {stop - 1}"
-    places = (Place(path, text, key) for key in missing.tolist())
-    findings.add("images_missing", places, len(missing))
-    beyond = np.flatnonzero(table.keys >= end)
+    known = np.unique(named[(named > 0) & (named < stop)])
+    # One by one as they are asked for: a damaged header record may state a quintillion images.
+    gaps = (range(a + 1, b) for a, b in pairwise(chain([0], known.tolist(), [stop])))
+    text = f"the header record states the images 1 ... {stop - 1}"
+    places = (Place(table.name, text, key) for key in chain.from_iterable(gaps))
+    findings.add("images_missing", places, stop - 1 - len(known))
     text = f"the header record states {end - 1} as the last key"
-    table.report("beyond_end", beyond, text, findings)
+    table.report("beyond_end", np.flatnonzero(table.keys >= end), text, findings)
 
 
 def _check_ranges(
@@ -63,8 +62,8 @@ def _check_ranges(
     inside = np.isfinite(labels).all(axis=1) & (labels[:, 0] >= 1) & (labels[:, 1] <= stop)
     inside &= labels[:, 0] < labels[:, 1]
     first, stops = np.where(inside[:, None], labels, 1).astype(np.int64).T
-    # The label changes as often within a range as from its first image to its last, of those that
-    # are there: the others are reported elsewhere.
+    # A range has one label if none changes from its first image to its last, of those that are
+    # there: missing ones are reported elsewhere.
     order = np.argsort(table.keys[images], kind="stable")
     there, label = table.keys[images][order], table.labels[images, 0][order]
     changes = np.append(0, np.cumsum(label[1:] != label[:-1]))

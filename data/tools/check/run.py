@@ -1,8 +1,8 @@
 """Checks every record of `.rec` files: framing, index, labels, images, copies.
 
-This thread walks through a file from end to end, a chunk at a time; workers take the records of a
-chunk apart and decode their images. Then the columns of all records are looked at together. Memory
-is about 100 bytes per record, 1.7 GB for 17 million.
+This thread walks through a file from end to end, chunk by chunk; workers decode the headers and
+images of a chunk. Then the columns of all records are checked together. Memory is about 120 bytes
+per record, 2 GB for 17 million.
 """
 
 import time
@@ -113,8 +113,8 @@ def check_records(
         files: as `data.records.shards.find_records` returns them, each with its `.idx` next to it
             or without.
         decode: whether to decode every image, as training does.
-        workers: how many look at records at a time; by default one per core that this process
-            may use. With 1 the work is done in this thread.
+        workers: threads, or processes above 8; by default one per core that this process may
+            use. With 1 the work is done in this thread.
         progress: called with (bytes done, bytes in all) now and then.
 
     Raises `RecordError` for what is no RecordIO file at all, `OSError` for what cannot be opened,
@@ -166,11 +166,11 @@ def check_records(
 
 
 def _workers(count: int, size: int, decode: bool) -> Workers:
-    """Return what looks at files of `size` bytes in all, where `count` may work at a time."""
+    """Return at most `count` workers for files of `size` bytes in all."""
     count = max(1, min(count, -(-size // CHUNK)))
     if decode:
         return Workers(count, processes=count > _THREADS)
-    return Workers(min(count, 2), processes=False)  # the walk takes longer than what is left
+    return Workers(min(count, 2), processes=False)  # the walk takes longer than the rest
 
 
 def _check_file(
@@ -182,7 +182,7 @@ def _check_file(
 ) -> tuple[RecordTable, Mask]:
     """Return the whole records of a file, and which are images: bool [n].
 
-    Calls `done` with the bytes done now and then, and adds what is wrong to `findings`.
+    Calls `done` with the bytes done now and then.
     """
     parts: list[RecordTable] = []
     faults: dict[int, str] = {}
@@ -208,7 +208,7 @@ def _check_file(
 
 
 def _describe(file: DamagedFile, damage: ByteRange) -> Place:
-    """Say what is the matter with bytes that belong to no whole record."""
+    """Describe bytes that belong to no whole record."""
     start, stop = damage
     content = file.start_of(start)
     magic, word = PART.unpack(content.ljust(PART.size, b"\0"))

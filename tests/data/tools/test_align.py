@@ -96,7 +96,8 @@ def test_the_fit_is_umeyamas() -> None:
         points = moved(TEMPLATE, rng.uniform(0.2, 9), rng.uniform(-180, 180), (5, -7))
         points += rng.normal(0, 5, (5, 2))
         transform = fit_similarity(points, TEMPLATE)
-        matrix = transform.matrix()
+        a, b, shift = transform.factor.real, transform.factor.imag, transform.shift
+        matrix = np.array([[a, -b, shift.real], [b, a, shift.imag]])
         np.testing.assert_allclose(matrix, umeyama(points, TEMPLATE), atol=1e-9)
         error = points @ matrix[:, :2].T + matrix[:, 2] - TEMPLATE
         assert transform.error == pytest.approx(math.sqrt((error**2).sum(1).mean()))

@@ -24,6 +24,21 @@ def test_a_header_record_that_promises_more(faces: Path) -> None:
     assert keys_of(findings["range"]) == list(range(7, 13))
 
 
+@pytest.mark.parametrize("stop", [1e18, 3e38])
+def test_a_header_record_that_states_a_quintillion_images(faces: Path, stop: float) -> None:
+    offset = int(RecordFile(faces).scan()[-1])
+    content = bytearray(faces.read_bytes())
+    struct.pack_into("<ff", content, offset + 8 + 24, stop, stop)
+    faces.write_bytes(content)
+    findings = found(check(faces, decode=False))
+    if stop < 2**62:
+        missing = findings["images_missing"]
+        assert missing["count"] > 10**17
+        assert [place["key"] for place in missing["places"]] == list(range(17, 10_017))
+    else:  # no key can be so large: every record is an image or should be
+        assert keys_of(findings["no_image"]) == [*range(13, 17), 0]
+
+
 @pytest.mark.parametrize(
     ("labels", "keys"),
     [
