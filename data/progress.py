@@ -26,3 +26,16 @@ def progress_bar(label: str, unit: str) -> Iterator[ProgressCallback]:
             bar.update(done - bar.n)
 
         yield show
+
+
+def progress_counter(progress: ProgressCallback | None, total: int) -> Callable[[int], None]:
+    """Return a function that adds to what is done, of `total` in all, and reports it."""
+    done = 0
+
+    def add(more: int) -> None:
+        nonlocal done
+        done += more
+        if progress is not None:
+            progress(done, total)
+
+    return add

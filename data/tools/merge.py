@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -52,22 +52,20 @@ def merge_records(
         output: a folder that does not exist or is empty.
         match: with `offset` each set's classes follow the last one's; with `name` classes of one
             name in `classes.json` are one class, in the order of their first appearance.
-        layout: `identity` sorts by class, which reads sets out of their order if classes are in
-            several; `plain` keeps the order of the sources.
+        layout: `identity` sorts by class; `plain` keeps the sources' order, which reads faster.
         sharding: where one file ends and the next begins; by default there is one file.
         remap_labels: renumber each set's classes if its labels have gaps.
         progress: called with (images written, images in all) now and then.
 
-    Returns the numbers of images and of classes. Raises `ValueError` for records that are
-    damaged, sets without names that are to be matched by name, an output that exists already,
-    and a disk that is too small or full.
+    Returns the numbers of images and of classes. Raises `ValueError` for damaged records, sets
+    without names that are to be matched by name, an output that exists already, and a disk that is
+    too small or full.
     """
     if not sources:
         raise ValueError("no records were named: expected at least one set to merge")
     sets = [open_records(path, remap_labels=remap_labels) for path in sources]
     names = [read_class_names(images) for images in sets]
-    number = _by_name if match == "name" else _by_offset
-    classes, merged_names, num_classes = number(sets, names)
+    classes, merged_names, num_classes = (_by_name if match == "name" else _by_offset)(sets, names)
     check_label_range(num_classes)
     bounds = np.cumsum([0, *map(len, sets)])
     order = np.concatenate([b + s.in_storage_order() for b, s in zip(bounds, sets, strict=False)])
@@ -75,28 +73,23 @@ def merge_records(
     if layout == "identity":
         order = order[np.argsort(labels[order], kind="stable")]
     check_space(output, sum(path.stat().st_size for images in sets for path in images.files))
+    owners = np.searchsorted(bounds, order, side="right") - 1
+    rows = order - bounds[owners]
     with atomic_folder(output) as partial:
-        with RecordSetWriter(
-            partial, total=len(order), layout=layout, sharding=sharding or Sharding()
-        ) as writer:
-            owners = np.searchsorted(bounds, order, side="right") - 1
-            pairs = zip(order.tolist(), owners.tolist(), strict=True)
-            for position, (index, owner) in enumerate(pairs):
-                record = sets[owner].record(index - int(bounds[owner]))
-                writer.add_record(position, int(labels[index]), record)
+        with RecordSetWriter(partial, total=len(order), layout=layout, sharding=sharding) as writer:
+            columns = (owners.tolist(), rows.tolist(), labels[order].tolist())
+            for position, (owner, row, label) in enumerate(zip(*columns, strict=True)):
+                writer.add_record(position, label, sets[owner].record(row))
                 if (position + 1) % 1024 == 0 or position + 1 == len(order):
                     for images in sets:
                         images.release_pages()
                     if progress is not None:
                         progress(position + 1, len(order))
-        first = sets[int(owners[0])].record(int(order[0] - bounds[owners[0]]))
-        write_set_files(partial, num_classes, merged_names, first.image)
-        described = [
-            _describe(path, images, new, match)
-            for path, images, new in zip(sources, sets, classes, strict=True)
-        ]
+        image = sets[owners[0]].record(int(rows[0])).image
+        write_set_files(partial, num_classes, merged_names, image)
+        described = map(_describe, sources, sets, classes, repeat(match))
         with writing(partial / MAPPING):
-            text = json.dumps({"match": match, "sources": described}, indent=1)
+            text = json.dumps({"match": match, "sources": list(described)}, indent=1)
             (partial / MAPPING).write_text(text, encoding="ascii")
     return len(order), num_classes
 

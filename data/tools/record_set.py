@@ -120,7 +120,7 @@ class RecordSetWriter:
         folder: an existing folder.
         total: number of images that are to come; fewer may.
         layout: see the module; in `identity` the images must come sorted by class.
-        sharding: where one file ends and the next begins.
+        sharding: where one file ends and the next begins; by default there is one file.
         resume: continue from this position of an earlier writer with the same arguments.
 
     Raises `ValueError` for no images, or fewer than shards, and `WriteError` as `RecordWriter`.
@@ -132,9 +132,10 @@ class RecordSetWriter:
         *,
         total: int,
         layout: Layout,
-        sharding: Sharding,
+        sharding: Sharding | None = None,
         resume: SetPosition | None = None,
     ) -> None:
+        sharding = sharding or Sharding()
         if total < (sharding.shards or 1):
             raise ValueError(
                 f"{folder}: {total} images for {sharding.shards or 1} files: expected at least one "

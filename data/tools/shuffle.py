@@ -14,7 +14,7 @@ import numpy.typing as npt
 from data.datasets.dataset import RecordDataset, open_records
 from data.files import atomic_folder, check_space, writing
 from data.order.orders import GlobalOrder
-from data.progress import ProgressCallback
+from data.progress import ProgressCallback, progress_counter
 from data.records.format import unpack_record
 from data.tools.record_set import RecordSetWriter, Sharding, read_class_names, write_set_files
 
@@ -23,6 +23,7 @@ MEMORY_BYTES = 1 << 30
 _LENGTH = struct.Struct("<I")
 _MOST_BUCKETS = 500  # open files
 _OVERHEAD = 300  # bytes of Python objects for each record in memory
+_CHUNK = 1024  # records between reports
 
 _Ints = npt.NDArray[np.int64]
 
@@ -60,54 +61,36 @@ def shuffle_records(
     images = open_records(source, remap_labels=remap_labels)
     names = read_class_names(images)
     order = GlobalOrder(len(images), seed).order(0, len(images))[0]
-    sizes = images.image_sizes()[order] + _OVERHEAD
-    bounds = _bucket_bounds(sizes, memory_bytes)
+    bounds = _bucket_bounds(images.image_sizes()[order] + _OVERHEAD, memory_bytes)
     size = sum(path.stat().st_size for path in images.files)
     check_space(output, size * (1 if len(bounds) == 2 else 2))
-    if len(bounds) - 1 > _MOST_BUCKETS:
-        # Two consecutive buckets hold more than fits in one, otherwise they were one.
-        enough = 2 * int(sizes.sum()) // (_MOST_BUCKETS - 1) + 1
-        raise ValueError(
-            f"memory_bytes is {memory_bytes}: {len(bounds) - 1} buckets of that size, expected at "
-            f"most {_MOST_BUCKETS}; allow at least {enough}"
-        )
-    positions = np.empty_like(order)
-    positions[order] = np.arange(len(order))
-    moved = 0
-
-    def count(more: int) -> None:
-        nonlocal moved
-        moved += more
-        images.release_pages()
-        if progress is not None:
-            progress(moved, 2 * len(order))
-
+    count = progress_counter(progress, 2 * len(order))
     with atomic_folder(output) as partial:
         with ExitStack() as stack, writing(partial):
-            stored = images.in_storage_order()
-            bucket_of = np.searchsorted(bounds, positions[stored], side="right") - 1
             buckets = _open_buckets(len(bounds) - 1, partial, memory_bytes, stack)
-            _distribute(images, stored, bucket_of, buckets, count)
-            writer = stack.enter_context(
-                RecordSetWriter(
-                    partial, total=len(order), layout="plain", sharding=sharding or Sharding()
-                )
-            )
-            for number, bucket in enumerate(buckets):
-                members = stored[bucket_of == number]
-                _write_in_order(images, members, positions[members], bucket, writer)
-                count(len(members))
+            writer = RecordSetWriter(partial, total=len(order), layout="plain", sharding=sharding)
+            _shuffle(images, order, bounds, buckets, stack.enter_context(writer), count)
         write_set_files(partial, images.num_classes, names, images.record(int(order[0])).image)
     return len(order), images.num_classes
 
 
 def _bucket_bounds(sizes: _Ints, most: int) -> _Ints:
-    """Cut the new order, of images of `sizes` int64 [n], into chunks of at most `most` bytes."""
+    """Cut the new order, of images of `sizes` int64 [n], into chunks of at most `most` bytes.
+
+    Raises `ValueError` if those are too many, with enough bytes for fewer.
+    """
     before = np.concatenate([[0], np.cumsum(sizes)])
     bounds = [0]
     while bounds[-1] < len(sizes):
         fitting = int(np.searchsorted(before, before[bounds[-1]] + most, side="right")) - 1
         bounds.append(max(fitting, bounds[-1] + 1))
+    if len(bounds) - 1 > _MOST_BUCKETS:
+        # Two consecutive buckets hold more than fits in one, otherwise they were one.
+        enough = 2 * int(before[-1]) // (_MOST_BUCKETS - 1) + 1
+        raise ValueError(
+            f"memory_bytes is {most}: {len(bounds) - 1} buckets of that size, expected at most "
+            f"{_MOST_BUCKETS}; allow at least {enough}"
+        )
     return np.array(bounds)
 
 
@@ -118,21 +101,32 @@ def _open_buckets(count: int, folder: Path, memory_bytes: int, stack: ExitStack)
     return [stack.enter_context(TemporaryFile(buffering=buffer, dir=folder)) for _ in range(count)]
 
 
-def _distribute(
+def _shuffle(
     images: RecordDataset,
-    stored: _Ints,
-    bucket_of: _Ints,
+    order: _Ints,
+    bounds: _Ints,
     buckets: list[IO[bytes]],
+    writer: RecordSetWriter,
     count: Callable[[int], None],
 ) -> None:
-    """Append the image records, in the order of the file, to their buckets."""
-    pairs = zip(stored.tolist(), bucket_of.tolist(), strict=True)
-    for done, (index, number) in enumerate(pairs, start=1):
-        payload = images.payload(index)
-        buckets[number].write(_LENGTH.pack(len(payload)))
-        buckets[number].write(payload)
-        if done % 1024 == 0 or done == len(stored):
-            count(done - (done - 1) // 1024 * 1024)
+    """Distribute the images over the buckets in the order of the file, then write each bucket."""
+    positions = np.empty_like(order)
+    positions[order] = np.arange(len(order))
+    stored = images.in_storage_order()
+    bucket_of = np.searchsorted(bounds, positions[stored], side="right") - 1
+    for start in range(0, len(stored), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        pairs = zip(stored[rows].tolist(), bucket_of[rows].tolist(), strict=True)
+        for index, number in pairs:
+            payload = images.payload(index)
+            buckets[number].write(_LENGTH.pack(len(payload)))
+            buckets[number].write(payload)
+        images.release_pages()
+        count(len(stored[rows]))
+    for number, bucket in enumerate(buckets):
+        members = stored[bucket_of == number]
+        _write_in_order(images, members, positions[members], bucket, writer)
+        count(len(members))
 
 
 def _write_in_order(

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import termios
 
+from data.progress import progress_counter
 from tests.launch import ROOT
 
 TOOL = """
@@ -43,3 +44,12 @@ def test_log_messages_appear_on_lines_of_their_own_above_a_bar() -> None:
 
 def test_a_file_gets_the_messages_without_a_bar() -> None:
     assert run(subprocess.PIPE) == "a warning\nerror: too bad\n"
+
+
+def test_a_counter_reports_what_is_done_so_far() -> None:
+    steps: list[tuple[int, int]] = []
+    add = progress_counter(lambda done, total: steps.append((done, total)), 9)
+    for more in (4, 0, 5):
+        add(more)
+    assert steps == [(4, 9), (4, 9), (9, 9)]
+    progress_counter(None, 9)(4)

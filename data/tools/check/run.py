@@ -17,7 +17,7 @@ import numpy as np
 
 from data.loading.cores import usable_cores
 from data.loading.workers import Workers
-from data.progress import ProgressCallback
+from data.progress import ProgressCallback, progress_counter
 from data.records.format import (
     FIRST,
     MAGIC,
@@ -131,15 +131,10 @@ def check_records(
     if workers < 1:
         raise ValueError(f"workers is {workers}: expected at least 1")
     findings, tables, masks = Findings(KINDS), [], []
-    sizes = [file.size for file in opened]
-    with _workers(workers, sum(sizes), decode) as working:
-        for number, file in enumerate(opened):
-            before = sum(sizes[:number])
-
-            def done(size: int, before: int = before) -> None:
-                if progress is not None:
-                    progress(before + size, sum(sizes))
-
+    size = sum(file.size for file in opened)
+    done = progress_counter(progress, size)
+    with _workers(workers, size, decode) as working:
+        for file in opened:
             table, images = _check_file(file, decode, working, done, findings)
             tables.append(table)
             masks.append(images)
@@ -155,7 +150,7 @@ def check_records(
     _check_property(paths, identities, findings)
     return CheckResult(
         files=paths,
-        size=sum(sizes),
+        size=size,
         records=len(table.keys),
         images=int(np.count_nonzero(images)),
         identities=identities,
@@ -182,7 +177,7 @@ def _check_file(
 ) -> tuple[RecordTable, Mask]:
     """Return the whole records of a file, and which are images: bool [n].
 
-    Calls `done` with the bytes done now and then.
+    Calls `done` with the bytes of each chunk.
     """
     parts: list[RecordTable] = []
     faults: dict[int, str] = {}
@@ -192,7 +187,7 @@ def _check_file(
         if len(faults) < PLACES_AT_MOST:
             faults |= in_part
         file.release_pages()
-        done(min(CHUNK * len(parts), file.size))
+        done(min(CHUNK, file.size - CHUNK * (len(parts) - 1)))
     table = RecordTable.joined(parts)
     findings.add("damage", (_describe(file, span) for span in file.damage), len(file.damage))
     unreadable = (
