@@ -80,10 +80,6 @@ class Findings:
             group.places += islice(places, PLACES_AT_MOST - len(group.places))
             group.count += count
 
-    def count(self, name: str) -> int:
-        """Return how many findings of the kind `name` there are."""
-        return self._groups[name].count if name in self._groups else 0
-
     @property
     def clean(self) -> bool:
         """Whether there are neither errors nor warnings."""

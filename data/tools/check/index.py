@@ -84,12 +84,11 @@ def _read(path: Path, findings: Findings) -> _Entries:
     """Read all lines that can be read: in bulk, or one by one where some cannot."""
     try:
         index = read_index(path)
-        entries = _Entries(path, index.keys, index.offsets, range(1, len(index.keys) + 1))
     except RecordError:
-        entries = _read_by_line(path, findings)
-    if len(entries.keys) == 0 and findings.count("index_line") == 0:
+        return _read_by_line(path, findings)
+    if len(index.keys) == 0:
         findings.add("index_line", [Place(str(path), "it names no records")])
-    return entries
+    return _Entries(path, index.keys, index.offsets, range(1, len(index.keys) + 1))
 
 
 def _read_by_line(path: Path, findings: Findings) -> _Entries:

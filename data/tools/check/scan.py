@@ -21,7 +21,6 @@ Offsets = npt.NDArray[np.int64]
 
 _READ_BYTES: Final = 1 << 20  # at a time: stays in the core's cache
 _PAGE: Final = 4096  # bytes: the unit in which a disk's errors are reported
-_SEARCH_BYTES: Final = 1 << 20  # at most, at a time
 _START_BYTES: Final = 1 << 20  # in which a RecordIO file must have a magic
 _HEADER_BYTES: Final = 4 * HEADER_WORDS
 
@@ -111,17 +110,12 @@ class DamagedFile(RecordFile):
 
     def _next_magic(self, start: int, stop: int) -> int:
         """Return the first multiple of 4 in `[start, stop)` with the magic; `stop` for none."""
-        step = _PAGE
         while start < stop:
-            end = min(start // step * step + step, stop)
+            end = min(start // _PAGE * _PAGE + _PAGE, stop)
             if self._is_readable(start, end):
                 found = np.flatnonzero(self._words[start // 4 : end // 4] == MAGIC)
                 if len(found):
                     return start + 4 * int(found[0])
-                step = min(2 * step, _SEARCH_BYTES)
-            elif step > _PAGE:
-                step = _PAGE
-                continue
             start = end
         return stop
 
