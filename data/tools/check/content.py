@@ -44,7 +44,8 @@ def find_images(file: DamagedFile, table: RecordTable, named: Offsets, findings:
 def _check_promise(
     table: RecordTable, named: Offsets, stop: int, end: int, findings: Findings
 ) -> None:
-    known = np.unique(named[(named > 0) & (named < stop)])
+    known = np.sort(named[(named > 0) & (named < stop)], kind="stable")  # np.unique takes 100 times
+    known = known[np.diff(known, prepend=0) > 0]
     # One by one as they are asked for: a damaged header record may state a quintillion images.
     gaps = (range(a + 1, b) for a, b in pairwise(chain([0], known.tolist(), [stop])))
     text = f"the header record states the images 1 ... {stop - 1}"

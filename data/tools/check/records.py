@@ -18,7 +18,7 @@ from data.tools.encoded_image import pixel_size
 from data.tools.findings import Findings, Place
 
 NO_KEY: Final = -1
-_SAMPLES: Final = np.arange(16)[:, None]  # words of an image in its fingerprint
+_LOG_SAMPLES: Final = 3  # of the number of words of an image that are in its fingerprint: 8
 _MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)  # 2**64 divided by the golden ratio
 _SIDE: Final = 112  # to which images are decoded that are not square, or large
 
@@ -140,7 +140,8 @@ def _fingerprints(file: DamagedFile, offsets: Offsets, headers: Headers) -> npt.
     in_parts = file.words(words + 1) >> SIZE_BITS != WHOLE
     counts = np.where(in_parts, 0, np.maximum(headers.image_sizes // 4, 0))
     first = words + (8 + HEADER.size) // 4 + headers.flags.astype(np.int64)
-    samples = file.words(np.where(counts > 0, first, words) + counts * _SAMPLES // len(_SAMPLES))
+    spread = counts * np.arange(1 << _LOG_SAMPLES)[:, None] >> _LOG_SAMPLES
+    samples = file.words(np.where(counts > 0, first, words) + spread)
     samples[:, counts == 0] = 0
     result = headers.image_sizes.astype(np.uint64)
     for sample in samples:

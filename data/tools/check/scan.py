@@ -48,8 +48,9 @@ class DamagedFile(RecordFile):
         self._scratch = memoryview(bytearray(_READ_BYTES))
         super().__init__(path)
         beginning = min(_START_BYTES, self.size)
-        if self._next_magic(0, beginning) == beginning:
-            super()._check_start(bytes(self._bytes(0, min(512, self.size))))  # raises
+        with path.open("rb", buffering=0) as self._disk:
+            if self._next_magic(0, beginning) == beginning:
+                super()._check_start(bytes(self._bytes(0, min(512, self.size))))  # raises
 
     def __reduce__(self) -> tuple[Any, ...]:
         return DamagedFile, (self.path,), {"_read_to": self.size}  # records were read ahead here
@@ -60,6 +61,10 @@ class DamagedFile(RecordFile):
 
     def whole_records(self, chunk_bytes: int) -> Iterator[Offsets]:
         """Yield the offsets of all whole records, rising, `chunk_bytes` of the file at a time."""
+        with open(self.path, "rb", buffering=0) as self._disk:
+            yield from self._whole_records(chunk_bytes)
+
+    def _whole_records(self, chunk_bytes: int) -> Iterator[Offsets]:
         position = 0  # where the next record should start
         for start in range(0, self.size, chunk_bytes):
             stop = min(start + chunk_bytes, self.size)
@@ -145,7 +150,6 @@ class DamagedFile(RecordFile):
     def _can_read(self, start: int, stop: int) -> bool:
         into = self._scratch[: stop - start]
         try:
-            with open(self.path, "rb", buffering=0) as file:
-                return os.preadv(file.fileno(), [into], start) == len(into)
+            return os.preadv(self._disk.fileno(), [into], start) == len(into)
         except OSError:
             return False
