@@ -12,15 +12,12 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.files import write_atomically
+from data.files import atomic_write, refuse_lfs_pointer
 from data.pairs.safe_pickle import MAX_OPCODES, UnsafePickleError, loads, value_of
-
-_LFS_POINTER: Final = b"version https://git-lfs"
 
 
 class PairFileError(ValueError):
@@ -104,7 +101,8 @@ def write_pair_file(
         [once.setdefault(image, image) for image in map(bytes, images)],
         [bool(value) for value in same],
     )
-    write_atomically(path, lambda file: pickle.dump(content, file, protocol=4))
+    with atomic_write(path) as file:
+        pickle.dump(content, file, protocol=4)
 
 
 def balanced_order(same: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -128,11 +126,7 @@ def _map(path: Path) -> mmap.mmap:
         if os.fstat(file.fileno()).st_size == 0:
             raise PairFileError(f"{path}: the file is empty; copy or download it again")
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    if data[: len(_LFS_POINTER)] == _LFS_POINTER:
-        raise PairFileError(
-            f"{path}: a Git LFS pointer of {len(data)} bytes, not the set itself; fetch it with "
-            "`git lfs pull`"
-        )
+    refuse_lfs_pointer(path, data[:512], PairFileError)
     return data
 
 

@@ -18,8 +18,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from data.files import make_output_folder
 from data.loading.decode import BadImage, decode_into
-from data.output_folder import make_empty
 from data.pairs.bin_file import balanced_order, read_pair_file, write_pair_file
 from recognition.distributed import part_range
 
@@ -147,7 +147,7 @@ def unpack_pair_file(
         raise PairListError(
             f"{path}: {folds} folds of {len(pairs.same)} pairs: expected 1 to as many"
         )
-    make_empty(folder)
+    make_output_folder(folder)
     (folder / "images").mkdir()
     names: dict[bytes, str] = {}
     for index, view in enumerate(pairs.images):

@@ -14,7 +14,7 @@ from pathlib import Path
 from data.datasets.dataset import open_dataset
 from data.demo.generate import make_demo_data
 from data.progress import progress_bar
-from data.records.format import write_face_records
+from data.records.writer import write_face_records
 
 PER_PERSON = 20
 _IDENTITIES, _FACES = 200, 2000  # that are painted

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from data.datasets.dataset import open_dataset
-from data.records.format import RecordWriter, pack_record
+from data.records.format import pack_record
+from data.records.writer import RecordWriter
 from scripts.benchmark_loader import main
 from scripts.benchmarks.loader.incumbent import PythonRecords, usual_loader
 from scripts.benchmarks.loader.measure import measure
