@@ -80,12 +80,8 @@ class IResNet(EmbeddingNet):
     With `embedding_size=512` and `image_size=112` the state dict has the names, order and shapes
     of the published weight files; other sizes change only `fc` (and `features`).
 
-    Args:
-        blocks: number of residual blocks of each of the four stages.
-        embedding_size: D.
-        dropout: probability of zeroing an element of the last feature map in training.
-        image_size: side of the images; any side of 16 or more.
-        activation_checkpointing: compute the activations of each block again in the backward pass.
+    `blocks` is the number of residual blocks of each stage; for the other arguments see
+    `backbones.build.build_backbone`.
     """
 
     WIDTHS = (64, 128, 256, 512)
@@ -94,10 +90,10 @@ class IResNet(EmbeddingNet):
         self,
         blocks: tuple[int, int, int, int],
         *,
-        embedding_size: int = 512,
-        dropout: float = 0.0,
-        image_size: int = 112,
-        activation_checkpointing: bool = False,
+        embedding_size: int,
+        dropout: float,
+        image_size: int,
+        activation_checkpointing: bool,
     ) -> None:
         super().__init__()
         self.activation_checkpointing = activation_checkpointing

@@ -81,20 +81,16 @@ class MobileFaceNet(nn.Module):
     With `embedding_size=512` and `image_size=112` the state dict has the names, order and shapes
     of the published weight files; other sizes change `features` alone.
 
-    Args:
-        embedding_size: D.
-        dropout: probability of zeroing an element of the last feature map in training.
-        image_size: side of the images; any side of 16 or more.
-        activation_checkpointing: compute the activations of each unit again in the backward pass.
+    For the arguments see `backbones.build.build_backbone`.
     """
 
     def __init__(
         self,
         *,
-        embedding_size: int = 512,
-        dropout: float = 0.0,
-        image_size: int = 112,
-        activation_checkpointing: bool = False,
+        embedding_size: int,
+        dropout: float,
+        image_size: int,
+        activation_checkpointing: bool,
     ) -> None:
         super().__init__()
         self.activation_checkpointing = activation_checkpointing

@@ -54,11 +54,7 @@ class TinyBlock(nn.Module):
 class TinyResNet(EmbeddingNet):
     """Residual network with 95 million multiply-adds for a side of 112; r18 has 2,600 million.
 
-    Args:
-        embedding_size: D.
-        dropout: probability of zeroing an element of the last feature map in training.
-        image_size: side of the images; any side of 16 or more.
-        activation_checkpointing: compute the activations of each block again in the backward pass.
+    For the arguments see `backbones.build.build_backbone`.
     """
 
     WIDTHS = (24, 48, 96, 192)
@@ -66,10 +62,10 @@ class TinyResNet(EmbeddingNet):
     def __init__(
         self,
         *,
-        embedding_size: int = 512,
-        dropout: float = 0.0,
-        image_size: int = 112,
-        activation_checkpointing: bool = False,
+        embedding_size: int,
+        dropout: float,
+        image_size: int,
+        activation_checkpointing: bool,
     ) -> None:
         super().__init__()
         self.activation_checkpointing = activation_checkpointing
