@@ -138,15 +138,10 @@ def _open(path: Path) -> VerificationSet:
     name = path.name.removesuffix(".bin")
     check_pairs(name, pairs.same)
     seen: dict[bytes, int] = {}
-    unique: list[int] = []
-    rows = np.empty(len(pairs), dtype=np.int64)
-    for i, image in enumerate(pairs.images):
-        digest = hashlib.blake2b(image, digest_size=16).digest()
-        if digest not in seen:
-            seen[digest] = len(unique)
-            unique.append(i)
-        rows[i] = seen[digest]
-    return VerificationSet(name, pairs, np.array(unique, dtype=np.int64), rows)
+    digests = (hashlib.blake2b(image, digest_size=16).digest() for image in pairs.images)
+    rows = np.array([seen.setdefault(digest, len(seen)) for digest in digests], dtype=np.int64)
+    _, unique = np.unique(rows, return_index=True)
+    return VerificationSet(name, pairs, unique, rows)
 
 
 @contextmanager
