@@ -175,7 +175,7 @@ REFUSED = {
     "complex dtype": (DTYPE % (b"Vc16\n", b""), "c16"),
     "dtype of text": (DTYPE % (b"VU4\n", b""), "U4"),
     "dtype that is a list": (DTYPE % (b"Vu1,u1\n", b""), "u1,u1"),
-    "dtype that is no text": (DTYPE % (DOUBLED, b""), None),
+    "dtype that is not text": (DTYPE % (DOUBLED, b""), None),
     "list as a byte order": (DTYPE % (b"Vu1\n", b"(K\x03Vf4,\nNNNtb"), "f4,"),
     "shape as a byte order": (DTYPE % (b"Vu1\n", b"(K\x03V(9,)\nNNNtb"), r"\(9,\)"),
     "records": (DTYPE % (b"Vu1\n", b"(K\x03V|\nN(Va\nt]tb"), "dtype"),
