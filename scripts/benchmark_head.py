@@ -18,6 +18,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,7 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
                 bar.update()
     return {
         "command": command,
-        "machine": in_fresh_process(describe, device, threads),
+        "machine": in_fresh_process(partial(describe, threads, device=device.type)),
         "rates": rates.to_json(),
         "settings": f"d = {options.dim}, {plan.warm_up} steps to warm up, {plan.steps} timed",
         "rows": rows,

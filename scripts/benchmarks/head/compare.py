@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from scripts.benchmarks.common.memory import available_bytes
 from scripts.benchmarks.head.cases import Case, global_batch
-from scripts.benchmarks.head.memory import available_bytes
 from scripts.benchmarks.head.methods import REFERENCE, comparable, needed_bytes
 from scripts.benchmarks.head.processes import Account, CaseError, Running, Step, in_fresh_process
 

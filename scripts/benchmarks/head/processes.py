@@ -22,9 +22,9 @@ import torch.distributed as dist
 # Public and documented there, but torch's stubs do not say that it is exported.
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from scripts.benchmarks.common.memory import PeakMemory
 from scripts.benchmarks.head.cases import Case, global_batch
 from scripts.benchmarks.head.machine import Rates, measure_rates, synchronize
-from scripts.benchmarks.head.memory import PeakMemory
 from scripts.benchmarks.head.methods import Work, build
 
 Result = TypeVar("Result")
