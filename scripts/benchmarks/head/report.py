@@ -121,9 +121,9 @@ _AGREEMENT = _Group(
 )
 
 
-def markdown(report: Mapping[str, Any]) -> str:
-    """Return the report as a page: machine, table, and what the columns mean."""
-    groups = [_TIMES, _MEMORY, _LIMITS, _AGREEMENT]
+def markdown(report: Mapping[str, Any], *, times: bool = True) -> str:
+    """Return the report as a page; without `times` only memory and agreement are in its table."""
+    groups = [_TIMES, _MEMORY, _LIMITS, _AGREEMENT] if times else [_MEMORY, _AGREEMENT]
     columns = [column for group in groups for column in group.columns]
     head = [name for name, _ in [*_CASE, *columns]]
     cells = [[*(cell(row) for _, cell in _CASE), *_figures(row, columns)] for row in report["rows"]]
@@ -133,11 +133,11 @@ def markdown(report: Mapping[str, Any]) -> str:
     )
     measured = f"measured here: {products} (square products), {rates['copy'] / 1e9:.1f} GB/s copied"
     return page(
-        "The head's speed and memory",
+        "The head's speed and memory" if times else "The head's memory",
         report,
         table(head, cells),
         "\n".join(group.notes for group in groups),
-        setting=[measured],
+        setting=[measured] if times else [],
     )
 
 

@@ -14,6 +14,7 @@ from scripts.benchmarks.head.cases import HeadCase, global_batch
 from scripts.benchmarks.head.compare import StepCounts, measure_group
 from scripts.benchmarks.head.methods import METHODS, BaselineMethod, build, comparable
 from scripts.benchmarks.head.processes import RunningCase
+from scripts.benchmarks.head.report import markdown
 from tests.distributed_harness import run_ranks
 
 CLASSES, DIM, BATCH, LR = 90, 16, 8, 0.02
@@ -61,6 +62,19 @@ def test_the_report_has_every_figure(report: tuple[dict[str, Any], str]) -> None
         assert row["times_limit"] == pytest.approx(row["step_seconds"]["median"] / limit)
     assert page.count("\n| partial_fc ") == page.count("\n| usual ") == 4
     assert f"torch {torch.__version__}" in page
+
+
+def test_the_page_of_the_memory_preset_has_no_times(report: tuple[dict[str, Any], str]) -> None:
+    page = markdown(report[0], times=False)
+    table = [line for line in page.splitlines() if line.startswith("|")]
+    assert [cell.strip() for cell in table[0].strip("|").split("|")] == [
+        "method", "classes", "rate", "dtype", "ranks", "batch",
+        "beyond state MB", "of state", "state a class", "loss", "centres",
+    ]  # fmt: skip
+    assert len(table) == 2 + len(report[0]["rows"])
+    assert "TFLOP/s" not in page
+    for name in ("step ms", "beyond state MB", "over limit", "centres"):
+        assert f"| {name} " in report[1]
 
 
 def test_work_is_counted_by_the_rows_that_are_updated(report: tuple[dict[str, Any], str]) -> None:
