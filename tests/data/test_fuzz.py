@@ -26,7 +26,7 @@ from data.datasets.class_ids import NumberingError
 from data.datasets.dataset import open_dataset
 from data.loading.decode import BadImage, decode_into
 from data.pairs.bin_file import PairFileError, read_pair_file
-from data.pairs.pickle_values import BUILDERS
+from data.pairs.safe_pickle import NAMES
 from data.records.format import MAGIC_BYTES, RecordError, pack_record, unpack_record
 from data.records.index import read_index
 from data.records.reader import RecordFile
@@ -267,12 +267,12 @@ def test_images(content: bytes) -> None:
         decode_into(image, memoryview(content))
 
 
-NAMES = [name.rpartition(".") for name in BUILDERS]
+GLOBALS = [name.rpartition(".") for name in NAMES]
 TEXTS = ["", "latin1", "u1", "f8", "O8", "i3", "<", "C", "F", "b1", "9" * 30, *"|=>"]
 # Every opcode that is read, with arguments that fit and some that do not.
 OPCODES = st.one_of(
     st.sampled_from([bytes([code]) for code in b"N\x88\x89(]la)t\x85\x86\x87e\x94\x93Rb."]),
-    st.sampled_from([f"c{module}\n{name}\n".encode() for module, _, name in NAMES]),
+    st.sampled_from([f"c{module}\n{name}\n".encode() for module, _, name in GLOBALS]),
     st.sampled_from(TEXTS).map(lambda text: f"V{text}\n".encode()),
     st.sampled_from(TEXTS).map(lambda text: b"\x8c" + bytes([len(text)]) + text.encode()),
     st.sampled_from(["I{}\n", "L{}L\n", "F{}\n", "S'{}'\n", "p{}\n", "g{}\n"]).flatmap(
