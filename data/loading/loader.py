@@ -28,8 +28,8 @@ from data.datasets.dataset import FaceDataset, Prefetching
 from data.loading.bad_records import BadRecord, BadRecords
 from data.loading.cores import usable_cores
 from data.loading.cpu_decoder import CpuDecoder, MakeDecoder
-from data.loading.prefetch import prefetched
 from data.loading.tuning import Spent, advice, resized_share
+from data.loading.workers import Workers
 from data.order.orders import GlobalOrder, SampleOrder
 from recognition.distributed import part_range
 
@@ -210,9 +210,9 @@ class Loader:
         ahead = max(self.prefetch, self.workers)
         with (
             closing(self._decoder),
-            closing(prefetched(self._load, specs, ahead, threads=self.workers)) as results,
+            Workers(self.workers, background=True, ahead=ahead) as workers,
         ):
-            for batch, spent in results:
+            for batch, spent in workers.in_order(self._load, specs):
                 self._lately.append(spent)
                 self._bad.add(batch.bad)  # counts when it is delivered, not when it is read
                 yield batch

@@ -75,7 +75,7 @@ def _scanned(
     It is read here, from end to end, whatever the number of threads; other processes have to read
     for themselves, as no memory goes there.
     """
-    if workers.elsewhere:
+    if workers.in_processes:
         yield from workers.in_order(partial(_scan_span, file, decode), spans)
         return
     with file.open("rb", buffering=0) as opened:

@@ -183,7 +183,8 @@ def _workers(count: int, size: int, decode: bool) -> Workers:
     if decode:
         return Workers(count, processes=count > _THREADS)
     # Few stretches ahead stay in the cores' cache.
-    return Workers(min(count, _SCANNERS), processes=False, ahead=1)
+    count = min(count, _SCANNERS)
+    return Workers(count, processes=False, ahead=count)
 
 
 def _progress_of(progress: Progress | None, before: int, total: int) -> Callable[[int], None]:

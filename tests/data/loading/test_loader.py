@@ -1,5 +1,4 @@
 import threading
-import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -14,7 +13,6 @@ from data.datasets.dataset import open_dataset
 from data.loading.buffers import ImageBuffers
 from data.loading.decode import BadImage, decode_batch
 from data.loading.loader import Batch, BatchSpec, Loader
-from data.loading.prefetch import prefetched
 from data.order.class_orders import ClassBalancedOrder, PKOrder
 from data.order.orders import BlockOrder, FileOrder, GlobalOrder, SampleOrder
 from recognition.distributed import part_range
@@ -185,35 +183,6 @@ def test_memory_of_batches_is_used_again_and_not_given_back() -> None:
     again = [buffers.take(4, SIDE) for _ in range(2)]
     assert address in {images.data_ptr() for images in again}
     assert buffers.take(9, SIDE).shape == (9, SIDE, SIDE, 3)  # more than was ever asked for
-
-
-def test_prefetch_is_bounded() -> None:
-    made: list[int] = []
-
-    def make(item: int) -> int:
-        made.append(item)
-        return item
-
-    results = prefetched(make, range(100), ahead=3)
-    assert next(results) == 0
-    time.sleep(0.05)
-    assert made == [0, 1, 2, 3]
-    assert list(results) == list(range(1, 100))
-    with pytest.raises(ValueError, match="ahead is 0"):
-        prefetched(make, [], ahead=0)
-    with pytest.raises(ValueError, match="threads is 0"):
-        prefetched(make, [], ahead=1, threads=0)
-
-
-def test_threads_work_at_once_and_deliver_in_order() -> None:
-    together = threading.Barrier(3, timeout=30)
-
-    def wait(item: int) -> int:
-        together.wait()  # passes only where three items are in work at a time
-        time.sleep(0.002 * (2 - item % 3))  # the last is done first
-        return item
-
-    assert list(prefetched(wait, range(9), ahead=3, threads=3)) == list(range(9))
 
 
 def test_loading_draws_no_random_numbers(workers: int) -> None:
