@@ -20,7 +20,7 @@ from backbones import build_backbone, freeze_batch_norm, load_weights, read_weig
 from data.augmentations.augment import Augmentation
 from data.datasets.dataset import FaceDataset, open_dataset
 from data.demo.generate import make_demo_data
-from data.loading.cpu_decoder import choose_decoder, measure
+from data.loading.choose_decoder import choose_decoder, measure
 from data.loading.loader import Batch, Loader
 from data.loading.tuning import choose_pace, cores_of_a_rank
 from data.order.class_orders import ClassBalancedOrder, PKOrder

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data.loading.cores import usable_cores
+from data.loading.tuning import usable_cores
 from data.progress import progress_bar
 from scripts.benchmarks.common.frame import report_on
 from scripts.benchmarks.tools.cases import (

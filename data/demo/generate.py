@@ -22,7 +22,7 @@ import torch
 
 from data.demo.conditions import Period, Pose, Shot
 from data.demo.render import render_identity
-from data.loading.cores import usable_cores
+from data.loading.tuning import usable_cores
 from data.pairs.bin_file import write_pair_file
 from data.records.format import write_face_records
 

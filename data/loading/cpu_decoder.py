@@ -6,10 +6,8 @@ took the place of bad ones.
 Shape legend: b samples of a batch, S image side.
 """
 
-from collections.abc import Callable
-from contextlib import closing
+import weakref
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -19,9 +17,8 @@ from torch import Tensor
 
 from data.datasets.dataset import FaceDataset
 from data.loading.bad_records import BadRecord, decode_replacing
-from data.loading.buffers import ImageBuffers
 from data.loading.decode import decode_batch
-from data.loading.tuning import Spent, probe, spending
+from data.loading.tuning import Spent, spending
 
 Indices = NDArray[np.int64]
 
@@ -75,6 +72,38 @@ class MakeDecoder(Protocol):
         """Return a decoder of `dataset`; the arguments are those of `CpuDecoder`."""
 
 
+class ImageBuffers:
+    """Hands out memory for batches; what nobody holds any more is handed out again.
+
+    Fresh memory of a few megabytes comes from the system page by page, each cleared first, and
+    goes back when the batch is gone: a tenth of the time that decoding takes. Page-locked memory
+    is torch's own to keep, which knows until when a copy to the GPU still reads it.
+
+    Safe to use from several threads.
+    """
+
+    def __init__(self, *, pin_memory: bool) -> None:
+        self.pin_memory = pin_memory
+        self._free: list[NDArray[np.uint8]] = []  # flat; a list's append and pop are atomic
+
+    def take(self, count: int, image_size: int) -> Tensor:
+        """Return uint8 [count, S, S, 3] with any content, S = `image_size`."""
+        shape = (count, image_size, image_size, 3)
+        if self.pin_memory:
+            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        size = count * image_size * image_size * 3
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = np.empty(size, np.uint8)
+        if len(memory) < size:
+            memory = np.empty(size, np.uint8)
+        images = memory[:size].reshape(shape)
+        # The tensor, and every view of it, keeps this very array alive and no other.
+        weakref.finalize(images, self._free.append, memory).atexit = False
+        return torch.from_numpy(images)
+
+
 class CpuDecoder:
     """libjpeg-turbo and Pillow, in the thread that asks: see `data.loading.decode`.
 
@@ -121,40 +150,3 @@ class CpuDecoder:
 
     def close(self) -> None:
         """See `BatchDecoder`: nothing is held."""
-
-
-def _dali(device: torch.device) -> MakeDecoder:
-    try:
-        from data.loading.dali_decoder import DaliDecoder
-    except ImportError as error:
-        raise ValueError(
-            f"data.decoder is dali, which needs a package that is missing ({error}): "
-            "pip install -e '.[dali]' for CUDA 13, pip install nvidia-dali-cuda120 for CUDA 12, "
-            "or set data.decoder: cpu"
-        ) from error
-    return partial(DaliDecoder, device=device)
-
-
-_DECODERS: dict[str, Callable[[torch.device], MakeDecoder]] = {
-    "cpu": lambda _: CpuDecoder,
-    "dali": _dali,
-}
-
-
-def choose_decoder(name: str, device: torch.device) -> MakeDecoder:
-    """Return what makes the decoder called `name`, `cpu` or `dali`, for training on `device`.
-
-    Raises `ValueError` for another name, and where a package that it needs is missing.
-    """
-    if name not in _DECODERS:
-        raise ValueError(f"decoder {name!r} is unknown: expected one of {', '.join(_DECODERS)}")
-    return _DECODERS[name](device)
-
-
-def measure(make: MakeDecoder, dataset: FaceDataset, image_size: int) -> Spent:
-    """Return what one thread spends on some images of `dataset`, decoded by what `make` makes."""
-    decoder = make(dataset, image_size=image_size, pin_memory=False, replacement_seed=None)
-    with closing(decoder):
-        return probe(
-            lambda indices: decoder.decode(indices, np.zeros_like(indices)).spent, len(dataset)
-        )

@@ -25,8 +25,7 @@ from torch import Tensor
 
 from data.datasets.dataset import FaceDataset
 from data.loading.bad_records import BadRecord
-from data.loading.buffers import ImageBuffers
-from data.loading.cpu_decoder import CpuDecoder, Decoded, Indices
+from data.loading.cpu_decoder import CpuDecoder, Decoded, ImageBuffers, Indices
 from data.loading.decode_limits import check_jpeg
 from data.loading.tuning import spending
 

@@ -26,9 +26,8 @@ from torch import Tensor
 
 from data.datasets.dataset import FaceDataset, Prefetching
 from data.loading.bad_records import BadRecord, BadRecords
-from data.loading.cores import usable_cores
 from data.loading.cpu_decoder import CpuDecoder, MakeDecoder
-from data.loading.tuning import Spent, advice, resized_share
+from data.loading.tuning import Spent, advice, resized_share, usable_cores
 from data.loading.workers import Workers
 from data.order.orders import GlobalOrder, SampleOrder
 from recognition.distributed import part_range

@@ -4,6 +4,7 @@ A thread that loads is at any time decoding, ready but without a free core, or w
 The times of the whole process's threads together say which of the three holds a run back.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +15,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data.loading.cores import usable_cores
 from data.loading.decode import ImageSource, encoded_size
 
 # More than any one device trains, with a tiny network: what loading has to keep up with.
@@ -86,6 +86,13 @@ class Pace:
     workers: int
     prefetch: int
     reason: str
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use, which in a container can be fewer than exist."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def cores_of_a_rank(local_size: int) -> int:

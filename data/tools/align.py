@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from data.datasets.folders import IMAGE_SUFFIXES
-from data.loading.cores import usable_cores
+from data.loading.tuning import usable_cores
 from data.output_folder import make_empty
 from data.tools.alignment import (
     TEMPLATE,

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data.datasets.folders import ImageFiles, digest, find_images
-from data.loading.cores import usable_cores
 from data.loading.decode import BadImage
+from data.loading.tuning import usable_cores
 from data.loading.workers import Workers
 from data.order.orders import GlobalOrder
 from data.records.format import HEADER, framed_bytes, unpack_record, writing

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from data.loading.cores import usable_cores
+from data.loading.tuning import usable_cores
 from data.loading.workers import Workers
 from data.records.format import MAGIC_BYTES, RecordError
 from data.records.reader import refuse_lfs_pointer

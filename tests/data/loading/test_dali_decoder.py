@@ -19,7 +19,8 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from data.loading.cpu_decoder import CpuDecoder, choose_decoder
+from data.loading.choose_decoder import choose_decoder
+from data.loading.cpu_decoder import CpuDecoder
 from data.loading.decode import BadImage
 from data.loading.loader import Batch, Loader
 from data.order.orders import GlobalOrder

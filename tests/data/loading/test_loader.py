@@ -10,7 +10,7 @@ import simplejpeg
 import torch
 
 from data.datasets.dataset import open_dataset
-from data.loading.buffers import ImageBuffers
+from data.loading.cpu_decoder import ImageBuffers
 from data.loading.decode import BadImage, decode_batch
 from data.loading.loader import Batch, BatchSpec, Loader
 from data.order.class_orders import ClassBalancedOrder, PKOrder

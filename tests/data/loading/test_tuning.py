@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from data.loading.cpu_decoder import CpuDecoder, measure
+from data.loading.choose_decoder import measure
+from data.loading.cpu_decoder import CpuDecoder
 from data.loading.loader import Loader
 from data.loading.tuning import Pace, Spent, advice, choose_pace, resized_share, spending
 
