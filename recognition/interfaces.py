@@ -20,7 +20,7 @@ class BatchSource(Protocol):
         """Return `accumulation` micro-batches for each step."""
         ...
 
-    def advice(self) -> str:
+    def hint(self) -> str:
         """Return the one thing to change if steps wait for batches."""
         ...
 

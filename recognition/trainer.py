@@ -350,7 +350,7 @@ class Trainer:
         )
         if self.world.is_main and values["data_wait"] > DATA_WAIT_WARNED:
             log.warning("step %d: %.0f%% of the time went to waiting for data; %s",
-                        step, 100 * values["data_wait"], self.source.advice())  # fmt: skip
+                        step, 100 * values["data_wait"], self.source.hint())  # fmt: skip
 
 
 def _sizes(global_batch: int, accumulation: int, micro: int, ranks: int) -> list[int]:

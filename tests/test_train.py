@@ -262,7 +262,7 @@ def test_a_starved_run_is_told_what_to_change(tiny_config: Path, tmp_path: Path)
     first, second = train(["--config", str(tiny_config), *options], ranks=2)
     assert (first.code, second.code) == (0, 0)
     log, waiting = (tmp_path / "run" / "log.txt").read_text(), "time went to waiting for data; "
-    assert log.count("1 loader thread a rank, ") == 1  # and why
+    assert log.count("1 loader thread per rank, ") == 1  # and why
     assert log.count(waiting) == 2  # once an interval
     assert waiting not in second.output
     assert "set data.workers" in log or "are resized" in log or "free core" in log

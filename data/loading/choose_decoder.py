@@ -1,4 +1,4 @@
-"""Which decoder a run uses, by its name in the config, and how fast it is."""
+"""The decoder that the config names, and how fast it is."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -9,7 +9,7 @@ import torch
 
 from data.datasets.dataset import FaceDataset
 from data.loading.cpu_decoder import CpuDecoder, MakeDecoder
-from data.loading.tuning import Spent, probe
+from data.loading.tuning import Timings, probe
 
 
 def _dali(device: torch.device) -> MakeDecoder:
@@ -33,17 +33,17 @@ _DECODERS: dict[str, Callable[[torch.device], MakeDecoder]] = {
 def choose_decoder(name: str, device: torch.device) -> MakeDecoder:
     """Return what makes the decoder called `name`, `cpu` or `dali`, for training on `device`.
 
-    Raises `ValueError` for another name, and where a package that it needs is missing.
+    Raises `ValueError` for any other name, and if a package that the decoder needs is missing.
     """
     if name not in _DECODERS:
         raise ValueError(f"decoder {name!r} is unknown: expected one of {', '.join(_DECODERS)}")
     return _DECODERS[name](device)
 
 
-def measure(make: MakeDecoder, dataset: FaceDataset, image_size: int) -> Spent:
-    """Return what one thread spends on some images of `dataset`, decoded by what `make` makes."""
+def measure(make: MakeDecoder, dataset: FaceDataset, image_size: int) -> Timings:
+    """Return how long one thread takes for some images of `dataset` with a decoder from `make`."""
     decoder = make(dataset, image_size=image_size, pin_memory=False, replacement_seed=None)
     with closing(decoder):
         return probe(
-            lambda indices: decoder.decode(indices, np.zeros_like(indices)).spent, len(dataset)
+            lambda indices: decoder.decode(indices, np.zeros_like(indices)).timings, len(dataset)
         )
