@@ -5,7 +5,7 @@ sees the same images on any number of ranks and workers and after a resume.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,44 +68,30 @@ def decode_replacing(
     taken = indices.copy()
     bad: list[BadRecord] = []
     for row, (index, epoch) in enumerate(zip(indices.tolist(), epochs.tolist(), strict=True)):
-        fault = _decode(dataset, index, images[row])
-        if fault is not None:
-            bad.append(fault)
-            taken[row] = _replace(dataset, fault, epoch, seed, images[row], bad)
+        known = len(bad)
+        for candidate in _candidates(index, epoch, seed, len(dataset)):
+            try:
+                decode_at(dataset, candidate, images[row])
+            # A store that does not answer raises something else: its samples are not bad.
+            except (BadImage, DatasetError, RecordError) as error:
+                bad.append(BadRecord(candidate, str(error)))
+            else:
+                taken[row] = candidate
+                break
+        else:
+            raise BadRecordsError(
+                f"{bad[known].fault}; and the {MAX_DRAWS} samples drawn to replace it are bad too, "
+                f"the last one is {bad[-1].fault}: is the dataset still there and complete? Run "
+                "check_records.py on it"
+            )
     return taken, tuple(bad)
 
 
-def _replace(
-    dataset: FaceDataset,
-    fault: BadRecord,
-    epoch: int,
-    seed: int,
-    image: Images,
-    bad: list[BadRecord],
-) -> int:
-    """Decode the replacement into `image`, add bad ones to `bad`, and return its index."""
-    draws = np.random.SeedSequence((seed, epoch, fault.index)).generate_state(MAX_DRAWS, np.uint64)
-    for index in (draws % np.uint64(len(dataset))).tolist():
-        another = _decode(dataset, index, image)
-        if another is None:
-            return int(index)
-        bad.append(another)
-    raise BadRecordsError(
-        f"{fault.fault}; and the {MAX_DRAWS} samples drawn to replace it are bad too, the last one "
-        f"is {bad[-1].fault}: is the dataset still there and complete? Run check_records.py on it"
-    )
-
-
-def _decode(dataset: FaceDataset, index: int, image: Images) -> BadRecord | None:
-    """Decode the sample at `index` into `image`, or return what is wrong with it.
-
-    The error of a store that does not answer passes through: its samples are not bad.
-    """
-    try:
-        decode_at(dataset, index, image)
-    except (BadImage, DatasetError, RecordError) as error:
-        return BadRecord(index, str(error))
-    return None
+def _candidates(index: int, epoch: int, seed: int, count: int) -> Iterator[int]:
+    """Yield a sample of `count`, and then those that may take its place, if one is asked for."""
+    yield index
+    draws = np.random.SeedSequence((seed, epoch, index)).generate_state(MAX_DRAWS, np.uint64)
+    yield from (draws % np.uint64(count)).tolist()
 
 
 class BadRecords:

@@ -7,6 +7,7 @@ Shape legend: b samples of a batch, S image side.
 """
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -58,18 +59,8 @@ class BatchDecoder(Protocol):
         """Release what decoding holds, except memory of batches; decoding can start again."""
 
 
-class MakeDecoder(Protocol):
-    """Makes the decoder of one rank."""
-
-    def __call__(
-        self,
-        dataset: FaceDataset,
-        *,
-        image_size: int,
-        pin_memory: bool,
-        replacement_seed: int | None,
-    ) -> BatchDecoder:
-        """Return a decoder of `dataset`; the arguments are those of `CpuDecoder`."""
+MakeDecoder = Callable[..., BatchDecoder]
+"""Makes the decoder of one rank from the arguments of `CpuDecoder`."""
 
 
 class ImageBuffers:

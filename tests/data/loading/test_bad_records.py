@@ -13,39 +13,24 @@ from data.loading.loader import Batch, Loader
 from data.order.class_orders import ClassBalancedOrder
 from data.order.orders import GlobalOrder
 from data.records.format import RecordError
-from tests.data.loading.test_loader import SIDE, MemoryDataset
+from tests.data.loading.memory import SIDE, MemoryDataset
 from tests.distributed_harness import run_ranks
 
 BAD = (3, 11, 12, 29)
 STEPS, BATCH = 13, 7  # three epochs of 30 samples
 
 
-class BadDataset(MemoryDataset):
-    """Three images that cannot be decoded and one that cannot be read."""
-
-    def __init__(self, bad: tuple[int, ...] = BAD, count: int = 30) -> None:
-        super().__init__(count)
-        self.unreadable = bad[-1]
-        for index in bad[:-1]:
-            self.images[index] = b"\xff\xd8 no image"
-
-    def encoded(self, index: int) -> bytes:
-        if index == self.unreadable:
-            raise RecordError(f"{self.describe(index)}: no record starts there")
-        return super().encoded(index)
-
-
-class BrokenDataset(MemoryDataset):
-    """Fails in its own code at one sample."""
-
-    def encoded(self, index: int) -> bytes:
-        if index == 7:
-            raise RuntimeError(f"no sample {index}, a bug in the dataset")
-        return super().encoded(index)
+def bad_dataset() -> MemoryDataset:
+    """Return a dataset with three images that cannot be decoded and one that cannot be read."""
+    error = RecordError("memory, image 29: no record starts there")
+    dataset = MemoryDataset(errors={BAD[-1]: error})
+    for index in BAD[:-1]:
+        dataset.images[index] = b"\xff\xd8 no image"
+    return dataset
 
 
 def load(dataset: MemoryDataset | None = None, seed: int = 3, **options: Any) -> Loader:
-    dataset = dataset or BadDataset()
+    dataset = dataset or bad_dataset()
     order = GlobalOrder(len(dataset), seed)
     defaults: dict[str, Any] = {"global_batch_size": BATCH, "replacement_seed": seed}
     return Loader(dataset, image_size=SIDE, order=order, **defaults | options)
@@ -63,7 +48,7 @@ def content(batches: list[Batch]) -> list[tuple[int, int, int, bytes]]:
 
 
 def test_a_replacement_is_a_good_sample_with_its_own_label_and_index() -> None:
-    dataset, loader = BadDataset(), load()
+    dataset, loader = bad_dataset(), load()
     wanted = [loader.spec(step, 0).indices for step in range(STEPS)]
     batches = list(loader.batches(0, STEPS))
     replaced = 0
@@ -125,8 +110,9 @@ def test_a_run_that_starts_later_takes_the_same_replacements() -> None:
 
 
 def test_other_errors_are_not_skipped() -> None:
-    with pytest.raises(RuntimeError, match="no sample 7, a bug in the dataset"):
-        list(load(BrokenDataset()).batches(0, STEPS))
+    dataset = MemoryDataset(errors={7: RuntimeError("a bug at sample 7")})
+    with pytest.raises(RuntimeError, match="a bug at sample 7"):
+        list(load(dataset).batches(0, STEPS))
 
 
 def test_a_bad_record_stops_the_run_by_default() -> None:
@@ -138,7 +124,7 @@ def test_a_bad_record_stops_the_run_by_default() -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_dataset_without_good_samples_is_refused(workers: int) -> None:
-    loader = load(BadDataset(tuple(range(30))), workers=workers)
+    loader = load(MemoryDataset([b"\xff\xd8 no image"] * 30), workers=workers)
     with pytest.raises(BadRecordsError, match=r"image \d+: .* 100 .*image \d+: "):
         next(loader.batches(0, 1))
 

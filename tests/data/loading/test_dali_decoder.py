@@ -1,6 +1,5 @@
 """DALI against the decoder on the CPU: the same batches, and the same errors for bad images."""
 
-import io
 import logging
 import os
 import re
@@ -25,7 +24,8 @@ from data.loading.decode import BadImage
 from data.loading.loader import Batch, Loader
 from data.order.orders import GlobalOrder
 from data.records.format import RecordError
-from tests.data.loading.test_loader import MemoryDataset
+from tests.data.image_samples import encode as encode_sample
+from tests.data.loading.memory import MemoryDataset
 from tests.launch import ROOT, train, train_well
 from tests.test_train import interrupted, metrics
 
@@ -38,17 +38,11 @@ CPU = torch.device("cpu")
 TASKS = Path("/proc/self/task")  # the native threads of this process too
 
 
-def encode(
-    seed: int, kind: str = "JPEG", *, size: int = SIDE, mode: str = "RGB", **options: Any
-) -> bytes:
+def encode(seed: int, kind: str = "JPEG", *, size: int = SIDE, **options: Any) -> bytes:
     """Return an image with smooth parts, edges and noise, a different one for every seed."""
-    random = np.random.default_rng(seed)
-    coarse = Image.fromarray(random.integers(0, 256, (4, 4, 3), np.uint8))
-    pixels = np.asarray(coarse.resize((size, size))) + random.normal(0, 9, (size, size, 3))
-    buffer = io.BytesIO()
-    image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).convert(mode)
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
+    if kind == "JPEG":
+        options.setdefault("quality", 75)
+    return encode_sample(kind, seed=seed, size=size, noise=9, **options)
 
 
 def rotated() -> Image.Exif:
@@ -104,12 +98,6 @@ BAD = [
 ]
 
 
-def dataset(images: list[bytes]) -> MemoryDataset:
-    found = MemoryDataset(len(images))
-    found.images = images
-    return found
-
-
 MIXED = (FOR_DALI + FOR_CPU) * 2 + FOR_DALI
 
 
@@ -120,7 +108,7 @@ def load(
     device: torch.device = CPU,
     **options: Any,
 ) -> Loader:
-    data = dataset(images)
+    data = MemoryDataset(images)
     defaults: dict[str, Any] = {"global_batch_size": 11, "order": GlobalOrder(len(data), seed=2)}
     return Loader(
         data, image_size=SIDE, decoder=choose_decoder(decoder, device), **defaults | options
@@ -198,23 +186,11 @@ def test_batches_are_the_same_from_any_step_on(
     assert len(sizes) == (1 if accumulation == world_size == 1 else 2)
 
 
-class Unreadable(MemoryDataset):
-    """A dataset one of whose records cannot be read."""
-
-    def __init__(self, images: list[bytes], unreadable: int) -> None:
-        super().__init__(len(images))
-        self.images, self.unreadable = images, unreadable
-
-    def encoded(self, index: int) -> bytes:
-        if index == self.unreadable:
-            raise RecordError(f"{self.describe(index)}: no record starts there")
-        return super().encoded(index)
-
-
 def load_bad(decoder: str, bad: list[bytes], **options: Any) -> Loader:
     """Return a loader whose first images are bad and whose last one cannot be read."""
     images = [*bad, *FOR_DALI, *FOR_CPU, b""]
-    data = Unreadable(images, len(images) - 1)
+    last = len(images) - 1
+    data = MemoryDataset(images, errors={last: RecordError(f"memory, image {last}: unreadable")})
     order = GlobalOrder(len(data), seed=2)
     return Loader(
         data, image_size=SIDE, order=order, decoder=choose_decoder(decoder, CPU), **options
@@ -289,7 +265,7 @@ def test_batches_that_are_held_are_not_written_to_again() -> None:
 
 
 def test_waiting_for_dali_does_not_count_as_waiting_for_storage() -> None:
-    data = dataset([encode(i, size=512) for i in range(8)])
+    data = MemoryDataset([encode(i, size=512) for i in range(8)])
     decoder = DaliDecoder(data, image_size=512, device=CPU)
     timings = decoder.decode(np.arange(8), np.zeros(8, np.int64)).timings
     assert timings.images == 8
@@ -297,7 +273,7 @@ def test_waiting_for_dali_does_not_count_as_waiting_for_storage() -> None:
 
 
 def test_the_hint_fits_the_decoder() -> None:
-    data = dataset(FOR_DALI)
+    data = MemoryDataset(FOR_DALI)
     assert "data.decoder: cpu" in DaliDecoder(data, image_size=SIDE, device=CPU).hint
     assert "data.decoder" not in CpuDecoder(data, image_size=SIDE).hint
     assert "data.decoder: dali" in CpuDecoder(data, image_size=SIDE, pin_memory=True).hint

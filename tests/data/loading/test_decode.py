@@ -14,22 +14,11 @@ from PIL import Image
 from data.datasets.dataset import open_dataset
 from data.loading.decode import BadImage, decode_batch
 from data.loading.decode_limits import MAX_SIDE
+from tests.data.image_samples import encode_pixels as encode
+from tests.data.loading.memory import MemoryDataset
 
 RECORDS = Path(__file__).parents[2] / "fixtures" / "recordio"
 EVERY_24 = np.arange(24)
-
-
-class Images:
-    """Encoded images in memory."""
-
-    def __init__(self, *images: bytes | memoryview) -> None:
-        self.images = images
-
-    def encoded(self, index: int) -> bytes | memoryview:
-        return self.images[index]
-
-    def describe(self, index: int) -> str:
-        return f"image {index}"
 
 
 def photo(size: int = 112, channels: int = 3) -> npt.NDArray[np.uint8]:
@@ -40,15 +29,8 @@ def photo(size: int = 112, channels: int = 3) -> npt.NDArray[np.uint8]:
     return pixels
 
 
-def encode(pixels: npt.NDArray[Any], kind: str, mode: str | None = None, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image = Image.fromarray(pixels)
-    (image.convert(mode) if mode else image).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
 def decode(encoded: bytes, size: int = 112) -> npt.NDArray[np.uint8]:
-    (image,) = decode_batch(Images(encoded), np.array([0]), size)
+    (image,) = decode_batch(MemoryDataset([encoded]), np.array([0]), size)
     return np.asarray(image)
 
 
@@ -139,7 +121,7 @@ def bomb_png(side: int) -> bytes:
     "encoded", [bomb(side) for bomb in (bomb_jpeg, bomb_png) for side in (MAX_SIDE + 1, 60_000)]
 )
 def test_too_many_pixels_are_refused_by_the_header(encoded: bytes) -> None:
-    with pytest.raises(BadImage, match=r"^image 0: "):
+    with pytest.raises(BadImage, match=r"^memory, image 0: "):
         decode(encoded)
 
 
@@ -163,8 +145,8 @@ PNG = encode(photo(), "PNG")
 )
 def test_damaged_images_are_refused_with_their_location(encoded: bytes) -> None:
     start = re.escape(repr(encoded[:12]))
-    with pytest.raises(BadImage, match=rf"^image 1: .*{len(encoded)} bytes.*{start}"):
-        decode_batch(Images(JPEG, encoded), np.array([0, 1]), 112)
+    with pytest.raises(BadImage, match=rf"^memory, image 1: .*{len(encoded)} bytes.*{start}"):
+        decode_batch(MemoryDataset([JPEG, encoded]), np.array([0, 1]), 112)
 
 
 def test_the_location_of_a_damaged_record_is_file_key_and_offset(tmp_path: Path) -> None:
@@ -189,13 +171,13 @@ def test_bytes_after_the_end_of_a_jpeg_are_ignored() -> None:
 
 
 def test_no_images_give_an_empty_batch() -> None:
-    assert decode_batch(Images(), np.array([], np.int64), 112).shape == (0, 112, 112, 3)
+    assert decode_batch(MemoryDataset([]), np.array([], np.int64), 112).shape == (0, 112, 112, 3)
 
 
 def test_views_of_bytes_are_decoded() -> None:
     view = memoryview(b"junk" + JPEG)[4:]
     np.testing.assert_array_equal(
-        decode_batch(Images(view), np.array([0]), 112)[0], simplejpeg.decode_jpeg(JPEG)
+        decode_batch(MemoryDataset([view]), np.array([0]), 112)[0], simplejpeg.decode_jpeg(JPEG)
     )
 
 
@@ -207,6 +189,6 @@ def test_too_long_a_side_is_refused_even_if_the_pixels_would_fit() -> None:
 
 def test_images_are_written_into_the_given_array() -> None:
     out = np.zeros((2, 112, 112, 3), np.uint8)
-    images = Images(encode(photo(112), "JPEG"), encode(photo(80), "JPEG"))
+    images = MemoryDataset([encode(photo(112), "JPEG"), encode(photo(80), "JPEG")])
     assert decode_batch(images, np.arange(2), 112, out) is out
     assert (out == decode_batch(images, np.arange(2), 112)).all()

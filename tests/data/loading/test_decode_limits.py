@@ -1,22 +1,20 @@
 """Small files that would take gigabytes or minutes to decode."""
 
-import io
 import struct
 import time
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from data.loading.decode import BadImage, decode_into
 from data.loading.decode_limits import MAX_BYTES, MAX_CHUNKS, MAX_SCANS, MAX_SIDE
+from tests.data.image_samples import encode_pixels
 
 
-def encode(kind: str, side: int = 112, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (side, side), (200, 100, 50)).save(buffer, kind, **options)
-    return buffer.getvalue()
+def encode(kind: str, side: int = 112, **options: Any) -> bytes:
+    return encode_pixels(np.full((side, side, 3), (200, 100, 50), np.uint8), kind, **options)
 
 
 PNG, WEBP, BMP = (encode(kind) for kind in ("PNG", "WEBP", "BMP"))
@@ -119,14 +117,9 @@ def test_more_bytes_than_pixels_could_fill_are_refused(start: bytes) -> None:
 
 def test_ordinary_images_are_within_the_limits() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (MAX_SIDE, 64, 3), np.uint8)
-    for kind, options in [
-        ("JPEG", {"progressive": True, "quality": 100}),
-        ("PNG", {}),
-        ("BMP", {}),
-    ]:
-        buffer = io.BytesIO()
-        Image.fromarray(noise).save(buffer, kind, **options)
-        decode(buffer.getvalue())
+    decode(encode_pixels(noise, "JPEG", progressive=True, quality=100))
+    decode(encode_pixels(noise, "PNG"))
+    decode(encode_pixels(noise, "BMP"))
     pixels = decode(PNG)
     decorated = png_with(
         png_chunk(b"zTXt", packed(100_000)) * 9, png_chunk(b"iCCP", packed(100_000))

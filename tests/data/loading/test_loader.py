@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import simplejpeg
 import torch
 
 from data.datasets.dataset import open_dataset
@@ -16,34 +15,7 @@ from data.loading.loader import Batch, BatchSpec, Loader
 from data.order.class_orders import ClassBalancedOrder, PKOrder
 from data.order.orders import BlockOrder, FileOrder, GlobalOrder, SampleOrder
 from recognition.distributed import part_range
-
-SIDE = 16
-
-
-class MemoryDataset:
-    """Images of one colour each in memory, three per class."""
-
-    num_classes = 10
-    class_mapping: dict[int | str, int] | None = None
-
-    def __init__(self, count: int = 30) -> None:
-        self.labels = np.arange(count, dtype=np.int64) // 3
-        shades = np.linspace(0, 255, count).astype(np.uint8)
-        self.images: list[bytes] = [
-            simplejpeg.encode_jpeg(np.full((SIDE, SIDE, 3), shade, np.uint8)) for shade in shades
-        ]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def encoded(self, index: int) -> bytes:
-        return self.images[index]
-
-    def describe(self, index: int) -> str:
-        return f"memory, image {index}"
-
-    def storage_order(self) -> None:
-        return None
+from tests.data.loading.memory import SIDE, MemoryDataset
 
 
 @pytest.fixture(params=[1, 3])

@@ -1,8 +1,6 @@
 import time
 
-import numpy as np
 import pytest
-import simplejpeg
 
 from data.loading.choose_decoder import measure
 from data.loading.cpu_decoder import CpuDecoder
@@ -15,36 +13,7 @@ from data.loading.tuning import (
     plan_workers,
     resized_fraction,
 )
-
-SIDE = 16
-
-
-class Images:
-    """`count` small images, each of which takes some seconds to read."""
-
-    num_classes = 1
-    class_mapping: dict[int | str, int] | None = None
-
-    def __init__(
-        self, count: int, *, seconds: float = 0.0, bad: frozenset[int] = frozenset()
-    ) -> None:
-        self.labels = np.zeros(count, np.int64)
-        self.seconds, self.bad = seconds, bad
-        self.image = simplejpeg.encode_jpeg(np.zeros((SIDE, SIDE, 3), np.uint8))
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def encoded(self, index: int) -> bytes:
-        if self.seconds:
-            time.sleep(self.seconds)
-        return b"\xff\xd8 none" if index in self.bad else self.image
-
-    def describe(self, index: int) -> str:
-        return f"image {index}"
-
-    def storage_order(self) -> None:
-        return None
+from tests.data.loading.memory import SIDE, MemoryDataset
 
 
 def plan(
@@ -114,18 +83,20 @@ def test_the_reason_has_the_plan_and_what_was_measured() -> None:
 
 
 def test_the_probe_reads_from_everywhere_and_ends_soon() -> None:
-    timings = measure(CpuDecoder, Images(50), SIDE)
+    timings = measure(CpuDecoder, MemoryDataset(50), SIDE)
     assert timings.images == 50
     assert timings.wall >= timings.decoding > 0
-    slow = measure(CpuDecoder, Images(1000, seconds=0.03), SIDE)
+    slow = measure(CpuDecoder, MemoryDataset(1000, seconds=0.03), SIDE)
     assert slow.images == 16
     assert slow.storage > 0.4
-    assert measure(CpuDecoder, Images(9, bad=frozenset(range(9))), SIDE).images == 0
+    assert measure(CpuDecoder, MemoryDataset([b"\xff\xd8 none"] * 9), SIDE).images == 0
 
 
 def test_resized_images_are_counted_without_decoding() -> None:
-    assert resized_fraction(Images(10), 10, SIDE) == 0.0
-    assert resized_fraction(Images(10, bad=frozenset([3])), 10, SIDE + 1) == 1.0
+    images = MemoryDataset(10)
+    assert resized_fraction(images, 10, SIDE) == 0.0
+    images.images[3] = b"\xff\xd8 none"
+    assert resized_fraction(images, 10, SIDE + 1) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -154,7 +125,7 @@ def test_one_thing_to_change_is_named(
 
 
 def test_a_loader_reports_slow_storage() -> None:
-    loader = Loader(Images(30, seconds=0.003), image_size=SIDE, global_batch_size=10)
+    loader = Loader(MemoryDataset(30, seconds=0.003), image_size=SIDE, global_batch_size=10)
     assert "%" not in loader.hint(), "nothing was loaded yet"
     assert len(list(loader.batches(0, 3))) == 3
     assert "waits for" in loader.hint()  # on a busy machine even more for a core
