@@ -8,10 +8,9 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from data.augmentations.augment import PROBABILITIES, Augmentation
+from data.augmentations.augment import MID_GREY, PROBABILITIES, Augmentation
 from data.datasets.dataset import FaceDataset
 from data.loading.decode import decode_batch
 from data.loading.loader import Batch
@@ -61,12 +60,7 @@ def draw_grid(
     draw = ImageDraw.Draw(grid)
     for row, (name, augmentation) in enumerate(rows.items()):
         draw.text((_GAP, row * pitch + image_size // 2), name, fill="black", anchor="lm")
-        for column, image in enumerate(_levels(augmentation, batch)):
+        levels = (augmentation(batch) * MID_GREY + MID_GREY).round().clamp(0, 255)
+        for column, image in enumerate(levels.to(torch.uint8).permute(0, 2, 3, 1).numpy()):
             grid.paste(Image.fromarray(image), (_MARGIN + column * pitch, row * pitch))
     return grid
-
-
-def _levels(augmentation: Augmentation, batch: Batch) -> NDArray[np.uint8]:
-    """Return the images of `batch` after `augmentation`: uint8 [n, S, S, 3]."""
-    levels = (augmentation(batch) * 127.5 + 127.5).round().clamp(0, 255)
-    return levels.to(torch.uint8).permute(0, 2, 3, 1).numpy()

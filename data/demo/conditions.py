@@ -71,7 +71,10 @@ def _direction(deck: Deck, spread: float) -> Floats:
 
 @dataclass(frozen=True)
 class Light:
-    """Two directional lights and the ambient one; directions, towards the light, are [n, 3]."""
+    """Two directional lights, of a strength and a tint, and the ambient one.
+
+    Directions, towards the light, are [n, 3].
+    """
 
     key: Annotated[Floats, uniform(0.5, 1.2)]
     fill: Annotated[Floats, uniform(0.0, 0.4)]
@@ -83,16 +86,6 @@ class Light:
         Floats, lambda deck: deck.uniform(0.25, 0.6)[:, None] * deck.colours(0.85, 1.1)
     ]
     gloss: Annotated[Floats, uniform(0.0, 0.16)]
-
-    @property
-    def key_colour(self) -> Floats:
-        """Colour and strength of the key light, [n, 3]."""
-        return self.key[:, None] * self.key_tint
-
-    @property
-    def fill_colour(self) -> Floats:
-        """Colour and strength of the fill light, [n, 3]."""
-        return self.fill[:, None] * self.fill_tint
 
 
 @dataclass(frozen=True)

@@ -40,19 +40,16 @@ _UNSEEN = 2**31
 _MALLOC_OPTIONS = {-1: 2**30, -2: 2**26, -3: 2**25}
 
 
-@dataclass(frozen=True)
-class PairKind:
-    """How the two images of a pair are taken."""
-
-    first: tuple[Pose, Period]
-    second: tuple[Pose, Period]
+def _four_shots(*kinds: tuple[Pose, Period]) -> tuple[Shot, ...]:
+    return tuple(Shot(image, *kinds[image % 2]) for image in range(4))
 
 
-VERIFICATION_SETS: dict[str, PairKind] = {
-    "lfw": PairKind(("frontal", "adult"), ("frontal", "adult")),
-    "cfp_fp": PairKind(("frontal", "adult"), ("profile", "adult")),
-    "agedb_30": PairKind(("frontal", "young"), ("frontal", "old")),
+VERIFICATION_SETS = {
+    "lfw": _four_shots(("frontal", "adult"), ("frontal", "adult")),
+    "cfp_fp": _four_shots(("frontal", "adult"), ("profile", "adult")),
+    "agedb_30": _four_shots(("frontal", "young"), ("frontal", "old")),
 }
+"""The shots of each person of a set; a pair is one with an even and one with an odd number."""
 
 
 @dataclass(frozen=True)
@@ -228,9 +225,9 @@ def _write(
 
     training = photographs(training_people(seed, parameters["identities"], parameters["images"]))
     write_face_records(folder, ((i, image) for i, group in enumerate(training) for image in group))
-    for number, (name, kind) in enumerate(VERIFICATION_SETS.items()):
+    for number, (name, shots) in enumerate(VERIFICATION_SETS.items()):
         first = _UNSEEN + number * people
-        groups = list(photographs(verification_people(seed, first, people, kind)))
+        groups = list(photographs(verification_people(seed, first, people, shots)))
         encoded, same = arrange_pairs(groups)
         write_pair_file(folder / f"{name}.bin", encoded, same)
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
@@ -247,13 +244,10 @@ def training_people(seed: int, identities: int, images: int) -> list[_Person]:
     ]
 
 
-def verification_people(seed: int, first: int, people: int, kind: PairKind) -> list[_Person]:
-    """Return the people of a set, each with four shots, two of each kind."""
-    (pose, period), (other_pose, other_period) = kind.first, kind.second
-    shots = tuple(
-        Shot(image, pose, period) if image % 2 == 0 else Shot(image, other_pose, other_period)
-        for image in range(4)
-    )
+def verification_people(
+    seed: int, first: int, people: int, shots: tuple[Shot, ...]
+) -> list[_Person]:
+    """Return the people of a set, numbered from `first`, all with the same shots."""
     return [_Person(seed, first + i, shots) for i in range(people)]
 
 

@@ -120,13 +120,15 @@ def _shade(light: Light, rotation: Tensor, albedo: Tensor, normal: Tensor) -> Te
     half = half / half.square().sum(1, keepdim=True).sqrt()
     openness = normal.square().sum(1, keepdim=True).sqrt_()
     total = torch.from_numpy(light.ambient)[:, :, None, None] * openness
-    for towards, colour in ((key, light.key_colour), (fill, light.fill_colour)):
+    key_colour = light.key[:, None] * light.key_tint
+    fill_colour = light.fill[:, None] * light.fill_tint
+    for towards, colour in ((key, key_colour), (fill, fill_colour)):
         lit = _facing(normal, rotation, towards).add_(openness, alpha=0.15).clamp_(min=0)
         total.addcmul_(torch.from_numpy(colour)[:, :, None, None] * (1 / 1.15), lit)
     total.mul_(albedo)
     shine = _facing(normal, rotation, half).clamp_(min=0)
     shine.square_().square_().square_().square_()  # the 16th power: oily rather than wet
-    gloss = torch.from_numpy(light.gloss[:, None] * light.key_colour)
+    gloss = torch.from_numpy(light.gloss[:, None] * key_colour)
     return total.addcmul_(gloss[:, :, None, None], shine)
 
 

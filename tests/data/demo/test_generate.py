@@ -71,8 +71,8 @@ def test_pixels_do_not_tell_people_apart(demo: Path, name: str) -> None:
 def test_people_of_the_sets_are_not_in_training() -> None:
     trained = {person.identity for person in training_people(0, 2000, 20_000)}
     sets = [
-        {person.identity for person in verification_people(0, 2**31 + 300 * i, 300, kind)}
-        for i, kind in enumerate(VERIFICATION_SETS.values())
+        {person.identity for person in verification_people(0, 2**31 + 300 * i, 300, shots)}
+        for i, shots in enumerate(VERIFICATION_SETS.values())
     ]
     assert len(trained) == 2000
     assert len(set().union(trained, *sets)) == 2000 + 3 * 300
