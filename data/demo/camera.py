@@ -25,11 +25,9 @@ def background(conditions: Conditions, size: int) -> Tensor:
 
 
 def photograph(conditions: Conditions, light: Tensor) -> npt.NDArray[np.uint8]:
-    """Return the images that a camera makes, uint8 [n, S, S, 3].
+    """Return the images that a camera makes of `light`, uint8 [n, S, S, 3].
 
-    Args:
-        conditions: exposure, tint, shadows, blur, resolution and noise of each image.
-        light: linear RGB, float32 [n, 3, S, S]; overwritten.
+    `light` is linear RGB, float32 [n, 3, S, S], and is overwritten.
     """
     camera, size = conditions.camera, light.shape[-1]
     gain = torch.from_numpy(camera.exposure[:, None] * camera.tint)[:, :, None, None]

@@ -30,14 +30,10 @@ def _rows(flags: np.ndarray) -> Tensor:
 def cover_on_face(
     person: Identity, conditions: Conditions, x: Tensor, y: Tensor, albedo: Tensor
 ) -> None:
-    """Add clothes, and the glasses, masks and hats that `conditions` ask for.
+    """Add clothes, and the glasses, masks and hats of `conditions`, to the reflectance in place.
 
-    Args:
-        person: whose face it is; things are placed by the features.
-        conditions: what each of the n images has.
-        x: arc length on the head, float32 [n, S, S] in head units.
-        y: height on the head, likewise.
-        albedo: reflectance, float32 [n, 3, S, S]; changed in place.
+    `x` and `y`, float32 [n, S, S], are arc length and height on the head; `albedo`, float32
+    [n, 3, S, S], is the reflectance.
     """
     things, everyone = conditions.cover, torch.arange(len(x))
     dressed = _step(y - 1.27 + 0.10 * (1 - x.abs()).clamp_(min=0), 0.02)[:, None]
@@ -109,13 +105,10 @@ def open_mouth(
 def cover_in_frame(
     person: Identity, conditions: Conditions, rotation: Tensor, colour: Tensor
 ) -> None:
-    """Add a hand between camera and face: four bars with round ends.
+    """Add a hand between camera and face, four bars with round ends, to images in place.
 
-    Args:
-        person: whose hand it is.
-        conditions: what each of the n images has.
-        rotation: float32 [n, 3, 3], from head axes to camera axes.
-        colour: the images so far, float32 [n, 3, S, S]; changed in place.
+    `rotation`, float32 [n, 3, 3], is that of `rotation_matrix`; `colour`, float32 [n, 3, S, S], are
+    the images.
     """
     things = conditions.cover
     rows = _rows(things.hand)

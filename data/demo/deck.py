@@ -24,16 +24,9 @@ Part = TypeVar("Part")
 
 
 def generator(seed: int, identity: int, image: int | None = None) -> np.random.Generator:
-    """Return the generator of one identity, or of one image of it.
+    """Return the generator of an identity, or of one of its images.
 
-    Args:
-        seed: seed of the whole data set, 0 ≤ seed < 2**64.
-        identity: number of the identity, 0 ≤ identity < 2**32.
-        image: number of the image within the identity, 0 ≤ image < 2**32 - 1; None for what
-            belongs to the identity itself.
-
-    Raises:
-        ValueError: a number is out of its range.
+    Raises `ValueError` unless 0 ≤ seed < 2**64, 0 ≤ identity < 2**32 and 0 ≤ image < 2**32 - 1.
     """
     for name, value, limit in (("seed", seed, 64), ("identity", identity, 32)):
         if not 0 <= value < 2**limit:

@@ -256,10 +256,8 @@ def arrange_pairs(groups: Sequence[Sequence[bytes]]) -> tuple[list[bytes], list[
 
     Each of the ten folds has as many pairs of one person as of two people, first the former, as in
     LFW. A pair of one person is their shots 0 and 1; a pair of two is shot 2 of one and shot 3 of
-    the next person in the fold, so that folds share no people.
-
-    Args:
-        groups: the four images of each person; a multiple of ten people.
+    the next person in the fold, so that folds share no people. `groups` are the four images of each
+    person, of a multiple of ten people.
     """
     size = len(groups) // FOLDS
     images: list[bytes] = []

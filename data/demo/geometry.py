@@ -148,10 +148,7 @@ def ear_cover(grid: Grid) -> Floats:
 def hair_cover(person: Identity, grid: Grid, receding: float) -> Floats:
     """Return where hair covers the scalp, float32 [H, W] in [0, 1].
 
-    Args:
-        person: whose hair.
-        grid: texture coordinates.
-        receding: how far age has pushed the hairline back, in head units.
+    Age has pushed the hairline back by `receding`, in head units.
     """
     hair, x = person.hair, grid.x
     line = hair.line_y - receding + hair.peak * bump(x, 0.0, 0.13) + hair.tilt * x

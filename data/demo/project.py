@@ -51,11 +51,8 @@ def pixel_coordinates(
 ) -> tuple[Tensor, Tensor]:
     """Return the camera coordinates of pixel centres, x as [n, 1, size], y as [n, size, 1].
 
-    Args:
-        view: scale and shift of each image.
-        rotation: float32 [n, 3, 3], see `rotation_matrix`.
-        size: pixels in each row and column.
-        stride: width of these pixels in pixels of the image that the view's scale refers to.
+    There are `size` of them per row and column, each `stride` pixels of the image wide. `rotation`,
+    float32 [n, 3, 3], is that of `rotation_matrix`.
     """
     pixels = (torch.arange(size) + 0.5 - 0.5 * size) * stride
     scale = torch.from_numpy(view.scale)[:, None]
@@ -66,14 +63,10 @@ def pixel_coordinates(
 
 
 def trace(radius: Tensor, view: View, rotation: Tensor, size: int, stride: float) -> Hits:
-    """Return where rays meet the head.
+    """Return where rays, `stride` pixels apart, meet the head.
 
-    Args:
-        radius: float32 [1, 1, H, W], see `geometry.radius_map`.
-        view: pose and position of the head in each of n images.
-        rotation: its rotation matrices, float32 [n, 3, 3].
-        size: h.
-        stride: distance of the rays in pixels.
+    `radius`, float32 [1, 1, H, W], is that of `geometry.radius_map`; `rotation`, float32 [n, 3, 3],
+    that of `rotation_matrix`.
     """
     start, step = _rays(view, rotation, size, stride)
     radius = radius.expand(len(start), -1, -1, -1)
@@ -110,11 +103,7 @@ def _rays(view: View, rotation: Tensor, size: int, stride: float) -> tuple[Tenso
 
 
 def _texture(point: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (u, v) of points, float32 [n, 2, h, h], and their distance from the head's axis.
-
-    Args:
-        point: float32 [n, 3, h, h], (x, v, z).
-    """
+    """Return (u, v) of points (x, v, z), [n, 3, h, h], and their distance from the head's axis."""
     x, v, z = point.unbind(1)
     distance = torch.addcmul(z * z, x, x).sqrt_()
     # u = sin(azimuth / 2) = x / sqrt(2 distance (distance + z))
