@@ -40,17 +40,9 @@ _HOLE = bytes(16)
 class DaliDecoder:
     """Decodes with DALI what it decodes to the pixels of `CpuDecoder`, which decodes the rest.
 
-    On the CPU the pixels are bit-identical; on a GPU the last bits of JPEGs may differ.
-
-    Args:
-        dataset: what to read.
-        image_size: S; images of other sizes are decoded and resized on the CPU.
-        pin_memory: use page-locked memory for what is decoded on the CPU (needs CUDA).
-        replacement_seed: with it, another sample takes the place of a record that cannot be read
-            or decoded; None: such a record is an error.
-        device: where to decode, and where images are delivered.
-
-    Raises `ValueError` if DALI does not work on the device.
+    On the CPU the pixels are bit-identical; on a GPU the last bits of JPEGs may differ. Images are
+    decoded and delivered on `device`; the other arguments are those of `CpuDecoder`. Raises
+    `ValueError` if DALI does not work on the device.
     """
 
     def __init__(
