@@ -148,15 +148,15 @@ class BadRecords:
 
     def _check(self, seen: int, found: dict[int, BadRecord]) -> None:
         """Raise `BadRecordsError` if too many of `seen` samples are bad; `found` are new ones."""
-        share = self._max_share
-        if len(self._agreed) <= max(share * seen, min(share * self._num_samples, TOLERATED)):
+        allowed = max(self._max_share * seen, min(self._max_share * self._num_samples, TOLERATED))
+        if len(self._agreed) <= allowed:
             return
         one = min(found) if found else min(self._agreed)
         fault = found[one].fault if found else f"image {one} of the dataset, by the checkpoint"
         raise BadRecordsError(
             f"{len(self._agreed)} of {seen} samples seen so far are bad, more than max_bad_share "
-            f"{share:g} allows; one of them: {fault}. Fix the dataset (check_records.py lists all "
-            "that is wrong with records), or raise max_bad_share"
+            f"{self._max_share:g} allows; one of them: {fault}. Fix the dataset (check_records.py "
+            "lists all that is wrong with records), or raise max_bad_share"
         )
 
     def state(self) -> list[int]:

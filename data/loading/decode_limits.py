@@ -48,7 +48,7 @@ def check_jpeg(encoded: Bytes, width: int, height: int) -> None:
 def check_other(encoded: Bytes) -> None:
     """Raise `ValueError` for a PNG or WebP beyond the limits.
 
-    For other formats Pillow tells the size before it decodes anything.
+    For other formats Pillow reports the size before it decodes anything.
     """
     _check_bytes(encoded)
     if encoded[:8] == _PNG:
@@ -78,7 +78,7 @@ def _check_chunks(encoded: Bytes) -> None:
 
 
 def _check_webp(encoded: Bytes) -> None:
-    """Check the size, which Pillow tells only once it has allocated the canvas."""
+    """Check the size, which Pillow reports only after it has allocated the canvas."""
     kind = encoded[12:16]
     if kind == b"VP8X" and len(encoded) >= 30:
         width, height = (int.from_bytes(encoded[at : at + 3], "little") + 1 for at in (24, 27))

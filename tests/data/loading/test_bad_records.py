@@ -78,7 +78,7 @@ def test_replacements_differ_by_epoch_sample_and_seed() -> None:
     one, other = replacements(3), replacements(4)
     assert len(one) == len(BAD) * 16
     assert len(set(one.values())) > 20  # of 26 good ones
-    assert sum(one[place] != other[place] for place in one) > 50
+    assert sum(one[key] != other[key] for key in one) > 50
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def record(index: int) -> BadRecord:
 
 
 @pytest.mark.parametrize(
-    ("num_samples", "share", "seen", "most"),
+    ("num_samples", "max_share", "seen", "most"),
     [
         (1_000_000, 0.001, 10, TOLERATED),  # one of the first ten says little about the dataset
         (1_000_000, 0.001, 10_000, 10),
@@ -159,9 +159,9 @@ def record(index: int) -> BadRecord:
     ],
 )
 def test_too_many_bad_records_stop_the_run(
-    num_samples: int, share: float, seen: int, most: int
+    num_samples: int, max_share: float, seen: int, most: int
 ) -> None:
-    records = BadRecords(num_samples, share)
+    records = BadRecords(num_samples, max_share)
     for _ in range(3):
         records.add(record(index) for index in range(most))
         assert records.agree(seen) == most
@@ -169,7 +169,7 @@ def test_too_many_bad_records_stop_the_run(
     if most < num_samples:
         records.add([record(num_samples - 1)])
         values = (
-            rf"^{most + 1} of {min(seen, num_samples)} .*max_bad_share {share:g} .*"
+            rf"^{most + 1} of {min(seen, num_samples)} .*max_bad_share {max_share:g} .*"
             rf"a\.rec, key {num_samples - 1}, offset"
         )
         with pytest.raises(BadRecordsError, match=values):
@@ -258,7 +258,7 @@ def test_ranks_agree_and_rank_0_logs() -> None:
     assert first[2].startswith("11 of 300 ")
 
 
-@pytest.mark.parametrize("share", [0.0, -0.1, 1.5, float("nan")])
-def test_a_share_out_of_range_is_refused(share: float) -> None:
-    with pytest.raises(ValueError, match=f"max_bad_share is {share}"):
-        load(max_bad_share=share)
+@pytest.mark.parametrize("max_share", [0.0, -0.1, 1.5, float("nan")])
+def test_a_fraction_out_of_range_is_refused(max_share: float) -> None:
+    with pytest.raises(ValueError, match=f"max_bad_share is {max_share}"):
+        load(max_bad_share=max_share)
