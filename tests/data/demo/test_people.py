@@ -217,7 +217,8 @@ def test_conditions_show_in_the_image() -> None:
     changes["blur"] = replace(plain, camera=replace(plain.camera, fuzzy=~off, blur=blur))
     changes["grey"] = replace(plain, camera=replace(plain.camera, grey=~off))
     opening = np.full(1, 0.1, np.float32)
-    speaking = replace(plain.expression, speaks=~off, opening=opening)
+    jaw = plain.expression.jaw - 5 * opening  # the face moves as before, only the mouth is open
+    speaking = replace(plain.expression, speaks=~off, opening=opening, jaw=jaw)
     changes["speaks"] = replace(plain, expression=speaking)
     for name, conditions in changes.items():
         changed = render(maps, conditions).astype(np.int64)

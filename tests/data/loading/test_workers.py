@@ -73,7 +73,8 @@ def test_leaving_the_block_ends_threads_and_drops_pending_items(count: int) -> N
 
     before = threading.active_count()
     with Workers(count, background=True, ahead=100) as workers:
-        assert next(workers.in_order(slow, range(100))) == 0
+        results = workers.in_order(slow, range(100))
+        assert next(results) == 0
     assert len(started) < 50
     assert threading.active_count() == before
 
