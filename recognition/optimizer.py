@@ -1,13 +1,19 @@
 """The backbone's optimizer, with its state in place from the first step on."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from recognition.config import Optimizer as OptimizerConfig
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adamw": torch.optim.AdamW,
+}
 
 
-def make_optimizer(backbone: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Return SGD or AdamW over all trainable parameters of `backbone`.
+def make_optimizer(name: str, backbone: nn.Module, **options: Any) -> torch.optim.Optimizer:
+    """Return the optimizer `name` of `OPTIMIZERS` over all trainable parameters of `backbone`.
 
     Weight decay applies to every parameter, batch-norm weights and PReLU slopes included, as in
     the published recipes.
@@ -16,28 +22,16 @@ def make_optimizer(backbone: nn.Module, config: OptimizerConfig) -> torch.optim.
     taken at any step, the first included, names every tensor there is.
     """
     parameters = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
-    if config.name == "adamw":
-        adamw = torch.optim.AdamW(
-            parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
-        )
-        for parameter in parameters:
-            adamw.state[parameter] |= {
-                "step": torch.zeros(()),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
-        return adamw
-    sgd = torch.optim.SGD(
-        parameters,
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=config.nesterov,
-    )
-    if config.momentum > 0:
-        for parameter in parameters:
-            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return sgd
+    optimizer = OPTIMIZERS[name](parameters, **options)
+    for parameter in parameters:
+        state = optimizer.state[parameter]
+        if isinstance(optimizer, torch.optim.AdamW):
+            state["step"] = torch.zeros(())
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        elif options["momentum"] > 0:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def state_tensors(backbone: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

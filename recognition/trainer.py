@@ -1,38 +1,85 @@
 """The training loop: read it top to bottom.
 
-`Trainer` gets its parts ready-made (train.py builds them from the config) and owns the order of
-things: take a batch, run one step, and at the planned steps log, verify and save.
+`Trainer` gets its parts ready-made (`recognition/build.py` makes them from the config) and owns
+the order of things: take a batch, run one step, and at the planned steps log, verify and save.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from recognition.checkpoint import CheckpointError, Checkpoints, Rows, State, read_facts
+from recognition.checkpoint import CheckpointError, Checkpoints, ShardedRows, State, read_metadata
 from recognition.distributed import World, part_range
 from recognition.head import PartialFC
-from recognition.interfaces import BatchSource, Verify
 from recognition.optimizer import set_lr, state_tensors
-from recognition.plan import Plan, Schedule
+from recognition.plan import LearningRateSchedule, Plan
 from recognition.precision import Precision
 from recognition.telemetry import Meter, Telemetry, duration, peak_memory_bytes
 
 log = logging.getLogger(__name__)
 
-DATA_WAIT_WARNED = 0.1  # share of a log interval's time that steps may wait for data in silence
+DATA_WAIT_WARNED = 0.1  # fraction of a log interval spent waiting for data, above which we warn
 
 
 class TrainingDivergedError(ValueError):
     """A NaN or an infinity; raised on every rank before any weight of that step is touched."""
+
+
+class BatchSource(Protocol):
+    """Delivers this rank's micro-batches. Lives in `data/`, which the trainer may not import."""
+
+    def batches(self, first_step: int, last_step: int) -> Iterator[Any]:
+        """Return `accumulation` micro-batches for each of steps `first_step … last_step - 1`."""
+        ...
+
+    def hint(self) -> str:
+        """Return the one thing to change if steps wait for batches."""
+        ...
+
+    def report(self, step: int) -> Mapping[str, float]:
+        """Return figures for the log about the data of the first `step` steps.
+
+        Called on all ranks at the same steps. Raises `ValueError`, on all ranks, when the data
+        is not good enough to continue.
+        """
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold besides the step; the same on every rank."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned when the checkpoint was written."""
+        ...
+
+
+class VerificationRecord(Protocol):
+    """The result of one verification set. Lives in `eval/`, which the trainer may not import."""
+
+    @property
+    def accuracy(self) -> float:
+        """Flip-averaged accuracy, 0 … 1."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all figures as plain values, the set's name under `set`."""
+        ...
+
+    def summary(self) -> str:
+        """Return one line for the log."""
+        ...
+
+
+Verify = Callable[[Callable[[Tensor], Tensor]], Sequence[VerificationRecord]]
 
 
 @dataclass
@@ -55,28 +102,28 @@ class Trainer:
 
     Args:
         world: this process's place among all ranks.
-        device: where the backbone and the head's shard live.
+        device: where the backbone lives and the head computes.
         backbone: images [b, 3, S, S] to embeddings [b, d]; already on `device`.
         head: the classifier over all identities.
         optimizer: of the backbone.
         schedule: learning rate of every step, for backbone and head alike.
         plan: when to verify and save.
         source: this rank's micro-batches.
-        prepare: a micro-batch, on its way from the host, to the network's float input on `device`;
-            augmentation happens here.
+        prepare: turns a micro-batch from the host into the network's float input and labels on
+            `device`; augmentation happens here.
         verify: runs all verification sets, on all ranks, with the given embedding function.
         precision: arithmetic of the backbone.
         checkpoints: of this run's folder.
         telemetry: of this run's folder.
-        global_batch_size: images of one step, over all ranks and micro-batches.
-        accumulation: micro-batches of one step.
+        global_batch_size: images per step, over all ranks and micro-batches.
+        accumulation: micro-batches per step.
         clip_norm: bound of the backbone's gradient norm, or None.
         log_every: steps between records.
         seed: of the run.
         compile_backbone: whether to run the backbone through torch.compile.
-        identity: what a resumed run must share with this one, by name (seed, batch size, class
-            count, …).
-        facts: what else every checkpoint states (config, versions).
+        identity: what a resumed run must share with this one, by name (seed, batch size, number
+            of classes, …).
+        metadata: what else every checkpoint records (config, versions).
     """
 
     def __init__(
@@ -87,7 +134,7 @@ class Trainer:
         backbone: nn.Module,
         head: PartialFC,
         optimizer: torch.optim.Optimizer,
-        schedule: Schedule,
+        schedule: LearningRateSchedule,
         plan: Plan,
         source: BatchSource,
         prepare: Callable[[Any], tuple[Tensor, Tensor]],
@@ -102,7 +149,7 @@ class Trainer:
         seed: int,
         compile_backbone: bool,
         identity: Mapping[str, Any],
-        facts: Mapping[str, Any],
+        metadata: Mapping[str, Any],
     ) -> None:
         self.world, self.device = world, device
         self.backbone, self.head, self.optimizer = backbone, head, optimizer
@@ -111,17 +158,17 @@ class Trainer:
         self.checkpoints, self.telemetry = checkpoints, telemetry
         self.global_batch_size, self.clip_norm = global_batch_size, clip_norm
         self.log_every, self.seed = log_every, seed
-        self.identity, self.facts = identity, facts
+        self.identity, self.metadata = identity, metadata
         self.micro_sizes = [
             _sizes(global_batch_size, accumulation, micro, world.size)
             for micro in range(accumulation)
         ]
         self.progress = Progress()
-        self._told_overflow = False
+        self._warned_of_overflow = False
         self.scaler = precision.make_scaler()
         self.model: nn.Module = backbone
         if compile_backbone:
-            self.model = torch.compile(backbone)  # type: ignore[assignment]  # a module in a module's place
+            self.model = torch.compile(backbone)  # type: ignore[assignment]
         if world.size > 1:
             # Buffers (batch-norm statistics) follow rank 0, so there is one truth to save.
             self.model = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
@@ -130,7 +177,7 @@ class Trainer:
         """Train from the current step to the end of the plan.
 
         Raises `TrainingDivergedError` on a NaN or an infinity, and lets every other error through:
-        whoever runs a rank must end its process then, which ends the others.
+        the caller must then end this rank's process, which ends the others.
         """
         progress, plan = self.progress, self.plan
         batches = self.source.batches(progress.step, plan.total_steps)
@@ -143,9 +190,8 @@ class Trainer:
             if self._logs_after(progress.step):
                 self._log(meter)
                 meter = Meter()
-            verified = plan.verify_after(progress.step)
             paused = time.perf_counter()
-            accuracy = self.run_verification() if verified else None
+            accuracy = self.run_verification() if plan.verify_after(progress.step) else None
             if plan.save_after(progress.step):
                 self.save(accuracy)
             meter.paused += time.perf_counter() - paused
@@ -168,21 +214,15 @@ class Trainer:
                 with self.precision.autocast():
                     embeddings = self.model(images)
                 output = self.head(embeddings.float(), labels, batch_sizes=sizes)
-                # Micro-batches may differ in size: each counts by its share of the step's images.
-                share = sum(sizes) / self.global_batch_size
-                (output.loss * (share * self.scaler.scale)).backward()
-            losses.append(output.loss.detach() * share)
-            meter.add(
-                cosine_positive=output.cosine_positive * share,
-                positive_classes=output.positive_classes * share,
-                quota_overflow=output.overflow * share,
-                selection_seconds=output.selection_seconds,
-            )
+                # Micro-batches may differ in size: each is weighted by its part of the images.
+                weight = sum(sizes) / self.global_batch_size
+                (output.loss * (weight * self.scaler.scale)).backward()
+            losses.append(output.loss.detach() * weight)
+            meter.add(**{name: value * weight for name, value in output.figures.items()})
         loss = torch.stack(losses).sum()
         if self._logs_after(self.progress.step + 1):
-            # These cost a product and a collective, so only where they are shown.
-            meter.last["gradient_norm_centres"] = self.head.gradient_norm(self.scaler.scale)
-            meter.last["active_classes"] = self.head.over_classes(output.active_classes)
+            # These cost a product and collectives, so only where they are shown.
+            meter.last |= self.head.step_figures(self.scaler.scale)
         meter.add(loss=loss, gradient_norm=self._update(lr, loss))
         meter.images += self.global_batch_size
         meter.steps += 1
@@ -194,7 +234,7 @@ class Trainer:
             torch._foreach_div_(gradients, self.scaler.scale)
         norm = nn.utils.clip_grad_norm_(self.backbone.parameters(), self.clip_norm or torch.inf)
         # One flag for the loss and one for the gradients, agreed over ranks, read by the host once
-        # a step: nothing below may touch a weight before it is known.
+        # per step: nothing below may touch a weight before it is known.
         gradients_finite = norm.isfinite() & self.head.gradients_finite()
         flags = torch.stack([loss.isfinite(), gradients_finite]).int()
         if self.world.size > 1:
@@ -214,25 +254,25 @@ class Trainer:
         kept = f"the last good checkpoint is {found}" if found else "there is no checkpoint yet"
         raise TrainingDivergedError(
             f"step {self.progress.step}: loss {loss.item():.4g}, gradient norm of the backbone "
-            f"{norm.item():.4g}, at lr {lr:.4g}: not finite on at least one rank. No weight was "
-            f"touched by this step; {kept}. Usual causes: an optimizer.lr too high for "
+            f"{norm.item():.4g}, at lr {lr:.4g}: not finite on at least one rank. This step "
+            f"changed no weight; {kept}. Usual causes: optimizer.lr too high for "
             "train.global_batch_size, no warm-up, fp16."
         )
 
     def _synchronise(self, *, last: bool) -> AbstractContextManager[None]:
-        """Gradients travel between ranks only with the last micro-batch of a step."""
+        """Exchange gradients between ranks only with the last micro-batch of a step."""
         if last or not isinstance(self.model, DistributedDataParallel):
             return nullcontext()
         return self.model.no_sync()
 
     def _seed_dropout(self) -> None:
-        """Make torch's generator a function of (seed, step, rank): resume saves no RNG."""
+        """Make torch's generator a function of (seed, step, rank): a resume needs no RNG state."""
         mixed = hash((self.seed, self.progress.step, self.world.rank))  # ints hash alike everywhere
         torch.manual_seed(mixed % 2**63)
 
     def run_verification(self) -> float:
         """Verify on all ranks, record the results; return the mean accuracy, 0 without sets."""
-        self._follow_rank_0()
+        self._broadcast_buffers()
         self.backbone.eval()
         with torch.inference_mode():
             results = self.verify(self._embed)
@@ -251,7 +291,7 @@ class Trainer:
             embeddings: Tensor = self.backbone(images)
         return embeddings.float()
 
-    def _follow_rank_0(self) -> None:
+    def _broadcast_buffers(self) -> None:
         """Give every rank rank 0's batch-norm statistics, as DDP does before each forward pass."""
         if self.world.size > 1:
             for buffer in self.backbone.buffers():
@@ -259,9 +299,9 @@ class Trainer:
 
     def save(self, accuracy: float | None) -> None:
         """Write a checkpoint; `accuracy` is the mean accuracy of the model at this very step."""
-        self._follow_rank_0()
+        self._broadcast_buffers()
         self.head.forget()
-        self.source.report(self.progress.step)  # its state must know all that was met so far
+        self.source.report(self.progress.step)  # brings its state up to this step
         best = accuracy is not None and accuracy > self.progress.best_accuracy
         if accuracy is not None and best:
             self.progress.best_accuracy = accuracy
@@ -269,11 +309,11 @@ class Trainer:
         log.info("saved %s%s", folder, " (best so far)" if best else "")
 
     def restore(self, folder: Path) -> None:
-        """Take over everything from a checkpoint, written by any number of ranks.
+        """Restore everything from a checkpoint, written by any number of ranks.
 
-        Raises `CheckpointError` when it is of another kind of run.
+        Raises `CheckpointError` when it belongs to another kind of run.
         """
-        saved = read_facts(folder)["identity"]
+        saved = read_metadata(folder)["identity"]
         changed = [
             f"{name} was {saved.get(name)} and is {value}"
             for name, value in self.identity.items()
@@ -281,13 +321,13 @@ class Trainer:
         ]
         if changed:
             raise CheckpointError(
-                f"{folder}: is of another run: {'; '.join(changed)}. Restore these settings, or "
-                "start a new run from its backbone with init_from"
+                f"{folder} belongs to another run: {'; '.join(changed)}. Restore these settings, "
+                "or start a new run from its backbone with init_from"
             )
-        facts = self.checkpoints.load(folder, self._state())
-        self.progress = Progress(**facts["progress"])
-        self.scaler.load_state_dict(facts["scaler"])
-        self.source.restore(facts.get("source", {}))  # earlier versions saved none
+        metadata = self.checkpoints.load(folder, self._state())
+        self.progress = Progress(**metadata["progress"])
+        self.scaler.load_state_dict(metadata["scaler"])
+        self.source.restore(metadata.get("source", {}))  # earlier versions saved none
         self.head.step_count = self.progress.step
 
     def _state(self) -> State:
@@ -295,22 +335,22 @@ class Trainer:
         replicated = state_tensors(self.backbone, self.optimizer)
         if len(self.head.running):
             replicated["head.running"] = self.head.running
-        rows: dict[str, Rows] = {}
+        rows: dict[str, ShardedRows] = {}
         if self.head.replicated:
             replicated |= table
         else:
-            rows = {name: Rows(tensor, self.head.num_classes) for name, tensor in table.items()}
+            rows = {n: ShardedRows(tensor, self.head.num_classes) for n, tensor in table.items()}
         return State(
             backbone=self.backbone.state_dict(),
             replicated=replicated,
             rows=rows,
-            facts={
+            metadata={
                 "progress": asdict(self.progress),
                 "scaler": self.scaler.state_dict(),
                 "source": self.source.state(),
                 "identity": dict(self.identity),
                 "world_size": self.world.size,
-                **self.facts,
+                **self.metadata,
             },
         )
 
@@ -320,21 +360,19 @@ class Trainer:
     def _log(self, meter: Meter) -> None:
         step, total = self.progress.step, self.plan.total_steps
         means = meter.values()
-        if means["quota_overflow"] > 0 and not self._told_overflow:
-            self._told_overflow = True
+        if means["quota_overflow"] > 0 and not self._warned_of_overflow:
+            self._warned_of_overflow = True
             log.warning(
-                "step %d: the batch's own classes fill the sampling quota, so that no negative is "
-                "drawn beside them in some steps; raise head.sample_rate, or lower "
-                "train.global_batch_size", step,
-            )  # fmt: skip
+                "step %d: in some steps the batch's own classes fill the sampling quota, so that "
+                "no negative is drawn; raise head.sample_rate, or lower train.global_batch_size",
+                step,
+            )
         self.progress.seconds += meter.elapsed()
-        left = (total - step) * meter.seconds_per_step()
         values = {
             **means,
             "lr": self.schedule.lr_at(step - 1),
             "epoch": step / self.plan.steps_per_epoch,
-            "images_per_second": meter.images_per_second(),
-            "data_wait": meter.data_wait(),
+            **meter.rates(),
             "memory_gb": peak_memory_bytes(self.device) / 2**30,
             "loss_scale": self.scaler.scale,
             "skipped_steps": self.scaler.skipped_steps,
@@ -346,11 +384,13 @@ class Trainer:
             f"step {step}/{total} | epoch {values['epoch']:.2f} | loss {values['loss']:.4f} | "
             f"lr {values['lr']:.3g} | cos {values['cosine_positive']:.3f} | "
             f"{values['images_per_second']:.0f} images/s | data wait {values['data_wait']:.0%} | "
-            f"{duration(left)} left",
+            f"{duration((total - step) * meter.seconds_per_step())} left",
         )
         if self.world.is_main and values["data_wait"] > DATA_WAIT_WARNED:
-            log.warning("step %d: %.0f%% of the time went to waiting for data; %s",
-                        step, 100 * values["data_wait"], self.source.hint())  # fmt: skip
+            log.warning(
+                "step %d: %.0f%% of the time went to waiting for data; %s",
+                step, 100 * values["data_wait"], self.source.hint(),
+            )  # fmt: skip
 
 
 def _sizes(global_batch: int, accumulation: int, micro: int, ranks: int) -> list[int]:

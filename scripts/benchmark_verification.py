@@ -30,7 +30,7 @@ from eval.embedding import Model
 from eval.onnx_model import OnnxModel
 from eval.verification import RATES, VerificationResult
 from eval.verifier import Verifier
-from recognition.checkpoint import CheckpointError, read_facts, resolve
+from recognition.checkpoint import CheckpointError, read_metadata, resolve
 from recognition.distributed import World, choose_device
 from recognition.version import __version__
 from scripts.command import exit_with
@@ -91,7 +91,7 @@ def load_model(options: argparse.Namespace, device: torch.device) -> LoadedModel
     trained_size = None
     if path.is_dir():
         checkpoint = _checkpoint_folder(path, options.checkpoint)
-        saved = read_facts(checkpoint)
+        saved = read_metadata(checkpoint)
         facts = {"kind": "checkpoint", "step": saved["step"]}
         trained_size = int(saved["config"]["data"]["image_size"])
         path = checkpoint / "backbone.pt"

@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data.build import build_dataset
+from eval.build import build_verifier
 from recognition.distributed import World
 from scripts.comparison.cells import CellResult, command, train_all
 from scripts.comparison.curves import draw_curves, require_matplotlib, write_tensorboard
 from scripts.comparison.report import Facts, around_marks, insert, markdown, write_json
 from scripts.comparison.settings import Cell, load_comparison, make_cells
-from train import make_verifier, prepare_dataset
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -84,8 +85,8 @@ def run(options: argparse.Namespace) -> int:
 
 def prepare(cell: Cell, ranks: int) -> Facts:
     """Make the data if it is the demo's, and check data and verification sets, which all share."""
-    dataset = prepare_dataset(cell.config, World())
-    make_verifier(cell.config, World())
+    dataset = build_dataset(cell.config.data, World())
+    build_verifier(cell.config, World())
     return Facts(cell.config, dataset.num_classes, len(dataset), ranks)
 
 

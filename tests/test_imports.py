@@ -11,13 +11,14 @@ OWN = {"recognition", "backbones", "data", "eval", "scripts", "tests", "train"}
 # The longest matching prefix of a module's name says what it may import from this project.
 FOUNDATION = {"recognition.distributed"}
 TABLE: dict[str, set[str]] = {
-    "recognition.config": set(),
+    "recognition.config": {"recognition.head"},
     "recognition.distributed": set(),
-    "recognition.head": {"recognition.head", "recognition.config", *FOUNDATION},
+    "recognition.head": {"recognition.head", *FOUNDATION},
+    "recognition.build": {"recognition", "backbones"},
     "recognition": {"recognition"},
     "backbones": {"backbones"},
-    "data": {"data", *FOUNDATION},
-    "eval": {"eval", "data", *FOUNDATION},
+    "data": {"data", "recognition.config", *FOUNDATION},
+    "eval": {"eval", "data", "recognition.config", *FOUNDATION},
     "scripts": OWN,
     "train": OWN,
     "tests": OWN,

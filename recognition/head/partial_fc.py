@@ -55,20 +55,14 @@ class HeadOutput:
     Attributes:
         loss: float32 scalar, mean over the global batch, the same on every rank; carries the
             gradient.
-        cosine_positive: float32 scalar, mean over the global batch of the cosine between a
-            sample and its own centre, before the margin (the paper's average cosine distance).
-        active_classes: classes of this rank that took part.
-        positive_classes: int64 scalar, distinct classes in the global batch.
-        overflow: bool scalar, whether the positives alone reached the sampling quota.
-        selection_seconds: wall-clock time of choosing the active classes.
+        active_classes: number of classes of this rank that took part.
+        figures: for the log, by name; scalars on the head's device, or numbers. Whoever logs
+            writes all of them, so a new figure is one line here.
     """
 
     loss: torch.Tensor
-    cosine_positive: torch.Tensor
     active_classes: int
-    positive_classes: torch.Tensor
-    overflow: torch.Tensor
-    selection_seconds: float
+    figures: dict[str, torch.Tensor | float]
 
 
 @dataclass(frozen=True)
@@ -226,6 +220,7 @@ class PartialFC(nn.Module):
         )
         self._pending: list[CentreLoss] = []
         self._foreseen: _Foreseen | None = None
+        self._active_classes = 0
 
     @property
     def weight(self) -> torch.Tensor:
@@ -294,17 +289,24 @@ class PartialFC(nn.Module):
                 keep=torch.is_grad_enabled(),
                 with_embedding_gradient=unit_bd.requires_grad,
             )
-        loss = result.loss
+        loss, self._active_classes = result.loss, active.rows.count
         if torch.is_grad_enabled():
             self.running.copy_(result.running)
             loss = attach_backward(unit_bd, norm_b, loss, self._backward(result, sizes))
         return HeadOutput(
             loss=loss,
-            cosine_positive=result.cosine_positive,
             active_classes=active.rows.count,
-            positive_classes=active.positive_classes,
-            overflow=active.overflow,
-            selection_seconds=selection_seconds,
+            figures={
+                # Mean cosine between a sample and its own centre, before the margin: the "average
+                # cosine distance" of the Partial FC paper.
+                "cosine_positive": result.cosine_positive,
+                # Distinct classes in the global batch.
+                "positive_classes": active.positive_classes,
+                # Whether they alone reached the sampling quota.
+                "quota_overflow": active.overflow,
+                # Wall-clock time of choosing the active classes.
+                "selection_seconds": selection_seconds,
+            },
         )
 
     @torch.no_grad()
@@ -382,13 +384,31 @@ class PartialFC(nn.Module):
         return finite
 
     @torch.no_grad()
+    def step_figures(self, grad_scale: float | torch.Tensor = 1.0) -> dict[str, torch.Tensor]:
+        """Return figures for the log that cost too much for every step, by name: scalars.
+
+        Call it between the backward passes and `step`, on all ranks: it makes every block's
+        gradient once more than `step` does, and all-reduces single numbers. Whoever logs writes
+        all of them, so a new figure is one line here.
+
+        Args:
+            grad_scale: as in `step`.
+
+        Raises `ValueError` when no gradient waits.
+        """
+        return {
+            "gradient_norm_centres": self.gradient_norm(grad_scale),
+            # Over all ranks, in the last forward pass.
+            "active_classes": self._exchange.over_classes(
+                torch.tensor(self._active_classes, device=self.device)
+            ),
+        }
+
+    @torch.no_grad()
     def gradient_norm(self, grad_scale: float | torch.Tensor = 1.0) -> torch.Tensor:
         """Return the norm of the gradient that waits for `step`, over all ranks: scalar.
 
-        For logging now and then: it makes every block's gradient once more than `step` does, and
-        one all-reduce of a number. Weight decay is not part of it.
-
-        Raises `ValueError` when no gradient waits.
+        Weight decay is not part of it. Costs and errors are those of `step_figures`.
         """
         total = torch.zeros((), device=self.device)
         rows = self._pending_rows()
@@ -399,10 +419,6 @@ class PartialFC(nn.Module):
         for square in self._gradients(rows, grad_scale, square_sum):
             total += square
         return self._exchange.over_classes(total).sqrt()
-
-    def over_classes(self, count: int) -> torch.Tensor:
-        """Return a count over this rank's classes as one over all. Collective: one all-reduce."""
-        return self._exchange.over_classes(torch.tensor(count, device=self.device))
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
         """Return this rank's rows of the state by name, each [L, ...], rows by class id.

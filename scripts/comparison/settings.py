@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, PositiveInt, StringConstraints, model_validator
 
-from recognition.config import Config, Positive, Section
+from recognition.config import Config, Section
 from recognition.config_file import ConfigError, load_config, read_settings
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -34,7 +34,7 @@ class Comparison(Section):
 
     output: Path
     run: Path
-    ranks: Positive = 1
+    ranks: PositiveInt = 1
     seeds: list[Seed] = Field(default=[0], min_length=1)
     more_seeds: dict[str, list[Seed]] = Field(default={})
     settings: dict[str, Any] = Field(default={})

@@ -7,6 +7,7 @@ import pytest
 from backbones import BACKBONES
 from recognition.config import Config
 from recognition.config_file import load_config
+from recognition.head import arcface, cosface
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 OTHER_KINDS = {"compare"}  # not a run: see tests/scripts/test_compare_heads.py
@@ -49,9 +50,8 @@ def test_recipe(name: str) -> None:
     assert (config.head.sampling, config.head.sample_rate) == expected_head
     assert (config.optimizer.lr, config.optimizer.momentum) == (0.1, 0.9)
     assert config.optimizer.weight_decay == (1e-4 if data == "glint360k" else 5e-4)
-    loss = ("cosface", 0.4) if data == "glint360k" else ("arcface", 0.5)
-    assert (config.head.loss.name, config.head.loss.m) == loss
-    assert config.head.loss.detached == (True if data.startswith("ms1m") else None)
+    arc = arcface(0.5, detached=data.startswith("ms1m"))
+    assert config.head.loss.build() == (cosface(0.4) if data == "glint360k" else arc)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -59,6 +59,6 @@ def test_the_meter_gives_means_and_shares() -> None:
     meter.last["norm"] = torch.tensor(9.0)
     assert meter.values() == {"loss": 2.0, "cosine": 0.5, "norm": 9.0}
     meter.waited = meter.elapsed() / 2
-    assert 0.3 < meter.data_wait() <= 0.5
-    assert meter.images_per_second() > 0
+    assert 0.3 < meter.rates()["data_wait"] <= 0.5
+    assert meter.rates()["images_per_second"] > 0
     assert duration(3723) == "1:02:03"

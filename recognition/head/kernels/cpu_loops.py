@@ -219,7 +219,7 @@ def add_own(
 
 @_inlined
 def _mix(word: Any) -> Any:
-    """Scramble 32-bit words, as `sampling.class_hash` does."""
+    """Scramble 32-bit words, as `hashing.class_hash` does."""
     word = word ^ (word >> U32(16))
     word = U32(word * U32(0x7FEB352D))
     word = word ^ (word >> U32(15))

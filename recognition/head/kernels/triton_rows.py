@@ -67,7 +67,7 @@ def _read_rows(
 
 @kernel()
 def _mix(word: tl.tensor) -> tl.tensor:
-    """Scramble 32-bit words, as `sampling.class_hash` does; uint32."""
+    """Scramble 32-bit words, as `hashing.class_hash` does; uint32."""
     word = word ^ (word >> 16)
     word = word * 0x7FEB352D
     word = word ^ (word >> 15)

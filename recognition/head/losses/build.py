@@ -1,9 +1,8 @@
 """The losses by name, as a config writes them."""
 
-import inspect
 from collections.abc import Callable
 
-from recognition.head.choices import choose
+from recognition.head.choices import build
 from recognition.head.losses.base import Loss, d_softmax
 from recognition.head.losses.margins import (
     adaface,
@@ -30,16 +29,5 @@ LOSSES: dict[str, Callable[..., Loss]] = {
 
 
 def build_loss(name: str, **options: float | bool) -> Loss:
-    """Return the loss `name` of `LOSSES` with its `options`, all by keyword.
-
-    Raises `ValueError` for a name or an option that does not exist (it lists those that do), and
-    for an option out of range.
-    """
-    build = choose(LOSSES, name, "loss")
-    known = list(inspect.signature(build).parameters)
-    for option in options:
-        if option not in known:
-            raise ValueError(
-                f"loss {name!r} has no option {option!r}: expected a subset of {known}"
-            )
-    return build(**options)
+    """Return the loss `name` of `LOSSES` with its `options`; see `choices.build`."""
+    return build(LOSSES, name, "loss", options)

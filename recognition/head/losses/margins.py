@@ -201,13 +201,11 @@ def subcenter_arcface(m: float = 0.5, k: int = 3) -> MarginSoftmax:
     The cosine with a class is that with the nearest of its K centres, for the own class and for
     negatives alike; only that centre gets a gradient. The table is K times as large.
 
-    Raises `ValueError` unless `m` is finite and at least 0 and `k` a whole number of at least 1.
+    Raises `ValueError` unless `m` is finite and at least 0 and `k` at least 1.
     """
     _check_at_least("m", m, 0.0)
     _check_at_least("k", k, 1)
-    if int(k) != k:
-        raise ValueError(f"loss option k: {k} found, expected a whole number of centres a class")
-    return AngularMargin(1.0, m, 0.0, centres_per_class=int(k))
+    return AngularMargin(1.0, m, 0.0, centres_per_class=k)
 
 
 def adaface(m: float = 0.4, h: float = 0.333, alpha: float = 0.01) -> MarginSoftmax:

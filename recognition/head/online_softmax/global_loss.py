@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from recognition.head.hashing import class_hash
 from recognition.head.losses.base import Loss, Own, Shares, differentiate
 from recognition.head.online_softmax.backward import CentreLoss, OwnSlopes
 from recognition.head.online_softmax.forward import (
@@ -26,7 +27,6 @@ from recognition.head.online_softmax.threads import Lanes
 from recognition.head.placement.collectives import AnyExchange, Batch
 from recognition.head.placement.table import Table
 from recognition.head.rows import RowSet
-from recognition.head.sampling.by_labels import class_hash
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from recognition.head.sampling.by_labels import class_hash, hash_keys
+from recognition.head.hashing import class_hash, hash_keys
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ Shapes: L rows of a table, R rows of one update, D columns: the embedding size, 
 a class.
 """
 
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Any, Protocol
 
 import torch
 
-from recognition.head.choices import choose
+from recognition.head.choices import build
 from recognition.head.optim.rounding import RowNoise, round_stochastically
 
 _MOMENTUM_DTYPES = (torch.float32, torch.bfloat16)
@@ -212,19 +211,8 @@ ROW_OPTIMIZERS: dict[str, Callable[..., RowOptimizer]] = {"sgd": RowSGD, "adamw"
 
 
 def build_row_optimizer(name: str, **options: Any) -> RowOptimizer:
-    """Return the optimizer `name` of `ROW_OPTIMIZERS` with its `options`, all by keyword.
-
-    Raises `ValueError` for a name or an option that does not exist (it lists those that do), and
-    for an option out of range.
-    """
-    build = choose(ROW_OPTIMIZERS, name, "row optimizer")
-    known = list(inspect.signature(build).parameters)
-    for option in options:
-        if option not in known:
-            raise ValueError(
-                f"row optimizer {name!r} has no option {option!r}: expected a subset of {known}"
-            )
-    return build(**options)
+    """Return the optimizer `name` of `ROW_OPTIMIZERS` with its `options`; see `choices.build`."""
+    return build(ROW_OPTIMIZERS, name, "row optimizer", options)
 
 
 def _check_factor(name: str, value: float) -> None:

@@ -9,7 +9,6 @@ Shapes: N samples of the global batch, L classes of this rank's shard, R classes
 centres of a class, d embedding size.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,9 +17,8 @@ from typing import Protocol
 
 import torch
 
+from recognition.head.hashing import WORD, class_hash
 from recognition.head.rows import RowSet, local_rows
-
-_WORD = 0xFFFFFFFF
 
 # Classes hashed at a time. On a CPU the temporaries, 8 bytes a class, should stay in each core's
 # own cache: with one thread, 10 million hashes took 132, 78, 104 and 121 ms in chunks of 2^14,
@@ -179,34 +177,6 @@ LABEL_RULES: dict[str, LabelRule] = {
 }
 
 
-def class_hash(class_id: torch.Tensor, seed: int, step: int) -> torch.Tensor:
-    """Return 32 uniform bits for each class in a step: int64 of `class_id`'s shape, `[0, 2^32)`.
-
-    Two rounds of an invertible 32-bit mix (Wellons' "lowbias32") keyed by a SHA-256 of
-    (seed, step). Plain int64 arithmetic without overflow: equal on every device.
-    """
-    first, second = hash_keys(seed, step)
-    word = _mix(class_id & _WORD ^ first)
-    return _mix(word.add_(second).bitwise_and_(_WORD))
-
-
-def hash_keys(seed: int, step: int) -> tuple[int, int]:
-    """Return the two 32-bit keys of `class_hash`, each in `[0, 2^32)`."""
-    digest = hashlib.sha256(f"active classes, seed {seed}, step {step}".encode()).digest()
-    return int.from_bytes(digest[:4], "big"), int.from_bytes(digest[4:8], "big")
-
-
-def _mix(word: torch.Tensor) -> torch.Tensor:
-    """Scramble 32-bit words held in int64, in place; a bijection of `[0, 2^32)`."""
-    word.bitwise_xor_(word >> 16)
-    word.mul_(0x7FEB352D).bitwise_and_(_WORD)
-    word.bitwise_xor_(word >> 15)
-    # The published factor 0x846CA68B less 2^32: the same modulo 2^32, and the product stays
-    # within int64.
-    word.mul_(0x846CA68B - (1 << 32)).bitwise_and_(_WORD)
-    return word.bitwise_xor_(word >> 16)
-
-
 def class_quota(rate: float, num_classes: int) -> int:
     """Return `ceil(rate·num_classes)` for the decimal that was written: 0.1 of 30 is 3, not 4."""
     return math.ceil(Fraction(str(rate)) * num_classes)
@@ -291,5 +261,5 @@ def ranking(score_L: torch.Tensor, request: SampleRequest) -> torch.Tensor:
         # negative ones, which are in the opposite order. Adding 0 makes -0 a 0.
         bits_R = score_L[first:last].add(0.0).view(torch.int32)
         bits_R = torch.where(bits_R < 0, bits_R ^ 0x7FFFFFFF, bits_R)
-        key_L[first:last] = (bits_R.to(torch.int64) << 32) | (_WORD - hash_R)
+        key_L[first:last] = (bits_R.to(torch.int64) << 32) | (WORD - hash_R)
     return key_L

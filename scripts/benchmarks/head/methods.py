@@ -126,7 +126,7 @@ class Ours:
         torch.autograd.backward(output.loss)
         self._head.step(lr)
         self._active = output.active_classes
-        self._selection = output.selection_seconds
+        self._selection = float(output.figures["selection_seconds"])
         return output.loss.detach()
 
     def state_bytes(self) -> int:

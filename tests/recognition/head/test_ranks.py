@@ -145,12 +145,12 @@ def _train(case: Case, batches: Batches, sizes: list[int] | None) -> Trace:
             head.prefetch(y[mine], sizes)
         output = head(x_mine, y[mine], sizes)
         output.loss.backward()
+        active.append(int(head.step_figures()["active_classes"]))
         head.step(LR)
         assert x_mine.grad is not None
         losses.append(output.loss.item())
-        cosines.append(output.cosine_positive.item())
+        cosines.append(float(output.figures["cosine_positive"]))
         gradients.append(x_mine.grad / ranks)
-        active.append(int(head.over_classes(output.active_classes)))
     weight, velocity = head.weight, head.state_tensors()["momentum"]
     running, classes = head.running.tolist(), recorder.classes
     return Trace(losses, cosines, gradients, active, classes, running, weight, velocity)

@@ -92,7 +92,7 @@ def test_weights_checkpoint_and_run_agree(
     checkpoints = Checkpoints(run, world=World(), keep=2)
     facts = {"config": {"data": {"image_size": 112}}}
     other = {"one": torch.ones(1)}
-    good = State(backbone=network.state_dict(), replicated=other, rows={}, facts=facts)
+    good = State(backbone=network.state_dict(), replicated=other, rows={}, metadata=facts)
     zeros = {name: torch.zeros_like(value) for name, value in network.state_dict().items()}
     best = checkpoints.save(7, good, best=True)
     checkpoints.save(9, replace(good, backbone=zeros), best=False)

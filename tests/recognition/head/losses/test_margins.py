@@ -90,7 +90,7 @@ def test_combined_without_an_angular_part_is_cosface_to_the_bit() -> None:
     ("name", "options", "message"),
     [
         ("arkface", {}, r"loss: 'arkface' is not known.*'arcface'.*'softmax'.*mean 'arcface'"),
-        ("arcface", {"m2": 0.5}, r"'arcface' has no option 'm2'.*\['m', 'detached'\]"),
+        ("arcface", {"m2": 0.5}, r"'arcface'.*'m2'.*\['m', 'detached'\]"),
         ("cosface", {"m": -0.1}, r"option m: -0.1 found.*at least 0"),
         ("combined", {"m1": 0.0}, r"option m1: 0.0 found.*above 0"),
         ("combined", {"m3": math.nan}, r"option m3: nan found"),
@@ -99,7 +99,7 @@ def test_combined_without_an_angular_part_is_cosface_to_the_bit() -> None:
         ("magface", {"upper_norm": 10.0}, r"option upper_norm: 10.0 found.*above 10.0"),
         ("magface", {"upper_margin": 0.4}, r"option upper_margin: 0.4 found.*at least 0.45"),
         ("subcenter_arcface", {"k": 0}, r"option k: 0 found.*at least 1"),
-        ("subcenter_arcface", {"k": 1.5}, r"option k: 1.5 found.*whole number"),
+        ("subcenter_arcface", {"k": 1.5}, r"option k: 1\.5.*int"),
         ("d_softmax", {"d": 1.5}, r"option d: 1.5 found.*\(-1, 1\]"),
         ("d_softmax", {"batch_rate": 0.0}, r"option batch_rate: 0.0 found"),
     ],

@@ -182,7 +182,7 @@ def test_bfloat16_products_stay_within_bfloat16_of_the_float32_step() -> None:
                 output.loss.item(),
                 x.grad,
                 head.state_tensors()["momentum"],
-                output.cosine_positive.item(),
+                float(output.figures["cosine_positive"]),
             )
         )
     (loss, by_x, velocity, cosine), (loss16, by_x16, velocity16, cosine16) = results

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
+from recognition.head.hashing import class_hash
 from recognition.head.optim.rounding import RowNoise, round_stochastically
-from recognition.head.sampling.by_labels import class_hash
 
 
 def _round(

@@ -257,7 +257,7 @@ def test_a_bfloat16_velocity_is_the_same_each_time_and_new_each_step() -> None:
         ("sgd", {"weight_decay": -1.0}, "weight_decay: -1.0 found"),
         ("sgd", {"momentum": 0.0, "nesterov": True}, "nesterov: true found with momentum 0"),
         ("sgd", {"momentum_dtype": torch.float16}, "momentum_dtype: torch.float16 found"),
-        ("sgd", {"betas": (0.9, 0.99)}, "'sgd' has no option 'betas': expected a subset of"),
+        ("sgd", {"betas": (0.9, 0.99)}, r"'sgd'.*'betas'.*\['momentum', "),
         ("adamw", {"betas": (0.9,)}, r"betas: \(0.9,\) found, expected two"),
         ("adamw", {"betas": (0.9, 1.0)}, r"betas\[1\]: 1.0 found"),
         ("adamw", {"eps": 0.0}, "eps: 0.0 found"),

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from recognition.distributed import shard_range
+from recognition.head.hashing import class_hash
 from recognition.head.sampling import by_labels as sampling
 from recognition.head.sampling.by_labels import (
     LABEL_RULES,
     ActiveSet,
     SampleRequest,
-    class_hash,
     class_quota,
     shard_quota,
     take_best,

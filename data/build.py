@@ -1,0 +1,156 @@
+"""From the config's section `data` to the dataset, the order of samples, and the loader."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data.augmentations.augment import Augmentation
+from data.datasets.dataset import FaceDataset, open_dataset
+from data.demo.generate import make_demo_data
+from data.loading.choose_decoder import choose_decoder, measure
+from data.loading.loader import Batch, Loader
+from data.loading.tuning import cores_per_rank, plan_workers
+from data.order.class_orders import ClassBalancedOrder, PKOrder
+from data.order.orders import BlockOrder, FileOrder, GlobalOrder, SampleOrder
+from data.progress import progress_bar
+from recognition.config import Config, Data
+from recognition.distributed import World, barrier
+
+log = logging.getLogger(__name__)
+
+
+def build_dataset(settings: Data, world: World) -> FaceDataset:
+    """Return the training set, generated first if it is the demo's.
+
+    Raises `ValueError` when the counts that the config states are not those of the dataset.
+    """
+    if settings.demo is not None:
+        folder = Path(dataset_name(settings))  # a single one, with a demo
+        if world.is_main:
+            with progress_bar(f"making {folder}", "image") as progress:
+                make_demo_data(folder, **settings.demo.model_dump(), progress=progress)
+        barrier()
+    dataset = open_dataset(
+        settings.train,
+        merge=settings.merge,
+        remap_labels=settings.remap_labels,
+        cache_folder=settings.index_cache,
+        list_root=settings.list_root,
+    )
+    name = dataset_name(settings)
+    found = {"num_classes": dataset.num_classes, "num_images": len(dataset)}
+    for key, value in found.items():
+        stated = getattr(settings, key)
+        if stated not in (None, value):
+            raise ValueError(
+                f"data.{key} is {stated} in the config, but {name} has {value}: is it the right "
+                f"dataset? Fix the number, or leave data.{key} out"
+            )
+    log.info("%s: %d images of %d identities", name, len(dataset), dataset.num_classes)
+    return dataset
+
+
+def write_class_mapping(dataset: FaceDataset, output: Path) -> None:
+    """Write `classes.json`, where classes are not simply the labels of one dataset.
+
+    Whoever deploys the network needs to know which class is which label or folder.
+    """
+    if dataset.class_mapping is not None:
+        (output / "classes.json").write_text(json.dumps(dataset.class_mapping, indent=0))
+
+
+def dataset_name(settings: Data) -> str:
+    """Return what the config calls the training data, for messages."""
+    train = settings.train
+    return ", ".join(map(str, train if isinstance(train, list) else [train]))
+
+
+def build_order(settings: Data, dataset: FaceDataset, seed: int) -> SampleOrder:
+    """Return the stream of samples. Raises `ValueError` for more identities than there are."""
+    if settings.sampler == "class_balanced":
+        return ClassBalancedOrder(dataset.labels, seed)
+    if settings.sampler == "p_k":
+        assert settings.identities_per_batch is not None, "the config checks it with p_k"
+        assert settings.images_per_identity is not None, "the config checks it with p_k"
+        return PKOrder(
+            dataset.labels,
+            seed,
+            identities_per_batch=settings.identities_per_batch,
+            images_per_identity=settings.images_per_identity,
+        )
+    if settings.order == "global":
+        return GlobalOrder(len(dataset), seed)
+    stored = dataset.storage_order()
+    if settings.order == "none":
+        return FileOrder(len(dataset), stored)
+    return BlockOrder(
+        len(dataset),
+        seed,
+        block_records=settings.block_records,
+        mixing_blocks=settings.mixing_blocks,
+        stored=stored,
+    )
+
+
+def describe_order(settings: Data) -> str:
+    """Return in words what decides, with seed and batch size, which samples a step sees."""
+    if settings.sampler == "p_k":
+        return f"p_k, {settings.identities_per_batch} x {settings.images_per_identity}"
+    if settings.sampler == "class_balanced":
+        return "class_balanced"
+    if settings.order == "blocks":
+        return f"blocks of {settings.block_records} records, {settings.mixing_blocks} mixed"
+    return settings.order
+
+
+def build_loader(
+    config: Config, dataset: FaceDataset, world: World, device: torch.device
+) -> Loader:
+    """Return this rank's source of micro-batches; it measures how many threads decoding needs."""
+    settings, train = config.data, config.train
+    cores = cores_per_rank(world.local_size)
+    decoder = choose_decoder(settings.decoder, device)
+    worker_plan = plan_workers(
+        settings.workers,
+        settings.prefetch,
+        measure(decoder, dataset, settings.image_size),
+        device_type=device.type,
+        cores=cores,
+        batch_size=-(-train.global_batch_size // (train.accumulation * world.size)),
+        image_size=settings.image_size,
+    )
+    log.info(worker_plan.reason)
+    return Loader(
+        dataset,
+        image_size=settings.image_size,
+        global_batch_size=train.global_batch_size,
+        accumulation=train.accumulation,
+        order=build_order(settings, dataset, config.seed),
+        rank=world.rank,
+        world_size=world.size,
+        workers=worker_plan.workers,
+        prefetch=worker_plan.prefetch,
+        pin_memory=device.type == "cuda",
+        cores=cores,
+        replacement_seed=config.seed if settings.on_bad_record == "skip" else None,
+        max_bad_share=settings.max_bad_share,
+        decoder=decoder,
+    )
+
+
+def build_prepare(config: Config, device: torch.device) -> Callable[[Batch], tuple[Tensor, Tensor]]:
+    """Return what turns a batch on the host into augmented images and labels on `device`.
+
+    Images become float32 [b, 3, S, S] in [-1, 1], labels int64 [b].
+    """
+    augmentation = Augmentation(**config.data.augment.model_dump(), seed=config.seed)
+
+    def prepare(batch: Batch) -> tuple[Tensor, Tensor]:
+        batch = batch.to(device)
+        return augmentation(batch), batch.labels
+
+    return prepare

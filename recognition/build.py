@@ -1,0 +1,180 @@
+"""From the sections of a config to the parts of a run: backbone, head, optimizers, trainer.
+
+What depends on the dataset comes in as numbers, so nothing here needs one.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from backbones import build_backbone, freeze_batch_norm, load_weights, read_weights
+from recognition.checkpoint import Checkpoints, backbone_file
+from recognition.config import Config, Optimizer
+from recognition.distributed import World, shard_range
+from recognition.head import PartialFC, RowOptimizer, build_row_optimizer
+from recognition.optimizer import make_optimizer
+from recognition.plan import Plan, make_schedule
+from recognition.precision import Precision
+from recognition.telemetry import Telemetry
+from recognition.trainer import BatchSource, Trainer, Verify
+from recognition.version import __version__
+
+log = logging.getLogger(__name__)
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def build_network(config: Config) -> nn.Module:
+    """Return the backbone, in training mode, on the CPU."""
+    settings = config.backbone
+    backbone = build_backbone(
+        settings.name,
+        embedding_size=settings.embedding_size,
+        dropout=settings.dropout,
+        image_size=config.data.image_size,
+        activation_checkpointing=settings.activation_checkpointing,
+    )
+    if settings.frozen_batch_norm:
+        freeze_batch_norm(backbone)
+    return backbone
+
+
+def load_initial_weights(backbone: nn.Module, init_from: Path) -> None:
+    """Load what `init_from` means: a weight file, a checkpoint, or a run's latest checkpoint."""
+    file = backbone_file(init_from)
+    load_weights(backbone, read_weights(file), str(file))
+    log.info("backbone weights from %s", file)
+
+
+def optimizer_options(settings: Optimizer) -> dict[str, Any]:
+    """Return the options that an optimizer has for backbone and class centres alike."""
+    own: dict[str, dict[str, Any]] = {
+        "sgd": {"momentum": settings.momentum, "nesterov": settings.nesterov},
+        "adamw": {"betas": settings.betas},
+    }
+    return {"weight_decay": settings.weight_decay, **own[settings.name]}
+
+
+def build_centre_optimizer(config: Config) -> RowOptimizer:
+    """Return the optimizer of the class centres: the backbone's, row by row."""
+    options = optimizer_options(config.optimizer)
+    if config.optimizer.name == "sgd":
+        options["momentum_dtype"] = _DTYPES[config.head.momentum]
+    return build_row_optimizer(config.optimizer.name, **options)
+
+
+def build_head(config: Config, num_classes: int, device: torch.device) -> PartialFC:
+    """Return this rank's part of the classifier."""
+    settings = config.head
+    optional = {
+        "sample_rate": settings.sample_rate,
+        "rebuild_every": settings.rebuild_every,
+        "hard_share": settings.hard_share,
+        "block_bytes": None if settings.block_mib is None else settings.block_mib << 20,
+        "keep_bytes": None if settings.keep_mib is None else settings.keep_mib << 20,
+    }
+    stated: dict[str, Any] = {n: value for n, value in optional.items() if value is not None}
+    return PartialFC(
+        config.backbone.embedding_size,
+        num_classes,
+        placement=settings.placement,
+        sampling=settings.sampling,
+        loss=settings.loss.build(),
+        scale=settings.scale,
+        inter_class_filter=settings.inter_class_filter,
+        seed=config.seed,
+        optimizer=build_centre_optimizer(config),
+        dense_update=settings.dense_update,
+        matmul_dtype=_DTYPES[settings.precision],
+        device=device,
+        **stated,
+    )
+
+
+def run_identity(config: Config, order: str, num_classes: int, num_images: int) -> dict[str, Any]:
+    """Return what a checkpoint and the run that resumes it must have in common.
+
+    `order` says which samples a step sees, given the seed and the batch size.
+    """
+    return {
+        "seed": config.seed,
+        "train.global_batch_size": config.train.global_batch_size,
+        "train.accumulation": config.train.accumulation,
+        "backbone.name": config.backbone.name,
+        "backbone.embedding_size": config.backbone.embedding_size,
+        "data.image_size": config.data.image_size,
+        "data.order and data.sampler": order,
+        "optimizer.name": config.optimizer.name,
+        "head.momentum": config.head.momentum,
+        "head.loss.name": config.head.loss.name,
+        "classes": num_classes,
+        "images": num_images,
+    }
+
+
+def build_trainer(
+    config: Config,
+    plan: Plan,
+    *,
+    world: World,
+    device: torch.device,
+    backbone: nn.Module,
+    source: BatchSource,
+    prepare: Callable[[Any], tuple[Tensor, Tensor]],
+    verify: Verify,
+    checkpoints: Checkpoints,
+    telemetry: Telemetry,
+    identity: Mapping[str, Any],
+) -> Trainer:
+    """Return the trainer, its head and optimizer built; `identity` is that of `run_identity`."""
+    return Trainer(
+        world=world,
+        device=device,
+        backbone=backbone,
+        head=build_head(config, identity["classes"], device),
+        optimizer=make_optimizer(
+            config.optimizer.name,
+            backbone,
+            lr=config.optimizer.lr,
+            **optimizer_options(config.optimizer),
+        ),
+        schedule=make_schedule(config.schedule, config.optimizer.lr, plan),
+        plan=plan,
+        source=source,
+        prepare=prepare,
+        verify=verify,
+        precision=Precision(config.train.precision, device),
+        checkpoints=checkpoints,
+        telemetry=telemetry,
+        global_batch_size=config.train.global_batch_size,
+        accumulation=config.train.accumulation,
+        clip_norm=config.optimizer.clip_norm,
+        log_every=config.log.every_steps,
+        seed=config.seed,
+        compile_backbone=config.train.compile,
+        identity=identity,
+        metadata={
+            "config": config.model_dump(mode="json"),
+            "versions": {"torch": torch.__version__, "partialfc": __version__},
+        },
+    )
+
+
+def describe_model(config: Config, num_classes: int, world: World) -> dict[str, str]:
+    """Return backbone and head in words, with their sizes, for `--dry-run`."""
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in build_network(config).parameters())
+    first, last = shard_range(num_classes, world.size, 0)
+    rows = num_classes if config.head.placement == "replicated" else last - first
+    width = config.backbone.embedding_size * config.head.loss.build().centres_per_class
+    state = build_centre_optimizer(config).state(rows, width, "meta").values()
+    mebibytes = (rows * width * 4 + sum(tensor.nbytes for tensor in state)) / 2**20
+    return {
+        "backbone": f"{config.backbone.name}: {parameters:,} parameters",
+        "head": f"{rows:,} of {num_classes:,} class centres per rank, {mebibytes:,.1f} MiB with "
+        f"the optimizer's state, {config.head.placement}",
+    }
