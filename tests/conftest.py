@@ -15,7 +15,8 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from data.pairs.bin_file import write_pair_file
-from data.records.format import HEADER, PART, write_face_records
+from data.records.format import HEADER, PART
+from data.records.writer import write_face_records
 
 # The same examples in every run; `--hypothesis-profile=fuzz` searches for new ones.
 _slow = settings(deadline=None, suppress_health_check=list(HealthCheck))

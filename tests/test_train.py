@@ -16,7 +16,8 @@ from data.build import build_order, describe_order
 from data.datasets.dataset import open_dataset
 from data.order.class_orders import ClassBalancedOrder, PKOrder
 from data.order.orders import BlockOrder, FileOrder, GlobalOrder, SampleOrder
-from data.records.format import RecordWriter, pack_record, write_face_records
+from data.records.format import pack_record
+from data.records.writer import RecordWriter, write_face_records
 from recognition.build import build_head, run_identity
 from recognition.config_file import load_config
 from recognition.head.online_softmax.settings import BLOCK_BYTES, KEEP_BYTES

@@ -24,7 +24,7 @@ from data.loading.tuning import usable_cores
 from data.loading.workers import Workers
 from data.pairs.bin_file import write_pair_file
 from data.progress import ProgressCallback
-from data.records.format import write_face_records
+from data.records.writer import write_face_records
 
 GENERATOR_VERSION = 1
 """Increased whenever the same parameters no longer give the same bytes."""
