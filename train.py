@@ -23,7 +23,7 @@ from data.build import (
     describe_order,
     write_class_mapping,
 )
-from data.loading.cpu_decoder import choose_decoder
+from data.loading.choose_decoder import choose_decoder
 from eval.build import build_verifier
 from recognition.build import (
     build_network,

@@ -11,9 +11,9 @@ from torch import Tensor
 from data.augmentations.augment import Augmentation
 from data.datasets.dataset import FaceDataset, open_dataset
 from data.demo.generate import make_demo_data
-from data.loading.cpu_decoder import choose_decoder, measure
+from data.loading.choose_decoder import choose_decoder, measure
 from data.loading.loader import Batch, Loader
-from data.loading.tuning import choose_pace, cores_of_a_rank
+from data.loading.tuning import cores_per_rank, plan_workers
 from data.order.class_orders import ClassBalancedOrder, PKOrder
 from data.order.orders import BlockOrder, FileOrder, GlobalOrder, SampleOrder
 from data.progress import progress_bar
@@ -112,9 +112,9 @@ def build_loader(
 ) -> Loader:
     """Return this rank's source of micro-batches; it measures how many threads decoding needs."""
     settings, train = config.data, config.train
-    cores = cores_of_a_rank(world.local_size)
+    cores = cores_per_rank(world.local_size)
     decoder = choose_decoder(settings.decoder, device)
-    pace = choose_pace(
+    worker_plan = plan_workers(
         settings.workers,
         settings.prefetch,
         measure(decoder, dataset, settings.image_size),
@@ -123,7 +123,7 @@ def build_loader(
         batch_size=-(-train.global_batch_size // (train.accumulation * world.size)),
         image_size=settings.image_size,
     )
-    log.info(pace.reason)
+    log.info(worker_plan.reason)
     return Loader(
         dataset,
         image_size=settings.image_size,
@@ -132,8 +132,8 @@ def build_loader(
         order=build_order(settings, dataset, config.seed),
         rank=world.rank,
         world_size=world.size,
-        workers=pace.workers,
-        prefetch=pace.prefetch,
+        workers=worker_plan.workers,
+        prefetch=worker_plan.prefetch,
         pin_memory=device.type == "cuda",
         cores=cores,
         replacement_seed=config.seed if settings.on_bad_record == "skip" else None,

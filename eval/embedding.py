@@ -14,7 +14,7 @@ from torch import Tensor
 
 from data.augmentations.augment import normalise
 from data.loading.decode import ImageSource, decode_batch
-from data.loading.prefetch import prefetched
+from data.loading.workers import Workers
 from recognition.distributed import World, part_range
 
 Model = Callable[[Tensor], Tensor]
@@ -52,8 +52,8 @@ def embed_images(
         return torch.from_numpy(decode_batch(source, chunk, image_size))
 
     embedded: list[Tensor] = []
-    with torch.no_grad():
-        for pixels in prefetched(decode, chunks, ahead=1):
+    with torch.no_grad(), Workers(1, background=True, ahead=1) as workers:
+        for pixels in workers.in_order(decode, chunks):
             images = normalise(pixels.to(device).permute(0, 3, 1, 2))
             views = (images, images.flip(3)) if flip else (images,)
             embedded.append(torch.stack([_embed(model, view) for view in views], dim=1))

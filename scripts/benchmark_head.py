@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from data.loading.cores import usable_cores
+from data.loading.tuning import usable_cores
 from recognition.distributed import World, choose_device
 from scripts.benchmarks.common.command import new_parser, run_benchmark
 from scripts.benchmarks.common.machine import describe

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data.loading.cores import usable_cores
+from data.loading.tuning import usable_cores
 from scripts.benchmarks.common.command import new_parser, run_benchmark
 from scripts.benchmarks.common.machine import ROOT, describe
 from scripts.benchmarks.common.turns import take_turns

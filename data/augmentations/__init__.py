@@ -1,1 +1,1 @@
-"""The changes that `augment` makes to a batch, a module a kind, and how they are decided."""
+"""Random changes of training batches: one module per kind, and how they are decided."""

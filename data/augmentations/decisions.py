@@ -1,7 +1,7 @@
 """Random decisions without a generator: hashes of (seed, epoch, sample index, which decision).
 
-No generator has a state, so what is decided for a sample depends neither on the worker or the rank
-nor on the batch that it came in or where the run was resumed.
+As there is no generator's state, the decisions about a sample depend neither on the worker, the
+rank or the batch, nor on where the run was resumed.
 """
 
 from copy import copy
@@ -10,53 +10,28 @@ from typing import Final
 import torch
 from torch import Tensor
 
-# Which decision: a number mixed into the hash. Numbers are never given to another name.
-_DECISIONS: Final = {
-    "flip": 1,
-    "crop": 2,
-    "zoom": 3,
-    "shift x": 4,
-    "shift y": 5,
-    "colour": 6,
-    "brightness": 7,
-    "contrast": 8,
-    "saturation": 9,
-    "grey": 10,
-    "cutout": 11,
-    "cutout x": 12,
-    "cutout y": 13,
-    "hue": 14,
-    "blur": 15,
-    "blur sigma": 16,
-    "low_resolution": 17,
-    "low resolution side": 18,
-    "jpeg": 19,
-    "jpeg quality": 20,
-    "mask": 21,
-    "mask centre": 22,
-    "mask top": 23,
-    "mask drop": 24,
-    "mask width": 25,
-    "mask bottom": 26,
-    "mask pleats": 27,
-    "mask light": 28,
-    "mask red": 29,
-    "mask green": 30,
-    "mask blue": 31,
-}
+# The hash takes the position of a decision in this tuple, from 1. Append new names; never change,
+# move or reuse one.
+DECISIONS: Final = (
+    "flip", "crop", "zoom", "shift x", "shift y", "colour", "brightness", "contrast", "saturation",
+    "grey", "cutout", "cutout x", "cutout y", "hue", "blur", "blur sigma", "low_resolution",
+    "low resolution side", "jpeg", "jpeg quality", "mask", "mask centre", "mask top", "mask drop",
+    "mask width", "mask bottom", "mask pleats", "mask light", "mask red", "mask green", "mask blue",
+)  # fmt: skip
+_NUMBERS: Final = {name: number for number, name in enumerate(DECISIONS, 1)}
 
 
 class Decisions:
-    """Uniform numbers of a batch's samples, one a sample and decision.
+    """Uniform numbers for the samples of a batch, one per sample and decision.
 
-    All are made on the CPU: rows and sizes are chosen by them, and reading those from a GPU would
-    make the host wait for it.
+    All are computed on the CPU: the host chooses rows and sizes by them, and would have to wait
+    for a GPU to read them.
 
     Args:
         seed: of all decisions.
         epochs: int64 [b].
         indices: of the samples, int64 [b].
-        device: where the pixels are, to which `send` sends.
+        device: where the pixels are; `send` copies values there.
     """
 
     def __init__(self, seed: int, epochs: Tensor, indices: Tensor, device: torch.device) -> None:
@@ -66,33 +41,33 @@ class Decisions:
         self._device = device
 
     def of(self, rows: Tensor) -> "Decisions":
-        """Return the decisions about these samples of the batch, by their places, int64 [n]."""
+        """Return the decisions about the samples in these rows of the batch, int64 [n]."""
         part = copy(self)
         part._samples = self._samples[rows]
         return part
 
     def __call__(self, name: str) -> Tensor:
-        """Return one number in [0, 1) a sample, float32 [b]."""
-        hashed = _mix(self._samples + _signed(_GOLDEN * _DECISIONS[name]))
+        """Return a number in [0, 1) per sample, float32 [b]."""
+        hashed = _mix(self._samples + _signed(_GOLDEN * _NUMBERS[name]))
         return _shift(hashed, 40).to(torch.float32) / 2**24  # 24 bits are exact in float32
 
     def between(self, name: str, low: float, high: float) -> Tensor:
-        """Return one number in [low, high) a sample, float32 [b]."""
+        """Return a number in [low, high) per sample, float32 [b]."""
         return self(name) * (high - low) + low
 
     def whole(self, name: str, low: int, high: int) -> Tensor:
-        """Return one whole number from `low` to `high`, both included, a sample: int64 [b]."""
+        """Return a whole number from `low` to `high`, both included, per sample: int64 [b]."""
         return (self(name).to(torch.float64) * (high - low + 1)).to(torch.int64) + low
 
     def send(self, values: Tensor) -> Tensor:
-        """Return `values` on the device of the pixels; the host does not wait for the copy."""
+        """Copy `values` to the device of the pixels; the host does not wait."""
         if self._device.type == "cuda":
-            values = values.pin_memory()  # a copy from memory that is not would wait
+            values = values.pin_memory()  # a copy from other memory would wait
         return values.to(self._device, non_blocking=True)
 
 
 def _signed(value: int) -> int:
-    """Return the 64 bits of `value` as a signed number, which is what tensors have."""
+    """Return the low 64 bits of `value` as a signed number, as int64 tensors have them."""
     return (value + 2**63) % 2**64 - 2**63
 
 
@@ -102,12 +77,12 @@ _SECOND: Final = _signed(0x94D049BB133111EB)
 
 
 def _mix(values: Tensor) -> Tensor:
-    """Return SplitMix64's finaliser of int64 values (Steele, Lea and Flood, OOPSLA 2014)."""
+    """Return SplitMix64's finaliser of `values` (Steele, Lea and Flood, OOPSLA 2014)."""
     values = (values ^ _shift(values, 30)) * _FIRST
     values = (values ^ _shift(values, 27)) * _SECOND
     return values ^ _shift(values, 31)
 
 
 def _shift(values: Tensor, bits: int) -> Tensor:
-    """Return a logical right shift; that of int64 tensors repeats the sign."""
+    """Return a logical right shift; `>>` on int64 tensors repeats the sign."""
     return (values >> bits) & ((1 << (64 - bits)) - 1)

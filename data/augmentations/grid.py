@@ -1,4 +1,4 @@
-"""Pictures of what an augmentation does: a row for each operation, a column for each sample.
+"""Draws what an augmentation does: a row per operation, a column per sample.
 
 Shape legend: n samples, S image side.
 """
@@ -8,10 +8,9 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from data.augmentations.augment import PROBABILITIES, Augmentation
+from data.augmentations.augment import MID_GREY, PROBABILITIES, Augmentation
 from data.datasets.dataset import FaceDataset
 from data.loading.decode import decode_batch
 from data.loading.loader import Batch
@@ -22,10 +21,10 @@ _NOTHING: Final[dict[str, Any]] = dict.fromkeys(PROBABILITIES, 0.0)
 
 
 def rows_of(augmentation: Augmentation) -> dict[str, Augmentation]:
-    """Return the rows of a grid by name, the names of operations being those of `PROBABILITIES`.
+    """Return the augmentation of each row of a grid, by the row's name.
 
-    The first leaves all images as they are, one for each operation that has a probability applies
-    it alone and to every image, and the last is `augmentation` itself.
+    The first row leaves all images as they are, then one row per operation with a probability
+    applies it alone and to every image, and the last row is `augmentation` itself.
     """
     used = [name for name in PROBABILITIES if getattr(augmentation, name)]
     each = {name: replace(augmentation, **(_NOTHING | {name: 1.0})) for name in used}
@@ -40,33 +39,28 @@ def draw_grid(
     image_size: int,
     epoch: int = 0,
 ) -> Image.Image:
-    """Return `rows` of `samples` images that lie evenly over `dataset`, as they are in `epoch`.
+    """Draw `rows` for `samples` images, spread evenly over `dataset`, as they are in `epoch`.
 
-    Images are resized to `image_size` as for training. Raises `ValueError` for no samples or more
-    than there are, and as `decode_batch`.
+    Images are resized to `image_size` as for training. Raises `ValueError` unless `samples` is from
+    1 to the size of the dataset, and what `decode_batch` raises.
     """
     if not 1 <= samples <= len(dataset):
-        raise ValueError(f"{samples} samples: expected 1 to {len(dataset)}, which the dataset has")
+        raise ValueError(f"{samples} samples: expected 1 to {len(dataset)}, all of the dataset")
     indices = np.arange(samples, dtype=np.int64) * len(dataset) // samples
     pixels = decode_batch(dataset, indices, image_size)
-    numbers = torch.from_numpy(indices)
+    samples_n = torch.from_numpy(indices)
     batch = Batch(
         images=torch.from_numpy(pixels).permute(0, 3, 1, 2),
         labels=torch.from_numpy(dataset.labels[indices]),
-        indices=numbers,
-        epochs=torch.full_like(numbers, epoch),
+        indices=samples_n,
+        epochs=torch.full_like(samples_n, epoch),
     )
     pitch = image_size + _GAP
     grid = Image.new("RGB", (_MARGIN + samples * pitch, len(rows) * pitch), "white")
     draw = ImageDraw.Draw(grid)
     for row, (name, augmentation) in enumerate(rows.items()):
         draw.text((_GAP, row * pitch + image_size // 2), name, fill="black", anchor="lm")
-        for column, image in enumerate(_levels(augmentation, batch)):
+        levels = (augmentation(batch) * MID_GREY + MID_GREY).round().clamp(0, 255)
+        for column, image in enumerate(levels.to(torch.uint8).permute(0, 2, 3, 1).numpy()):
             grid.paste(Image.fromarray(image), (_MARGIN + column * pitch, row * pitch))
     return grid
-
-
-def _levels(augmentation: Augmentation, batch: Batch) -> NDArray[np.uint8]:
-    """Return the images of `batch` after `augmentation`: uint8 [n, S, S, 3]."""
-    levels = (augmentation(batch) * 127.5 + 127.5).round().clamp(0, 255)
-    return levels.to(torch.uint8).permute(0, 2, 3, 1).numpy()

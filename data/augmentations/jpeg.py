@@ -1,13 +1,15 @@
-"""What JPEG compression takes from a picture, computed on the device.
+"""The losses of JPEG compression, computed on the device.
 
-Shape legend: n samples, S image side, P the same up to whole 16 pixels.
+Shape legend: n samples, S image side, P is S rounded up to a multiple of 16.
 
 Colours, subsampling (4:2:0), tables and roundings are those of libjpeg as its documentation and
-ITU-T T.81 give them, with its default "smooth" upsampling; entropy coding loses nothing and is left
-out. Rounding to steps would turn the last bit of a sum into a visible difference, so no sum here
-has one: all terms are multiples of one power of two and all sums of them fit the 24 bits of
-float32, whatever the order of summation. So CPUs and GPUs agree (as long as products keep to
-float32, which is torch's default), and so do batches of any size.
+ITU-T T.81 give them, with its default "smooth" upsampling. Entropy coding is lossless and left out.
+
+Quantisation would turn a difference in the last bit of a sum into a visible one. So all sums are
+exact: all terms are multiples of one power of two, and their sums fit the 24 bits of float32 in any
+order of summation. CPUs and GPUs therefore agree (if matrix products are float32, torch's default),
+and so do batches of any size. torchvision's `jpeg` encodes files on the CPU: faster by a quarter
+there, but with other bits, and the host would have to wait for a GPU.
 """
 
 from functools import cache
@@ -19,7 +21,7 @@ from torch import Tensor
 
 from data.augmentations.decisions import Decisions
 
-# T.81, annex K.1: luma, chroma; by rows.
+# T.81, annex K.1: luma and chroma, by rows.
 _STEPS: Final = torch.tensor(
     [
         [
@@ -36,16 +38,16 @@ _STEPS: Final = torch.tensor(
     ]
 )  # fmt: skip
 
-# The transform is orthogonal, so that coefficients and pixels of a block stay below 2^11 in all:
-# 13 binary places are what float32 has left.
-_PLACES: Final = 2**13
+# The transform is orthogonal, so coefficients and pixels of a block are below 2^11, which leaves 13
+# of float32's 24 bits for fractions.
+_FRACTIONS: Final = 2**13
 
 
 def compressed(pixels: Tensor, decide: Decisions, *, low: int, high: int) -> Tensor:
-    """Return `pixels`, float32 [n, S, S, 3] of 0 to 255, as JPEG files of them would show.
+    """Return `pixels`, float32 [n, S, S, 3] of 0 to 255, as they would be read from JPEG files.
 
-    Pixels are rounded to whole levels first; the quality is a whole number from `low` to `high`,
-    within 1 to 100, one a sample.
+    Pixels are first rounded to whole levels. Each sample's quality is a whole number from `low` to
+    `high`, within 1 to 100.
     """
     steps = decide.send(quantisation_steps(decide.whole("jpeg quality", low, high)))
     side = pixels.shape[1]
@@ -53,8 +55,8 @@ def compressed(pixels: Tensor, decide: Decisions, *, low: int, high: int) -> Ten
     luma = _quantised(_padded(luma), steps[0])[:, :side, :side]
     padded = _padded(chroma)
     pairs = padded[..., 0::2, :] + padded[..., 1::2, :]
-    # Halves are rounded down and up by turns, so that the mean stays.
-    bias = _by_turns(padded.shape[-1] // 2, pixels.device) + 1
+    # Halves are rounded down and up alternately, which keeps the mean.
+    bias = _alternating(padded.shape[-1] // 2, pixels.device) + 1
     quarters = (pairs[..., 0::2] + pairs[..., 1::2] + bias).div_(4).floor_()
     quarters = _quantised(quarters.flatten(0, 1), steps[1].repeat(2, 1))
     chroma = _upsampled(quarters.view(2, len(pixels), *quarters.shape[1:]), side)
@@ -75,7 +77,7 @@ def _to_ycc(levels: Tensor) -> tuple[Tensor, Tensor]:
     chroma = torch.empty((2, *red.shape), device=red.device)
     torch.mul(blue, 32768, out=chroma[0]).sub_(red, alpha=11059).sub_(green, alpha=21709)
     torch.mul(red, 32768, out=chroma[1]).sub_(green, alpha=27439).sub_(blue, alpha=5329)
-    chroma.add_(2**23 + 32767)  # so that what is floored is positive
+    chroma.add_(2**23 + 32767)  # which makes what is floored positive
     return luma.div_(2**16).floor_(), chroma.div_(2**16).floor_()
 
 
@@ -90,30 +92,30 @@ def _to_rgb(luma: Tensor, chroma: Tensor) -> Tensor:
 
 
 def _padded(planes: Tensor) -> Tensor:
-    """Return [..., S, S] as [..., P, P], the last row and column repeated."""
+    """Return [..., S, S] as [..., P, P] by repeating the last row and column."""
     side = planes.shape[-1]
     padding = -side % 16
     if not padding:
         return planes
-    places = torch.arange(side + padding, device=planes.device).clamp_(max=side - 1)
-    return planes.index_select(-2, places).index_select(-1, places)
+    padded = torch.arange(side + padding, device=planes.device).clamp_(max=side - 1)
+    return planes.index_select(-2, padded).index_select(-1, padded)
 
 
 def _upsampled(planes: Tensor, side: int) -> Tensor:
-    """Return [2, n, P/2, P/2] at twice the size, cut to [2, n, S, S]: three parts near, one far."""
+    """Return [2, n, P/2, P/2] at twice the size, cropped to [2, n, S, S]: 3/4 near and 1/4 far."""
     half = (side + 1) // 2
     large = F.interpolate(planes[..., :half, :half], scale_factor=2.0, mode="bilinear")
-    bias = (8 - _by_turns(2 * half, planes.device)) / 16
+    bias = (8 - _alternating(2 * half, planes.device)) / 16
     return large.add_(bias).floor_()[..., :side, :side]
 
 
-def _by_turns(length: int, device: torch.device) -> Tensor:
+def _alternating(length: int, device: torch.device) -> Tensor:
     """Return 0, 1, 0, 1 and so on."""
     return torch.arange(length, device=device) % 2
 
 
 def _quantised(planes: Tensor, steps: Tensor) -> Tensor:
-    """Return planes of levels, [n, P, P] or half that side, with steps [n, 64] as the precision."""
+    """Return planes of levels, [n, P, P] or half that side, quantised in steps [n, 64]."""
     count, side, _ = planes.shape
     transform = _transform(planes.device)
     blocks = planes.view(count, side // 8, 8, side // 8, 8).transpose(2, 3).reshape(count, -1, 64)
@@ -127,9 +129,9 @@ def _quantised(planes: Tensor, steps: Tensor) -> Tensor:
 
 @cache
 def _transform(device: torch.device) -> Tensor:
-    """Return the cosine transform of a block by rows: float32 [64 coefficients, 64 pixels]."""
+    """Return the cosine transform of a block, by rows: float32 [64 coefficients, 64 pixels]."""
     k = torch.arange(8, dtype=torch.float64)
     cosines = torch.cos((2 * k + 1) * k[:, None] * (torch.pi / 16)) / 2
     cosines[0] /= 2**0.5
     exact = torch.kron(cosines, cosines)
-    return ((exact * _PLACES).round() / _PLACES).to(device, torch.float32)
+    return ((exact * _FRACTIONS).round() / _FRACTIONS).to(device, torch.float32)

@@ -1,4 +1,4 @@
-"""What lies behind the head, and what a camera does to the light that reaches it.
+"""The background, and what a camera does to the light that reaches it.
 
 Legend: n images, S image size; colours are linear until `photograph` encodes them.
 """
@@ -12,24 +12,22 @@ from torch import Tensor
 
 from data.demo.conditions import Conditions
 
-_SPARE = 200  # rows and columns by which a window of the sheet of noise can move
+_SPARE = 200  # rows and columns by which the window into the sheet of noise can move
 
 
 def background(conditions: Conditions, size: int) -> Tensor:
     """Return out-of-focus surroundings, float32 [n, 3, S, S]."""
-    cells = torch.from_numpy(conditions.backdrop.colours)
-    # Bilinear interpolation as two small matrix products, which are quicker than interpolate.
-    place = torch.linspace(0, cells.shape[-1] - 1, size)[:, None]
-    weights = (1 - (place - torch.arange(cells.shape[-1])).abs()).clamp_(min=0)
+    cells = torch.from_numpy(conditions.backdrop)
+    # Bilinear interpolation as two small matrix products, which are faster than `interpolate`.
+    position = torch.linspace(0, cells.shape[-1] - 1, size)[:, None]
+    weights = (1 - (position - torch.arange(cells.shape[-1])).abs()).clamp_(min=0)
     return weights @ cells @ weights.T
 
 
 def photograph(conditions: Conditions, light: Tensor) -> npt.NDArray[np.uint8]:
-    """Return the images that a camera makes, uint8 [n, S, S, 3].
+    """Return the images that a camera makes of `light`, uint8 [n, S, S, 3].
 
-    Args:
-        conditions: exposure, tint, shadows, blur, resolution and noise of each image.
-        light: linear RGB, float32 [n, 3, S, S]; overwritten.
+    `light` is linear RGB, float32 [n, 3, S, S], and is overwritten.
     """
     camera, size = conditions.camera, light.shape[-1]
     gain = torch.from_numpy(camera.exposure[:, None] * camera.tint)[:, :, None, None]
@@ -38,7 +36,7 @@ def photograph(conditions: Conditions, light: Tensor) -> npt.NDArray[np.uint8]:
     contrast = torch.from_numpy(camera.contrast)[:, None, None, None] * 255
     image.mul_(1.1 * contrast).add_(127.5 - 0.5 * contrast)
     for i, one in enumerate(image):
-        if camera.blur[i] > 0:
+        if camera.fuzzy[i]:
             _defocus(one, float(camera.blur[i]))
         if camera.grey[i]:
             one[:] = one.mean(0)
@@ -50,18 +48,18 @@ def photograph(conditions: Conditions, light: Tensor) -> npt.NDArray[np.uint8]:
 
 
 def _shadow(conditions: Conditions, size: int) -> Tensor:
-    """Return the shadow of something large and out of sight, float32 [n, 1, S, S]."""
+    """Return the shadow of something large outside the frame, float32 [n, 1, S, S]."""
     camera = conditions.camera
-    place = torch.linspace(-1, 1, size)
+    position = torch.linspace(-1, 1, size)
     angle = torch.from_numpy(camera.shade_angle)[:, None, None]
-    across = place * angle.cos() + place[:, None] * angle.sin()
+    across = position * angle.cos() + position[:, None] * angle.sin()
     offset = torch.from_numpy(camera.shade_offset)[:, None, None]
-    depth = torch.from_numpy(camera.shade_depth)[:, None, None]
+    depth = torch.from_numpy(camera.shade_depth * camera.shaded)[:, None, None]
     return (1 - depth * ((across - offset) * 4 + 0.5).clamp_(0, 1))[:, None]
 
 
 def _defocus(image: Tensor, blur: float) -> None:
-    """Put an image [3, S, S] out of focus: a Gaussian of `blur` pixels' deviation, in place."""
+    """Blur an image [3, S, S] with a Gaussian of `blur` pixels' deviation, in place."""
     reach = 4
     weights = np.exp(-0.5 * np.square(np.arange(reach + 1) / blur))
     weights = weights / (2 * weights.sum() - weights[0])

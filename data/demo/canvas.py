@@ -1,4 +1,4 @@
-"""A reflectance map in the making.
+"""A reflectance map to paint on.
 
 Legend: H rows (height), W columns (azimuth); 3 colour channels (linear RGB).
 """
@@ -8,11 +8,10 @@ import torch
 
 from data.demo.deck import Floats
 from data.demo.geometry import ARC, BOTTOM, TOP, Grid
+from data.demo.identity import Colour
 
 FINE = Grid.of(144, 184)
 """The grid of the maps that the renderer reads; a texel of the face is about a pixel."""
-
-Colour = tuple[float, float, float]
 
 
 class Canvas:
@@ -37,7 +36,7 @@ class Canvas:
         return cls(FINE, pixels)
 
     def part(self, top: float, bottom: float, left: float, right: float) -> "Canvas":
-        """Return the part between these heights and arc lengths: painting it costs less."""
+        """Return the part between these heights and arc lengths, which is faster to paint."""
         height, width = self.colour.shape[1:]
         rows = (np.array((top, bottom)) - TOP) * ((height - 1) / (BOTTOM - TOP))
         azimuths = np.clip(np.array((left, right)) / ARC, -np.pi, np.pi)
@@ -48,20 +47,20 @@ class Canvas:
         return Canvas(grid, self.colour[:, y, x])
 
     def blend(self, cover: Floats, colour: Colour | Floats) -> None:
-        """Lay `colour` ([3] or [3, H, W]) over the canvas where `cover` ([H, W]) says."""
+        """Blend `colour`, [3] or [3, H, W], into the canvas with weights `cover`, [H, W]."""
         target = np.asarray(colour, np.float32)
         if target.ndim == 1:
             target = target[:, None, None]
         self.colour += cover * (target - self.colour)
 
     def tint(self, cover: Floats, factor: Colour) -> None:
-        """Multiply the canvas by `factor` where `cover` says."""
+        """Multiply the canvas by `factor` with weights `cover`, [H, W]."""
         for channel, value in zip(self.colour, factor, strict=True):
             channel *= 1 + cover * np.float32(value - 1)
 
 
 def noise(rng: np.random.Generator, rows: int, columns: int) -> Floats:
-    """Return smooth noise over `FINE`, float32 [H, W], with this many cells of unit variance."""
+    """Return smooth noise over `FINE`, float32 [H, W], from this many cells of unit variance."""
     cells = rng.standard_normal((1, 1, rows, columns), dtype=np.float32)
     smooth = torch.nn.functional.interpolate(
         torch.from_numpy(cells), size=(len(FINE.y), FINE.x.shape[1]), mode="bilinear"

@@ -1,6 +1,6 @@
 """What differs between two images of one person: view, light, expression, age, what hides it.
 
-Every field has one row an image. Angles are radians; lengths are head units unless they say
+Every field has one row per image. Angles are radians; lengths are head units unless they say
 pixels; colours are linear RGB.
 
 Legend: n images.
@@ -8,12 +8,12 @@ Legend: n images.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from data.demo.deck import Deck, Floats, generator
+from data.demo.deck import Deck, Floats, chance, colours, deal, generator, normal, uniform
 
 Bools = npt.NDArray[np.bool_]
 
@@ -34,13 +34,13 @@ _AGES: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Shot:
-    """One image to make: its number within the identity, and what kind it shall be.
+    """An image to make: its number within the identity, and how it is taken.
 
     Attributes:
-        image: number within the identity; with the seed and the identity, it decides the image.
+        image: number within the identity; with the seed and the identity it decides the image.
         pose: "frontal" is within ±12° of yaw, "profile" is 65° to 90° to either side, "any" is
             the mixture that training images have.
-        period: range of the age that the image is taken at.
+        period: range of the age at which the image is taken.
     """
 
     image: int
@@ -50,96 +50,112 @@ class Shot:
 
 @dataclass(frozen=True)
 class View:
-    """Pose of the head, and its place in the frame (scale and shift in pixels)."""
+    """Pose of the head, and its position in the frame (scale and shift in pixels)."""
 
     yaw: Floats
-    pitch: Floats
-    roll: Floats
-    scale: Floats
-    shift_x: Floats
-    shift_y: Floats
-    perspective: Floats
+    pitch: Annotated[Floats, normal(0.0, 6 * _DEGREE)]
+    roll: Annotated[Floats, normal(0.0, 5 * _DEGREE)]
+    scale: Annotated[Floats, normal(51.0, 1.5)]
+    shift_x: Annotated[Floats, normal(0.0, 1.5)]
+    shift_y: Annotated[Floats, normal(0.0, 1.5)]
+    perspective: Annotated[Floats, uniform(0.02, 0.20)]
+
+
+def _direction(deck: Deck, spread: float) -> Floats:
+    azimuth, elevation = deck.uniform(-spread, spread), deck.uniform(-0.2, 0.8)
+    flat = np.cos(elevation)
+    return np.stack(
+        (np.sin(azimuth) * flat, -np.sin(elevation), np.cos(azimuth) * flat), axis=1
+    ).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Light:
-    """Two directional lights (n, 3: towards the light, and colours) and the ambient one."""
+    """Two directional lights, of a strength and a tint, and the ambient one.
 
-    key_direction: Floats
-    key_colour: Floats
-    fill_direction: Floats
-    fill_colour: Floats
-    ambient: Floats
-    gloss: Floats
+    Directions, towards the light, are [n, 3].
+    """
+
+    key: Annotated[Floats, uniform(0.5, 1.2)]
+    fill: Annotated[Floats, uniform(0.0, 0.4)]
+    key_direction: Annotated[Floats, lambda deck: _direction(deck, 1.2)]
+    key_tint: Annotated[Floats, colours(0.85, 1.1)]
+    fill_direction: Annotated[Floats, lambda deck: _direction(deck, 2.2)]
+    fill_tint: Annotated[Floats, colours(0.5, 1.2)]
+    ambient: Annotated[
+        Floats, lambda deck: deck.uniform(0.25, 0.6)[:, None] * deck.colours(0.85, 1.1)
+    ]
+    gloss: Annotated[Floats, uniform(0.0, 0.16)]
 
 
 @dataclass(frozen=True)
 class Expression:
-    """Strengths of the warps that an expression is made of, and how far the mouth is open."""
+    """Strengths of an expression's movements; of a mouth that speaks, how far it is open."""
 
-    smile: Floats
-    pucker: Floats
-    brows: Floats
-    frown: Floats
-    squint: Floats
-    jaw: Floats
-    opening: Floats
-    teeth: Floats
+    speaks: Annotated[Bools, chance(0.4)]
+    opening: Annotated[Floats, uniform(0.02, 0.13)]
+    smile: Annotated[Floats, normal(0.15, 0.4)]
+    pucker: Annotated[Floats, normal(0.0, 0.3)]
+    brows: Annotated[Floats, normal(0.0, 0.4)]
+    frown: Annotated[Floats, normal(0.0, 0.4)]
+    squint: Annotated[Floats, normal(0.0, 0.25)]
+    jaw: Annotated[Floats, normal(0.0, 0.3)]
+    teeth: Annotated[Floats, uniform(-0.3, 1.0)]
 
 
 @dataclass(frozen=True)
 class Cover:
-    """What hides a part of the face; a thing is there where its flag is set."""
+    """What hides a part of the face; a thing is there if its flag is set."""
 
-    glasses: Bools
-    glasses_size: Floats
-    glasses_shape: Floats
-    glasses_rim: Floats
-    glasses_colour: Floats
-    glasses_dark: Floats
-    mask: Bools
-    mask_top: Floats
-    mask_colour: Floats
-    hat: Bools
-    hat_line: Floats
-    hat_colour: Floats
-    hand: Bools
-    hand_x: Floats
-    hand_y: Floats
-    hand_width: Floats
-    hand_length: Floats
-    hand_angle: Floats
-    hand_light: Floats
-    clothes: Floats
+    glasses_tinted: Annotated[Bools, chance(0.15)]
+    glasses: Annotated[Bools, chance(0.12)]
+    glasses_size: Annotated[Floats, uniform(0.19, 0.26)]
+    glasses_shape: Annotated[Floats, uniform(0.6, 0.95)]
+    glasses_rim: Annotated[Floats, uniform(0.06, 0.16)]
+    glasses_colour: Annotated[Floats, lambda deck: deck.colours(0.0, 1.0) ** 3 * 0.6]
+    glasses_dark: Annotated[Floats, uniform(0.6, 0.95)]
+    glasses_clear: Annotated[Floats, uniform(0.0, 0.12)]
+    mask: Annotated[Bools, chance(0.025)]
+    mask_top: Annotated[Floats, uniform(0.15, 0.32)]
+    mask_colour: Annotated[Floats, colours(0.1, 0.8)]
+    hat: Annotated[Bools, chance(0.05)]
+    hat_line: Annotated[Floats, uniform(-0.62, -0.36)]
+    hat_colour: Annotated[Floats, lambda deck: deck.colours(0.0, 0.8) ** 2]
+    hand: Annotated[Bools, chance(0.07)]
+    hand_x: Annotated[Floats, uniform(-0.9, 0.9)]
+    hand_y: Annotated[Floats, uniform(-0.7, 1.0)]
+    hand_width: Annotated[Floats, uniform(0.07, 0.13)]
+    hand_length: Annotated[Floats, uniform(0.3, 0.6)]
+    hand_angle: Annotated[Floats, uniform(-1.6, 1.6)]
+    hand_light: Annotated[Floats, uniform(0.3, 1.5)]
+    clothes: Annotated[Floats, lambda deck: deck.colours(0.0, 0.9) ** 2]
 
 
 @dataclass(frozen=True)
 class Camera:
-    """What happens to the light on its way into the file."""
+    """What happens to the light on its way into the file; blur and shade only where flagged."""
 
-    exposure: Floats
-    tint: Floats
-    contrast: Floats
-    grey: Bools
-    shade_angle: Floats
-    shade_offset: Floats
-    shade_depth: Floats
-    blur: Floats
-    noise: Floats
-    noise_row: Floats
-    noise_column: Floats
-
-
-@dataclass(frozen=True)
-class Backdrop:
-    """Colours of the surroundings on a coarse grid, float32 [n, 3, cells, cells]."""
-
-    colours: Floats
+    fuzzy: Annotated[Bools, chance(0.2)]
+    exposure: Annotated[Floats, lambda deck: np.exp(deck.normal(0.0, 0.2)).astype(np.float32)]
+    tint: Annotated[Floats, colours(0.9, 1.1)]
+    contrast: Annotated[Floats, normal(1.0, 0.10)]
+    grey: Annotated[Bools, chance(0.03)]
+    shade_angle: Annotated[Floats, uniform(-np.pi, np.pi)]
+    shade_offset: Annotated[Floats, uniform(-0.6, 0.6)]
+    shaded: Annotated[Bools, chance(0.15)]
+    shade_depth: Annotated[Floats, uniform(0.2, 0.5)]
+    blur: Annotated[Floats, uniform(0.5, 1.6)]
+    noise: Annotated[Floats, uniform(0.0, 0.02)]
+    noise_row: Annotated[Floats, uniform(0, 1)]
+    noise_column: Annotated[Floats, uniform(0, 1)]
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """All that differs between the images of one identity."""
+    """All that differs between the images of one identity.
+
+    `backdrop` are the colours of the surroundings on a coarse grid, float32 [n, 3, cells, cells].
+    """
 
     view: View
     light: Light
@@ -147,7 +163,7 @@ class Conditions:
     age: Floats
     cover: Cover
     camera: Camera
-    backdrop: Backdrop
+    backdrop: Floats
 
 
 def make_conditions(seed: int, identity: int, shots: Sequence[Shot]) -> Conditions:
@@ -155,116 +171,33 @@ def make_conditions(seed: int, identity: int, shots: Sequence[Shot]) -> Conditio
     deck = Deck.of([generator(seed, identity, shot.image) for shot in shots], _COLUMNS)
     low, high = np.array([_AGES[shot.period] for shot in shots], np.float32).T
     return Conditions(
-        view=_view(deck, [shot.pose for shot in shots]),
-        light=_light(deck),
-        expression=_expression(deck),
+        view=deal(deck, View, yaw=_yaw(deck, [shot.pose for shot in shots])),
+        light=deal(deck, Light),
+        expression=deal(deck, Expression),
         age=low + (high - low) * deck.uniform(0, 1),
-        cover=_cover(deck),
-        camera=_camera(deck),
+        cover=deal(deck, Cover),
+        camera=deal(deck, Camera),
         backdrop=_backdrop(deck),
     )
 
 
-def _view(deck: Deck, poses: Sequence[Pose]) -> View:
-    sort, size = deck.uniform(0, 1), deck.uniform(0, 1)
+def _yaw(deck: Deck, poses: Sequence[Pose]) -> Floats:
+    kind, size = deck.uniform(0, 1), deck.uniform(0, 1)
     side = np.where(deck.chance(0.5), 1, -1).astype(np.float32)
-    wide = np.where(sort < 0.5, 25 * size, np.where(sort < 0.75, 25 + 40 * size, 65 + 25 * size))
+    wide = np.where(kind < 0.5, 25 * size, np.where(kind < 0.75, 25 + 40 * size, 65 + 25 * size))
     degrees = np.select(
         [np.array([p == name for p in poses]) for name in ("any", "frontal", "profile")],
         [wide, 12 * size, 65 + 25 * size],
     )
-    return View(
-        yaw=(side * degrees * _DEGREE).astype(np.float32),
-        pitch=deck.normal(0.0, 6 * _DEGREE),
-        roll=deck.normal(0.0, 5 * _DEGREE),
-        scale=deck.normal(51.0, 1.5),
-        shift_x=deck.normal(0.0, 1.5),
-        shift_y=deck.normal(0.0, 1.5),
-        perspective=deck.uniform(0.02, 0.20),
-    )
+    yaw: Floats = (side * degrees * _DEGREE).astype(np.float32)
+    return yaw
 
 
-def _light(deck: Deck) -> Light:
-    def direction(spread: float) -> Floats:
-        azimuth, elevation = deck.uniform(-spread, spread), deck.uniform(-0.2, 0.8)
-        flat = np.cos(elevation)
-        return np.stack(
-            (np.sin(azimuth) * flat, -np.sin(elevation), np.cos(azimuth) * flat), axis=1
-        ).astype(np.float32)
-
-    key, fill = deck.uniform(0.5, 1.2)[:, None], deck.uniform(0.0, 0.4)[:, None]
-    return Light(
-        key_direction=direction(1.2),
-        key_colour=key * deck.colours(0.85, 1.1),
-        fill_direction=direction(2.2),
-        fill_colour=fill * deck.colours(0.5, 1.2),
-        ambient=deck.uniform(0.25, 0.6)[:, None] * deck.colours(0.85, 1.1),
-        gloss=deck.uniform(0.0, 0.16),
-    )
-
-
-def _expression(deck: Deck) -> Expression:
-    speaks = deck.chance(0.4)
-    opening = deck.uniform(0.02, 0.13)
-    return Expression(
-        smile=deck.normal(0.15, 0.4),
-        pucker=deck.normal(0.0, 0.3),
-        brows=deck.normal(0.0, 0.4),
-        frown=deck.normal(0.0, 0.4),
-        squint=deck.normal(0.0, 0.25),
-        jaw=deck.normal(0.0, 0.3) + np.where(speaks, 5 * opening, 0).astype(np.float32),
-        opening=np.where(speaks, opening, 0).astype(np.float32),
-        teeth=deck.uniform(-0.3, 1.0),
-    )
-
-
-def _cover(deck: Deck) -> Cover:
-    tinted = deck.chance(0.15)
-    return Cover(
-        glasses=deck.chance(0.12),
-        glasses_size=deck.uniform(0.19, 0.26),
-        glasses_shape=deck.uniform(0.6, 0.95),
-        glasses_rim=deck.uniform(0.06, 0.16),
-        glasses_colour=deck.colours(0.0, 1.0) ** 3 * 0.6,
-        glasses_dark=np.where(tinted, deck.uniform(0.6, 0.95), deck.uniform(0.0, 0.12)),
-        mask=deck.chance(0.025),
-        mask_top=deck.uniform(0.15, 0.32),
-        mask_colour=deck.colours(0.1, 0.8),
-        hat=deck.chance(0.05),
-        hat_line=deck.uniform(-0.62, -0.36),
-        hat_colour=deck.colours(0.0, 0.8) ** 2,
-        hand=deck.chance(0.07),
-        hand_x=deck.uniform(-0.9, 0.9),
-        hand_y=deck.uniform(-0.7, 1.0),
-        hand_width=deck.uniform(0.07, 0.13),
-        hand_length=deck.uniform(0.3, 0.6),
-        hand_angle=deck.uniform(-1.6, 1.6),
-        hand_light=deck.uniform(0.3, 1.5),
-        clothes=deck.colours(0.0, 0.9) ** 2,
-    )
-
-
-def _camera(deck: Deck) -> Camera:
-    fuzzy = deck.chance(0.2)
-    return Camera(
-        exposure=np.exp(deck.normal(0.0, 0.2)).astype(np.float32),
-        tint=deck.colours(0.9, 1.1),
-        contrast=deck.normal(1.0, 0.10),
-        grey=deck.chance(0.03),
-        shade_angle=deck.uniform(-np.pi, np.pi),
-        shade_offset=deck.uniform(-0.6, 0.6),
-        shade_depth=np.where(deck.chance(0.15), deck.uniform(0.2, 0.5), 0).astype(np.float32),
-        blur=np.where(fuzzy, deck.uniform(0.5, 1.6), 0).astype(np.float32),
-        noise=deck.uniform(0.0, 0.02),
-        noise_row=deck.uniform(0, 1),
-        noise_column=deck.uniform(0, 1),
-    )
-
-
-def _backdrop(deck: Deck) -> Backdrop:
+def _backdrop(deck: Deck) -> Floats:
     mean, busy = deck.colours(0.0, 1.0) ** 1.5, deck.uniform(0.0, 0.8)
     cells = np.stack([deck.colours(0.0, 1.0) ** 2 for _ in range(_CELLS**2)], axis=2)
     cells = mean[:, :, None] + busy[:, None, None] * (cells - mean[:, :, None])
     faded = deck.uniform(0.2, 0.9)[:, None, None]
     cells = cells + faded * (cells.mean(axis=1, keepdims=True) - cells)
-    return Backdrop(cells.reshape(len(cells), 3, _CELLS, _CELLS).astype(np.float32))
+    backdrop: Floats = cells.reshape(len(cells), 3, _CELLS, _CELLS).astype(np.float32)
+    return backdrop

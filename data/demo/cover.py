@@ -1,4 +1,4 @@
-"""What hides a part of the face: glasses, masks, hats, clothes, and things before the camera.
+"""What hides a part of the face: glasses, masks, hats, clothes, and a hand before the camera.
 
 Legend: n images, k of them that have the thing, S image size.
 """
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data.demo.conditions import Conditions
 from data.demo.identity import Identity
-from data.demo.project import pixel_places
+from data.demo.project import pixel_coordinates
 
 
 def _step(t: Tensor, soft: float) -> Tensor:
@@ -30,14 +30,10 @@ def _rows(flags: np.ndarray) -> Tensor:
 def cover_on_face(
     person: Identity, conditions: Conditions, x: Tensor, y: Tensor, albedo: Tensor
 ) -> None:
-    """Put on clothes, and the glasses, masks and hats that `conditions` ask for.
+    """Add clothes, and the glasses, masks and hats of `conditions`, to the reflectance in place.
 
-    Args:
-        person: whose face it is; things sit where the features are.
-        conditions: what each of the n images has.
-        x: arc length on the head, float32 [n, S, S] in head units.
-        y: height on the head, likewise.
-        albedo: reflectance, float32 [n, 3, S, S]; changed in place.
+    `x` and `y`, float32 [n, S, S], are arc length and height on the head; `albedo`, float32
+    [n, 3, S, S], is the reflectance.
     """
     things, everyone = conditions.cover, torch.arange(len(x))
     dressed = _step(y - 1.27 + 0.10 * (1 - x.abs()).clamp_(min=0), 0.02)[:, None]
@@ -62,7 +58,7 @@ def cover_on_face(
 def _wear_glasses(
     person: Identity, conditions: Conditions, rows: Tensor, x: Tensor, y: Tensor, albedo: Tensor
 ) -> Tensor:
-    """Return the reflectance [k, 3, S, S] with glasses on."""
+    """Return the reflectance [k, 3, S, S] with glasses."""
     things, side = conditions.cover, x.abs()
     width = _column(things.glasses_size, rows)
     height = width * _column(things.glasses_shape, rows)
@@ -76,7 +72,8 @@ def _wear_glasses(
     temple = _step(0.025 - (y - person.eyes.y + 0.03).abs(), 0.01)
     temple = temple * _step(side - person.eyes.x - width, 0.01) * _step(1.35 - side, 0.02)
     frame = torch.maximum(rim, torch.maximum(bridge, temple))
-    glass = _step(1 - across, 0.05) * _column(things.glasses_dark, rows)
+    dark = np.where(things.glasses_tinted, things.glasses_dark, things.glasses_clear)
+    glass = _step(1 - across, 0.05) * _column(dark, rows)
     albedo = albedo * (1 - glass[:, None]) + 0.012 * glass[:, None]
     return torch.lerp(
         albedo, _column(things.glasses_colour, rows).expand_as(albedo), frame[:, None]
@@ -88,7 +85,7 @@ def open_mouth(
 ) -> None:
     """Open the mouths that speak; the arguments are those of `cover_on_face`."""
     talk = conditions.expression
-    rows = _rows(talk.opening > 0)
+    rows = _rows(talk.speaks)
     if not len(rows):
         return
     mouth, opening = person.mouth, _column(talk.opening, rows)
@@ -108,19 +105,16 @@ def open_mouth(
 def cover_in_frame(
     person: Identity, conditions: Conditions, rotation: Tensor, colour: Tensor
 ) -> None:
-    """Put a hand between camera and face: four bars with round ends.
+    """Add a hand between camera and face, four bars with round ends, to images in place.
 
-    Args:
-        person: whose hand it is.
-        conditions: what each of the n images has.
-        rotation: float32 [n, 3, 3], from head axes to camera axes.
-        colour: the images so far, float32 [n, 3, S, S]; changed in place.
+    `rotation`, float32 [n, 3, 3], is that of `rotation_matrix`; `colour`, float32 [n, 3, S, S], are
+    the images.
     """
     things = conditions.cover
     rows = _rows(things.hand)
     if not len(rows):
         return
-    x, y = pixel_places(conditions.view, rotation, colour.shape[-1], 1.0)
+    x, y = pixel_coordinates(conditions.view, rotation, colour.shape[-1], 1.0)
     x, y = x[rows] - _column(things.hand_x, rows), y[rows] - _column(things.hand_y, rows)
     angle = _column(things.hand_angle, rows)
     along, across = x * angle.sin() + y * angle.cos(), x * angle.cos() - y * angle.sin()

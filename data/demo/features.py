@@ -1,4 +1,4 @@
-"""Paints skin and features: what the identity is at age 0, its hair aside."""
+"""Paints skin and features of an identity at age 0; hair is painted later."""
 
 import numpy as np
 

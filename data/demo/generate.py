@@ -1,8 +1,8 @@
 """Makes the demo data: a training set of synthetic people and three verification sets.
 
-The folder has the layout of the public face data sets, so everything that reads those reads it:
-`train.rec`, `train.idx`, `property`, and `lfw.bin`, `cfp_fp.bin`, `agedb_30.bin`, named after
-the benchmarks whose question they ask (same pose, frontal against profile, across ages).
+The folder has the layout of the public face data sets: `train.rec`, `train.idx`, `property`, and
+`lfw.bin`, `cfp_fp.bin`, `agedb_30.bin`, named after the benchmarks that compare the same things
+(the same pose, frontal with profile, across ages).
 """
 
 import ctypes
@@ -10,11 +10,9 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import simplejpeg
@@ -22,38 +20,36 @@ import torch
 
 from data.demo.conditions import Period, Pose, Shot
 from data.demo.render import render_identity
-from data.loading.cores import usable_cores
+from data.loading.tuning import usable_cores
+from data.loading.workers import Workers
 from data.pairs.bin_file import write_pair_file
+from data.progress import ProgressCallback
 from data.records.writer import write_face_records
 
 GENERATOR_VERSION = 1
-"""Goes up whenever the same parameters no longer give the same bytes."""
+"""Increased whenever the same parameters no longer give the same bytes."""
 
 MANIFEST = "demo.json"
 JPEG_QUALITY = 90
 FOLDS = 10
 
 _UNSEEN = 2**31
-"""Number of the first person of the verification sets; training counts from 0 and stays below."""
+"""Number of the first person of the verification sets; those of training count from 0."""
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # options of glibc's mallopt, see malloc.h
-
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class PairKind:
-    """How the two images of a pair are taken."""
-
-    first: tuple[Pose, Period]
-    second: tuple[Pose, Period]
+# Options of glibc's mallopt (malloc.h): trim threshold, top pad and mmap threshold.
+_MALLOC_OPTIONS = {-1: 2**30, -2: 2**26, -3: 2**25}
 
 
-VERIFICATION_SETS: dict[str, PairKind] = {
-    "lfw": PairKind(("frontal", "adult"), ("frontal", "adult")),
-    "cfp_fp": PairKind(("frontal", "adult"), ("profile", "adult")),
-    "agedb_30": PairKind(("frontal", "young"), ("frontal", "old")),
+def _four_shots(*kinds: tuple[Pose, Period]) -> tuple[Shot, ...]:
+    return tuple(Shot(image, *kinds[image % 2]) for image in range(4))
+
+
+VERIFICATION_SETS = {
+    "lfw": _four_shots(("frontal", "adult"), ("frontal", "adult")),
+    "cfp_fp": _four_shots(("frontal", "adult"), ("profile", "adult")),
+    "agedb_30": _four_shots(("frontal", "young"), ("frontal", "old")),
 }
+"""The shots of each person of a set; a pair is one with an even and one with an odd number."""
 
 
 @dataclass(frozen=True)
@@ -73,30 +69,30 @@ def make_demo_data(
     people_per_set: int = 300,
     seed: int = 0,
     processes: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> bool:
     """Make the demo data in `folder`, unless the same data is there already.
 
-    The files appear all at once: they are written beside `folder` and moved when complete. Their
-    bytes depend on the parameters, not on the number of processes.
+    The files appear all at once: they are written to a folder next to `folder`, which is renamed
+    when complete. Their bytes depend on the parameters, not on the number of processes.
 
     Args:
         folder: where; must not exist, be empty, or hold demo data with the same parameters.
         identities: number of people to train on.
         images: number of training images, spread evenly over the people.
-        people_per_set: people in each verification set, none of whom is trained on or in another
-            set; each gives one pair of the same and shares in one pair of different people. A
-            multiple of 10 (there are ten folds), at least 20.
-        seed: names the population and all its images.
-        processes: worker processes; by default one for each CPU that this process may use. With 1
-            the work is done in this process.
+        people_per_set: people in each verification set, none of whom is in training or in another
+            set; each gives one pair of the same person and half of two pairs of different people.
+            A multiple of 10 (there are ten folds), at least 20.
+        seed: determines the population and all its images.
+        processes: worker processes; by default one per core that this process may use. With 1 the
+            work is done in this process.
         progress: called with (images made, images to make) now and then.
 
     Returns:
         True if the data was made, False if it was there.
 
     Raises:
-        ValueError: a number makes no sense, or the folder holds something else.
+        ValueError: a number is out of range, or the folder holds something else.
     """
     parameters = {
         "generator": GENERATOR_VERSION,
@@ -105,7 +101,8 @@ def make_demo_data(
         "people_per_set": people_per_set,
         "seed": seed,
     }
-    _check(identities, images, people_per_set)
+    count = usable_cores() if processes is None else processes
+    _check(identities, images, people_per_set, count)
     if _is_made(folder, parameters):
         return False
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -113,8 +110,8 @@ def make_demo_data(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        with _workers(processes) as run:
-            _write(partial, parameters, run, progress)
+        with _one_thread(), Workers(count, processes=True, start=_start_worker) as workers:
+            _write(partial, parameters, workers, progress)
         if folder.exists():
             folder.rmdir()  # empty, as was checked; fails if it no longer is
         partial.replace(folder)
@@ -123,35 +120,37 @@ def make_demo_data(
     return True
 
 
-def _check(identities: int, images: int, people_per_set: int) -> None:
+def _check(identities: int, images: int, people_per_set: int, processes: int) -> None:
     if not 1 <= identities <= _UNSEEN:
-        raise ValueError(f"identities is {identities}; expected 1 to {_UNSEEN}")
+        raise ValueError(f"identities is {identities}: expected 1 to {_UNSEEN}")
     if images < identities:
         raise ValueError(
-            f"images is {images}, fewer than the {identities} identities; everyone needs one"
+            f"images is {images}: expected at least one for each of {identities} people"
         )
     if people_per_set < 2 * FOLDS or people_per_set % FOLDS:
         raise ValueError(
-            f"people_per_set is {people_per_set}; expected a multiple of {FOLDS}, at least "
+            f"people_per_set is {people_per_set}: expected a multiple of {FOLDS}, at least "
             f"{2 * FOLDS}, so that each of the {FOLDS} folds has as many pairs of either kind"
         )
+    if processes < 1:
+        raise ValueError(f"processes is {processes}: expected at least 1")
 
 
 def _is_made(folder: Path, parameters: dict[str, int]) -> bool:
-    """Say whether `folder` holds this very data; raise where it holds anything else."""
+    """Return whether `folder` holds this data already; raise `ValueError` for anything else."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     manifest = folder / MANIFEST
     if not manifest.is_file():
         raise ValueError(
-            f"{folder} holds something other than demo data (it has no {MANIFEST}); choose "
+            f"{folder} holds something other than demo data (it has no {MANIFEST}): choose "
             "another folder"
         )
     found = _read_manifest(manifest)
     if found["parameters"] != parameters:
         raise ValueError(
-            f"{folder} holds demo data made with {found['parameters']}, but {parameters} was "
-            "asked for; choose another folder, or delete this one"
+            f"{folder} holds demo data made with {found['parameters']}, not with {parameters}: "
+            "choose another folder, or delete this one"
         )
     for name, size in found["files"].items():
         path = folder / name
@@ -159,7 +158,7 @@ def _is_made(folder: Path, parameters: dict[str, int]) -> bool:
         if actual != size:
             state = "is missing" if actual is None else f"has {actual} bytes"
             raise ValueError(
-                f"{path} {state}, expected {size} bytes; delete {folder} and make the data anew"
+                f"{path} {state}: expected {size} bytes; delete {folder} and make the data again"
             )
     return True
 
@@ -171,34 +170,16 @@ def _read_manifest(path: Path) -> dict[str, dict[str, int]]:
         return {key: dict(found[key]) for key in ("parameters", "files")}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path} is not the manifest of demo data ({error!r}); delete {path.parent} and make "
-            "the data anew"
+            f"{path} is not the manifest of demo data ({error!r}): delete {path.parent} and make "
+            "the data again"
         ) from error
-
-
-Run = Callable[[Sequence[_Person]], Iterator[list[bytes]]]
-
-
-@contextmanager
-def _workers(processes: int | None) -> Iterator[Run]:
-    """Yield a function that photographs people in order, in this process or in several."""
-    count = usable_cores() if processes is None else processes
-    if count < 1:
-        raise ValueError(f"processes is {count}; expected at least 1")
-    if count == 1:
-        with _one_thread():
-            yield lambda people: map(_photograph, people)
-        return
-    # spawn: forking a process that has started threads (torch's, a process group's) can deadlock
-    with ProcessPoolExecutor(count, get_context("spawn"), initializer=_start_worker) as pool:
-        yield lambda people: pool.map(_photograph, people, chunksize=8)
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Compute with one thread, as the workers do: the last bits of a sum depend on how it is cut.
+    """Compute with one thread, as worker processes do.
 
-    A last bit can be the pixel that a JPEG rounds the other way.
+    The last bits of a sum depend on the number of threads, and a JPEG may round by the last bit.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -209,19 +190,15 @@ def _one_thread() -> Iterator[None]:
 
 
 def _start_worker() -> None:
-    """Set a worker process up: one thread, and an allocator that keeps what is freed.
+    """Set a worker process to one thread, and its allocator to keep freed memory.
 
-    By default glibc gives large freed blocks back to the system and every new image faults them
-    in again, a fifth of the whole time.
+    By default glibc returns large freed blocks to the system, and every new image faults them in
+    again, which takes a fifth of the whole time.
     """
     torch.set_num_threads(1)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:  # musl has none
-        for option, value in (
-            (_TRIM_THRESHOLD, 2**30),
-            (_TOP_PAD, 2**26),
-            (_MMAP_THRESHOLD, 2**25),
-        ):
+        for option, value in _MALLOC_OPTIONS.items():
             mallopt(option, value)
 
 
@@ -231,25 +208,26 @@ def _photograph(person: _Person) -> list[bytes]:
     return [simplejpeg.encode_jpeg(image, quality=JPEG_QUALITY) for image in images]
 
 
-def _write(folder: Path, parameters: dict[str, int], run: Run, progress: Progress | None) -> None:
+def _write(
+    folder: Path, parameters: dict[str, int], workers: Workers, progress: ProgressCallback | None
+) -> None:
     seed, people = parameters["seed"], parameters["people_per_set"]
     total = parameters["images"] + 4 * people * len(VERIFICATION_SETS)
     done = 0
 
-    def counted(groups: Iterator[list[bytes]]) -> Iterator[list[bytes]]:
+    def photographs(people: Sequence[_Person]) -> Iterator[list[bytes]]:
         nonlocal done
-        for group in groups:
+        for group in workers.in_order(_photograph, people):
             done += len(group)
             if progress is not None:
                 progress(done, total)
             yield group
 
-    training = training_people(seed, parameters["identities"], parameters["images"])
-    made = counted(run(training))
-    write_face_records(folder, ((i, image) for i, group in enumerate(made) for image in group))
-    for number, (name, kind) in enumerate(VERIFICATION_SETS.items()):
+    training = photographs(training_people(seed, parameters["identities"], parameters["images"]))
+    write_face_records(folder, ((i, image) for i, group in enumerate(training) for image in group))
+    for number, (name, shots) in enumerate(VERIFICATION_SETS.items()):
         first = _UNSEEN + number * people
-        groups = list(counted(run(verification_people(seed, first, people, kind))))
+        groups = list(photographs(verification_people(seed, first, people, shots)))
         encoded, same = arrange_pairs(groups)
         write_pair_file(folder / f"{name}.bin", encoded, same)
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
@@ -258,7 +236,7 @@ def _write(folder: Path, parameters: dict[str, int], run: Run, progress: Progres
 
 
 def training_people(seed: int, identities: int, images: int) -> list[_Person]:
-    """Return everyone to train on, with `images` spread as evenly as can be."""
+    """Return the people to train on, with `images` spread evenly over them."""
     bounds = [images * i // identities for i in range(identities + 1)]
     return [
         _Person(seed, i, tuple(Shot(image) for image in range(bounds[i + 1] - bounds[i])))
@@ -266,25 +244,20 @@ def training_people(seed: int, identities: int, images: int) -> list[_Person]:
     ]
 
 
-def verification_people(seed: int, first: int, people: int, kind: PairKind) -> list[_Person]:
-    """Return the people of a set, each with four shots: two of either kind."""
-    (pose, period), (other_pose, other_period) = kind.first, kind.second
-    shots = tuple(
-        Shot(image, pose, period) if image % 2 == 0 else Shot(image, other_pose, other_period)
-        for image in range(4)
-    )
+def verification_people(
+    seed: int, first: int, people: int, shots: tuple[Shot, ...]
+) -> list[_Person]:
+    """Return the people of a set, numbered from `first`, all with the same shots."""
     return [_Person(seed, first + i, shots) for i in range(people)]
 
 
 def arrange_pairs(groups: Sequence[Sequence[bytes]]) -> tuple[list[bytes], list[bool]]:
-    """Return the images of all pairs, two a pair, and whether each pair is of one person.
+    """Return the images of all pairs, two per pair, and whether each pair shows one person.
 
-    Each of the ten folds has as many pairs of one person as of two, first the former, as in LFW.
-    A pair of one person is its shots 0 and 1; a pair of two is shot 2 of one and shot 3 of the
-    next of the same fold, so that folds share no people.
-
-    Args:
-        groups: the four images of each person; a multiple of ten people.
+    Each of the ten folds has as many pairs of one person as of two people, first the former, as in
+    LFW. A pair of one person is their shots 0 and 1; a pair of two is shot 2 of one and shot 3 of
+    the next person in the fold, so that folds share no people. `groups` are the four images of each
+    person, of a multiple of ten people.
     """
     size = len(groups) // FOLDS
     images: list[bytes] = []

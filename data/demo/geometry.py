@@ -51,7 +51,7 @@ def bump(t: Floats, centre: float, width: float) -> Floats:
 
 
 def ramp(t: Floats, start: float | Floats, end: float | Floats) -> Floats:
-    """Return the smooth step that is 0 at `start` and 1 at `end` (which may lie below start)."""
+    """Return the smooth step that is 0 at `start` and 1 at `end` (which may be below `start`)."""
     s: Floats = np.clip((t - start) / (end - start), 0, 1)
     return s * s * (3 - 2 * s)
 
@@ -113,7 +113,7 @@ def _features(person: Identity, grid: Grid) -> Floats:
     relief += mouth.protrusion * lip * bump(y, mouth.y + 0.065, 0.06)
     relief -= 0.03 * lip * bump(y, mouth.y + 0.17, 0.05)
     relief += 0.05 * bump(side, 0.0, 0.17) * bump(y, skull.chin_y - 0.13, 0.11)
-    return relief + skull.ears * ear_place(grid) * (1 - 0.5 * bump(y, 0.12, 0.10))
+    return relief + skull.ears * ear_cover(grid) * (1 - 0.5 * bump(y, 0.12, 0.10))
 
 
 def _nose(person: Identity, grid: Grid) -> Floats:
@@ -139,26 +139,23 @@ def _hair(person: Identity, grid: Grid) -> Floats:
     return relief
 
 
-def ear_place(grid: Grid) -> Floats:
+def ear_cover(grid: Grid) -> Floats:
     """Return where the ears are, float32 [H, W] in [0, 1]."""
     height = ramp(grid.y, -0.22, -0.10) * ramp(grid.y, 0.42, 0.30)
     return bump(np.abs(grid.azimuth), 1.66, 0.10) * height
 
 
 def hair_cover(person: Identity, grid: Grid, receding: float) -> Floats:
-    """Return where the scalp's hair lies, float32 [H, W] in [0, 1].
+    """Return where hair covers the scalp, float32 [H, W] in [0, 1].
 
-    Args:
-        person: whose hair.
-        grid: texture coordinates.
-        receding: how far age has pushed the hairline back, in head units.
+    Age has pushed the hairline back by `receding`, in head units.
     """
     hair, x = person.hair, grid.x
     line = hair.line_y - receding + hair.peak * bump(x, 0.0, 0.13) + hair.tilt * x
     line = np.minimum(line + 0.8 * (0.25 + hair.temples - receding) * np.square(x), -0.12)
     front = ramp(grid.y - line, 0.03, -0.03)
     azimuth = np.abs(grid.azimuth)
-    ear = 0.0 if hair.long else ear_place(grid)
+    ear = 0.0 if hair.long else ear_cover(grid)
     edge = 1.15 + (0.0 if hair.long else 0.25) * ramp(grid.y, -0.3, 0.1)
     side = ramp(azimuth - edge, -0.04, 0.06)
     if hair.long:

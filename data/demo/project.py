@@ -1,9 +1,8 @@
 """Finds where the rays of the camera meet a head.
 
-The camera looks along -z with rays that spread a little (perspective). Rays are followed in
-uniform steps, at half the image's resolution: the surface is smooth, so the hits can be
-interpolated. The step is short enough not to jump over the thinnest part, a nose seen from the
-side.
+The camera looks along -z with rays that spread a little (perspective). Rays advance in uniform
+steps, at half the image's resolution: the surface is smooth, so hits can be interpolated. The step
+is too short to miss the thinnest part, a nose seen from the side.
 
 Legend: n images, h rays in each row and column.
 """
@@ -25,10 +24,10 @@ class Hits:
     """Where each ray meets the head.
 
     Attributes:
-        texture: float32 [n, 2, h, h], texture coordinates (u, v) of the hit; beside the head, of
-            the ray's closest approach.
-        clearance: float32 [n, h, h], least distance from the surface along the ray, in head
-            units; well below 0 where the ray goes through the head.
+        texture: float32 [n, 2, h, h], texture coordinates (u, v) of the hit; of the point closest
+            to the head if the ray misses it.
+        clearance: float32 [n, h, h], smallest distance of the ray from the surface, in head units;
+            well below 0 where the ray goes through the head.
     """
 
     texture: Tensor
@@ -47,14 +46,13 @@ def rotation_matrix(view: View) -> Tensor:
     return torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
 
 
-def pixel_places(view: View, rotation: Tensor, size: int, stride: float) -> tuple[Tensor, Tensor]:
+def pixel_coordinates(
+    view: View, rotation: Tensor, size: int, stride: float
+) -> tuple[Tensor, Tensor]:
     """Return the camera coordinates of pixel centres, x as [n, 1, size], y as [n, size, 1].
 
-    Args:
-        view: scale and shift of each image.
-        rotation: float32 [n, 3, 3], see `rotation_matrix`.
-        size: pixels in each row and column.
-        stride: width of these pixels in pixels of the image that the view's scale refers to.
+    There are `size` of them per row and column, each `stride` pixels of the image wide. `rotation`,
+    float32 [n, 3, 3], is that of `rotation_matrix`.
     """
     pixels = (torch.arange(size) + 0.5 - 0.5 * size) * stride
     scale = torch.from_numpy(view.scale)[:, None]
@@ -65,17 +63,10 @@ def pixel_places(view: View, rotation: Tensor, size: int, stride: float) -> tupl
 
 
 def trace(radius: Tensor, view: View, rotation: Tensor, size: int, stride: float) -> Hits:
-    """Follow rays to the head.
+    """Return where rays, `stride` pixels apart, meet the head.
 
-    Args:
-        radius: float32 [1, 1, H, W], see `geometry.radius_map`.
-        view: pose and place of the head in each of n images.
-        rotation: its rotation matrices, float32 [n, 3, 3].
-        size: h.
-        stride: distance of the rays in pixels.
-
-    Returns:
-        The hits of all n images.
+    `radius`, float32 [1, 1, H, W], is that of `geometry.radius_map`; `rotation`, float32 [n, 3, 3],
+    that of `rotation_matrix`.
     """
     start, step = _rays(view, rotation, size, stride)
     radius = radius.expand(len(start), -1, -1, -1)
@@ -88,9 +79,9 @@ def trace(radius: Tensor, view: View, rotation: Tensor, size: int, stride: float
     for i in range(1, _STEPS):
         here = _NEAR + i * travel
         clearance = _clearance(radius, torch.add(start, step, alpha=here, out=point))
-        # No torch.where: with arithmetic on 0 and 1 this loop takes half the time.
-        share = previous / (previous - clearance.clamp(max=0)).clamp_(min=1e-6)
-        depth.addcmul_(outside, share.clamp_(max=1), value=travel)
+        # Arithmetic with 0 and 1 takes half the time of torch.where.
+        fraction = previous / (previous - clearance.clamp(max=0)).clamp_(min=1e-6)
+        depth.addcmul_(outside, fraction.clamp_(max=1), value=travel)
         closer = (least - clearance).sign_().clamp_(min=0)
         nearest.lerp_(torch.full_like(nearest, here), closer)
         least.lerp_(clearance, closer)
@@ -102,7 +93,7 @@ def trace(radius: Tensor, view: View, rotation: Tensor, size: int, stride: float
 
 def _rays(view: View, rotation: Tensor, size: int, stride: float) -> tuple[Tensor, Tensor]:
     """Return rays start + depth * step, each float32 [n, 3, h, h], as (x, v, z) of the head."""
-    x, y = pixel_places(view, rotation, size, stride)
+    x, y = pixel_coordinates(view, rotation, size, stride)
     axes = rotation[:, :, :, None, None]  # row i of the rotation is camera axis i in head axes
     start = x[:, None] * axes[:, 0] + y[:, None] * axes[:, 1]
     step = axes[:, 2] - torch.from_numpy(view.perspective)[:, None, None, None] * start
@@ -112,11 +103,7 @@ def _rays(view: View, rotation: Tensor, size: int, stride: float) -> tuple[Tenso
 
 
 def _texture(point: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (u, v) of points, float32 [n, 2, h, h], and their distance from the head's axis.
-
-    Args:
-        point: float32 [n, 3, h, h], (x, v, z).
-    """
+    """Return (u, v) of points (x, v, z), [n, 3, h, h], and their distance from the head's axis."""
     x, v, z = point.unbind(1)
     distance = torch.addcmul(z * z, x, x).sqrt_()
     # u = sin(azimuth / 2) = x / sqrt(2 distance (distance + z))

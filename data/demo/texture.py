@@ -1,4 +1,4 @@
-"""Paints one identity, once: reflectance, what ageing does to it, normals and cavities.
+"""Paints an identity once: reflectance, its change with age, normals and cavities.
 
 Legend: H rows (height), W columns (azimuth) of a map.
 """
@@ -16,7 +16,7 @@ from data.demo.geometry import Grid, bump, hair_cover, normal_map, radius_map, r
 from data.demo.identity import Identity
 
 _COARSE = Grid.of(72, 92)
-_TEXTURE_SLOT = 2**32 - 3  # the image number, no real image's, whose generator paints the texture
+_TEXTURE_SLOT = 2**32 - 3  # the image number, used by no image, of the generator for the texture
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class FaceMaps:
         person: who it is.
         radius: float32 [1, 1, H', W'], see `geometry.radius_map`.
         surface: float32 [1, 9, H, W]: reflectance (3), its change from age 0 to age 1 (3), and
-            the normal (3), whose length is the surface's openness to the sky: 1 on a convex
-            surface, less in cavities.
+            the normal (3), whose length says how open the surface is to the sky: 1 where it is
+            convex, less in cavities.
     """
 
     person: Identity
@@ -84,7 +84,7 @@ def _paint_hair(canvas: Canvas, person: Identity, cover: Floats, rng: np.random.
 def _age(canvas: Canvas, person: Identity, cover: Floats, rng: np.random.Generator) -> Floats:
     """Return the change of reflectance from age 0 to age 1, float32 [3, H, W].
 
-    Hair goes grey and recedes; lines, spots and a change of tone come to the skin.
+    Hair turns grey and recedes; the skin gets lines and spots, and its tone changes.
     """
     ageing = person.ageing
     old = Canvas(canvas.grid, canvas.colour.copy())
@@ -103,7 +103,7 @@ def _age(canvas: Canvas, person: Identity, cover: Floats, rng: np.random.Generat
 
 
 def _lines(canvas: Canvas, person: Identity, rng: np.random.Generator) -> Floats:
-    """Return how deep wrinkles, folds, bags and crow's feet are, float32 [H, W] in [0, 1]."""
+    """Return the depth of wrinkles, folds, bags and crow's feet, float32 [H, W] in [0, 1]."""
     ageing, eyes, mouth, nose = person.ageing, person.eyes, person.mouth, person.nose
     side, y = canvas.side, canvas.grid.y
     phase = 2 * np.pi * rng.random(dtype=np.float32)
@@ -123,7 +123,7 @@ def _lines(canvas: Canvas, person: Identity, rng: np.random.Generator) -> Floats
 
 
 def _blur(image_HW: Floats, radius: int) -> Floats:
-    """Return the box blur with edge values repeated, float32 [H, W]."""
+    """Return a box blur with edges repeated, float32 [H, W]."""
     padded = torch.nn.functional.pad(
         torch.from_numpy(image_HW)[None, None], (radius,) * 4, mode="replicate"
     )

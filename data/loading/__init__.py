@@ -1,1 +1,1 @@
-"""Batches: decoding, threads, and how many of them."""
+"""Batches of decoded images, and the threads that make them."""

@@ -1,15 +1,14 @@
-"""Who makes pixels of a rank's batches: the interface, and the decoder on the CPU.
+"""What decodes a rank's batches: the interface, and the decoder on the CPU.
 
-The loader decides which samples a batch holds; a decoder reads and decodes them, and says what
-took the place of bad ones.
+The loader decides which samples a batch holds; a decoder reads and decodes them, and reports what
+it put in the place of bad ones.
 
 Shape legend: b samples of a batch, S image side.
 """
 
+import weakref
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -19,9 +18,8 @@ from torch import Tensor
 
 from data.datasets.dataset import FaceDataset
 from data.loading.bad_records import BadRecord, decode_replacing
-from data.loading.buffers import ImageBuffers
 from data.loading.decode import decode_batch
-from data.loading.tuning import Spent, probe, spending
+from data.loading.tuning import Timings, measure_time
 
 Indices = NDArray[np.int64]
 
@@ -32,58 +30,80 @@ class Decoded:
 
     Attributes:
         images: uint8 [b, 3, S, S], RGB, channels_last in memory.
-        indices: int64 [b], the places in the dataset that the images come from.
-        bad: the records that other samples were taken for.
-        spent: what reading and decoding took.
+        indices: int64 [b], indices in the dataset of the images.
+        bad: the records that were replaced by other samples.
+        timings: how long reading and decoding took.
     """
 
     images: Tensor
     indices: Indices
     bad: tuple[BadRecord, ...]
-    spent: Spent
+    timings: Timings
 
 
 class BatchDecoder(Protocol):
     """Reads and decodes samples of a dataset; safe to use from several threads."""
 
     @property
-    def remedy(self) -> str:
-        """What to change when decoding as such is too slow, in words."""
+    def hint(self) -> str:
+        """What to change when decoding itself is too slow."""
 
     def decode(self, indices: Indices, epochs: Indices) -> Decoded:
         """Return the samples at `indices`, int64 [b], of `epochs`, int64 [b].
 
-        Raises what the dataset raises for a record that cannot be read, and `BadImage`, with the
-        place of the image, for one that cannot be decoded; or puts another sample in its place.
+        For a bad record raises what the dataset raises if it cannot be read, and `BadImage` if it
+        cannot be decoded; or, with a `replacement_seed`, puts another sample in its place.
         """
 
     def close(self) -> None:
-        """Give back what decoding holds beside memory of batches; it can go on after."""
+        """Release what decoding holds, except memory of batches; decoding can start again."""
 
 
-class MakeDecoder(Protocol):
-    """Makes the decoder of one rank."""
+MakeDecoder = Callable[..., BatchDecoder]
+"""Makes the decoder of one rank from the arguments of `CpuDecoder`."""
 
-    def __call__(
-        self,
-        dataset: FaceDataset,
-        *,
-        image_size: int,
-        pin_memory: bool,
-        replacement_seed: int | None,
-    ) -> BatchDecoder:
-        """Return a decoder of `dataset`; the arguments are those of `CpuDecoder`."""
+
+class ImageBuffers:
+    """Provides memory for batches, and uses it again once nobody refers to it.
+
+    Fresh memory of a few megabytes comes from the system page by page, each cleared first, and
+    goes back when the batch is gone: a tenth of the time that decoding takes. Page-locked memory
+    is left to torch's own cache, which knows until when a copy to the GPU still reads it.
+
+    Safe to use from several threads.
+    """
+
+    def __init__(self, *, pin_memory: bool) -> None:
+        self.pin_memory = pin_memory
+        self._free: list[NDArray[np.uint8]] = []  # flat; a list's append and pop are atomic
+
+    def take(self, count: int, image_size: int) -> Tensor:
+        """Return uninitialised memory, uint8 [count, S, S, 3], S = `image_size`."""
+        shape = (count, image_size, image_size, 3)
+        if self.pin_memory:
+            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        size = count * image_size * image_size * 3
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = np.empty(size, np.uint8)
+        if len(memory) < size:
+            memory = np.empty(size, np.uint8)
+        images = memory[:size].reshape(shape)
+        # The tensor and all its views keep this array alive, and nothing else does.
+        weakref.finalize(images, self._free.append, memory).atexit = False
+        return torch.from_numpy(images)
 
 
 class CpuDecoder:
-    """libjpeg-turbo and Pillow, in the thread that asks: see `data.loading.decode`.
+    """Decodes with libjpeg-turbo and Pillow in the calling thread: see `data.loading.decode`.
 
     Args:
         dataset: what to read.
         image_size: S; images of other sizes are resized.
         pin_memory: deliver page-locked memory (needs CUDA).
         replacement_seed: with it, another sample takes the place of a record that cannot be read
-            or decoded; None: such a record is raised.
+            or decoded; None: such a record is an error.
     """
 
     def __init__(
@@ -100,16 +120,16 @@ class CpuDecoder:
         self._buffers = ImageBuffers(pin_memory=pin_memory)
 
     @property
-    def remedy(self) -> str:
+    def hint(self) -> str:
         """See `BatchDecoder`."""
         if self._buffers.pin_memory:  # for a GPU
-            return "set data.decoder: dali, by which the GPU does most of it"
+            return "set data.decoder: dali, which decodes mostly on the GPU"
         return "start fewer ranks on this machine, or use one with more cores"
 
     def decode(self, indices: Indices, epochs: Indices) -> Decoded:
         """See `BatchDecoder`."""
         bad: tuple[BadRecord, ...] = ()
-        with spending(len(indices)) as spent:
+        with measure_time(len(indices)) as timings:
             images = self._buffers.take(len(indices), self._image_size)
             if self._seed is None:
                 decode_batch(self._dataset, indices, self._image_size, images.numpy())
@@ -117,44 +137,7 @@ class CpuDecoder:
                 indices, bad = decode_replacing(
                     self._dataset, indices, epochs, images.numpy(), seed=self._seed
                 )
-        return Decoded(images.permute(0, 3, 1, 2), indices, bad, spent)
+        return Decoded(images.permute(0, 3, 1, 2), indices, bad, timings)
 
     def close(self) -> None:
-        """See `BatchDecoder`: nothing is held."""
-
-
-def _dali(device: torch.device) -> MakeDecoder:
-    try:
-        from data.loading.dali_decoder import DaliDecoder
-    except ImportError as error:
-        raise ValueError(
-            f"data.decoder is dali, which needs a package that is missing ({error}): "
-            "pip install -e '.[dali]' for CUDA 13, pip install nvidia-dali-cuda120 for CUDA 12, "
-            "or set data.decoder: cpu"
-        ) from error
-    return partial(DaliDecoder, device=device)
-
-
-_DECODERS: dict[str, Callable[[torch.device], MakeDecoder]] = {
-    "cpu": lambda _: CpuDecoder,
-    "dali": _dali,
-}
-
-
-def choose_decoder(name: str, device: torch.device) -> MakeDecoder:
-    """Return what makes the decoder called `name`, `cpu` or `dali`, for training on `device`.
-
-    Raises `ValueError` for another name, and where a package that it needs is missing.
-    """
-    if name not in _DECODERS:
-        raise ValueError(f"decoder {name!r} is unknown: expected one of {', '.join(_DECODERS)}")
-    return _DECODERS[name](device)
-
-
-def measure(make: MakeDecoder, dataset: FaceDataset, image_size: int) -> Spent:
-    """Return what one thread spends on some images of `dataset`, decoded by what `make` makes."""
-    decoder = make(dataset, image_size=image_size, pin_memory=False, replacement_seed=None)
-    with closing(decoder):
-        return probe(
-            lambda indices: decoder.decode(indices, np.zeros_like(indices)).spent, len(dataset)
-        )
+        """See `BatchDecoder`: there is nothing to release."""

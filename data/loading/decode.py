@@ -1,7 +1,7 @@
-"""Encoded images to pixels, a batch at a time into one array.
+"""Decodes images, a batch at a time into one array.
 
-JPEG goes through libjpeg-turbo's exact integer transform and smooth chroma upsampling, whose
-pixels equal Pillow's and the same everywhere. The faster forms that it offers gain 6% at most.
+JPEGs are decoded with libjpeg-turbo's exact integer transform and smooth chroma upsampling, whose
+pixels equal Pillow's and are the same on every machine. Its faster modes gain 6% at most.
 """
 
 from io import BytesIO
@@ -19,18 +19,18 @@ _FORMATS = ("BMP", "JPEG", "PNG", "WEBP")
 _JPEG_START = b"\xff\xd8"
 
 
-class BadImage(ValueError):  # noqa: N818 - what a loader catches and a message says, in one word
-    """Bytes that are no readable image; the message says where they come from."""
+class BadImage(ValueError):  # noqa: N818 - the name that messages use, too
+    """Bytes that cannot be decoded as an image; the message says where they come from."""
 
 
 class ImageSource(Protocol):
-    """Encoded images by number: a dataset, or the images of a verification set."""
+    """Encoded images by index: a dataset, or the images of a verification set."""
 
     def encoded(self, index: int) -> Bytes:
         """Return the encoded image at `index`."""
 
     def describe(self, index: int) -> str:
-        """Return the place of the image at `index` in words."""
+        """Return where the image at `index` is stored, for messages."""
 
 
 def decode_batch(
@@ -41,19 +41,18 @@ def decode_batch(
 ) -> npt.NDArray[np.uint8]:
     """Return the images at `indices`, int64 [b], as RGB: uint8 [b, S, S, 3], S = `image_size`.
 
-    They are written into `out`, contiguous and of that shape, where it is given.
-    Grey images get three equal channels. Images of another size are resized whole, so that one
-    that is not square is stretched; orientation tags are not looked at (as in MXNet).
+    They are written into `out`, contiguous and of that shape, if it is given. Grey images get three
+    equal channels. Images of another size are resized without cropping, which stretches those that
+    are not square. Orientation tags are ignored (as in MXNet).
 
-    Raises `BadImage`, with the place that `source` gives, for bytes that cannot be decoded to
-    the end, and for what exceeds the limits of `image_limits`, before it takes memory.
+    Raises `BadImage`, with what `source.describe` returns, for bytes that cannot be decoded to the
+    end, and for images beyond the limits of `data.loading.decode_limits`, before they take memory.
     """
-    images = out
-    if images is None:
-        images = np.empty((len(indices), image_size, image_size, 3), np.uint8)
-    for row, index in zip(images, indices.tolist(), strict=True):
+    if out is None:
+        out = np.empty((len(indices), image_size, image_size, 3), np.uint8)
+    for row, index in zip(out, indices.tolist(), strict=True):
         decode_at(source, index, row)
-    return images
+    return out
 
 
 def decode_at(source: ImageSource, index: int, image: npt.NDArray[np.uint8]) -> None:
@@ -68,7 +67,7 @@ def decode_at(source: ImageSource, index: int, image: npt.NDArray[np.uint8]) -> 
 
 
 def decode_into(image: npt.NDArray[np.uint8], encoded: Bytes) -> None:
-    """Decode one image, resized whole, into `image`, uint8 [H, W, 3], contiguous.
+    """Decode one image into `image`, uint8 [H, W, 3], contiguous, and resize it if need be.
 
     Raises `BadImage`.
     """
@@ -77,9 +76,9 @@ def decode_into(image: npt.NDArray[np.uint8], encoded: Bytes) -> None:
             _decode_jpeg_into(image, encoded)
         else:
             _resize_into(image, _open_other(encoded))
-    except (BadImage, MemoryError):  # the limits keep what memory an image takes small
+    except (BadImage, MemoryError):  # memory runs out for another reason: images are limited
         raise
-    except Exception as error:  # Pillow's decoders raise nearly every kind for damaged bytes
+    except Exception as error:  # for damaged bytes Pillow raises nearly any kind
         start = bytes(encoded[:12])
         raise BadImage(
             f"cannot decode {len(encoded)} bytes that start with {start!r} as a JPEG, PNG, BMP "
@@ -88,9 +87,9 @@ def decode_into(image: npt.NDArray[np.uint8], encoded: Bytes) -> None:
 
 
 def encoded_size(encoded: Bytes) -> tuple[int, int]:
-    """Return width and height that an encoded image states; some `ValueError` or `OSError` if none.
+    """Return the width and height in an image's header, without decoding the image.
 
-    Nothing is decoded, and nothing said about whether it could be.
+    Raises a `ValueError` or `OSError` if there is no readable header.
     """
     if encoded[:2] == _JPEG_START:
         height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
@@ -99,14 +98,14 @@ def encoded_size(encoded: Bytes) -> tuple[int, int]:
 
 
 def _reason(error: Exception) -> str:
-    """Return why Pillow could not decode, without the name of an object of ours in its text."""
+    """Return why an image could not be decoded; Pillow may name the BytesIO object instead."""
     return "not recognised" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def _decode_jpeg_into(image: npt.NDArray[np.uint8], encoded: Bytes) -> None:
-    check_jpeg(encoded, image.shape[1], image.shape[0])  # what fits costs no more than this
+    check_jpeg(encoded, image.shape[1], image.shape[0])  # true of any image that fits
     try:
-        # Reads the header itself: what does not fit is refused, what is smaller leaves a rest.
+        # This reads the header, too. It refuses too large an image; too small a one fills a part.
         pixels = simplejpeg.decode_jpeg(encoded, "RGB", buffer=image)
     except ValueError:
         height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
@@ -120,14 +119,14 @@ def _decode_jpeg_into(image: npt.NDArray[np.uint8], encoded: Bytes) -> None:
 
 
 def _open_other(encoded: Bytes) -> Image.Image:
-    """Open without decoding; the size is checked before any pixel takes memory."""
+    """Open an image and check its size before its pixels take memory."""
     check_other(encoded)
     image = Image.open(BytesIO(encoded), formats=_FORMATS)
     check_size(*image.size)
     if image.format == "BMP" and image.tile[0].codec_name == "bmp_rle":
-        raise BadImage("a BMP with run-length encoding, which is slow to read: write it without")
+        raise BadImage("a BMP with run-length encoding, which is slow to read: save it without")
     if image.mode[0] in "IF":
-        raise BadImage(f"mode {image.mode} has more than 8 bits a channel: convert it to 8")
+        raise BadImage(f"mode {image.mode} has more than 8 bits per channel: convert it to 8")
     return image.convert("RGB")
 
 

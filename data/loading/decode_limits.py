@@ -1,25 +1,25 @@
-"""What an encoded image may claim, checked on its header before a decoder believes it.
+"""Limits to what an encoded image may claim, checked on its header before it is decoded.
 
-Decoding then takes at most some 250 MB and a few seconds, whatever the bytes; an honest image pays
-a microsecond or two. Found by trying: 130 kB of progressive JPEG kept a decoder busy for twelve
-seconds, 2 MB of PNG chunks for seven.
+With them decoding takes at most about 250 MB and a few seconds, whatever the bytes; for ordinary
+images the checks take a microsecond or two. Measured without them: 130 kB of progressive JPEG kept
+a decoder busy for twelve seconds, 2 MB of PNG chunks for seven.
 """
 
 import struct
 
 from data.records.format import Bytes
 
-# Above this side an image is taken for a mistake or an attack: 12 bytes of header can claim
-# 65,535 pixels a side, which is 12 GB.
+# A larger side is taken for a mistake or an attack: 12 bytes of header can claim 65,535 pixels per
+# side, which is 12 GB.
 MAX_SIDE = 4096
-# What the largest image takes without compression, 4 bytes a pixel, and a megabyte besides.
+# The largest image without compression, 4 bytes per pixel, plus a megabyte.
 MAX_BYTES = 4 * MAX_SIDE**2 + (1 << 20)
-# Each scan of a JPEG visits every pixel and may be as short as 25 bytes. Encoders make about ten.
+# Each scan of a JPEG visits every pixel and may be as short as 25 bytes. Encoders write about ten.
 MAX_SCANS = 100
-# Below this many pixels times bytes even a file full of scans takes less than 0.1 s: an image of
-# 112x112 may have 300 kB before anybody counts.
+# Below this product of pixels and bytes even a file full of scans takes less than 0.1 s: the scans
+# of a 112x112 image are counted only above 300 kB.
 _UNCOUNTED = 1 << 32
-# A PNG's pixels come in chunks of some kilobytes; each chunk of whatever size costs microseconds.
+# A PNG's pixels come in chunks of a few kilobytes; a chunk of any size costs microseconds.
 MAX_CHUNKS = 20_000
 
 _START_OF_SCAN = b"\xff\xda"
@@ -28,30 +28,27 @@ _CHUNK = struct.Struct(">I4s")  # length, kind; a checksum of 4 bytes follows th
 
 
 def check_size(width: int, height: int) -> None:
-    """Raise `ValueError` for more than `MAX_SIDE` pixels a side."""
+    """Raise `ValueError` for a side of more than `MAX_SIDE` pixels."""
     if max(width, height) > MAX_SIDE:
-        raise ValueError(f"{width}x{height} pixels: expected at most {MAX_SIDE} a side")
+        raise ValueError(f"{width}x{height} pixels: expected at most {MAX_SIDE} per side")
 
 
 def check_jpeg(encoded: Bytes, width: int, height: int) -> None:
-    """Raise `ValueError` for a JPEG whose claims cost more than an image is worth.
-
-    `width` and `height` are what its header says.
-    """
+    """Raise `ValueError` for a JPEG beyond the limits; `width` and `height` are its header's."""
     check_size(width, height)
     if width * height * len(encoded) <= _UNCOUNTED:
         return
     _check_bytes(encoded)
-    # Two bytes that nothing but the start of a scan has, save for a thumbnail in the metadata.
+    # Only the start of a scan has these two bytes, apart from a thumbnail in the metadata.
     scans = bytes(encoded).count(_START_OF_SCAN)
     if scans > MAX_SCANS:
         raise ValueError(f"a JPEG of {scans} scans: expected at most {MAX_SCANS}")
 
 
 def check_other(encoded: Bytes) -> None:
-    """Raise `ValueError` for a PNG or WebP whose claims cost more than an image is worth.
+    """Raise `ValueError` for a PNG or WebP beyond the limits.
 
-    What the header of another format claims is seen by Pillow before it decodes anything.
+    For other formats Pillow reports the size before it decodes anything.
     """
     _check_bytes(encoded)
     if encoded[:8] == _PNG:
@@ -66,7 +63,7 @@ def _check_bytes(encoded: Bytes) -> None:
 
 
 def _check_chunks(encoded: Bytes) -> None:
-    """Pillow reads all chunks and unpacks every colour profile, up to a megabyte from 1 kB."""
+    """Limit what Pillow reads at once: all chunks, and each colour profile, 1 MB out of 1 kB."""
     at, chunks, profiles = len(_PNG), 0, 0
     while at + _CHUNK.size <= len(encoded):
         length, kind = _CHUNK.unpack_from(encoded, at)
@@ -81,7 +78,7 @@ def _check_chunks(encoded: Bytes) -> None:
 
 
 def _check_webp(encoded: Bytes) -> None:
-    """Pillow's decoder reserves the canvas before it tells the size."""
+    """Check the size, which Pillow reports only after it has allocated the canvas."""
     kind = encoded[12:16]
     if kind == b"VP8X" and len(encoded) >= 30:
         width, height = (int.from_bytes(encoded[at : at + 3], "little") + 1 for at in (24, 27))

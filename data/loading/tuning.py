@@ -1,27 +1,27 @@
-"""How fast records are read and decoded, how many threads that takes, and what to change.
+"""How fast records are read and decoded, how many threads that needs, and what to change.
 
-A thread that loads is at any time decoding, ready but without a free core, or waiting for storage.
-The times of the whole process's threads together say which of the three holds a run back.
+At any time a loading thread is decoding, or ready but without a free core, or waiting for storage.
+The times of all loading threads together show which of the three slows a run down.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.loading.cores import usable_cores
 from data.loading.decode import ImageSource, encoded_size
 
 # More than any one device trains, with a tiny network: what loading has to keep up with.
-FASTEST_TRAINING = {"cuda": 20_000.0, "cpu": 1_000.0}  # images a second
-MOST_WORKERS = 32  # threads a rank; beyond, the interpreter lock is always taken
-SECONDS_AHEAD = 0.25  # a stall of the storage that batches made ahead should cover
-MOST_BYTES_AHEAD = 1 << 30  # of those batches, a rank
+FASTEST_TRAINING = {"cuda": 20_000.0, "cpu": 1_000.0}  # images per second
+MOST_WORKERS = 32  # threads per rank; with more, the interpreter lock is always taken
+SECONDS_AHEAD = 0.25  # a stall of the storage that the prefetched batches should cover
+MOST_BYTES_AHEAD = 1 << 30  # of prefetched batches per rank
 
 _PROBE_IMAGES, _PROBE_CHUNK, _PROBE_SECONDS = 192, 16, 0.3
 _PROBE_SIZES = 32
@@ -29,14 +29,14 @@ _SCHEDULING = Path("/proc/thread-self/schedstat")  # Linux: nanoseconds run, nan
 
 
 @dataclass
-class Spent:
+class Timings:
     """Where the time of loading threads went.
 
     Attributes:
-        images: read and decoded.
+        images: number of images read and decoded.
         wall: seconds between start and end, summed over threads.
         decoding: seconds on a core.
-        queued: seconds without a core while ready to run; 0 where the system does not tell.
+        queued: seconds ready to run but without a core; 0 where the system does not report it.
     """
 
     images: int = 0
@@ -45,31 +45,27 @@ class Spent:
     queued: float = 0.0
 
     @property
-    def stored(self) -> float:
+    def storage(self) -> float:
         """Seconds of waiting for storage: all that was neither running nor queued."""
         return max(0.0, self.wall - self.decoding - self.queued)
 
-    def add(self, other: "Spent") -> None:
-        """Add the time of other images."""
-        self.images += other.images
-        self.wall += other.wall
-        self.decoding += other.decoding
-        self.queued += other.queued
+    def __add__(self, other: "Timings") -> "Timings":
+        return Timings(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 @contextmanager
-def spending(images: int) -> Iterator[Spent]:
-    """Measure what the block, which loads so many images in this thread, spends; known at its end.
+def measure_time(images: int) -> Iterator[Timings]:
+    """Measure the block, which loads this many images in this thread; filled in at its end.
 
-    Costs some microseconds, so a batch is measured, not an image. Page faults of a memory-mapped
-    file count as waiting for storage, wherever they happen.
+    Costs a few microseconds, so measure batches rather than images. Page faults of a memory-mapped
+    file count as waiting for storage.
     """
     wall, decoding, queued = time.perf_counter(), time.thread_time(), _queued_seconds()
-    spent = Spent(images)
-    yield spent
-    spent.queued = _queued_seconds() - queued
-    spent.decoding = time.thread_time() - decoding
-    spent.wall = time.perf_counter() - wall
+    timings = Timings(images)
+    yield timings
+    timings.queued = _queued_seconds() - queued
+    timings.decoding = time.thread_time() - decoding
+    timings.wall = time.perf_counter() - wall
 
 
 def _queued_seconds() -> float:
@@ -79,78 +75,85 @@ def _queued_seconds() -> float:
         return 0.0
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use, which in a container can be fewer than exist."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cores_per_rank(local_size: int) -> int:
+    """Return how many of this machine's cores each of its `local_size` ranks has for itself."""
+    return max(1, usable_cores() // local_size)
+
+
+def probe(load: Callable[[NDArray[np.int64]], Timings], count: int) -> Timings:
+    """Load some of `count` images, spread over all of them, for at most 0.3 s.
+
+    `load` is called with indices of images, int64 [b], and returns how long they took. The probe
+    stops at an image that cannot be read, which is reported when its own batch is loaded.
+    """
+    total = Timings()
+    indices = _spread(count, _PROBE_IMAGES)
+    for start in range(0, len(indices), _PROBE_CHUNK):
+        try:
+            total += load(indices[start : start + _PROBE_CHUNK])
+        except ValueError:
+            break
+        if total.wall > _PROBE_SECONDS:
+            break
+    return total
+
+
+def resized_fraction(source: ImageSource, count: int, image_size: int) -> float:
+    """Return the fraction of a few of the `count` images that are not of size `image_size`."""
+    sizes = []
+    for index in _spread(count, _PROBE_SIZES).tolist():
+        with suppress(ValueError, OSError):  # reported when its own batch is loaded
+            sizes.append(encoded_size(source.encoded(index)))
+    return sum(size != (image_size, image_size) for size in sizes) / max(len(sizes), 1)
+
+
+def _spread(count: int, most: int) -> NDArray[np.int64]:
+    """Return up to `most` of `count` indices, evenly spread, in random order."""
+    indices = np.linspace(0, count - 1, min(count, most)).astype(np.int64)
+    return np.random.default_rng(0).permutation(indices)
+
+
 @dataclass(frozen=True)
-class Pace:
-    """What a rank's loader should do: `workers` threads, `prefetch` batches ahead, and why."""
+class WorkerPlan:
+    """How a rank should load: `workers` threads, `prefetch` batches ahead, and the reason."""
 
     workers: int
     prefetch: int
     reason: str
 
 
-def cores_of_a_rank(local_size: int) -> int:
-    """Return the share of this machine's cores that one of its `local_size` ranks has."""
-    return max(1, usable_cores() // local_size)
-
-
-def probe(load: Callable[[NDArray[np.int64]], Spent], count: int) -> Spent:
-    """Have some of `count` images loaded, from all over them; for 0.3 s at most.
-
-    `load` is given places of images, int64 [b], and returns what it spent on them. The probe stops
-    at an image that cannot be read: that is for its own batch to tell.
-    """
-    total = Spent()
-    picked = _spread(count, _PROBE_IMAGES)
-    for start in range(0, len(picked), _PROBE_CHUNK):
-        try:
-            spent = load(picked[start : start + _PROBE_CHUNK])
-        except ValueError:
-            break
-        total.add(spent)
-        if total.wall > _PROBE_SECONDS:
-            break
-    return total
-
-
-def resized_share(source: ImageSource, count: int, image_size: int) -> float:
-    """Return the share of the `count` images that have another size than `image_size`, by some."""
-    sizes = []
-    for index in _spread(count, _PROBE_SIZES).tolist():
-        with suppress(ValueError, OSError):  # an unreadable image is for its own batch to tell
-            sizes.append(encoded_size(source.encoded(index)))
-    return sum(size != (image_size, image_size) for size in sizes) / max(len(sizes), 1)
-
-
-def _spread(count: int, most: int) -> NDArray[np.int64]:
-    """Return up to `most` of `count` places, spread evenly, as far from their neighbours."""
-    places = np.linspace(0, count - 1, min(count, most)).astype(np.int64)
-    return np.random.default_rng(0).permutation(places)
-
-
-def choose_pace(
+def plan_workers(
     workers: int | Literal["auto"],
     prefetch: int | Literal["auto"],
-    spent: Spent,
+    timings: Timings,
     *,
     device_type: str,
     cores: int,
     batch_size: int,
     image_size: int,
-) -> Pace:
+) -> WorkerPlan:
     """Return how many threads a rank should load with and how far ahead, with the reason.
 
-    `auto` takes as many threads as keep up with the fastest training of the device at the rate
-    that `spent` shows (`probe`), and no more than the rank's `cores` can run: threads that wait
-    for storage need no core meanwhile. The batches ahead, of `batch_size` images a rank, cover a
-    stall of a quarter of a second, with two for each thread and within 1 GiB.
+    "auto" for `workers` is as many threads as keep up with the fastest training of the device at
+    the rate of `timings` (see `probe`), but no more than the rank's `cores` can run: threads that
+    wait for storage need no core meanwhile. "auto" for `prefetch` is as many batches of
+    `batch_size` images as cover a stall of a quarter of a second: at least two per thread, and at
+    most 1 GiB.
     """
     fastest = FASTEST_TRAINING[device_type]
-    rate, decoding = 0.0, 1.0  # images a second of one thread, and the share that is decoding
-    if spent.images:
-        # Waiting for a core is this moment's, not the records'.
-        busy = max(spent.wall - spent.queued, spent.decoding, 1e-9)
-        rate = spent.images / busy
-        decoding = max(spent.decoding / busy, 0.01)
+    rate, decoding = 0.0, 1.0  # images per second of one thread; fraction of its time on a core
+    if timings.images:
+        # Waiting for a core says something about this moment, not about the records.
+        busy = max(timings.wall - timings.queued, timings.decoding, 1e-9)
+        rate = timings.images / busy
+        decoding = max(timings.decoding / busy, 0.01)
     if workers == "auto":
         # On a GPU the training thread has a core for itself; on a CPU it shares all of them.
         free = max(1, cores - 1) if device_type == "cuda" else cores
@@ -162,59 +165,55 @@ def choose_pace(
         consumed = min(rate * threads, fastest)
         enough = max(2 * threads, round(consumed * SECONDS_AHEAD / batch_size))
         fit = MOST_BYTES_AHEAD // (batch_size * image_size * image_size * 3)
-        ahead = max(1, min(enough, fit))
+        batches = max(1, min(enough, fit))
     else:
-        ahead = prefetch
+        batches = prefetch
     measured = "no record could be measured"
     if rate:
         measured = f"one thread loads {rate:,.0f} images/s, {1 - decoding:.0%} of it reading"
     why = "" if "auto" in (workers, prefetch) else "as configured; "
-    return Pace(
+    return WorkerPlan(
         threads,
-        ahead,
-        f"{_threads(threads)} a rank, {ahead} batches ahead: {why}{measured}; "
-        f"{cores} cores a rank; a {device_type} device trains at most some {fastest:,.0f} images/s",
+        batches,
+        f"{_threads(threads)} per rank, {batches} batches ahead: {why}{measured}; {cores} cores "
+        f"per rank; a {device_type} device trains at most about {fastest:,.0f} images/s",
     )
 
 
-def advice(spent: Spent, *, workers: int, cores: int, resized: float, remedy: str) -> str:
-    """Return the one thing to change when training waits for batches, with what shows it.
+def hint(timings: Timings, *, workers: int, cores: int, resized: float, decoder_hint: str) -> str:
+    """Return the one thing to change when training waits for batches, with the evidence.
 
     Args:
-        spent: by the loading threads, lately.
+        timings: of the batches loaded lately.
         workers: threads of this rank.
-        cores: of this rank.
-        resized: share of the images that are not of the size they are trained at, 0 … 1.
-        remedy: what to change when it is none of the things that are looked at here.
+        cores: cores of this rank.
+        resized: fraction of the images that are not of the size they are trained at.
+        decoder_hint: what to change if decoding itself is too slow.
     """
-    if not spent.images:
-        return "no batch was loaded meanwhile: the storage does not answer; see whether it is there"
-    wall = max(spent.wall, 1e-9)
-    stored, queued = spent.stored / wall, spent.queued / wall
-    if stored > 0.5:
+    if not timings.images:
+        return "no batch was loaded meanwhile: the storage does not answer; check that it is there"
+    wall = max(timings.wall, 1e-9)
+    storage, queued = timings.storage / wall, timings.queued / wall
+    if storage > 0.5:
         return (
-            f"loading waits for storage in {stored:.0%} of its time: set data.order: blocks; if it "
+            f"loading waits for storage {storage:.0%} of its time: set data.order: blocks; if it "
             "is set already, copy the data to a faster disk"
         )
     if queued > 0.3:
         return (
-            f"loading waits for a free core in {queued:.0%} of its time: give this job more cores, "
-            "or stop what else runs here"
+            f"loading waits for a free core {queued:.0%} of its time: give this job more cores, or "
+            "stop what else runs here"
         )
-    if workers < min(cores, MOST_WORKERS):
-        return (
-            f"{_threads(workers)} decode {spent.images / wall * workers:,.0f} images/s and this "
-            f"rank has {cores} cores: set data.workers: {min(cores, MOST_WORKERS)}"
-        )
+    rate = f"{_threads(workers)} decode {timings.images / wall * workers:,.0f} images/s"
+    most = min(cores, MOST_WORKERS)
+    if workers < most:
+        return f"{rate} and this rank has {cores} cores: set data.workers: {most}"
     if resized > 0.5:
         return (
             f"{resized:.0%} of the images are resized while loading: pack them once at "
             "data.image_size with scripts/pack_records.py"
         )
-    return (
-        f"{_threads(workers)} decode {spent.images / wall * workers:,.0f} images/s, which is all "
-        f"that {cores} cores give: {remedy}"
-    )
+    return f"{rate}, which is all that {cores} cores can do: {decoder_hint}"
 
 
 def _threads(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Work spread over threads or processes, its results in order."""
+"""Work spread over threads or processes, its results in order and computed ahead."""
 
 import os
 import signal
@@ -8,7 +8,6 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from threading import Thread
-from types import TracebackType
 from typing import Self, TypeVar
 
 Item = TypeVar("Item")
@@ -16,57 +15,66 @@ Result = TypeVar("Result")
 
 
 class Workers:
-    """Some threads, or processes, that work until the block ends; a context manager.
+    """A pool of threads or processes that ends with its `with` block.
 
-    Threads start at once, share memory, and serve work that holds the interpreter's lock for a
-    small part of its time. Processes take a quarter of a second to start and must be passed
-    everything, but do not wait for each other.
+    Threads start at once, share memory, and suit work that releases the interpreter lock for most
+    of its time, as image decoding does. Processes take a quarter of a second to start and must be
+    sent everything, but do not wait for each other.
 
     Args:
-        count: how many; with 1 the work is done in this thread.
-        processes: whether they are processes.
-        ahead: how many items there may be a worker of which no result was taken yet.
+        count: number of threads or processes. With 1 the work is done in the calling thread, at
+            the moment its result is asked for, unless `background` is set.
+        processes: use processes.
+        background: use a thread even where `count` is 1.
+        ahead: number of results that may be pending or ready before they are asked for; by
+            default two per worker.
+        start: called first in each process.
 
     Attributes:
-        elsewhere: whether the work is done in other processes.
+        in_processes: whether the work is done in other processes.
 
-    Raises `ValueError` for less than 1.
+    Raises `ValueError` if `count` or `ahead` is below 1.
     """
 
-    def __init__(self, count: int, *, processes: bool, ahead: int = 2) -> None:
-        if count < 1:
-            raise ValueError(f"workers is {count}: expected at least 1")
-        self.elsewhere = processes and count > 1
-        self._ahead = ahead * count
+    def __init__(
+        self,
+        count: int,
+        *,
+        processes: bool = False,
+        background: bool = False,
+        ahead: int | None = None,
+        start: Callable[[], None] | None = None,
+    ) -> None:
+        self._ahead = 2 * count if ahead is None else ahead
+        for name, value in (("workers", count), ("ahead", self._ahead)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}: expected at least 1")
+        self.in_processes = processes and count > 1
         self._pool: Executor | None = None
-        if self.elsewhere:
+        if self.in_processes:
             # spawn: forking a process that has started threads (torch's, a progress bar's) can
             # deadlock
-            context = get_context("spawn")
-            self._pool = ProcessPoolExecutor(count, context, initializer=_follow_parent)
-            self._pool.submit(int)  # starts them all, while this thread goes on
-        elif count > 1:
+            self._pool = ProcessPoolExecutor(
+                count, get_context("spawn"), initializer=_start_process, initargs=(start,)
+            )
+            self._pool.submit(int)  # starts all processes while the caller goes on
+        elif count > 1 or background:
             self._pool = ThreadPoolExecutor(count)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)  # what is left after an interruption
+            self._pool.shutdown(cancel_futures=True)  # after an interruption items are pending
 
     def in_order(
         self, function: Callable[[Item], Result], items: Iterable[Item]
     ) -> Iterator[Result]:
         """Yield `function(item)` for every item in order.
 
-        Items are taken in this thread, few ahead of their results, however many there are. What
-        `function` raises is raised here at its turn.
+        Items are drawn in the calling thread, and only as far ahead of the results as `ahead`
+        allows. An exception raised by `function` is raised here in place of its result.
 
         Raises `ValueError` if a worker process is killed.
         """
@@ -93,14 +101,16 @@ class Workers:
                 future.cancel()
 
 
-def _follow_parent() -> None:
-    """Have this worker leave Ctrl-C to its parent, and end when that is killed."""
+def _start_process(start: Callable[[], None] | None) -> None:
+    """Prepare a worker process: it ignores Ctrl-C, and ends when its parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
-    assert parent is not None, "a worker is somebody's"
+    assert parent is not None, "only a pool starts workers"
 
     def wait() -> None:
         parent.join()
         os._exit(1)
 
     Thread(target=wait, daemon=True).start()
+    if start is not None:
+        start()

@@ -23,7 +23,7 @@ from PIL import Image
 
 from data.datasets.folders import IMAGE_SUFFIXES
 from data.files import make_output_folder
-from data.loading.cores import usable_cores
+from data.loading.tuning import usable_cores
 from data.progress import ProgressCallback
 from data.tools.findings import Findings, Kind, Place
 

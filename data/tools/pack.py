@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data.files import check_space, writing
-from data.loading.cores import usable_cores
 from data.loading.decode import BadImage
+from data.loading.tuning import usable_cores
 from data.loading.workers import Workers
 from data.order.orders import GlobalOrder
 from data.progress import ProgressCallback

@@ -1,20 +1,41 @@
-"""Small images of every form for the tests of what reads and writes image files."""
+"""Small images in various formats, for the tests of reading and writing image files."""
 
 import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 
-def encode(kind: str = "JPEG", *, seed: int = 0, size: int = 16, mode: str = "RGB") -> bytes:
-    """Return an image of blurred noise, other for every seed."""
-    noise = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
-    image = Image.fromarray(noise).resize((size, size)).convert(mode)
-    options: dict[str, Any] = {"quality": 90} if kind == "JPEG" else {}
+def encode(
+    kind: str = "JPEG",
+    *,
+    seed: int = 0,
+    size: int = 16,
+    mode: str = "RGB",
+    noise: float = 0.0,
+    **options: Any,
+) -> bytes:
+    """Return a smooth image plus noise of this deviation, a different one for every seed."""
+    random = np.random.default_rng(seed)
+    coarse = Image.fromarray(random.integers(0, 256, (4, 4, 3), np.uint8))
+    pixels = np.asarray(coarse.resize((size, size)))
+    if noise:
+        pixels = (pixels + random.normal(0, noise, pixels.shape)).clip(0, 255).astype(np.uint8)
+    if kind == "JPEG":
+        options.setdefault("quality", 90)
+    return encode_pixels(pixels, kind, mode, **options)
+
+
+def encode_pixels(
+    pixels: NDArray[Any], kind: str, mode: str | None = None, **options: Any
+) -> bytes:
+    """Return `pixels` as an image file, converted to `mode` if one is given."""
     buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
+    image = Image.fromarray(pixels)
+    (image.convert(mode) if mode else image).save(buffer, kind, **options)
     return buffer.getvalue()
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from data.loading.cores import usable_cores
+from data.loading.tuning import usable_cores
 from data.loading.workers import Workers
 from data.progress import ProgressCallback, progress_counter
 from data.records.format import (

@@ -14,7 +14,8 @@ import torch
 
 from data.datasets.dataset import ImageDataset
 from data.datasets.sources import RecordImages
-from data.loading.cpu_decoder import CpuDecoder, MakeDecoder, choose_decoder
+from data.loading.choose_decoder import choose_decoder
+from data.loading.cpu_decoder import CpuDecoder, MakeDecoder
 from data.loading.decode import encoded_size
 from data.loading.loader import Loader
 from data.order.orders import GlobalOrder

@@ -5,19 +5,19 @@ from data.augmentations.decisions import Decisions
 
 
 def decisions(count: int, seed: int = 0) -> Decisions:
-    """Those about the samples 0 … count - 1 in epoch 0."""
+    """Return the decisions about samples 0 … count - 1 in epoch 0."""
     indices = torch.arange(count)
     return Decisions(seed, torch.zeros_like(indices), indices, torch.device("cpu"))
 
 
 def noise(count: int, side: int) -> Tensor:
-    """Random pixels, float32 [count, side, side, 3], whole levels."""
+    """Return random pixels, float32 [count, side, side, 3], in whole levels."""
     generator = torch.Generator().manual_seed(side)
     return torch.randint(0, 256, (count, side, side, 3), generator=generator).float()
 
 
 def pictures(count: int, side: int) -> Tensor:
-    """Smooth pictures with a little noise, as photographs are; shape and levels as `noise`."""
+    """Return smooth pictures with a little noise, like photographs; otherwise as `noise`."""
     coarse = noise(count, max(2, side // 10)).permute(0, 3, 1, 2)
     smooth = torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic")
     grain = (noise(count, side) - 127.5) / 16

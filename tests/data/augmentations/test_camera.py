@@ -23,26 +23,26 @@ def test_blur_is_the_gaussian_filter_of_scipy(side: int, sigma: float) -> None:
         expected = gaussian_filter1d(expected, sigma, axis, mode="nearest", radius=radius)
     result = blurred(pixels.clone(), decisions(3), low=sigma, high=sigma)
     assert result.shape == pixels.shape
-    assert np.abs(result.numpy() - expected).max() < 2e-4, "some ten roundings of 255"
+    assert np.abs(result.numpy() - expected).max() < 2e-4, "about ten rounding errors of 255"
 
 
 def test_sigmas_fill_their_range_and_differ_by_sample() -> None:
     pixels = torch.zeros(400, 33, 33, 3)
     pixels[:, 16, 16] = 255
     result = blurred(pixels, decisions(400), low=1.0, high=2.0).double()[..., 0] / 255
-    place = torch.arange(33, dtype=torch.float64) - 16
-    sigmas = ((result * place**2).sum(dim=(1, 2)) / result.sum(dim=(1, 2))).sqrt()
-    assert sigmas.min() > 0.98  # a bell cut at six sigmas of the least, three of the largest
+    distance = torch.arange(33, dtype=torch.float64) - 16
+    sigmas = ((result * distance**2).sum(dim=(1, 2)) / result.sum(dim=(1, 2))).sqrt()
+    assert sigmas.min() > 0.98  # the filter ends at 6 of the smallest sigmas, 3 of the largest
     assert 1.9 < sigmas.max() < 2.0
     assert abs(sigmas.mean() - 1.48) < 4 * 0.29 / math.sqrt(400)
 
 
 @pytest.mark.parametrize("side", SIDES)
-@pytest.mark.parametrize("part", [0.2, 0.55, 0.97])
-def test_low_resolution_is_two_resizes_of_pillow(side: int, part: float) -> None:
+@pytest.mark.parametrize("fraction", [0.2, 0.55, 0.97])
+def test_low_resolution_is_two_resizes_of_pillow(side: int, fraction: float) -> None:
     pixels = noise(2, side)
-    small = round(part * side)
-    result = low_resolution(pixels.clone(), decisions(2), low=part, high=part)
+    small = round(fraction * side)
+    result = low_resolution(pixels.clone(), decisions(2), low=fraction, high=fraction)
     for image, pixel in zip(result, pixels, strict=True):
         for channel in range(3):
             plane = Image.fromarray(pixel[..., channel].numpy())
@@ -63,7 +63,7 @@ def test_each_sample_has_its_own_resolution() -> None:
             if (image.permute(2, 0, 1) - expected).abs().max() < 1e-2:
                 found.append(small)
                 break
-    assert len(found) == 100, "every one is two resizes of torchvision"
+    assert len(found) == 100, "each one is two resizes of torchvision"
     assert (min(found), max(found)) == (8, 32)
     assert len(set(found)) > 20
 
@@ -76,7 +76,7 @@ def test_full_resolution_changes_nothing_and_a_single_pixel_is_possible() -> Non
 
 
 @pytest.mark.parametrize("level", [0.0, 200.0, 255.0])
-def test_an_even_picture_stays_and_nothing_leaves_the_range(level: float) -> None:
+def test_a_uniform_picture_stays_the_same_and_within_range(level: float) -> None:
     even = torch.full((20, 37, 37, 3), level)
     for result in (
         blurred(even.clone(), decisions(20), low=0.5, high=3.0),

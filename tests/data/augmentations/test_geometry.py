@@ -18,14 +18,14 @@ def test_a_crop_is_linear_interpolation(side: int) -> None:
     )
     for image, pixel, zoom, (x, y) in zip(result, pixels, zooms, shifts, strict=True):
         away = (np.arange(side) + 0.5 - side / 2) * zoom + side / 2 - 0.5  # from the centre
-        places = np.stack(np.meshgrid(away + y * side, away + x * side, indexing="ij"))
+        positions = np.stack(np.meshgrid(away + y * side, away + x * side, indexing="ij"))
         for channel in range(3):
             plane = pixel[..., channel].double().numpy()
-            expected = map_coordinates(plane, places, order=1, mode="nearest")
+            expected = map_coordinates(plane, positions, order=1, mode="nearest")
             assert np.abs(image[..., channel].numpy() - expected).max() < 0.02
 
 
-def test_a_mirror_exchanges_left_and_right() -> None:
+def test_mirroring_exchanges_left_and_right() -> None:
     pixels = noise(2, 17)
     result = mirrored(pixels.clone(), decisions(2))
     assert np.array_equal(result.numpy(), pixels.numpy()[:, :, ::-1])

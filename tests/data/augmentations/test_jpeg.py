@@ -13,7 +13,7 @@ from tests.data.augmentations.helpers import decisions, noise, pictures
 
 
 def _file(image: Tensor, quality: int) -> Image.Image:
-    """A JPEG file of pixels [S, S, 3], opened."""
+    """Return an opened JPEG file of pixels [S, S, 3]."""
     file = BytesIO()
     Image.fromarray(image.byte().numpy()).save(file, "JPEG", quality=quality)
     return Image.open(file)
@@ -38,16 +38,16 @@ def test_the_tables_are_those_of_every_quality() -> None:
 
 @pytest.mark.parametrize("side", [16, 48, 112])
 @pytest.mark.parametrize("quality", [1, 25, 75, 100])
-def test_even_blocks_come_out_as_from_pillow_to_the_bit(side: int, quality: int) -> None:
-    # One colour in every 16 pixels: colours, subsampling, steps, ties and upsampling, and of the
-    # transform only the mean, in which libjpeg rounds nothing.
+def test_uniform_blocks_are_bit_identical_to_pillow(side: int, quality: int) -> None:
+    # One colour per 16x16 pixels tests colours, subsampling, steps, ties and upsampling, and of the
+    # transform only the mean, which libjpeg does not round.
     pixels = noise(4, side // 16).repeat_interleave(16, dim=1).repeat_interleave(16, dim=2)
     assert np.array_equal(_ours(pixels, quality), _by_pillow(pixels, quality))
 
 
-# libjpeg rounds between rows and columns, to an eighth of a level or so; a coefficient that is as
-# close to the middle between two steps may therefore go the other way there. Finer steps meet that
-# more often, and then differ by less.
+# libjpeg rounds between rows and columns, to about an eighth of a level, so coefficients that close
+# to the middle between two steps may be rounded the other way. The finer the steps, the more often
+# that happens, and the less it changes.
 @pytest.mark.parametrize("side", [16, 37, 112, 130])
 @pytest.mark.parametrize(
     ("quality", "equal"), [(5, 0.95), (20, 0.9), (50, 0.75), (80, 0.6), (95, 0.5), (100, 0.75)]
@@ -59,7 +59,7 @@ def test_pixels_are_close_to_those_of_pillow(side: int, quality: int, equal: flo
     assert (difference == 0).mean() > equal
     assert difference.mean() < 0.7
     loss = np.abs(theirs - pixels.numpy()).mean()
-    assert difference.mean() < loss / 8, "far less than what compression changes"
+    assert difference.mean() < loss / 8, "far less than compression changes"
 
 
 def test_each_sample_has_its_own_quality() -> None:
@@ -68,7 +68,7 @@ def test_each_sample_has_its_own_quality() -> None:
     known = [compressed(pictures(1, 16), decisions(1), low=q, high=q)[0] for q in range(30, 35)]
     equal = torch.stack([(result == image).flatten(1).all(dim=1) for image in known])
     assert equal.any(dim=0).all()
-    assert (equal.sum(dim=1) >= 30).all(), "every quality of the range, about as often"
+    assert (equal.sum(dim=1) >= 30).all(), "every quality of the range, about equally often"
 
 
 def test_the_bits_do_not_depend_on_the_order_of_sums() -> None:
@@ -79,7 +79,7 @@ def test_the_bits_do_not_depend_on_the_order_of_sums() -> None:
         assert torch.equal(alone[0], together[row])
 
 
-def test_fractions_are_rounded_and_extremes_kept() -> None:
+def test_fractions_are_rounded_and_white_stays_white() -> None:
     pixels = noise(2, 16)
     pixels[0] = 255
     result = _ours(pixels, 100)
@@ -90,7 +90,7 @@ def test_fractions_are_rounded_and_extremes_kept() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_cpu_and_gpu_agree_to_the_bit() -> None:
+def test_cpu_and_gpu_are_bit_identical() -> None:
     pixels = pictures(20, 37)
     numbers = torch.arange(20)
     decide = Decisions(0, torch.zeros_like(numbers), numbers, torch.device("cuda"))

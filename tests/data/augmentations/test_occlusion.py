@@ -12,24 +12,24 @@ NOSE_AND_MOUTH = [(56, 72), (42, 92), (71, 92), (56, 100)]
 def test_a_mask_covers_nose_and_mouth_and_leaves_the_upper_half(side: int) -> None:
     white, black = torch.full((60, side, side, 3), 255.0), torch.zeros(60, side, side, 3)
     over_white, over_black = masked(white, decisions(60)), masked(black, decisions(60))
-    seen = ((over_white - over_black) / 255).double()  # 1 where there is no mask, 0 under it
+    seen = ((over_white - over_black) / 255).double()  # 1 outside the mask, 0 under it
     assert (seen[:, : side // 2] == 1).all()
     for x, y in NOSE_AND_MOUTH:
         assert (seen[:, int(y * side / 112), int(x * side / 112)] < 1e-4).all()
     for x, y in EYES:
         assert (seen[:, int(y * side / 112), int(x * side / 112)] == 1).all()
     for corner in (seen[:, -1, 0], seen[:, -1, -1]):
-        assert (corner > 1 - 1e-4).all(), "cheeks and chin are rounded off"
-    share = (1 - seen).mean(dim=(1, 2, 3))
-    assert share.min() > 0.15
-    assert share.max() < 0.45
-    assert share.std() > 0.02
+        assert (corner > 1 - 1e-4).all(), "the mask ends before the corners"
+    covered = (1 - seen).mean(dim=(1, 2, 3))
+    assert covered.min() > 0.15
+    assert covered.max() < 0.45
+    assert covered.std() > 0.02
     soft = ((seen > 0.1) & (seen < 0.9)).sum(dim=(1, 2, 3)) / 3
     assert soft.min() > side / 4, "the edge is a pixel wide"
     assert soft.max() < 4 * side
 
 
-def test_a_mask_is_what_its_description_says() -> None:
+def test_a_mask_is_what_its_docstring_says() -> None:
     side, unit = 28, 0.25
     pixels = noise(3, side)
     result = masked(pixels.clone(), decisions(3))
@@ -52,8 +52,8 @@ def test_a_mask_is_what_its_description_says() -> None:
                 across = (x - centre) ** 2 / width**2
                 along = max(0.0, y - 92) ** 2 / (bottom - 92) ** 2
                 above = (y - top - drop * across) * unit + 0.5
-                beside = (1 - across - along) * width / 2 * unit + 0.5
-                cover = min(max(above, 0), 1) * min(max(beside, 0), 1) if i >= side / 2 else 0
+                within = (1 - across - along) * width / 2 * unit + 0.5
+                cover = min(max(above, 0), 1) * min(max(within, 0), 1) if i >= side / 2 else 0
                 fold = abs((y - top) / pleats % 1 - 0.5)
                 shade = (1 - 0.35 * across) * (1 - 0.2 * fold)
                 for channel, tint in enumerate(tints):
@@ -73,7 +73,7 @@ def test_masks_have_many_colours() -> None:
 
 @pytest.mark.parametrize("side", [16, 37])
 @pytest.mark.parametrize("size", [0.0, 0.05, 0.4, 1.0])
-def test_cutout_covers_what_is_near_its_centre(side: int, size: float) -> None:
+def test_cutout_covers_a_square_around_its_centre(side: int, size: float) -> None:
     pixels = noise(5, side)
     result = cut_out(pixels.clone(), decisions(5), size=size, level=9.5)
     decide = decisions(5)

@@ -1,6 +1,7 @@
-"""Demo data: what lands in the folder, when it is made anew, and that it is not too easy."""
+"""Demo data: the files, when they are made again, and that they are not too easy."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def test_training_set_reads_back(demo: Path) -> None:
 
 
 @pytest.mark.parametrize("name", VERIFICATION_SETS)
-def test_each_fold_has_half_of_either_kind(demo: Path, name: str) -> None:
+def test_half_of_each_fold_is_of_either_kind(demo: Path, name: str) -> None:
     same = read_pair_file(demo / f"{name}.bin").same.reshape(10, -1)
     assert same.shape == (10, 2 * PEOPLE // 10)
     assert (same[:, : PEOPLE // 10]).all()
@@ -56,7 +57,7 @@ def test_each_fold_has_half_of_either_kind(demo: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", VERIFICATION_SETS)
 def test_pixels_do_not_tell_people_apart(demo: Path, name: str) -> None:
-    """The best threshold of all on raw pixels, plain and with each image's mean removed."""
+    """With the best threshold on raw pixels, plain or with each image's mean removed."""
     pairs = read_pair_file(demo / f"{name}.bin")
     images = [simplejpeg.decode_jpeg(bytes(pairs.encoded(i))) for i in range(4 * PEOPLE)]
     plain = np.stack(images).reshape(4 * PEOPLE, -1).astype(np.float64)
@@ -67,11 +68,11 @@ def test_pixels_do_not_tell_people_apart(demo: Path, name: str) -> None:
         assert 0.5 <= best < 0.75
 
 
-def test_people_of_the_sets_are_never_trained_on() -> None:
+def test_people_of_the_sets_are_not_in_training() -> None:
     trained = {person.identity for person in training_people(0, 2000, 20_000)}
     sets = [
-        {person.identity for person in verification_people(0, 2**31 + 300 * i, 300, kind)}
-        for i, kind in enumerate(VERIFICATION_SETS.values())
+        {person.identity for person in verification_people(0, 2**31 + 300 * i, 300, shots)}
+        for i, shots in enumerate(VERIFICATION_SETS.values())
     ]
     assert len(trained) == 2000
     assert len(set().union(trained, *sets)) == 2000 + 3 * 300
@@ -107,13 +108,13 @@ def test_made_data_is_left_alone(demo: Path) -> None:
 
 
 def test_other_parameters_are_refused_with_both(demo: Path) -> None:
-    with pytest.raises(ValueError, match=r"'seed': 0.*'seed': 5.*another folder"):
+    with pytest.raises(ValueError, match=r"'seed': 0.*'seed': 5"):
         make(demo, people_per_set=PEOPLE, seed=5)
 
 
 def test_other_contents_are_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("precious")
-    with pytest.raises(ValueError, match=r"something other than demo data.*another folder"):
+    with pytest.raises(ValueError, match=re.escape(f"{tmp_path} ") + rf".*{MANIFEST}"):
         make(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
@@ -126,9 +127,7 @@ def test_damaged_data_is_named(tmp_path: Path, damage: str) -> None:
     size = 4 if damage == "missing" else 5
     files = {"train.rec": size} | ({"lfw.bin": 9} if damage == "missing" else {})
     (tmp_path / MANIFEST).write_text(json.dumps({"parameters": parameters, "files": files}))
-    expected = (
-        r"lfw\.bin is missing, expected 9" if damage == "missing" else "has 4 bytes, expected 5"
-    )
+    expected = r"/lfw\.bin .* 9 bytes" if damage == "missing" else r"/train\.rec .* 4 .* 5 bytes"
     with pytest.raises(ValueError, match=expected):
         make(tmp_path)
 
@@ -136,7 +135,7 @@ def test_damaged_data_is_named(tmp_path: Path, damage: str) -> None:
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"parameters": 3, "files": {}}'])
 def test_broken_manifest_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / MANIFEST).write_text(text)
-    with pytest.raises(ValueError, match=r"demo\.json is not the manifest .* make the data anew"):
+    with pytest.raises(ValueError, match=rf"/{MANIFEST} is not"):
         make(tmp_path)
 
 
@@ -159,14 +158,14 @@ def test_nothing_is_left_when_it_is_cut_short(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"identities": 0}, "identities is 0"),
-        ({"identities": 11}, "images is 10, fewer than the 11"),
-        ({"people_per_set": 25}, "people_per_set is 25; expected a multiple of 10"),
+        ({"identities": 11}, "images is 10: .* 11"),
+        ({"people_per_set": 25}, "people_per_set is 25: .* 10"),
         ({"people_per_set": 10}, "people_per_set is 10"),
         ({"processes": 0}, "processes is 0"),
         ({"seed": -1}, "seed is -1"),
     ],
 )
-def test_numbers_that_make_no_sense_are_refused(
+def test_numbers_out_of_range_are_refused(
     tmp_path: Path, change: dict[str, int], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

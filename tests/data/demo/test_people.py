@@ -1,6 +1,7 @@
-"""Synthetic people: functions of their address, and geometry that can be worked out by hand."""
+"""Synthetic people: functions of their address, and geometry that can be computed by hand."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 import pytest
@@ -9,10 +10,10 @@ import torch
 from data.demo.camera import background
 from data.demo.canvas import Canvas
 from data.demo.conditions import Period, Pose, Shot, View, make_conditions
-from data.demo.deck import Deck, generator
+from data.demo.deck import Deck, ScalarDeck, chance, deal, generator, normal, uniform
 from data.demo.geometry import BOTTOM, TOP, Grid, normal_map, radius_map
 from data.demo.identity import make_identity
-from data.demo.project import pixel_places, rotation_matrix, trace
+from data.demo.project import pixel_coordinates, rotation_matrix, trace
 from data.demo.render import render, render_identity
 from data.demo.texture import paint
 
@@ -36,7 +37,7 @@ def test_identity_and_images_are_functions_of_their_address() -> None:
 
 
 @pytest.mark.parametrize("identity", [0, FAR_IDENTITY])
-def test_an_image_does_not_depend_on_its_company(identity: int) -> None:
+def test_an_image_does_not_depend_on_the_others(identity: int) -> None:
     shots = [Shot(i) for i in range(7)]
     together = render_identity(1, identity, shots)
     alone = np.concatenate([render_identity(1, identity, [shot]) for shot in shots])
@@ -82,6 +83,25 @@ def test_deck_deals_what_it_says() -> None:
     assert 0.2 <= colours.min() < colours.max() < 0.6
 
 
+@dataclass(frozen=True)
+class Parts:
+    first: Annotated[float, uniform(0, 1)]
+    passed: str
+    second: Annotated[float, normal(5, 1, 5.5)]
+    third: Annotated[bool, chance(0.5)]
+
+
+def test_fields_are_dealt_in_their_order_unless_they_are_passed() -> None:
+    deck = ScalarDeck(np.random.default_rng(0), 5)
+    parts = deal(deck, Parts, passed="as it is")
+    same = ScalarDeck(np.random.default_rng(0), 5)
+    expected = Parts(same.uniform(0, 1), "as it is", same.normal(5, 1, 5.5), same.chance(0.5))
+    assert parts == expected
+    assert parts.second >= 5.5
+    with pytest.raises(AssertionError):
+        deck.chance(0.5)  # the deck is used up
+
+
 def test_shots_are_taken_as_asked() -> None:
     def ask(pose: Pose, period: Period) -> tuple[np.ndarray, np.ndarray]:
         conditions = make_conditions(0, 1, [Shot(i, pose, period) for i in range(200)])
@@ -100,7 +120,7 @@ def test_shots_are_taken_as_asked() -> None:
     assert ages.max() > 0.9
 
 
-def test_rotations_are_rotations_and_turn_the_right_way() -> None:
+def test_rotations_are_orthogonal_and_turn_the_right_way() -> None:
     turned = rotation_matrix(view(0.3, -0.2, 0.1))[0]
     torch.testing.assert_close(turned @ turned.T, torch.eye(3))
     assert torch.det(turned) == pytest.approx(1.0)
@@ -111,21 +131,21 @@ def test_rotations_are_rotations_and_turn_the_right_way() -> None:
 
 
 @pytest.mark.parametrize("yaw", [0.0, 0.7, np.pi / 2])
-def test_rays_meet_a_cylinder_where_they_should(yaw: float) -> None:
+def test_rays_meet_a_cylinder_where_they_must(yaw: float) -> None:
     radius, turned = 0.8, view(yaw)
     rotation = rotation_matrix(turned)
     hits = trace(torch.full((1, 1, 20, 30), radius), turned, rotation, 56, 2.0)
-    x, y = (place[0].expand(56, 56) for place in pixel_places(turned, rotation, 56, 2.0))
+    x, y = (axis[0].expand(56, 56) for axis in pixel_coordinates(turned, rotation, 56, 2.0))
     u, v = hits.texture[0]
     inside = x.abs() < 0.9 * radius
     azimuth = torch.asin((x / radius).clamp(-1, 1)) - yaw
-    # a step of the march is 0.12 long, and a chord of it misses the arc by 0.12² / 8 / radius
+    # rays advance by 0.12, and a chord of that length misses the arc by 0.12² / 8 / radius
     torch.testing.assert_close(u[inside], torch.sin(azimuth / 2)[inside], atol=0.006, rtol=0)
     torch.testing.assert_close(v, (2 * y - TOP - BOTTOM) / (BOTTOM - TOP))
     assert (hits.clearance[0][inside] < -0.02).all()
-    beside = x.abs() > 1.02 * radius
-    expected = (x.abs() - radius)[beside]
-    torch.testing.assert_close(hits.clearance[0][beside], expected, atol=0.006, rtol=0)
+    outside = x.abs() > 1.02 * radius
+    expected = (x.abs() - radius)[outside]
+    torch.testing.assert_close(hits.clearance[0][outside], expected, atol=0.006, rtol=0)
 
 
 def test_heads_are_closed_and_their_normals_point_outwards() -> None:
@@ -169,7 +189,7 @@ def test_painting_a_part_paints_the_whole_there() -> None:
 def test_background_is_bilinear() -> None:
     conditions = make_conditions(0, 0, [Shot(0), Shot(1)])
     expected = torch.nn.functional.interpolate(
-        torch.from_numpy(conditions.backdrop.colours),
+        torch.from_numpy(conditions.backdrop),
         size=(112, 112),
         mode="bilinear",
         align_corners=True,
@@ -184,8 +204,8 @@ def test_conditions_show_in_the_image() -> None:
     plain = replace(
         plain,
         cover=replace(plain.cover, glasses=off, mask=off, hat=off, hand=off),
-        camera=replace(plain.camera, blur=np.zeros(1, np.float32), grey=off),
-        expression=replace(plain.expression, opening=np.zeros(1, np.float32)),
+        camera=replace(plain.camera, fuzzy=off, grey=off),
+        expression=replace(plain.expression, speaks=off),
     )
     image = render(maps, plain).astype(np.int64)
     changes = {
@@ -193,12 +213,15 @@ def test_conditions_show_in_the_image() -> None:
         for name in ("glasses", "mask", "hat", "hand")
     }
     changes["age"] = replace(plain, age=np.ones(1, np.float32))
-    changes["blur"] = replace(plain, camera=replace(plain.camera, blur=np.full(1, 1.5, np.float32)))
+    blur = np.full(1, 1.5, np.float32)
+    changes["blur"] = replace(plain, camera=replace(plain.camera, fuzzy=~off, blur=blur))
     changes["grey"] = replace(plain, camera=replace(plain.camera, grey=~off))
-    opened = replace(plain.expression, opening=np.full(1, 0.1, np.float32))
-    changes["opening"] = replace(plain, expression=opened)
+    opening = np.full(1, 0.1, np.float32)
+    jaw = plain.expression.jaw - 5 * opening  # the face moves as before, only the mouth is open
+    speaking = replace(plain.expression, speaks=~off, opening=opening, jaw=jaw)
+    changes["speaks"] = replace(plain, expression=speaking)
     for name, conditions in changes.items():
         changed = render(maps, conditions).astype(np.int64)
-        share = (np.abs(changed - image).max(axis=-1) > 8).mean()
-        assert share > 0.003, name
+        fraction = (np.abs(changed - image).max(axis=-1) > 8).mean()
+        assert fraction > 0.003, name
     assert (np.ptp(render(maps, changes["grey"]).astype(int), axis=-1).mean()) < 12

@@ -1,22 +1,20 @@
-"""Small files that would cost a decoder gigabytes or minutes."""
+"""Small files that would take gigabytes or minutes to decode."""
 
-import io
 import struct
 import time
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from data.loading.decode import BadImage, decode_into
 from data.loading.decode_limits import MAX_BYTES, MAX_CHUNKS, MAX_SCANS, MAX_SIDE
+from tests.data.image_samples import encode_pixels
 
 
-def encode(kind: str, side: int = 112, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (side, side), (200, 100, 50)).save(buffer, kind, **options)
-    return buffer.getvalue()
+def encode(kind: str, side: int = 112, **options: Any) -> bytes:
+    return encode_pixels(np.full((side, side, 3), (200, 100, 50), np.uint8), kind, **options)
 
 
 PNG, WEBP, BMP = (encode(kind) for kind in ("PNG", "WEBP", "BMP"))
@@ -72,7 +70,7 @@ def bmp_of_size(width: int, height: int) -> bytes:
 
 
 def run_length_bmp() -> bytes:
-    pixels = b"\0\0" * 100_000  # ends of lines that never begin
+    pixels = b"\0\0" * 100_000  # line ends only
     header = struct.pack("<IiiHHIIiiII", 40, 4096, 4096, 1, 8, 1, len(pixels), 0, 0, 256, 256)
     start = 14 + 40 + 1024
     return (
@@ -85,48 +83,43 @@ def run_length_bmp() -> bytes:
 
 
 BOMBS = {
-    "jpeg scans": (jpeg_of_scans(4000, 1024), r"a JPEG of 4000 scans: expected at most 100"),
-    "jpeg scans of the right size": (jpeg_of_scans(40_000, 112), r"a JPEG of 40000 scans"),
-    "png text": (png_with(png_chunk(b"zTXt", packed(50 << 20))), "too large"),
-    "png texts": (png_with(png_chunk(b"zTXt", packed(1 << 20)) * 70), "Too much memory"),
-    "png profile": (png_with(png_chunk(b"iCCP", packed(50 << 20))), "too large"),
-    "png profiles": (png_with(png_chunk(b"iCCP", packed(1 << 20)) * 500), "2 of them colour prof"),
-    "png chunks": (png_with(png_chunk(b"abCd", b"") * 50_000), f"{MAX_CHUNKS + 1} chunks or more"),
-    "webp canvas": (webp_of_canvas(60_000, 60_000), "60000x60000 pixels: expected at most 4096"),
-    "webp width": (webp_of_canvas(4097, 1), "4097x1 pixels: expected at most 4096"),
-    "webp frame": (webp_of_frame(16_383, 16_000), "16383x16000 pixels: expected at most 4096"),
-    "webp lossless": (lossless_webp(16_384, 9), "16384x9 pixels: expected at most 4096"),
-    "bmp size": (bmp_of_size(60_000, 60_000), "pixels"),
-    "bmp width": (bmp_of_size(4097, 1), "4097x1 pixels: expected at most 4096"),
-    "bmp runs": (run_length_bmp(), "run-length"),
+    "jpeg scans": (jpeg_of_scans(4000, 1024), f"4000 .* {MAX_SCANS}"),
+    "jpeg scans of the right size": (jpeg_of_scans(40_000, 112), f"40000 .* {MAX_SCANS}"),
+    "png text": (png_with(png_chunk(b"zTXt", packed(50 << 20))), ""),  # Pillow's own limit
+    "png texts": (png_with(png_chunk(b"zTXt", packed(1 << 20)) * 70), ""),  # the same
+    "png profile": (png_with(png_chunk(b"iCCP", packed(50 << 20))), ""),  # the same
+    "png profiles": (png_with(png_chunk(b"iCCP", packed(1 << 20)) * 500), f" 2 .*{MAX_CHUNKS} .*1"),
+    "png chunks": (png_with(png_chunk(b"abCd", b"") * 50_000), f"{MAX_CHUNKS + 1} .*{MAX_CHUNKS} "),
+    "webp canvas": (webp_of_canvas(60_000, 60_000), f"60000x60000 .* {MAX_SIDE}"),
+    "webp width": (webp_of_canvas(4097, 1), f"4097x1 .* {MAX_SIDE}"),
+    "webp frame": (webp_of_frame(16_383, 16_000), f"16383x16000 .* {MAX_SIDE}"),
+    "webp lossless": (lossless_webp(16_384, 9), f"16384x9 .* {MAX_SIDE}"),
+    "bmp size": (bmp_of_size(60_000, 60_000), ""),  # Pillow's own limit
+    "bmp width": (bmp_of_size(4097, 1), f"4097x1 .* {MAX_SIDE}"),
+    "bmp runs": (run_length_bmp(), "BMP"),
 }
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_bombs_are_refused_at_once(name: str) -> None:
-    encoded, message = BOMBS[name]
+def test_bombs_are_refused_quickly(name: str) -> None:
+    encoded, values = BOMBS[name]
     before = time.process_time()
-    with pytest.raises(BadImage, match=message):
+    with pytest.raises(BadImage, match=values or None):
         decode(encoded)
-    assert time.process_time() - before < 1  # seconds; seen: 0.1 at most
+    assert time.process_time() - before < 1  # seconds; measured: at most 0.1
 
 
 @pytest.mark.parametrize("start", [encode("JPEG", 256), PNG], ids=["JPEG", "PNG"])
 def test_more_bytes_than_pixels_could_fill_are_refused(start: bytes) -> None:
-    with pytest.raises(BadImage, match=f"{MAX_BYTES + 1} bytes: expected at most {MAX_BYTES}"):
+    with pytest.raises(BadImage, match=f"{MAX_BYTES + 1} .* {MAX_BYTES}"):
         decode(start + bytes(MAX_BYTES + 1 - len(start)))
 
 
-def test_honest_images_stay_within_the_limits() -> None:
+def test_ordinary_images_are_within_the_limits() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (MAX_SIDE, 64, 3), np.uint8)
-    for kind, options in [
-        ("JPEG", {"progressive": True, "quality": 100}),
-        ("PNG", {}),
-        ("BMP", {}),
-    ]:
-        buffer = io.BytesIO()
-        Image.fromarray(noise).save(buffer, kind, **options)
-        decode(buffer.getvalue())
+    decode(encode_pixels(noise, "JPEG", progressive=True, quality=100))
+    decode(encode_pixels(noise, "PNG"))
+    decode(encode_pixels(noise, "BMP"))
     pixels = decode(PNG)
     decorated = png_with(
         png_chunk(b"zTXt", packed(100_000)) * 9, png_chunk(b"iCCP", packed(100_000))
@@ -135,7 +128,7 @@ def test_honest_images_stay_within_the_limits() -> None:
     assert decode(jpeg_of_scans(10, MAX_SIDE)).std(axis=(0, 1)).max() < 1
 
 
-def test_scans_are_counted_only_where_they_cost() -> None:
+def test_scans_are_counted_only_in_large_images() -> None:
     few = jpeg_of_scans(MAX_SCANS + 1, 112)
-    with pytest.raises(BadImage, match="progression"):  # what the decoder says of repeated scans
+    with pytest.raises(BadImage, match="progression"):  # libjpeg's own error for repeated scans
         decode(few)

@@ -21,68 +21,120 @@ def double(number: int) -> int:
 
 
 KINDS = pytest.mark.parametrize(
-    ("count", "processes"), [(1, True), (2, False), (2, True)], ids=["none", "threads", "processes"]
+    ("count", "processes", "background"),
+    [(1, True, False), (1, False, True), (2, False, False), (2, True, False)],
+    ids=["this thread", "one thread", "threads", "processes"],
 )
 
 
 @KINDS
-def test_results_come_in_order(count: int, processes: bool) -> None:
-    with Workers(count, processes=processes) as workers:
-        assert workers.elsewhere == (processes and count == 2)
+def test_results_come_in_order(count: int, processes: bool, background: bool) -> None:
+    with Workers(count, processes=processes, background=background) as workers:
+        assert workers.in_processes == (processes and count == 2)
         assert list(workers.in_order(double, range(12))) == list(range(0, 24, 2))
         assert list(workers.in_order(double, range(3))) == [0, 2, 4]
 
 
 @pytest.mark.parametrize("processes", [False, True])
-def test_few_items_are_taken_ahead(processes: bool) -> None:
-    taken: list[int] = []
+def test_items_are_drawn_only_as_far_ahead_as_allowed(processes: bool) -> None:
+    drawn: list[int] = []
 
     def items() -> Iterator[int]:
         for number in range(12):
-            taken.append(number)
+            drawn.append(number)
             yield number
 
-    with Workers(2, processes=processes, ahead=3) as workers:
+    with Workers(2, processes=processes, ahead=6) as workers:
         results = workers.in_order(double, items())
         assert next(results) == 0
-        assert len(taken) == 7
+        assert len(drawn) == 7
         assert list(results)[-1] == 22
 
 
 @KINDS
-def test_an_exception_comes_at_its_turn(count: int, processes: bool) -> None:
-    with Workers(count, processes=processes) as workers:
+def test_an_exception_takes_the_place_of_its_result(
+    count: int, processes: bool, background: bool
+) -> None:
+    with Workers(count, processes=processes, background=background) as workers:
         results = workers.in_order(double, range(12, 20))
         assert next(results) == 24
         with pytest.raises(KeyError, match="thirteen"):
             next(results)
 
 
-def test_threads_end_with_the_block_and_leave_what_was_not_begun() -> None:
-    begun: list[int] = []
+@pytest.mark.parametrize("count", [1, 2])
+def test_leaving_the_block_ends_threads_and_drops_pending_items(count: int) -> None:
+    started: list[int] = []
 
     def slow(number: int) -> int:
-        begun.append(number)
+        started.append(number)
         time.sleep(0.02)
         return number
 
-    with Workers(2, processes=False, ahead=50) as workers:
-        assert next(workers.in_order(slow, range(100))) == 0
-    assert len(begun) < 50
-    assert [thread for thread in threading.enumerate() if "ThreadPool" in thread.name] == []
+    before = threading.active_count()
+    with Workers(count, background=True, ahead=100) as workers:
+        results = workers.in_order(slow, range(100))
+        assert next(results) == 0
+    assert len(started) < 50
+    assert threading.active_count() == before
 
 
-def test_a_killed_worker_is_said() -> None:
-    with (
-        pytest.raises(ValueError, match="killed, most often for lack of memory"),
-        Workers(2, processes=True) as workers,
-    ):
+def test_results_are_computed_before_they_are_asked_for_within_bounds() -> None:
+    made: list[int] = []
+
+    def make(item: int) -> int:
+        made.append(item)
+        return item
+
+    with Workers(1, background=True, ahead=3) as workers:
+        results = workers.in_order(make, range(100))
+        assert next(results) == 0
+        time.sleep(0.05)
+        assert made == [0, 1, 2, 3]
+        assert list(results) == list(range(1, 100))
+
+
+def test_threads_work_at_once_and_deliver_in_order() -> None:
+    together = threading.Barrier(3, timeout=30)
+
+    def wait(item: int) -> int:
+        together.wait()  # passes only once three threads are here
+        time.sleep(0.002 * (2 - item % 3))  # the last item is done first
+        return item
+
+    with Workers(3, ahead=3) as workers:
+        assert list(workers.in_order(wait, range(9))) == list(range(9))
+
+
+def test_a_killed_process_is_an_error() -> None:
+    with pytest.raises(ValueError, match="fewer workers"), Workers(2, processes=True) as workers:
         list(workers.in_order(double, [1, 99]))
 
 
-def test_no_workers_are_refused() -> None:
-    with pytest.raises(ValueError, match="workers is 0"):
-        Workers(0, processes=False)
+@pytest.mark.parametrize(
+    ("count", "ahead", "found"), [(0, None, "workers is 0"), (2, 0, "ahead is 0")]
+)
+def test_counts_below_one_are_refused(count: int, ahead: int | None, found: str) -> None:
+    with pytest.raises(ValueError, match=found):
+        Workers(count, ahead=ahead)
+
+
+started_in: list[int] = []
+
+
+def start() -> None:
+    started_in.append(os.getpid())
+
+
+def where_started(_: int) -> list[int]:
+    return started_in
+
+
+def test_a_process_is_prepared_before_its_first_item() -> None:
+    with Workers(2, processes=True, start=start) as workers:
+        (pids,) = workers.in_order(where_started, [0])
+    assert len(pids) == 1
+    assert pids != [os.getpid()]
 
 
 ORPHANS = """
@@ -110,5 +162,5 @@ def test_worker_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> No
     workers = {int(parent.stdout.readline()) for _ in range(2)}
     assert len(workers) == 2
     parent.kill()
-    # Its end comes when nobody holds the other side of the pipe any more.
+    # The pipe closes once no process holds its other end.
     assert parent.communicate(timeout=60)[0] == ""
