@@ -24,6 +24,7 @@ from recognition.head.losses.base import Loss
 from recognition.head.losses.build import build_loss
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+Portion = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Factor = Annotated[float, Field(ge=0, lt=1)]
 Sigma = Annotated[float, Field(gt=0, le=10)]
@@ -67,33 +68,30 @@ class DemoData(Section):
 
 
 class Augment(Section):
-    """Augmentation of whole batches on the device, in this order.
+    """Augmentation of whole batches on the device; `scripts/show_augmentations.py` draws it.
 
-    `flip`, `mask`, `crop`, `colour`, `grey`, `blur`, `low_resolution`, `jpeg` and `cutout` are
-    probabilities; the entries after each set its strength, and a pair of numbers is a range.
-    `data.augmentations.augment.Augmentation` describes them all, and
-    `scripts/show_augmentations.py` draws them.
+    A pair of numbers is a range, the smaller first.
     """
 
-    flip: Probability = 0.5
-    mask: Probability = 0.0
-    crop: Probability = 0.0
-    crop_zoom: Probability = 0.1
-    crop_shift: Probability = 0.1
-    colour: Probability = 0.0
-    brightness: Probability = 0.3
-    contrast: Probability = 0.3
-    saturation: Probability = 0.3
-    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    grey: Probability = 0.0
-    blur: Probability = 0.0
-    blur_sigma: tuple[Sigma, Sigma] = (0.3, 1.5)
-    low_resolution: Probability = 0.0
-    low_resolution_side: tuple[Fraction, Fraction] = (0.2, 1.0)
-    jpeg: Probability = 0.0
+    flip: Probability = 0.5  # mirrors left and right
+    mask: Probability = 0.0  # covers nose, mouth and chin of an aligned face
+    crop: Probability = 0.0  # moves and zooms (bilinear, edges repeated)
+    crop_zoom: Portion = 0.1  # the visible side is 1 - crop_zoom to 1 + crop_zoom of the image's
+    crop_shift: Portion = 0.1  # largest shift in each direction, of the side
+    colour: Probability = 0.0  # the four below together
+    brightness: Portion = 0.3  # pixels are multiplied by 1 ± brightness
+    contrast: Portion = 0.3  # distances from the mean luma are multiplied by 1 ± contrast
+    saturation: Portion = 0.3  # distances from the pixel's luma are multiplied by 1 ± saturation
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # largest angle in each direction, in turns
+    grey: Probability = 0.0  # removes colour
+    blur: Probability = 0.0  # Gaussian filter
+    blur_sigma: tuple[Sigma, Sigma] = (0.3, 1.5)  # in pixels
+    low_resolution: Probability = 0.0  # makes smaller, and as large as before again
+    low_resolution_side: tuple[Fraction, Fraction] = (0.2, 1.0)  # in between, of the image's side
+    jpeg: Probability = 0.0  # the losses of JPEG (4:2:0), as libjpeg has them
     jpeg_quality: tuple[Quality, Quality] = (20, 95)
-    cutout: Probability = 0.0
-    cutout_size: Probability = 0.4
+    cutout: Probability = 0.0  # covers a square with mid-grey (arXiv 1708.04552)
+    cutout_size: Portion = 0.4  # side of that square, of the image's
 
     @model_validator(mode="after")
     def _check(self) -> Self:

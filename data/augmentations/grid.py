@@ -3,7 +3,6 @@
 Shape legend: n samples, S image side.
 """
 
-from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -27,8 +26,12 @@ def rows_of(augmentation: Augmentation) -> dict[str, Augmentation]:
     applies it alone and to every image, and the last row is `augmentation` itself.
     """
     used = [name for name in PROBABILITIES if getattr(augmentation, name)]
-    each = {name: replace(augmentation, **(_NOTHING | {name: 1.0})) for name in used}
-    return {"as it is": replace(augmentation, **_NOTHING), **each, "all together": augmentation}
+    each = {name: augmentation.model_copy(update=_NOTHING | {name: 1.0}) for name in used}
+    return {
+        "as it is": augmentation.model_copy(update=_NOTHING),
+        **each,
+        "all together": augmentation,
+    }
 
 
 def draw_grid(
