@@ -24,7 +24,7 @@ from recognition.head.losses.base import Loss
 from recognition.head.losses.build import build_loss
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-Portion = Annotated[float, Field(ge=0, le=1)]
+Portion = Probability
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Factor = Annotated[float, Field(ge=0, lt=1)]
 Sigma = Annotated[float, Field(gt=0, le=10)]
