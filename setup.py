@@ -26,6 +26,7 @@ setup(
     packages=find_packages(include=["backbones*", "recognition*"]),
     package_data={"recognition": ["py.typed"], "backbones": ["py.typed"]},
     install_requires=[
+        "filelock>=3.12",
         "numba>=0.58",
         "numpy>=1.23.5",
         "pillow>=10",
@@ -35,10 +36,11 @@ setup(
         "simplejpeg>=1.7",
         "tensorboard>=2.16",
         "torch>=2.6",
-        "torchvision>=0.21",
         "tqdm>=4.66",
     ],
     extras_require={
+        # What the loader is compared with. It does not import beside a torch for CPUs alone.
+        "benchmarks": ["torchvision>=0.21"],
         # For CUDA 13, and machines without a GPU; nvidia-dali-cuda120 does as well.
         "dali": ["nvidia-dali-cuda130>=2.4"],
         "forest": ["faiss-cpu>=1.8"],
@@ -47,7 +49,7 @@ setup(
         "mxnet": ["mxnet==1.9.1", "numpy==1.23.5"],
         "onnx": ["onnxruntime>=1.18"],
         "plots": ["matplotlib>=3.8"],
-        "remote": ["filelock>=3.12", "fsspec>=2025.3", "s3fs>=2025.3"],
+        "remote": ["fsspec>=2025.3", "s3fs>=2025.3"],
         "test": [
             "faiss-cpu>=1.8",
             "hypothesis>=6.100",
@@ -63,6 +65,7 @@ setup(
             "ruff>=0.8",
             "s3fs>=2025.3",
             "scipy>=1.11",
+            "torchvision>=0.21",
             "types-PyYAML",
             "types-tqdm",
         ],

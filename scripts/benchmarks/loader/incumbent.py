@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
 
 Reader = Literal["mxnet", "python"]
 
@@ -26,8 +25,13 @@ Reader = Literal["mxnet", "python"]
 def choose_reader(requested: Literal["auto"] | Reader) -> Reader:
     """Return the library that reads and decodes.
 
-    Raises `ValueError` for MXNet where it is not installed.
+    Raises `ValueError` for MXNet where it is not installed, and without torchvision.
     """
+    if find_spec("torchvision") is None:
+        raise ValueError(
+            "the incumbent's way needs torchvision, which is not installed: "
+            "pip install -e '.[benchmarks]'"
+        )
     installed = find_spec("mxnet") is not None
     if requested == "mxnet" and not installed:
         raise ValueError(
@@ -59,6 +63,8 @@ class _Images(Dataset[tuple[Tensor, Tensor]], ABC):
     """Image and label by key."""
 
     def __init__(self) -> None:
+        from torchvision import transforms
+
         normalize = transforms.Normalize(mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5])
         self._transform = transforms.Compose(
             [transforms.RandomHorizontalFlip(), transforms.ToTensor(), normalize]
@@ -78,13 +84,14 @@ class MxnetImages(_Images):
 
     def __init__(self, path: Path) -> None:
         import mxnet
+        from torchvision.transforms import ToPILImage
 
         super().__init__()
         self._mxnet = mxnet
         self._records = mxnet.recordio.MXIndexedRecordIO(
             str(path.with_suffix(".idx")), str(path), "r"
         )
-        self._to_pil = transforms.ToPILImage()
+        self._to_pil = ToPILImage()
 
     def read(self, key: int) -> tuple[float, Image.Image]:
         """See `_Images`."""
