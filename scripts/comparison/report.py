@@ -48,7 +48,7 @@ def _tars(run: RunResult) -> dict[str, float | None]:
 def _cost(run: RunResult) -> dict[str, float | None]:
     selection = run.selection_seconds
     return {
-        "ms a step": 1000 * run.step_seconds,
+        "ms per step": 1000 * run.step_seconds,
         "of it selection": None if selection is None else 1000 * selection,
         "memory, MiB": 1024 * run.memory_gib,
         "active classes": run.active_classes,
@@ -59,7 +59,7 @@ def _cost(run: RunResult) -> dict[str, float | None]:
 
 # How the mean over the seeds is written, if not as "{:.2f}".
 _FORMS = {
-    "ms a step": "{:.1f}",
+    "ms per step": "{:.1f}",
     "memory, MiB": "{:,.0f}",
     "active classes": "{:,.0f}",
     "final cosine": "{:.3f}",

@@ -88,12 +88,12 @@ _MEMORY = _Group(
     [
         ("beyond state MB", lambda row: f"{row['beyond_state_bytes'] / 1e6:.1f}"),
         ("of state", lambda row: f"{row['beyond_state_share']:.1%}"),
-        ("state a class", lambda row: f"{row['state_bytes_per_class']:.0f} B"),
+        ("state per class", lambda row: f"{row['state_bytes_per_class']:.0f} B"),
     ],
     """\
 - beyond state: peak memory of the processes during all steps, minus the centres and their optimizer
   state.
-- state a class: bytes per class of the centre and its optimizer state.""",
+- state per class: bytes per class of the centre and its optimizer state.""",
 )
 
 _LIMITS = _Group(

@@ -69,7 +69,7 @@ def test_the_page_of_the_memory_preset_has_no_times(report: tuple[dict[str, Any]
     table = [line for line in page.splitlines() if line.startswith("|")]
     assert [cell.strip() for cell in table[0].strip("|").split("|")] == [
         "method", "classes", "rate", "dtype", "ranks", "batch",
-        "beyond state MB", "of state", "state a class", "loss", "centres",
+        "beyond state MB", "of state", "state per class", "loss", "centres",
     ]  # fmt: skip
     assert len(table) == 2 + len(report[0]["rows"])
     assert "TFLOP/s" not in page
