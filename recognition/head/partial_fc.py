@@ -365,7 +365,7 @@ class PartialFC(nn.Module):
         self.table.release()
         for loss in self._pending:
             if loss.kept is not None:
-                self._lanes.space.give_back(loss.kept.share)
+                self._lanes.space.release(loss.kept.share)
         self._pending.clear()
         self.step_count += 1
 

@@ -176,7 +176,7 @@ def negative_statistics(
     kept = None
     if keep:
         shape = rows.count * centres, count
-        kept = Kept(lanes.space.lend(shape, how.matmul_dtype, factor_Sd.device))
+        kept = Kept(lanes.space.acquire(shape, how.matmul_dtype, factor_Sd.device))
     rule = Rule(how.log2_scale, how.inter_class_filter, samples.curriculum, centres)
     run = _FirstPass(
         samples=samples,

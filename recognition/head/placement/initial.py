@@ -4,7 +4,7 @@ import hashlib
 
 import torch
 
-from recognition.head.kernels.huge_pages import prefer_huge_pages
+from recognition.head.kernels.workspace import prefer_huge_pages
 
 STANDARD_DEVIATION = 0.01  # the Partial FC paper's; the cosines do not depend on it, the steps do
 BLOCK = 1024  # class ids drawn from one generator; changing it changes every initial centre

@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 from recognition.distributed import shard_range
 from recognition.head.choices import choose
-from recognition.head.kernels.huge_pages import prefer_huge_pages
+from recognition.head.kernels.workspace import prefer_huge_pages
 from recognition.head.optim.row_optimizers import RowOptimizer
 from recognition.head.placement.collectives import AnyExchange, ReplicatedExchange, ShardedExchange
 from recognition.head.placement.initial import initial_centres
