@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from recognition.head.checks import check_batch, check_batch_sizes
-from recognition.head.kernels.reference import EPSILON
+from recognition.head.kernels.block import Block
+from recognition.head.kernels.reference import EPSILON, full_gradient
 from recognition.head.losses.base import Loss
 from recognition.head.losses.margins import cosface
-from recognition.head.online_softmax.backward import BlockGradient, CentreLoss, centre_gradients
+from recognition.head.online_softmax.backward import CentreLoss, centre_gradients
 from recognition.head.online_softmax.global_loss import (
     Backward,
     GlobalLoss,
@@ -33,7 +34,7 @@ from recognition.head.online_softmax.settings import (
     STAGE_BYTES,
     StreamSettings,
 )
-from recognition.head.online_softmax.threads import Lanes
+from recognition.head.online_softmax.threads import Lane, Lanes
 from recognition.head.online_softmax.update import RowStepper
 from recognition.head.optim.row_optimizers import RowOptimizer, RowSGD
 from recognition.head.placement.collectives import Batch
@@ -215,9 +216,7 @@ class PartialFC(nn.Module):
         self.register_buffer("running", torch.tensor(self.loss.initial, device=device))
         self.running: torch.Tensor
         self._replicated = placed.replicated
-        self._stepper = RowStepper(
-            self.table, self.optimizer, self._lanes.ops, self._exchange, self.shard[0], seed
-        )
+        self._stepper = RowStepper(self.table, self.optimizer, self._exchange, self.shard[0], seed)
         self._pending: list[CentreLoss] = []
         self._foreseen: _Foreseen | None = None
         self._active_classes = 0
@@ -352,8 +351,8 @@ class PartialFC(nn.Module):
         if not skip:
             rows = self._pending_rows()
 
-            def move(gradient: BlockGradient) -> None:
-                self._stepper.step(rows, gradient, lr, self.step_count)
+            def move(lane: Lane, block: Block, grad_unit: torch.Tensor) -> None:
+                self._stepper.step(lane.ops, block, grad_unit, lr, self.step_count)
 
             for _ in self._gradients(rows, grad_scale, move, with_state=True):
                 pass
@@ -413,8 +412,9 @@ class PartialFC(nn.Module):
         total = torch.zeros((), device=self.device)
         rows = self._pending_rows()
 
-        def square_sum(gradient: BlockGradient) -> torch.Tensor:
-            return self._exchange.centre_gradient(gradient.whole()).square().sum()
+        def square_sum(lane: Lane, block: Block, grad_unit: torch.Tensor) -> torch.Tensor:
+            whole = self._exchange.centre_gradient(full_gradient(block, grad_unit))
+            return whole.square().sum()
 
         for square in self._gradients(rows, grad_scale, square_sum):
             total += square
@@ -510,7 +510,7 @@ class PartialFC(nn.Module):
         self,
         rows: RowSet,
         grad_scale: float | torch.Tensor,
-        use: Callable[[BlockGradient], Used],
+        use: Callable[[Lane, Block, torch.Tensor], Used],
         *,
         with_state: bool = False,
     ) -> Iterator[Used]:

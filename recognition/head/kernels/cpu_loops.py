@@ -16,7 +16,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from recognition.head.kernels.reference import EPSILON, FIXED_PEAK
+from recognition.head.kernels.block import FIXED_MAX
+from recognition.head.kernels.reference import EPSILON
 
 F32 = np.float32
 I32 = np.int32
@@ -28,8 +29,7 @@ _ARITHMETIC = {"reassoc", "contract", "nsz", "arcp", "afn"}
 # float32 would lose three digits.
 _RUN = 64
 _EPSILON = F32(EPSILON)
-_PEAK = F32(FIXED_PEAK)
-_PEAK_POWER = F32(2.0**-FIXED_PEAK)
+_PEAK_POWER = F32(2.0**-FIXED_MAX)
 # 2^z by its Taylor series: for |z| <= 1/2 eight terms leave 5e-9, a tenth of float32's last bit.
 _T1, _T2, _T3, _T4, _T5, _T6, _T7 = (F32(log(2.0) ** k / factorial(k)) for k in range(1, 8))
 
@@ -120,22 +120,16 @@ def _inverse(square: Any) -> Any:
 
 @_compiled
 def read_rows(
-    weight_Ld: Any,
-    bits_Ld: Any,
-    index_A: Any,
-    start: int,
-    inverse_R: Any,
-    factor_Rd: Any,
-    half: bool,
+    weight_Ld: Any, bits_Ld: Any, index_R: Any, inverse_R: Any, factor_Rd: Any, half: bool,
     copy: bool,
-) -> None:
-    """Find the norms of the rows from position `start` on, and copy the rows if `copy`.
+) -> None:  # fmt: skip
+    """Find the inverse norms of the rows, and copy the rows if `copy`.
 
     `bits_Ld` is the table's memory as int32.
     """
     size = weight_Ld.shape[1]
     for r in range(len(inverse_R)):
-        row = index_A[start + r] if len(index_A) else start + r
+        row = index_R[r] if len(index_R) else r
         square = F32(0.0)
         for k in range(size):
             square += weight_Ld[row, k] * weight_Ld[row, k]
@@ -146,13 +140,7 @@ def read_rows(
 
 @_compiled
 def softmax_block(
-    share_RN: Any,
-    inverse_R: Any,
-    own_N: Any,
-    log2_scale: Any,
-    limit: Any,
-    mass_N: Any,
-    half: bool,
+    share_RN: Any, inverse_R: Any, own_N: Any, log2_scale: Any, limit: Any, mass_N: Any, half: bool
 ) -> None:
     """Make products into shares at the fixed peak, and add their sums to the masses there."""
     rows, samples = share_RN.shape
@@ -189,14 +177,8 @@ def softmax_block(
 
 
 @_compiled
-def add_own(
-    gradient_Rd: Any,
-    weight_Ld: Any,
-    index_A: Any,
-    start: int,
-    own_N: Any,
-    own_Nd: Any,
-    half: bool,
+def add_targets(
+    weight_Ld: Any, index_R: Any, gradient_Rd: Any, own_N: Any, own_Nd: Any, half: bool
 ) -> None:
     """Add the own samples' pulls to the gradients of their rows."""
     rows, size = gradient_Rd.shape
@@ -206,7 +188,7 @@ def add_own(
         r = own_N[n]
         if not 0 <= r < rows:
             continue
-        row = index_A[start + r] if len(index_A) else start + r
+        row = index_R[r] if len(index_R) else r
         square = F32(0.0)
         for k in range(size):
             square += weight_Ld[row, k] * weight_Ld[row, k]
@@ -237,21 +219,10 @@ def _noise_word(number: Any, first_key: Any, second_key: Any) -> Any:
 
 @_compiled
 def update_rows_sgd(
-    weight_Ld: Any,
-    momentum_Ld: Any,
-    index_A: Any,
-    start: int,
-    gradient_Rd: Any,
-    lr: Any,
-    momentum: Any,
-    weight_decay: Any,
-    nesterov: bool,
-    half_gradient: bool,
-    half_momentum: bool,
-    class_R: Any,
-    first_key: Any,
-    second_key: Any,
-) -> None:
+    weight_Ld: Any, momentum_Ld: Any, index_R: Any, gradient_Rd: Any, lr: Any, momentum: Any,
+    weight_decay: Any, nesterov: bool, half_gradient: bool, half_momentum: bool, class_R: Any,
+    first_key: Any, second_key: Any,
+) -> None:  # fmt: skip
     """Step rows where they stand in the tables."""
     rows, size = gradient_Rd.shape
     slope_d, velocity_d = np.empty(size, F32), np.empty(size, F32)
@@ -261,7 +232,7 @@ def update_rows_sgd(
         for k in range(size):
             word_d[k] = _noise_word(-1 - k, first_key, second_key)
     for r in range(rows):
-        row = index_A[start + r] if len(index_A) else start + r
+        row = index_R[r] if len(index_R) else r
         _widen(gradient_Rd[r], half_gradient, slope_d, slope_bits_d)
         along, square = F32(0.0), F32(0.0)
         for k in range(size):

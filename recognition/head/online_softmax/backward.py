@@ -18,13 +18,12 @@ from typing import TypeVar
 
 import torch
 
-from recognition.head.kernels.reference import tangential
+from recognition.head.kernels.block import Block, LogitTransform
 from recognition.head.losses.base import Curriculum
-from recognition.head.online_softmax.block import Rule, softmax_block
-from recognition.head.online_softmax.forward import Kept, Samples, centre_rows, factors
+from recognition.head.online_softmax.forward import Kept, Samples
 from recognition.head.online_softmax.settings import StreamSettings
 from recognition.head.online_softmax.threads import Lane, Lanes
-from recognition.head.placement.table import Block, Table
+from recognition.head.placement.table import Table
 from recognition.head.rows import RowRange, RowSet
 
 Used = TypeVar("Used")
@@ -76,56 +75,34 @@ class CentreLoss:
         return replace(self, negative=self.negative * factor, own=own)
 
 
-@dataclass(frozen=True)
-class BlockGradient:
-    """The gradient of a block's centres but for the part along each of them.
-
-    Attributes:
-        block: the centres.
-        pull: [C, d], in `matmul_dtype`; less its part along the centre it is the gradient.
-    """
-
-    block: Block
-    pull: torch.Tensor
-
-    def whole(self) -> torch.Tensor:
-        """Return the gradient, float32 [R, K·d].
-
-        To be asked for once, and to be used before the next block: it is made in place.
-        """
-        weight, gradient_Cd = self.block.read("weight"), self.pull
-        if gradient_Cd.dtype != torch.float32:
-            space = self.block.space
-            gradient_Cd = space.like("gradient", self.pull, torch.float32).copy_(self.pull)
-        return tangential(gradient_Cd, weight.view(self.pull.shape)).view(weight.shape)
-
-
 def centre_gradients(
     table: Table,
     rows: RowSet,
     losses: list[CentreLoss],
     how: StreamSettings,
     lanes: Lanes,
-    use: Callable[[BlockGradient], Used],
+    use: Callable[[Lane, Block, torch.Tensor], Used],
     *,
     with_state: bool = False,
 ) -> Iterator[Used]:
     """Second pass: give `use` the gradient block by block, and yield what it returns, in order.
 
-    It equals the sum over the losses (micro-batches) of `autograd.grad(loss, weight)` at the
-    rows' positions in `rows`, which must hold the rows of every loss. `use` may change the block
-    and bring it home (`Table.write`); it is called by several threads where `lanes` has them, and
-    a gradient holds until it returns.
+    `use` gets a lane, a block, and what `full_gradient` makes into the block's gradient: the sum
+    over the losses (micro-batches) of `autograd.grad(loss, weight)` at the rows' positions in
+    `rows`, which must hold the rows of every loss. It may change the block and write it; it is
+    called by several threads where `lanes` has them, and a gradient holds until it returns.
     """
     size = losses[0].samples.unit.shape[1]
     centres = table.weight.shape[1] // size
     merged = _Merged.of(losses, rows, centres)
-    rule = Rule(how.log2_scale, how.inter_class_filter, merged.samples.curriculum, centres)
+    rule = LogitTransform(
+        how.log2_scale, how.inter_class_filter, merged.samples.curriculum, centres
+    )
     run = _SecondPass(merged, rule, how.matmul_dtype)
 
     def part(lane: Lane, part: RowRange) -> list[Used]:
         return [
-            use(run.gradient(lane, block))
+            use(lane, block, run.grad_unit(lane, block))
             for block in table.walk(part, lane.space, with_state=with_state)
         ]
 
@@ -136,18 +113,16 @@ def centre_gradients(
 class _SecondPass:
     """The second pass over any block; see `centre_gradients`."""
 
-    def __init__(self, merged: "_Merged", rule: Rule, dtype: torch.dtype) -> None:
+    def __init__(self, merged: "_Merged", rule: LogitTransform, dtype: torch.dtype) -> None:
         self._merged, self._rule, self._dtype = merged, rule, dtype
         unit_Sd = merged.samples.unit
         self._factor_Sd = unit_Sd.to(dtype)
-        self._start_S = unit_Sd.new_full((len(unit_Sd),), rule.start_peak)
+        self._start_S = unit_Sd.new_full((len(unit_Sd),), rule.initial_max)
         self._pulling_Sd = self._pulling(self._start_S)
 
-    def gradient(self, lane: Lane, block: Block) -> BlockGradient:
-        """Return the gradient of one block's centres."""
+    def grad_unit(self, lane: Lane, block: Block) -> torch.Tensor:
+        """Return the gradient of one block's centres but for the part along each: [C, d]."""
         kept, centres, size = self._merged.kept, self._rule.centres, self._factor_Sd.shape[1]
-        if not lane.ops.updates_in_place:
-            block.read("weight")  # once, for the products and for the update
         pulling_Sd = self._pulling_Sd
         if kept is None:
             share_CS, peak_S = self._shares(lane, block)
@@ -158,28 +133,25 @@ class _SecondPass:
         shape, device = (len(share_CS), size), share_CS.device
         pull_Cd = lane.space.take("pull", shape, self._dtype, device)
         torch.mm(share_CS, pulling_Sd, out=pull_Cd)
-        own, (weight, index, first, _) = self._merged.own, centre_rows(block, size, centres)
-        position_N = own.position - block.start * centres
-        lane.ops.add_own(pull_Cd, weight, index, first, position_N, own.pull)
-        return BlockGradient(block, pull_Cd)
+        own, of_centres = self._merged.own, block.by_centre(size)
+        lane.ops.add_targets(of_centres, pull_Cd, own.position - of_centres.start, own.pull)
+        return pull_Cd
 
     def _shares(self, lane: Lane, block: Block) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Make a block's shares once more, and return their peaks if those are not `_start_S`."""
         merged, rule = self._merged, self._rule
         (count, size), device = self._factor_Sd.shape, self._factor_Sd.device
-        factor_Cd, inverse_C = factors(block, size, rule.centres, self._dtype, lane.ops)
+        factor_Cd, inverse_C = lane.ops.read_rows(block.by_centre(size), self._dtype)
         share_CS = lane.space.take("share", (len(factor_Cd), count), self._dtype, device)
         torch.mm(factor_Cd, self._factor_Sd.T, out=share_CS)
         if merged.absent is not None:
             absent_RS = merged.absent[block.start : block.stop, merged.part]
             of_class = share_CS.view(len(absent_RS), rule.centres, count)
             of_class.masked_fill_(absent_RS.unsqueeze(1), -math.inf)
-        peak_S = self._start_S if rule.peak_is_fixed else self._start_S.clone()
-        softmax_block(
-            lane.ops, share_CS, inverse_C, merged.position - block.start, rule, peak_S,
-            torch.zeros_like(peak_S),
-        )  # fmt: skip
-        return share_CS, None if rule.peak_is_fixed else peak_S
+        peak_S = self._start_S if rule.max_is_fixed else self._start_S.clone()
+        position_S, mass_S = merged.position - block.start, torch.zeros_like(peak_S)
+        lane.ops.softmax_block(share_CS, inverse_C, position_S, rule, peak_S, mass_S)
+        return share_CS, None if rule.max_is_fixed else peak_S
 
     def _pulling(self, peak_S: torch.Tensor) -> torch.Tensor:
         """Return what shares at a peak are multiplied with: [S, d] in the products' dtype."""

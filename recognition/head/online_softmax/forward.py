@@ -20,13 +20,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from recognition.head.kernels.interface import BlockOps
+from recognition.head.kernels.block import Block, LogitTransform
 from recognition.head.kernels.reference import inverse_norm
 from recognition.head.losses.base import Curriculum
-from recognition.head.online_softmax.block import Rule, softmax_block
 from recognition.head.online_softmax.settings import StreamSettings
 from recognition.head.online_softmax.threads import Lane, Lanes
-from recognition.head.placement.table import Block, Table
+from recognition.head.placement.table import Table
 from recognition.head.rows import RowRange, RowSet
 
 
@@ -177,7 +176,7 @@ def negative_statistics(
     if keep:
         shape = rows.count * centres, count
         kept = Kept(lanes.space.acquire(shape, how.matmul_dtype, factor_Sd.device))
-    rule = Rule(how.log2_scale, how.inter_class_filter, samples.curriculum, centres)
+    rule = LogitTransform(how.log2_scale, how.inter_class_filter, samples.curriculum, centres)
     run = _FirstPass(
         samples=samples,
         factor=factor_Sd,
@@ -188,7 +187,7 @@ def negative_statistics(
         with_pull=with_pull,
         kept=kept,
     )
-    total = NegativeStatistics.none(samples.unit, rule.start_peak, with_pull=with_pull)
+    total = NegativeStatistics.none(samples.unit, rule.initial_max, with_pull=with_pull)
     for part in lanes.map(run.part, rows, how.block_rows(width, size, centres)):
         total.take_in(part)
     return total, kept
@@ -203,7 +202,7 @@ class _FirstPass:
     position: torch.Tensor
     table: Table
     how: StreamSettings
-    rule: Rule
+    rule: LogitTransform
     with_pull: bool
     kept: Kept | None
 
@@ -212,11 +211,11 @@ class _FirstPass:
         rule, factor_dS = self.rule, self.factor.T
         size, count = factor_dS.shape
         found = NegativeStatistics.none(
-            self.samples.unit, rule.start_peak, with_pull=self.with_pull
+            self.samples.unit, rule.initial_max, with_pull=self.with_pull
         )
         for block in self.table.walk(part, lane.space):
             dtype = self.how.matmul_dtype
-            factor_Cd, inverse_C = factors(block, size, rule.centres, dtype, lane.ops)
+            factor_Cd, inverse_C = lane.ops.read_rows(block.by_centre(size), dtype)
             if self.kept is None:
                 share_CS = lane.space.take(
                     "share", (len(factor_Cd), count), dtype, factor_dS.device
@@ -224,10 +223,10 @@ class _FirstPass:
             else:
                 share_CS = self.kept.of_block(block, rule.centres)
             torch.mm(factor_Cd, factor_dS, out=share_CS)
-            shrink_S = softmax_block(
-                lane.ops, share_CS, inverse_C, self.position - block.start, rule,
-                found.peak, found.mass,
-            )  # fmt: skip
+            position_S = self.position - block.start
+            shrink_S = lane.ops.softmax_block(
+                share_CS, inverse_C, position_S, rule, found.peak, found.mass
+            )
             if shrink_S is not None and self.kept is not None:
                 self.kept.peak[block.start] = found.peak.clone()
             if found.pull is None:
@@ -248,21 +247,3 @@ def combine_statistics(peak_WS: torch.Tensor, mass_WS: torch.Tensor) -> torch.Te
     """
     peak_S = peak_WS.amax(0)
     return peak_S + (mass_WS * torch.exp2(peak_WS - peak_S)).sum(0).log2()
-
-
-def factors(
-    block: Block, size: int, centres: int, dtype: torch.dtype, ops: BlockOps
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a block's centres in `dtype`, [C, d], and their inverse norms, float32 [C]."""
-    weight_Xd, index, first, last = centre_rows(block, size, centres)
-    return ops.read_rows(weight_Xd, index, first, last, dtype)
-
-
-def centre_rows(
-    block: Block, size: int, centres: int
-) -> tuple[torch.Tensor, torch.Tensor | None, int, int]:
-    """Return where a block's centres stand, as `BlockOps` takes it: without a copy if possible."""
-    if centres == 1 and not block.has_read("weight"):
-        return block.tensors["weight"], block.index, block.first, block.last
-    weight_Cd = block.read("weight").view(-1, size)
-    return weight_Cd, None, 0, len(weight_Cd)

@@ -18,7 +18,8 @@ from typing import TypeVar
 
 import torch
 
-from recognition.head.kernels.interface import BlockOps, block_ops
+from recognition.head.kernels.build import block_ops
+from recognition.head.kernels.reference import BlockOps
 from recognition.head.kernels.workspace import Workspace
 from recognition.head.rows import RowRange, RowSet
 

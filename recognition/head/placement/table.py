@@ -3,65 +3,16 @@
 Shapes: L classes of this rank, R of one block, D numbers of a class: its K centres of d each.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
+from recognition.head.kernels.block import Block
 from recognition.head.kernels.workspace import Workspace
 from recognition.head.rows import RowRange, RowSet
-
-
-@dataclass
-class Block:
-    """Some classes' rows: positions `[start, stop)` of a row set, and where their numbers stand.
-
-    Attributes:
-        start: position of the first one in the row set.
-        stop: one past the last one's.
-        tensors: weight and optimizer state by name, on the device that computes, [..., D].
-        index: int64, which of their rows are those of the set; None for rows 0, 1, ….
-        first: where the block begins in `index`, or in the tensors if there is none.
-        last: one past its end there.
-        space: for copies of rows.
-    """
-
-    start: int
-    stop: int
-    tensors: dict[str, torch.Tensor]
-    index: torch.Tensor | None
-    first: int
-    last: int
-    space: Workspace
-    _rows: dict[str, torch.Tensor] = field(default_factory=dict)
-
-    def read(self, name: str) -> torch.Tensor:
-        """Return the block's rows of a tensor, [R, D]: a view where there is no index, else a copy.
-
-        The same one each time, to be changed in place and put back by `write`. A copy stands in
-        the workspace: it holds until another block is read.
-        """
-        if name not in self._rows:
-            tensor = self.tensors[name]
-            if self.index is None:
-                self._rows[name] = tensor[self.first : self.last]
-            else:
-                index_R = self.index[self.first : self.last]
-                rows = self.space.like(f"block {name}", tensor[: len(index_R)], tensor.dtype)
-                self._rows[name] = torch.index_select(tensor, 0, index_R, out=rows)
-        return self._rows[name]
-
-    def has_read(self, name: str) -> bool:
-        """Return whether `read` has been asked for a tensor's rows."""
-        return name in self._rows
-
-    def write(self) -> None:
-        """Put back the rows that were read and are copies."""
-        if self.index is not None:
-            for name, rows in self._rows.items():
-                self.tensors[name].index_copy_(0, self.index[self.first : self.last], rows)
 
 
 class Table(nn.Module):
@@ -100,15 +51,16 @@ class Table(nn.Module):
     ) -> Iterator[Block]:
         """Yield a part of a set of rows block by block, copies of rows in `space`.
 
-        Whoever changed a block's tensors hands it to `write` before taking the next one. Of this
+        Whoever changed a block calls its `write` before taking the next one. Of this
         table, threads may walk different parts at the same time.
         """
-        tensors = self.tensors() if with_state else {"weight": self.weight}
+        tensors, index = self.tensors() if with_state else {"weight": self.weight}, part.rows.index
         for start, stop in part.blocks():
-            yield Block(start, stop, tensors, part.rows.index, start, stop, space)
-
-    def write(self, rows: RowSet, block: Block) -> None:
-        """Bring a changed block of `walk` home: here its tensors are the table's own."""
+            if index is None:
+                rows = {name: tensor[start:stop] for name, tensor in tensors.items()}
+                yield Block(part.rows, start, stop, rows, None, space)
+            else:
+                yield Block(part.rows, start, stop, tensors, index[start:stop], space)
 
     def finish(self) -> None:
         """Wait until all that was written is in the table."""
@@ -117,6 +69,17 @@ class Table(nn.Module):
         tensor = getattr(self, name)
         assert isinstance(tensor, torch.Tensor)
         return tensor
+
+
+@dataclass
+class _HostBlock(Block):
+    """A block that has travelled to the device, and travels back when it is written."""
+
+    send: Callable[[Block], None] = field(kw_only=True)
+
+    def write(self) -> None:
+        """Send the rows back."""
+        self.send(self)
 
 
 _Staged = tuple[RowSet, int, Future[torch.Tensor]]
@@ -194,16 +157,16 @@ class HostTable(Table):
             last = number + 1 == len(cuts)
             following = {} if last else self._fetch(host, cuts[number + 1], names, staged)
             arrived = {name: self._arrived(future) for name, future in futures.items()}
-            yield Block(start, stop, arrived, None, 0, stop - start, space)
+            yield _HostBlock(part.rows, start, stop, arrived, None, space, send=self._send_back)
             futures = following
         self.finish()
 
-    def write(self, rows: RowSet, block: Block) -> None:
+    def _send_back(self, block: Block) -> None:
         """Send a changed block back, in the background."""
         ready = torch.cuda.Event() if self._stream is not None else None  # type: ignore[no-untyped-call]
         if ready is not None:
             ready.record()
-        host = self._host(rows)
+        host = self._host(block.rows)
         for name, tensor in block.tensors.items():
             table = self._of(name)
             self._pending.append(

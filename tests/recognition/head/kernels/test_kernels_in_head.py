@@ -7,11 +7,10 @@ import torch
 
 from recognition.head import PartialFC, RowAdamW, RowOptimizer, RowSGD, arcface, build_loss
 from recognition.head.kernels.cpu import CompiledOps
-from recognition.head.kernels.interface import BlockOps
-from recognition.head.kernels.reference import TorchOps
+from recognition.head.kernels.reference import BlockOps
 from recognition.head.kernels.workspace import Workspace
 
-fused = pytest.importorskip("recognition.head.kernels.fused", reason="needs Triton")
+cuda = pytest.importorskip("recognition.head.kernels.cuda", reason="needs Triton")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # on a CPU: Triton's interpreter
 CLASSES, SIZE, SAMPLES = 83, 24, 9
@@ -34,7 +33,7 @@ def one_thread() -> Iterator[None]:
 
 MakeOps = Callable[[Workspace], BlockOps]
 on_kernels = pytest.mark.parametrize(
-    "kernels", [lambda space: fused, CompiledOps], ids=["triton", "compiled"]
+    "kernels", [cuda.TritonOps, CompiledOps], ids=["triton", "compiled"]
 )
 BLOCK_BYTES = 20 * 12 * (SAMPLES + SIZE)  # blocks of 20 classes, the last one of 3
 
@@ -72,7 +71,7 @@ def test_steps_are_those_of_torch(
     optimizer: RowOptimizer,
 ) -> None:
     options = {"sampling": sampling, "placement": placement, "optimizer": optimizer}
-    expected = _three_steps(TorchOps, monkeypatch, **options)
+    expected = _three_steps(BlockOps, monkeypatch, **options)
     found = _three_steps(kernels, monkeypatch, **options)
     for name, tensor in expected.items():
         # float32 sums in another order, after three steps. A momentum in bfloat16 may then round
@@ -90,7 +89,7 @@ def test_losses_without_kernels_take_the_general_form(
 ) -> None:
     options = {"batch_rate": 0.5} if name == "d_softmax" else {}
     loss = build_loss(name, **options)
-    expected = _three_steps(TorchOps, monkeypatch, loss=loss)
+    expected = _three_steps(BlockOps, monkeypatch, loss=loss)
     found = _three_steps(kernels, monkeypatch, loss=loss)
     for key, tensor in expected.items():
         bound = 3e-5 * float(tensor.abs().max())

@@ -13,11 +13,21 @@ from pathlib import Path
 import pytest
 import torch
 
+from recognition.head.kernels.block import LogitTransform
+from recognition.head.kernels.build import block_ops
 from recognition.head.kernels.cpu import CompiledOps
-from recognition.head.kernels.interface import BlockOps, block_ops
-from recognition.head.kernels.reference import SAFE_LOG2_SCALE, TorchOps, start_peak
+from recognition.head.kernels.reference import BlockOps
 from recognition.head.kernels.workspace import Workspace
-from tests.recognition.head.kernels.kernel_cases import DEVICE, OPS, both, close, dtypes, tolerance
+from recognition.head.optim.row_optimizers import RowSGD
+from tests.recognition.head.kernels.kernel_cases import (
+    DEVICE,
+    OPS,
+    block_of,
+    close,
+    dtypes,
+    every_form,
+    tolerance,
+)
 
 ROOT = Path(__file__).parents[4]
 logits = pytest.mark.parametrize(
@@ -29,7 +39,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value) encount
 
 
 @dataclass
-class Block:
+class Products:
     """Products and inverse norms of R rows by N samples, the samples' own rows among them."""
 
     product: torch.Tensor
@@ -37,7 +47,7 @@ class Block:
     own: torch.Tensor
 
     @classmethod
-    def of(cls, rows: int, samples: int, dtype: torch.dtype, seed: int) -> "Block":
+    def of(cls, rows: int, samples: int, dtype: torch.dtype, seed: int) -> "Products":
         generator = torch.Generator().manual_seed(seed)
         inverse = torch.rand(rows, generator=generator) * 20.0 + 0.1
         cosine = torch.rand(rows, samples, generator=generator) * 2.0 - 1.0
@@ -60,7 +70,7 @@ class Block:
         return self.product.cpu() * self.inverse.cpu().unsqueeze(1) > limit
 
 
-@both
+@every_form
 @dtypes
 @pytest.mark.parametrize("rows", [1, 300])
 @pytest.mark.parametrize("samples", [5, 131])
@@ -69,15 +79,16 @@ def test_softmax_over_blocks_is_the_dense_one(
     ops: BlockOps, dtype: torch.dtype, rows: int, samples: int, limit: float | None, scale: float
 ) -> None:
     log2_scale = scale / math.log(2.0)
-    start = start_peak(log2_scale)
+    transform = LogitTransform(log2_scale, limit)
+    start = transform.initial_max
     peak = torch.full((samples,), start, device=DEVICE)
     mass = torch.zeros(samples, device=DEVICE)
     logit_CN = torch.empty(0, samples, dtype=torch.float64)
     shares: list[tuple[torch.Tensor, torch.Tensor]] = []
     for number, size in enumerate([rows, 7, rows]):
-        block = Block.of(size, samples, dtype, number)
+        block = Products.of(size, samples, dtype, number)
         share = block.product.clone()
-        shrink = ops.softmax_block(share, block.inverse, block.own, log2_scale, limit, peak, mass)
+        shrink = ops.softmax_block(share, block.inverse, block.own, transform, peak, mass)
         left_out = block.is_own() | block.left_out(limit)
         logit = (block.cosines() * log2_scale).masked_fill(left_out, -math.inf)
         logit_CN = torch.cat([logit_CN, logit])
@@ -86,7 +97,7 @@ def test_softmax_over_blocks_is_the_dense_one(
         shares.append((share.cpu().double(), block.inverse.cpu().double().unsqueeze(1)))
 
     assert peak.isfinite().all()
-    if log2_scale > SAFE_LOG2_SCALE:
+    if not transform.max_is_fixed:
         top = logit_CN.amax(0).clamp_min(-1e30)
         close(peak, top, rtol=3e-7, atol=log2_scale * 1e-7)
     else:
@@ -101,57 +112,58 @@ def test_softmax_over_blocks_is_the_dense_one(
         assert not found.any()
 
 
-@both
+@every_form
 def test_a_nan_of_the_products_shows_in_mass_and_share(ops: BlockOps) -> None:
-    block, samples = Block.of(40, 6, torch.float32, 0), 6
+    block, samples = Products.of(40, 6, torch.float32, 0), 6
     block.product[17, 3], block.own[3] = math.nan, 4
     for log2_scale in (90.0, 100.0):
-        share = block.product.clone()
-        peak = torch.full((samples,), start_peak(log2_scale), device=DEVICE)
+        share, transform = block.product.clone(), LogitTransform(log2_scale, 0.5)
+        peak = torch.full((samples,), transform.initial_max, device=DEVICE)
         mass = torch.zeros(samples, device=DEVICE)
-        ops.softmax_block(share, block.inverse, block.own, log2_scale, 0.5, peak, mass)
+        ops.softmax_block(share, block.inverse, block.own, transform, peak, mass)
 
         assert mass.isnan().tolist() == [False, False, False, True, False, False]
         assert share[17, 3].isnan()
         assert not share[:, :3].isnan().any()
 
 
-@both
+@every_form
 @pytest.mark.parametrize("log2_scale", [90.0, 100.0])
 @dtypes
 def test_what_is_set_to_minus_infinity_has_no_share(
     ops: BlockOps, dtype: torch.dtype, log2_scale: float
 ) -> None:
-    block, samples = Block.of(40, 6, dtype, 0), 6
+    block, samples = Products.of(40, 6, dtype, 0), 6
     block.product[5:9, 2:] = -math.inf
-    peak = torch.full((samples,), start_peak(log2_scale), device=DEVICE)
+    transform = LogitTransform(log2_scale)
+    peak = torch.full((samples,), transform.initial_max, device=DEVICE)
     mass = torch.zeros(samples, device=DEVICE)
-    ops.softmax_block(block.product, block.inverse, block.own, log2_scale, None, peak, mass)
+    ops.softmax_block(block.product, block.inverse, block.own, transform, peak, mass)
 
     assert not block.product[5:9, 2:].any()
     assert block.product.isfinite().all()
     assert mass.isfinite().all()
 
 
-@both
+@every_form
 @pytest.mark.parametrize(("rows", "samples"), [(0, 3), (3, 0)])
 def test_an_empty_block_changes_nothing(ops: BlockOps, rows: int, samples: int) -> None:
     weight = torch.ones(5, 4, device=DEVICE)
     velocity = torch.ones_like(weight)
     index = torch.arange(rows, device=DEVICE)
-    factor, inverse = ops.read_rows(weight, index, 0, rows, torch.bfloat16)
+    block = block_of(0, rows, index, weight=weight, momentum=velocity)
+    factor, inverse = ops.read_rows(block, torch.bfloat16)
     own = torch.zeros(samples, dtype=torch.int64, device=DEVICE)
     product = torch.ones(rows, samples, device=DEVICE)
     peak, mass = (torch.full((samples,), value, device=DEVICE) for value in (2.0, 1.0))
     for log2_scale in (9.0, 900.0):
-        shrink = ops.softmax_block(product, inverse, own, log2_scale, None, peak, mass)
+        transform = LogitTransform(log2_scale)
+        shrink = ops.softmax_block(product, inverse, own, transform, peak, mass)
         assert shrink is None or torch.equal(shrink, torch.ones_like(peak))
     gradient, nothing = torch.ones(rows, 4, device=DEVICE), weight.new_empty(samples, 4)
-    ops.add_own(gradient, weight, index, 0, own, nothing)
+    ops.add_targets(block, gradient, own, nothing)
     if rows == 0:
-        ops.update_rows_sgd(
-            weight, velocity, index, 0, 0, factor, lr=1.0, momentum=0.5, weight_decay=1.0
-        )
+        ops.update_rows_sgd(block, factor, RowSGD(0.5, 1.0), 1.0, None)
 
     assert factor.shape == (rows, 4)
     assert torch.equal(product, torch.ones_like(product))
@@ -164,15 +176,15 @@ def test_an_empty_block_changes_nothing(ops: BlockOps, rows: int, samples: int) 
 
 def test_the_cpu_takes_compiled_loops_and_cuda_the_kernels() -> None:
     assert isinstance(block_ops(torch.device("cpu"))(Workspace()), CompiledOps)
-    assert block_ops(torch.device("cuda"))(Workspace()) is OPS[1]
-    assert type(block_ops(torch.device("meta"))(Workspace())) is TorchOps
+    assert type(block_ops(torch.device("cuda"))(Workspace())) is type(OPS[1])
+    assert type(block_ops(torch.device("meta"))(Workspace())) is BlockOps
 
 
 def test_without_numba_a_cpu_takes_torch_and_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "recognition.head.kernels.cpu", None)
-    assert block_ops(torch.device("cpu")) is TorchOps
+    assert block_ops(torch.device("cpu")) is BlockOps
     assert "slower" in caplog.text
 
 
@@ -186,6 +198,6 @@ def test_every_kernel_compiles_for_hopper(tmp_path: Path) -> None:
     )
 
     assert result.returncode == 0, result.stderr
-    launched = {"_read_rows", "_update_rows_sgd", "_add_own", "_block_shares"}
-    launched |= {"_block_peaks", "_merge_peaks", "_merge_masses"}
+    launched = {"read_rows", "update_rows_sgd", "add_targets", "block_exps"}
+    launched |= {"block_maxima", "merge_maxima", "merge_sums"}
     assert set(result.stdout.split()) == launched
