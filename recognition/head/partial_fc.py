@@ -17,7 +17,7 @@ from torch import nn
 
 from recognition.head.checks import check_batch, check_batch_sizes
 from recognition.head.kernels.block import Block
-from recognition.head.kernels.reference import EPSILON, full_gradient
+from recognition.head.kernels.reference import EPSILON, BlockOps, full_gradient
 from recognition.head.losses.base import Loss
 from recognition.head.losses.margins import cosface
 from recognition.head.online_softmax.backward import CentreLoss, centre_gradients
@@ -34,8 +34,9 @@ from recognition.head.online_softmax.settings import (
     STAGE_BYTES,
     StreamSettings,
 )
-from recognition.head.online_softmax.threads import Lane, Lanes
-from recognition.head.online_softmax.update import RowStepper
+from recognition.head.online_softmax.stream import BlockStream
+from recognition.head.online_softmax.threads import Threads
+from recognition.head.online_softmax.update import RowUpdater
 from recognition.head.optim.row_optimizers import RowOptimizer, RowSGD
 from recognition.head.placement.collectives import Batch
 from recognition.head.placement.place import place
@@ -186,7 +187,7 @@ class PartialFC(nn.Module):
         self.optimizer = RowSGD() if optimizer is None else optimizer
         self.dense_update = dense_update
         self._sample = build_sampler(sampling, rebuild_every=rebuild_every, hard_share=hard_share)
-        self._how = StreamSettings(
+        settings = StreamSettings(
             scale,
             inter_class_filter,
             _by_device(BLOCK_BYTES, device) if block_bytes is None else block_bytes,
@@ -211,12 +212,13 @@ class PartialFC(nn.Module):
             )
         # Ranks' sums must meet in one order, and a table in CPU memory sends its blocks in turn.
         apart = not isinstance(placed.table, HostTable) and not placed.sums_centres
-        self._lanes = Lanes(device, apart=apart)
         self._exchange, self.shard, self.table = placed.exchange, placed.shard, placed.table
+        threads = Threads(device, parallel=apart)
+        self._stream = BlockStream(self.table, embedding_size, settings, threads)
         self.register_buffer("running", torch.tensor(self.loss.initial, device=device))
         self.running: torch.Tensor
         self._replicated = placed.replicated
-        self._stepper = RowStepper(self.table, self.optimizer, self._exchange, self.shard[0], seed)
+        self._updater = RowUpdater(self.optimizer, self._exchange, self.shard[0], seed)
         self._pending: list[CentreLoss] = []
         self._foreseen: _Foreseen | None = None
         self._active_classes = 0
@@ -276,12 +278,10 @@ class PartialFC(nn.Module):
             result = global_loss(
                 batch,
                 local_rows(batch.label, *self.shard),
-                self.table,
+                self._stream,
                 active.rows,
                 self.loss,
                 self.running,
-                self._how,
-                self._lanes,
                 self._exchange,
                 sizes,
                 pick_samples(self.loss.batch_rate, batch, sizes, self.seed, self.step_count),
@@ -351,20 +351,19 @@ class PartialFC(nn.Module):
         if not skip:
             rows = self._pending_rows()
 
-            def move(lane: Lane, block: Block, grad_unit: torch.Tensor) -> None:
-                self._stepper.step(lane.ops, block, grad_unit, lr, self.step_count)
+            def update(ops: BlockOps, block: Block, grad_unit: torch.Tensor) -> None:
+                self._updater.update(ops, block, grad_unit, lr, self.step_count)
 
-            for _ in self._gradients(rows, grad_scale, move, with_state=True):
+            for _ in self._gradients(rows, grad_scale, update, with_state=True):
                 pass
             if self.dense_update:
-                others, size = complement(rows, len(self.weight)), self.weight.shape[1]
-                block = self._how.block_rows(1, size)
-                self._stepper.step_without_gradient(self._lanes, others, block, lr, self.step_count)
+                others = complement(rows, len(self.weight))
+                self._updater.update_without_gradient(self._stream, others, lr, self.step_count)
         self.table.finish()
         self.table.release()
         for loss in self._pending:
             if loss.kept is not None:
-                self._lanes.space.release(loss.kept.share)
+                self._stream.threads.ops.space.release(loss.kept.exp)
         self._pending.clear()
         self.step_count += 1
 
@@ -379,7 +378,7 @@ class PartialFC(nn.Module):
         """
         finite = torch.ones((), dtype=torch.bool, device=self.device)
         for loss in self._pending:
-            finite &= loss.negative.isfinite().all() & loss.own.slope.isfinite().all()
+            finite &= loss.grad_lse.isfinite().all() & loss.targets.grad.isfinite().all()
         return finite
 
     @torch.no_grad()
@@ -412,7 +411,7 @@ class PartialFC(nn.Module):
         total = torch.zeros((), device=self.device)
         rows = self._pending_rows()
 
-        def square_sum(lane: Lane, block: Block, grad_unit: torch.Tensor) -> torch.Tensor:
+        def square_sum(ops: BlockOps, block: Block, grad_unit: torch.Tensor) -> torch.Tensor:
             whole = self._exchange.centre_gradient(full_gradient(block, grad_unit))
             return whole.square().sum()
 
@@ -447,7 +446,7 @@ class PartialFC(nn.Module):
         """Describe the head in one line, for `repr`."""
         return (
             f"{self.embedding_size}, {self.num_classes}, shard={self.shard}, {self.loss}, "
-            f"{self.optimizer}, {self._how}"
+            f"{self.optimizer}, {self._stream.settings}"
         )
 
     def _sizes(self, label_b: torch.Tensor, batch_sizes: Sequence[int] | None) -> Sequence[int]:
@@ -510,16 +509,14 @@ class PartialFC(nn.Module):
         self,
         rows: RowSet,
         grad_scale: float | torch.Tensor,
-        use: Callable[[Lane, Block, torch.Tensor], Used],
+        use: Callable[[BlockOps, Block, torch.Tensor], Used],
         *,
         with_state: bool = False,
     ) -> Iterator[Used]:
         """Yield what `use` makes of this rank's gradients of what waits, block by block."""
         losses = [loss.scaled(1.0 / grad_scale) for loss in self._pending]
         with torch.autocast(self.device.type, enabled=False):
-            yield from centre_gradients(
-                self.table, rows, losses, self._how, self._lanes, use, with_state=with_state
-            )
+            yield from centre_gradients(self._stream, rows, losses, use, with_state=with_state)
 
 
 def _by_device(budgets: dict[str, int], device: torch.device) -> int:

@@ -64,7 +64,7 @@ class RowRange:
         for start in range(self.start, self.stop, self.block_rows):
             yield start, min(start + self.block_rows, self.stop)
 
-    def cut(self, blocks: int) -> Iterator["RowRange"]:
+    def split(self, blocks: int) -> Iterator["RowRange"]:
         """Yield parts of `blocks` blocks each, the last one what is left."""
         size = blocks * self.block_rows
         for start in range(self.start, self.stop, size) if size else ():

@@ -9,6 +9,7 @@ Shapes: N samples with an own class; S of them whose negatives are looked at, wh
 a loss says otherwise (D-Softmax-B).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -45,6 +46,14 @@ class Curriculum:
     def pick(self, sample_S: torch.Tensor) -> "Curriculum":
         """Return the curriculum of some of the samples, int64 [S]."""
         return Curriculum(self.bound[sample_S], self.boost[sample_S])
+
+    @classmethod
+    def concatenate(cls, curricula: Sequence["Curriculum"]) -> "Curriculum":
+        """Return one curriculum of the samples of several."""
+        return cls(
+            torch.cat([each.bound for each in curricula]),
+            torch.cat([each.boost for each in curricula]),
+        )
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,16 @@ import torch
 
 from recognition.head.hashing import class_hash
 from recognition.head.losses.base import Loss, Own, Shares, differentiate
-from recognition.head.online_softmax.backward import CentreLoss, OwnSlopes
+from recognition.head.online_softmax.backward import CentreLoss, TargetGradients
 from recognition.head.online_softmax.forward import (
     NegativeStatistics,
     Samples,
     combine_statistics,
     negative_statistics,
-    own_centres,
+    target_centres,
 )
-from recognition.head.online_softmax.settings import StreamSettings
-from recognition.head.online_softmax.threads import Lanes
+from recognition.head.online_softmax.stream import BlockStream
 from recognition.head.placement.collectives import AnyExchange, Batch
-from recognition.head.placement.table import Table
 from recognition.head.rows import RowSet
 
 
@@ -68,12 +66,10 @@ class Picked:
 def global_loss(
     batch: Batch,
     own_M: torch.Tensor,
-    table: Table,
+    stream: BlockStream,
     rows: RowSet,
     loss: Loss,
     running: torch.Tensor,
-    how: StreamSettings,
-    lanes: Lanes,
     exchange: AnyExchange,
     sizes: Sequence[int],
     picked: Picked,
@@ -93,19 +89,17 @@ def global_loss(
     Args:
         batch: the samples that this rank works on.
         own_M: int64, row of each sample's own class in this rank's table, −1 if elsewhere.
-        table: this rank's centres.
+        stream: this rank's centres.
         rows: this rank's active rows.
         loss: what is computed.
         running: float32 [k], the loss's running statistics so far.
-        how: scale, filter, budgets, product dtype.
-        lanes: who works through the rows.
         exchange: the ranks.
         sizes: their batch sizes.
         picked: the samples whose negatives are looked at.
         keep: whether a second pass will follow, so that products are worth keeping.
         with_embedding_gradient: whether the embeddings need a gradient.
     """
-    nearest = own_centres(table, batch.unit, own_M)
+    nearest = target_centres(stream.table, batch.unit, own_M)
     active_M = (rows.positions(own_M) >= 0).float()
     cosine_M, active_M = exchange.gather_statistics(torch.stack([nearest.cosine, active_M])).sum(0)
     own = _observe(loss, Own(cosine_M, batch.norm, running), exchange, sizes)
@@ -118,25 +112,26 @@ def global_loss(
         samples = Samples(batch.unit[at], own_M[at], hard)
     width = exchange.width(sizes)
     negatives, kept = negative_statistics(
-        samples, table, rows, how, lanes, width=width, with_pull=with_embedding_gradient, keep=keep
+        stream, samples, rows, block_samples=width, with_grad=with_embedding_gradient, keep=keep
     )
-    gathered_W2S = exchange.gather_statistics(torch.stack([negatives.peak, negatives.mass]))
+    statistics_2S = torch.stack([negatives.running_max, negatives.sum_exp])
+    gathered_W2S = exchange.gather_statistics(statistics_2S)
     log2_total_S = combine_statistics(gathered_W2S[:, 0], gathered_W2S[:, 1])
 
     contributing = exchange.over_samples(active_M.sum()).clamp_min(1.0)
     even_S = torch.full_like(log2_total_S, 1.0 / picked.total)
     shares = Shares(active_M / contributing, even_S)
-    by = differentiate(loss, log2_total_S * math.log(2.0), own, shares, how.scale)
-    negative_S = by.negatives * how.scale
+    by = differentiate(loss, log2_total_S * math.log(2.0), own, shares, stream.settings.scale)
+    negative_S = by.negatives * stream.settings.scale
     # Where there is no negative at all its slope is zero, whatever finite number stands here.
     log2_total_S = log2_total_S.masked_fill(log2_total_S.isneginf(), 0.0)
 
-    slopes = OwnSlopes(batch.unit, own_M, nearest.place, by.cosine)
+    targets = TargetGradients(batch.unit, own_M, nearest.centre, by.cosine)
     return GlobalLoss(
         loss=exchange.over_samples(by.loss),
         cosine_positive=exchange.over_samples(cosine_M.sum()) / sum(sizes),
         running=own.running,
-        centre_loss=CentreLoss(rows, samples, log2_total_S, negative_S, slopes, kept, width),
+        centre_loss=CentreLoss(rows, samples, log2_total_S, negative_S, targets, kept, width),
         unit_gradient=_unit_gradient(
             negatives, negative_S, log2_total_S, nearest.unit, by.cosine, picked
         ),
@@ -170,10 +165,10 @@ def _unit_gradient(
 
     What negatives pull a sample, by this shard, and what its own centre does.
     """
-    gradient = negatives.pull
+    gradient = negatives.grad_unit
     if gradient is None:
         return None
-    gradient.mul_((negative_S * torch.exp2(negatives.peak - log2_total_S)).unsqueeze(1))
+    gradient.mul_((negative_S * torch.exp2(negatives.running_max - log2_total_S)).unsqueeze(1))
     if picked.sample is not None:
         gradient = torch.zeros_like(own_unit_Md).index_copy_(0, picked.sample, gradient)
     return gradient.addcmul_(own_unit_Md, by_cosine_M.unsqueeze(1))

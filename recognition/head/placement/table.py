@@ -46,13 +46,13 @@ class Table(nn.Module):
     def release(self) -> None:
         """Tell that the passes over the staged rows are over."""
 
-    def walk(
+    def iter_blocks(
         self, part: RowRange, space: Workspace, *, with_state: bool = False
     ) -> Iterator[Block]:
         """Yield a part of a set of rows block by block, copies of rows in `space`.
 
-        Whoever changed a block calls its `write` before taking the next one. Of this
-        table, threads may walk different parts at the same time.
+        Whoever changes a block calls its `write` before taking the next one. Threads may take
+        different parts at the same time.
         """
         tensors, index = self.tensors() if with_state else {"weight": self.weight}, part.rows.index
         for start, stop in part.blocks():
@@ -144,10 +144,10 @@ class HostTable(Table):
         """Drop the staged rows, which are copies of what was before an update."""
         self._staged = None
 
-    def walk(
+    def iter_blocks(
         self, part: RowRange, space: Workspace, *, with_state: bool = False
     ) -> Iterator[Block]:
-        """Yield a part of a set of rows block by block, one sent ahead; one walk at a time."""
+        """Yield a part of a set of rows block by block, one sent ahead; one part at a time."""
         names, rows = self.state_names if with_state else (), part.rows
         cuts = list(part.blocks())
         host = self._host(rows)
@@ -270,6 +270,6 @@ class TableReader:
         They may be the table itself: to be read, not to be changed, until the next block.
         """
         whole = RowRange(RowSet(self.rows), 0, self.rows, size)
-        for block in self.table.walk(whole, Workspace()):
+        for block in self.table.iter_blocks(whole, Workspace()):
             weight = block.read("weight")
             yield block.start, block.stop, weight.view(len(weight), -1, self.embedding_size)

@@ -10,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from recognition.head import PartialFC, RowSGD, curricularface, softmax
 from recognition.head.online_softmax.forward import Samples, combine_statistics, negative_statistics
 from recognition.head.online_softmax.settings import StreamSettings
-from recognition.head.online_softmax.threads import Lanes
+from recognition.head.online_softmax.stream import BlockStream
+from recognition.head.online_softmax.threads import Threads
 from recognition.head.placement.table import Table
 from recognition.head.rows import RowSet
 
@@ -22,6 +23,11 @@ def _problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     unit = F.normalize(torch.randn(SAMPLES, SIZE, generator=generator))
     weight = torch.randn(CLASSES, SIZE, generator=generator)
     return unit, torch.randint(-1, CLASSES, (SAMPLES,), generator=generator), weight
+
+
+def _stream(weight: torch.Tensor, settings: StreamSettings) -> BlockStream:
+    threads = Threads(torch.device("cpu"), parallel=True)
+    return BlockStream(Table(weight, {}), SIZE, settings, threads)
 
 
 def _settings(rows: int, keep: bool = False) -> StreamSettings:
@@ -37,25 +43,24 @@ def test_statistics_are_those_of_the_dense_softmax(rows: int, picked: list[int] 
     index = torch.tensor(list(range(CLASSES)) if picked is None else picked, dtype=torch.int64)
     row_set = RowSet(CLASSES) if picked is None else RowSet(len(picked), index)
     found, _ = negative_statistics(
+        _stream(weight, _settings(rows)),
         Samples(unit, own),
-        Table(weight, {}),
         row_set,
-        _settings(rows),
-        Lanes(torch.device("cpu"), apart=True),
-        width=SAMPLES,
-        with_pull=True,
+        block_samples=SAMPLES,
+        with_grad=True,
         keep=False,
     )
     centres = F.normalize(weight.double())[index]
     cosine = unit.double() @ centres.T
     logits = (30.0 * cosine).masked_fill(index == own.unsqueeze(1), -math.inf)
 
-    lse = combine_statistics(found.peak.unsqueeze(0), found.mass.unsqueeze(0)) * math.log(2.0)
+    log2_total = combine_statistics(found.running_max.unsqueeze(0), found.sum_exp.unsqueeze(0))
+    lse = log2_total * math.log(2.0)
     torch.testing.assert_close(lse.double(), logits.logsumexp(1), rtol=0, atol=2e-5)
     if picked != []:
-        assert found.pull is not None
-        pull = found.pull / found.mass.unsqueeze(1)
-        torch.testing.assert_close(pull.double(), logits.softmax(1) @ centres, rtol=0, atol=2e-5)
+        assert found.grad_unit is not None
+        mean = found.grad_unit / found.sum_exp.unsqueeze(1)
+        torch.testing.assert_close(mean.double(), logits.softmax(1) @ centres, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("sampling", ["all", "random_negative"])
@@ -249,11 +254,10 @@ def test_products_are_kept_within_the_budget_and_not_beyond() -> None:
     rows = RowSet(CLASSES)
     exactly = SAMPLES * CLASSES * 4
     for budget, kept in [(exactly, True), (exactly - 1, False)]:
-        how = StreamSettings(keep_bytes=budget)
+        stream = _stream(weight, StreamSettings(keep_bytes=budget))
         _, found = negative_statistics(
-            Samples(unit, own), Table(weight, {}), rows, how,
-            Lanes(torch.device("cpu"), apart=True), width=SAMPLES, with_pull=False, keep=True,
-        )  # fmt: skip
+            stream, Samples(unit, own), rows, block_samples=SAMPLES, with_grad=False, keep=True
+        )
         assert (found is not None) == kept
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from recognition.head import PartialFC
-from recognition.head.online_softmax.threads import Lane, Lanes
+from recognition.head.kernels.reference import BlockOps
+from recognition.head.online_softmax.threads import Threads
 from recognition.head.rows import RowRange, RowSet
 
 CPU = torch.device("cpu")
@@ -28,12 +29,12 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 def test_every_row_is_in_one_part_and_results_come_in_order(threads: int, rows: int) -> None:
     seen: set[str] = set()
 
-    def part(lane: Lane, part: RowRange) -> list[tuple[int, int]]:
+    def part(ops: BlockOps, part: RowRange) -> list[tuple[int, int]]:
         seen.add(threading.current_thread().name)
         assert not torch.is_grad_enabled() or threads == 1 or rows <= 10
         return list(part.blocks())
 
-    cuts = [cut for cuts in Lanes(CPU, apart=True).map(part, RowSet(rows), 10) for cut in cuts]
+    cuts = [cut for cuts in Threads(CPU, parallel=True).map(part, RowSet(rows), 10) for cut in cuts]
     assert cuts == [(start, min(start + 10, rows)) for start in range(0, rows, 10)]
     assert torch.get_num_threads() == threads
     if rows == 1000:
@@ -41,26 +42,26 @@ def test_every_row_is_in_one_part_and_results_come_in_order(threads: int, rows: 
 
 
 def test_lanes_that_may_not_part_work_in_the_caller_on_one_part(threads: int) -> None:
-    def part(lane: Lane, part: RowRange) -> tuple[int, int, int]:
+    def part(ops: BlockOps, part: RowRange) -> tuple[int, int, int]:
         return threading.get_ident(), part.start, part.stop
 
-    found = list(Lanes(CPU, apart=False).map(part, RowSet(1000), 10))
+    found = list(Threads(CPU, parallel=False).map(part, RowSet(1000), 10))
     assert found == [(threading.get_ident(), 0, 1000)]
 
 
 def test_a_failure_is_raised_and_leaves_torch_and_the_lanes_as_they_were(threads: int) -> None:
-    lanes = Lanes(CPU, apart=True)
+    workers = Threads(CPU, parallel=True)
 
-    def fail(lane: Lane, part: RowRange) -> int:
+    def fail(ops: BlockOps, part: RowRange) -> int:
         if part.start <= 500 < part.stop:
             raise ValueError("row 500 is bad")
         return part.start
 
     for _ in range(3):
         with pytest.raises(ValueError, match="row 500 is bad"):
-            list(lanes.map(fail, RowSet(1000), 10))
+            list(workers.map(fail, RowSet(1000), 10))
         assert torch.get_num_threads() == threads
-    assert sum(lanes.map(lambda lane, part: part.stop - part.start, RowSet(1000), 10)) == 1000
+    assert sum(workers.map(lambda ops, part: part.stop - part.start, RowSet(1000), 10)) == 1000
 
 
 def test_a_failure_is_raised_when_no_other_part_is_at_work_any_more() -> None:
@@ -69,7 +70,7 @@ def test_a_failure_is_raised_when_no_other_part_is_at_work_any_more() -> None:
     begun, failed = threading.Event(), threading.Event()
     at_work: list[int] = []
 
-    def part(lane: Lane, part: RowRange) -> None:
+    def part(ops: BlockOps, part: RowRange) -> None:
         if part.start == 0:
             begun.wait(10)
             failed.set()
@@ -81,7 +82,7 @@ def test_a_failure_is_raised_when_no_other_part_is_at_work_any_more() -> None:
         at_work.remove(part.start)
 
     with pytest.raises(ValueError, match="the first part is bad"):
-        list(Lanes(CPU, apart=True).map(part, RowSet(1000), 10))
+        list(Threads(CPU, parallel=True).map(part, RowSet(1000), 10))
     assert at_work == []
     torch.set_num_threads(before)
 
@@ -92,17 +93,17 @@ def test_a_lane_serves_one_part_at_a_time() -> None:
     busy: set[int] = set()
     lock = threading.Lock()
 
-    def part(lane: Lane, part: RowRange) -> int:
+    def part(ops: BlockOps, part: RowRange) -> int:
         with lock:
-            assert id(lane) not in busy
-            busy.add(id(lane))
+            assert id(ops) not in busy
+            busy.add(id(ops))
         torch.ones(1000).sum()
         assert torch.get_num_threads() == 1
         with lock:
-            busy.remove(id(lane))
+            busy.remove(id(ops))
         return 1
 
-    assert sum(Lanes(CPU, apart=True).map(part, RowSet(1000), 10)) == 17
+    assert sum(Threads(CPU, parallel=True).map(part, RowSet(1000), 10)) == 17
     torch.set_num_threads(before)
 
 

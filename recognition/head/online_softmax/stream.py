@@ -1,0 +1,72 @@
+"""A table's rows as a stream of blocks: what both passes, and updates, run over.
+
+Shapes: K centres per class, d embedding size.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from recognition.head.kernels.block import Block, LogitTransform
+from recognition.head.kernels.reference import BlockOps
+from recognition.head.losses.base import Curriculum
+from recognition.head.online_softmax.settings import StreamSettings
+from recognition.head.online_softmax.threads import Threads
+from recognition.head.placement.table import Table
+from recognition.head.rows import RowRange, RowSet
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class BlockStream:
+    """A table, and how its rows are worked through.
+
+    Attributes:
+        table: this rank's centres.
+        embedding_size: d.
+        settings: scale, filter, budgets, product dtype.
+        threads: who works through the rows.
+    """
+
+    table: Table
+    embedding_size: int
+    settings: StreamSettings
+    threads: Threads
+
+    @property
+    def centres(self) -> int:
+        """K, centres per class."""
+        return self.table.weight.shape[1] // self.embedding_size
+
+    def transform(self, curriculum: Curriculum | None) -> LogitTransform:
+        """Return how cosines become logits."""
+        settings = self.settings
+        return LogitTransform(
+            settings.log2_scale, settings.inter_class_filter, curriculum, self.centres
+        )
+
+    def map(
+        self,
+        function: Callable[[BlockOps, Iterator[Block]], Result],
+        rows: RowSet,
+        samples: int,
+        *,
+        with_state: bool = False,
+    ) -> Iterator[Result]:
+        """Yield `function(ops, blocks)` for each part of `rows`, in their order.
+
+        See `Threads.map`. `function` is called by several threads.
+
+        Args:
+            function: takes all blocks of a part, one after the other.
+            rows: the rows that take part.
+            samples: for how many samples a block's temporaries must fit the budget.
+            with_state: whether blocks have the optimizer state besides the weight.
+        """
+
+        def run(ops: BlockOps, part: RowRange) -> Result:
+            return function(ops, self.table.iter_blocks(part, ops.space, with_state=with_state))
+
+        block_rows = self.settings.block_rows(samples, self.embedding_size, self.centres)
+        return self.threads.map(run, rows, block_rows)
