@@ -29,7 +29,7 @@ from recognition.head.optim.row_optimizers import (
     build_row_optimizer,
 )
 from recognition.head.partial_fc import HeadOutput, PartialFC
-from recognition.head.placement.place import PLACEMENTS
+from recognition.head.placement.build import PLACEMENTS
 from recognition.head.sampling.build import SAMPLINGS
 
 __all__ = [

@@ -1,7 +1,5 @@
 """What a caller of the head can get wrong, said in words that help."""
 
-from collections.abc import Sequence
-
 import torch
 
 _EMBEDDING_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -42,20 +40,6 @@ def check_batch(
                 f"labels: {low} to {high} found, expected class ids in [0, {num_classes}); "
                 "the head's num_classes must be the dataset's"
             )
-
-
-def check_batch_sizes(sizes: Sequence[int], batch: int, rank: int, ranks: int) -> None:
-    """Raise `ValueError` unless `sizes` has one size a rank, this rank's right, and not all 0."""
-    found = list(sizes)
-    if len(found) != ranks:
-        raise ValueError(f"batch_sizes: {found} found, expected one for each of {ranks} ranks")
-    if found[rank] != batch:
-        raise ValueError(
-            f"batch_sizes: {found} found, but rank {rank} has {batch} samples; give every rank "
-            "the same list of all ranks' sizes"
-        )
-    if min(found) < 0 or sum(found) == 0:
-        raise ValueError(f"batch_sizes: {found} found, expected at least 1 sample on some rank")
 
 
 def _shape(tensor: torch.Tensor) -> str:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from recognition.head.checks import check_batch, check_batch_sizes
+from recognition.head.checks import check_batch
 from recognition.head.kernels.block import Block
 from recognition.head.kernels.reference import EPSILON, BlockOps, full_gradient
 from recognition.head.losses.base import Loss
@@ -24,9 +24,8 @@ from recognition.head.online_softmax.backward import CentreLoss, centre_gradient
 from recognition.head.online_softmax.global_loss import (
     Backward,
     GlobalLoss,
+    GlobalSoftmax,
     attach_backward,
-    global_loss,
-    pick_samples,
 )
 from recognition.head.online_softmax.settings import (
     BLOCK_BYTES,
@@ -38,10 +37,10 @@ from recognition.head.online_softmax.stream import BlockStream
 from recognition.head.online_softmax.threads import Threads
 from recognition.head.online_softmax.update import RowUpdater
 from recognition.head.optim.row_optimizers import RowOptimizer, RowSGD
-from recognition.head.placement.collectives import Batch
-from recognition.head.placement.place import place
+from recognition.head.placement.build import create_table
+from recognition.head.placement.collectives import GatheredBatch
 from recognition.head.placement.table import HostTable, TableReader
-from recognition.head.rows import RowSet, complement, local_rows, union
+from recognition.head.rows import RowSet, complement, union
 from recognition.head.sampling.build import build_sampler
 from recognition.head.sampling.by_labels import ActiveSet, SampleRequest
 
@@ -103,7 +102,7 @@ class PartialFC(nn.Module):
     during `step`, block by block; none is ever stored. Several forward and backward passes
     before one `step` add up. Scaling the loss scales all gradients; every rank must scale alike.
 
-    **Collectives.** See `exchange`. All ranks must call alike, with embeddings that need a
+    **Collectives.** See `collectives`. All ranks must call alike, with embeddings that need a
     gradient on all or on none. With sharded classes `step` makes none.
 
     **State.** `table` holds `weight` [L, K·d] and the optimizer's tensors [L, ...] as buffers, not
@@ -194,7 +193,7 @@ class PartialFC(nn.Module):
             _by_device(KEEP_BYTES, device) if keep_bytes is None else keep_bytes,
             matmul_dtype,
         )
-        placed = place(
+        placed = create_table(
             placement,
             num_classes,
             embedding_size * self.loss.centres_per_class,
@@ -204,21 +203,22 @@ class PartialFC(nn.Module):
             device=device,
             stage_bytes=stage_bytes,
         )
-        if placed.replicated and self._sample.looks_at_embeddings:
+        if placed.collectives.replicated and self._sample.looks_at_embeddings:
             raise ValueError(
                 f"sampling {sampling!r} chooses by the batch's embeddings, of which a rank has "
                 "only its own with placement 'replicated', so the ranks' copies would part; "
                 "expected placement 'sharded' or 'host', or another sampling"
             )
         # Ranks' sums must meet in one order, and a table in CPU memory sends its blocks in turn.
-        apart = not isinstance(placed.table, HostTable) and not placed.sums_centres
-        self._exchange, self.shard, self.table = placed.exchange, placed.shard, placed.table
+        apart = not isinstance(placed.table, HostTable) and not placed.collectives.sums_blocks
+        self._collectives = placed.collectives
+        self.shard, self.table = placed.shard, placed.table
         threads = Threads(device, parallel=apart)
         self._stream = BlockStream(self.table, embedding_size, settings, threads)
         self.register_buffer("running", torch.tensor(self.loss.initial, device=device))
         self.running: torch.Tensor
-        self._replicated = placed.replicated
-        self._updater = RowUpdater(self.optimizer, self._exchange, self.shard[0], seed)
+        self._softmax = GlobalSoftmax(self._stream, self.shard, self.loss, self._collectives, seed)
+        self._updater = RowUpdater(self.optimizer, self._collectives, self.shard[0], seed)
         self._pending: list[CentreLoss] = []
         self._foreseen: _Foreseen | None = None
         self._active_classes = 0
@@ -231,7 +231,7 @@ class PartialFC(nn.Module):
     @property
     def replicated(self) -> bool:
         """Whether every rank holds all classes."""
-        return self._replicated
+        return self._collectives.replicated
 
     @property
     def device(self) -> torch.device:
@@ -262,7 +262,7 @@ class PartialFC(nn.Module):
         """
         check_batch(embeddings, labels, self.embedding_size, self.device, self.num_classes)
         label_b = labels.to(device=embeddings.device, dtype=torch.int64).contiguous()
-        sizes = self._sizes(label_b, batch_sizes)
+        sizes = self._collectives.batch_sizes(len(label_b), label_b.device, batch_sizes)
         with torch.autocast(embeddings.device.type, enabled=False):
             embedding_bd = embeddings.float()
             norm_b = torch.linalg.vector_norm(embedding_bd, dim=1)
@@ -271,22 +271,17 @@ class PartialFC(nn.Module):
             if labels.device.type != "cpu":
                 unknown_b1 = ((label_b < 0) | (label_b >= self.num_classes)).unsqueeze(1)
                 known_bd = known_bd.masked_fill(unknown_b1, math.nan)
-            batch = self._exchange.gather_batch(known_bd, norm_b.detach(), label_b, sizes)
+            batch = self._collectives.gather_batch(known_bd, norm_b.detach(), label_b, sizes)
             selecting = time.perf_counter()
             active = self._active_set(batch)
             selection_seconds = time.perf_counter() - selecting
-            result = global_loss(
+            result = self._softmax(
                 batch,
-                local_rows(batch.label, *self.shard),
-                self._stream,
                 active.rows,
-                self.loss,
                 self.running,
-                self._exchange,
-                sizes,
-                pick_samples(self.loss.batch_rate, batch, sizes, self.seed, self.step_count),
+                self.step_count,
                 keep=torch.is_grad_enabled(),
-                with_embedding_gradient=unit_bd.requires_grad,
+                with_grad=unit_bd.requires_grad,
             )
         loss, self._active_classes = result.loss, active.rows.count
         if torch.is_grad_enabled():
@@ -324,7 +319,8 @@ class PartialFC(nn.Module):
         if not isinstance(self.table, HostTable) or self._sample.looks_at_embeddings:
             return
         label_b = labels.to(device=self.device, dtype=torch.int64).contiguous()
-        label_N = self._exchange.gather_labels(label_b, self._sizes(label_b, batch_sizes))
+        sizes = self._collectives.batch_sizes(len(label_b), label_b.device, batch_sizes)
+        label_N = self._collectives.gather_labels(label_b, sizes)
         active = self._sample(self._request(label_N))
         self._foreseen = _Foreseen(self.step_count, label_N, active)
         self.table.stage(active.rows)
@@ -397,7 +393,7 @@ class PartialFC(nn.Module):
         return {
             "gradient_norm_centres": self.gradient_norm(grad_scale),
             # Over all ranks, in the last forward pass.
-            "active_classes": self._exchange.over_classes(
+            "active_classes": self._collectives.sum_over_classes(
                 torch.tensor(self._active_classes, device=self.device)
             ),
         }
@@ -412,12 +408,12 @@ class PartialFC(nn.Module):
         rows = self._pending_rows()
 
         def square_sum(ops: BlockOps, block: Block, grad_unit: torch.Tensor) -> torch.Tensor:
-            whole = self._exchange.centre_gradient(full_gradient(block, grad_unit))
+            whole = self._collectives.sum_block(full_gradient(block, grad_unit))
             return whole.square().sum()
 
         for square in self._gradients(rows, grad_scale, square_sum):
             total += square
-        return self._exchange.over_classes(total).sqrt()
+        return self._collectives.sum_over_classes(total).sqrt()
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
         """Return this rank's rows of the state by name, each [L, ...], rows by class id.
@@ -449,20 +445,14 @@ class PartialFC(nn.Module):
             f"{self.optimizer}, {self._stream.settings}"
         )
 
-    def _sizes(self, label_b: torch.Tensor, batch_sizes: Sequence[int] | None) -> Sequence[int]:
-        exchange, batch = self._exchange, len(label_b)
-        sizes = exchange.batch_sizes(batch, label_b.device) if batch_sizes is None else batch_sizes
-        check_batch_sizes(sizes, batch, exchange.rank, exchange.size)
-        return sizes
-
-    def _active_set(self, batch: Batch) -> ActiveSet:
+    def _active_set(self, batch: GatheredBatch) -> ActiveSet:
         foreseen, self._foreseen = self._foreseen, None
         if foreseen is not None and foreseen.is_for(self.step_count, batch.all_labels):
             return foreseen.active
         self.table.release()
         return self._sample(self._request(batch.all_labels, batch))
 
-    def _request(self, label_N: torch.Tensor, batch: Batch | None = None) -> SampleRequest:
+    def _request(self, label_N: torch.Tensor, batch: GatheredBatch | None = None) -> SampleRequest:
         start, stop = self.shard
         return SampleRequest(
             labels=label_N,
@@ -478,7 +468,7 @@ class PartialFC(nn.Module):
 
     def _backward(self, result: GlobalLoss, sizes: Sequence[int]) -> Backward:
         """Return what the loss's backward pass does: note the centres' part, give embeddings."""
-        step, exchange = self.step_count, self._exchange
+        step, collectives = self.step_count, self._collectives
 
         def backward(grad_loss: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
             if self.step_count != step:
@@ -489,11 +479,11 @@ class PartialFC(nn.Module):
             self._pending.append(result.centre_loss.scaled(grad_loss))
             if result.unit_gradient is None:
                 return None, None
-            factor = grad_loss * exchange.size
-            by_unit = exchange.scatter_gradient(result.unit_gradient * factor, sizes)
+            factor = grad_loss * collectives.size
+            by_unit = collectives.scatter_gradient(result.unit_gradient * factor, sizes)
             if not self.loss.bends_norms:
                 return by_unit, None
-            return by_unit, exchange.mine(result.norm_gradient * factor, sizes)
+            return by_unit, collectives.local_part(result.norm_gradient * factor, sizes)
 
         return backward
 

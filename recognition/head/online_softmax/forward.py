@@ -44,6 +44,11 @@ class Samples:
     target_row: torch.Tensor
     curriculum: Curriculum | None = None
 
+    def pick(self, sample_S: torch.Tensor) -> "Samples":
+        """Return some of the samples, int64 [S]."""
+        curriculum = None if self.curriculum is None else self.curriculum.pick(sample_S)
+        return Samples(self.unit[sample_S], self.target_row[sample_S], curriculum)
+
 
 @dataclass(frozen=True)
 class TargetCentres:

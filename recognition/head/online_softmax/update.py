@@ -10,7 +10,7 @@ from recognition.head.kernels.reference import BlockOps, full_gradient
 from recognition.head.online_softmax.stream import BlockStream
 from recognition.head.optim.rounding import RowNoise
 from recognition.head.optim.row_optimizers import RowOptimizer, RowSGD
-from recognition.head.placement.collectives import AnyExchange, ReplicatedExchange
+from recognition.head.placement.collectives import Collectives
 from recognition.head.rows import RowSet
 
 
@@ -20,13 +20,13 @@ class RowUpdater:
 
     Attributes:
         optimizer: of the rows.
-        exchange: the ranks, which may have to add up the gradient first.
+        collectives: the ranks, which may have to add up the gradient first.
         first_class: global class id of row 0.
         seed: of stochastic rounding.
     """
 
     optimizer: RowOptimizer
-    exchange: AnyExchange
+    collectives: Collectives
     first_class: int
     seed: int
 
@@ -43,7 +43,7 @@ class RowUpdater:
             ops.update_rows_sgd(block, grad_unit, optimizer, lr, noise)
             block.write()
         else:
-            gradient = self.exchange.centre_gradient(full_gradient(block, grad_unit))
+            gradient = self.collectives.sum_block(full_gradient(block, grad_unit))
             self._update(block, gradient, lr, step)
 
     def update_without_gradient(
@@ -60,9 +60,8 @@ class RowUpdater:
 
     def _has_kernel(self, optimizer: RowSGD, block: Block, grad_unit: torch.Tensor) -> bool:
         """Return whether one operation updates these rows, straight from `grad_unit`."""
-        summed = isinstance(self.exchange, ReplicatedExchange) and self.exchange.size > 1
         one_centre = grad_unit.shape[1] == block.tensors["weight"].shape[1]
-        return optimizer.momentum > 0.0 and one_centre and not summed
+        return optimizer.momentum > 0.0 and one_centre and not self.collectives.sums_blocks
 
     def _update(self, block: Block, gradient: torch.Tensor, lr: float, step: int) -> None:
         state = {name: block.read(name) for name in block.tensors if name != "weight"}

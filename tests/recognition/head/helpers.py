@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from recognition.distributed import shard_range
 from recognition.head.online_softmax.global_loss import pick_samples
-from recognition.head.placement.collectives import Batch
+from recognition.head.placement.collectives import GatheredBatch
 from recognition.head.sampling.by_labels import LABEL_RULES, ActiveSet, SampleRequest
 
 
@@ -29,8 +29,9 @@ def picked_samples(rate: float, sizes: Sequence[int], seed: int, step: int) -> t
     picked, first = [], 0
     for size in sizes:
         nothing = torch.zeros(size)
-        batch = Batch(nothing, nothing, torch.zeros(size, dtype=torch.int64), nothing, first)
-        sample = pick_samples(rate, batch, sizes, seed, step).sample
+        label = torch.zeros(size, dtype=torch.int64)
+        batch = GatheredBatch(nothing, nothing, label, nothing, first, sizes)
+        sample = pick_samples(rate, batch, seed, step).sample
         picked.append(first + (torch.arange(size) if sample is None else sample))
         first += size
     return torch.cat(picked)

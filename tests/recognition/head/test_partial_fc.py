@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recognition.head import PartialFC, arcface
-from recognition.head.checks import check_batch_sizes
+from recognition.head.placement.collectives import ShardedCollectives
 from tests.recognition.head.helpers import active_classes
 from tests.recognition.head.reference import COSFACE, DenseHead
 
@@ -318,10 +318,11 @@ def test_settings_that_do_not_exist_or_fit_are_refused(
     ],
 )
 def test_batch_sizes_that_do_not_fit_are_refused(sizes: list[int], message: str) -> None:
+    ranks = ShardedCollectives(None, rank=1, size=2)
     with pytest.raises(ValueError, match=message):
-        check_batch_sizes(sizes, batch=3, rank=1, ranks=2)
+        ranks.batch_sizes(3, torch.device("cpu"), sizes)
     with pytest.raises(ValueError, match=r"\[0, 0\] found, expected at least 1 sample"):
-        check_batch_sizes([0, 0], batch=0, rank=1, ranks=2)
+        ranks.batch_sizes(0, torch.device("cpu"), [0, 0])
 
 
 def test_sizes_below_one_and_learning_rates_below_zero_are_refused() -> None:
