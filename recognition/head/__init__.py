@@ -9,8 +9,9 @@ Three independent choices make every method (docs: `docs/architecture.md`):
 `global_loss` and `streaming` are the method; the rest serves them.
 """
 
-from recognition.head.losses.base import Loss, MarginSoftmax, Own, d_softmax
+from recognition.head.losses.base import Loss, LossInputs, MarginSoftmax, SampleWeights
 from recognition.head.losses.build import LOSSES, build_loss
+from recognition.head.losses.dissected import d_softmax
 from recognition.head.losses.margins import (
     adaface,
     arcface,
@@ -39,12 +40,13 @@ __all__ = [
     "SAMPLINGS",
     "HeadOutput",
     "Loss",
+    "LossInputs",
     "MarginSoftmax",
-    "Own",
     "PartialFC",
     "RowAdamW",
     "RowOptimizer",
     "RowSGD",
+    "SampleWeights",
     "adaface",
     "arcface",
     "build_loss",

@@ -481,7 +481,7 @@ class PartialFC(nn.Module):
                 return None, None
             factor = grad_loss * collectives.size
             by_unit = collectives.scatter_gradient(result.unit_gradient * factor, sizes)
-            if not self.loss.bends_norms:
+            if not self.loss.has_norm_gradient:
                 return by_unit, None
             return by_unit, collectives.local_part(result.norm_gradient * factor, sizes)
 

@@ -1,8 +1,7 @@
-"""Margins: what is done to the cosine between a sample and its own class centre.
+"""Margins: what is done to the cosine between a sample and its target centre.
 
-Each is one class that gives the own cosine with its margin (`target`), one function that makes it
-from checked options, and one entry in `losses.LOSSES`. It sees no other class and no logits
-matrix; derivatives come from autograd on N numbers.
+Each is a class that returns the target cosines with margin, a function that makes it from checked
+options, and an entry in `build.LOSSES`. Derivatives come from autograd on N numbers.
 
 Shapes: N samples of the global batch.
 """
@@ -12,7 +11,14 @@ from dataclasses import dataclass
 
 import torch
 
-from recognition.head.losses.base import Curriculum, MarginSoftmax, Own
+from recognition.head.losses.base import (
+    Curriculum,
+    LossInputs,
+    MarginSoftmax,
+    check_above,
+    check_at_least,
+    check_fraction,
+)
 
 # A float32 cosine near 1 is off by some 1e-7, hence its sine by up to sqrt(2e-7) = 4e-4: below
 # 1e-3 (0.06 degrees) the angle is rounding noise. Holding sin^2 at 1e-6 keeps the derivative of
@@ -23,8 +29,8 @@ _SMALLEST_SQUARED_SINE = 1e-6
 def angle(cosine_N: torch.Tensor) -> torch.Tensor:
     """Return `arccos(cosine_N)`, with a bounded derivative at the ends: float [N], radians."""
     sine_N = (1.0 - cosine_N.square()).clamp_min(_SMALLEST_SQUARED_SINE).sqrt()
-    # atan2 keeps full precision where arccos loses it, and takes cosines beyond ±1 by a rounding
-    # error without a NaN.
+    # atan2 keeps full precision where arccos loses it, and gives no NaN for cosines that rounding
+    # put beyond ±1.
     return torch.atan2(sine_N, cosine_N)
 
 
@@ -32,9 +38,9 @@ def falling_cosine(angle_N: torch.Tensor) -> torch.Tensor:
     """Return `cos φ` up to π, continued beyond so that it goes on falling: float [N].
 
     The cosine would rise again once an angle with margin exceeds π, and reward a sample for
-    moving away from its centre. There this goes on as in SphereFace (Liu et al., CVPR 2017, arXiv
-    1704.08063, equation 7), `(−1)^k · cos φ − 2k` with `k = floor(φ / π)`: continuous, strictly
-    decreasing, with the derivative `−|sin φ|`.
+    moving away from its centre. Beyond π this continues as in SphereFace (Liu et al., CVPR 2017,
+    arXiv 1704.08063, equation 7), `(−1)^k · cos φ − 2k` with `k = floor(φ / π)`: continuous,
+    strictly decreasing, with the derivative `−|sin φ|`.
     """
     turns_N = torch.floor(angle_N.detach() / math.pi)
     sign_N = 1.0 - 2.0 * torch.remainder(turns_N, 2.0)
@@ -47,9 +53,9 @@ class CosineMargin(MarginSoftmax):
 
     m: float
 
-    def target(self, own: Own) -> torch.Tensor:
+    def margin(self, inputs: LossInputs) -> torch.Tensor:
         """Return `cos θ − m`, float [N]."""
-        return own.cosine - self.m
+        return inputs.target_cosine - self.m
 
 
 @dataclass(frozen=True)
@@ -62,11 +68,11 @@ class AngularMargin(MarginSoftmax):
     detached: bool = False
     centres_per_class: int = 1
 
-    def target(self, own: Own) -> torch.Tensor:
+    def margin(self, inputs: LossInputs) -> torch.Tensor:
         """Return the cosines with margin, float [N]."""
-        value_N = falling_cosine(self.m1 * angle(own.cosine) + self.m2) - self.m3
+        value_N = falling_cosine(self.m1 * angle(inputs.target_cosine) + self.m2) - self.m3
         if self.detached:
-            return own.cosine + (value_N - own.cosine).detach()
+            return inputs.target_cosine + (value_N - inputs.target_cosine).detach()
         return value_N
 
 
@@ -77,22 +83,22 @@ class AdaptiveMargin(MarginSoftmax):
     m: float
     h: float
     alpha: float
-    initial: tuple[float, ...] = (20.0, 100.0)  # mean and deviation of norms, as published
+    initial = (20.0, 100.0)  # mean and deviation of norms, as published
 
-    def observe(self, own: Own) -> torch.Tensor:
+    def observe(self, inputs: LossInputs) -> torch.Tensor:
         """Return mean and deviation of the norms, moved by `alpha` towards the batch's."""
-        norm_N = own.norm.clamp(1e-3, 100.0)
+        norm_N = inputs.norm.clamp(1e-3, 100.0)
         if len(norm_N) < 2:  # one sample has no deviation
-            return own.running
-        return own.running.lerp(torch.stack([norm_N.mean(), norm_N.std()]), self.alpha)
+            return inputs.running
+        return inputs.running.lerp(torch.stack([norm_N.mean(), norm_N.std()]), self.alpha)
 
-    def target(self, own: Own) -> torch.Tensor:
+    def margin(self, inputs: LossInputs) -> torch.Tensor:
         """Return `cos(θ − m·z) − (m + m·z)`, float [N]; z carries no gradient."""
-        mean, deviation = own.running.unbind()
-        norm_N = own.norm.detach().clamp(1e-3, 100.0)
+        mean, deviation = inputs.running.unbind()
+        norm_N = inputs.norm.detach().clamp(1e-3, 100.0)
         z_N = ((norm_N - mean) / (deviation + 1e-3) * self.h).clamp(-1.0, 1.0)
         # Below angle 0 the cosine would fall again: a sample at its centre has nothing to gain.
-        shifted_N = (angle(own.cosine) - self.m * z_N).clamp_min(0.0)
+        shifted_N = (angle(inputs.target_cosine) - self.m * z_N).clamp_min(0.0)
         return falling_cosine(shifted_N) - self.m - self.m * z_N
 
 
@@ -105,21 +111,21 @@ class MagnitudeMargin(MarginSoftmax):
     lower_margin: float
     upper_margin: float
     regulariser: float
-    bends_norms: bool = True
+    has_norm_gradient = True
 
-    def target(self, own: Own) -> torch.Tensor:
+    def margin(self, inputs: LossInputs) -> torch.Tensor:
         """Return `cos(θ + m(a))`, float [N]; the norm a gets its gradient too."""
         slope = (self.upper_margin - self.lower_margin) / (self.upper_norm - self.lower_norm)
-        margin_N = self.lower_margin + slope * (self._norm(own) - self.lower_norm)
-        return falling_cosine(angle(own.cosine) + margin_N)
+        margin_N = self.lower_margin + slope * (self._norm(inputs) - self.lower_norm)
+        return falling_cosine(angle(inputs.target_cosine) + margin_N)
 
-    def penalty(self, own: Own) -> torch.Tensor:
+    def penalty(self, inputs: LossInputs) -> torch.Tensor:
         """Return `λ·(1/a + a/u²)`, float [N]: smallest at the upper norm u."""
-        norm_N = self._norm(own)
+        norm_N = self._norm(inputs)
         return self.regulariser * (1.0 / norm_N + norm_N / self.upper_norm**2)
 
-    def _norm(self, own: Own) -> torch.Tensor:
-        return own.norm.clamp(self.lower_norm, self.upper_norm)
+    def _norm(self, inputs: LossInputs) -> torch.Tensor:
+        return inputs.norm.clamp(self.lower_norm, self.upper_norm)
 
 
 @dataclass(frozen=True)
@@ -128,19 +134,19 @@ class CurricularMargin(MarginSoftmax):
 
     m: float
     alpha: float
-    initial: tuple[float, ...] = (0.0,)  # t, the running mean of the own cosine
+    initial = (0.0,)  # t, the running mean of the target cosine
 
-    def observe(self, own: Own) -> torch.Tensor:
+    def observe(self, inputs: LossInputs) -> torch.Tensor:
         """Return t, moved by `alpha` towards the batch's mean cosine."""
-        return own.running.lerp(own.cosine.mean().reshape(1), self.alpha)
+        return inputs.running.lerp(inputs.target_cosine.mean().reshape(1), self.alpha)
 
-    def target(self, own: Own) -> torch.Tensor:
+    def margin(self, inputs: LossInputs) -> torch.Tensor:
         """Return `cos(θ + m)`, float [N]."""
-        return falling_cosine(angle(own.cosine) + self.m)
+        return falling_cosine(angle(inputs.target_cosine) + self.m)
 
-    def curriculum(self, own: Own) -> Curriculum:
-        """A negative nearer than the own class with its margin is hard."""
-        return Curriculum(self.target(own), own.running.expand_as(own.cosine))
+    def curriculum(self, inputs: LossInputs) -> Curriculum:
+        """Return the bound `cos(θ + m)`: a negative nearer than the target with margin is hard."""
+        return Curriculum(self.margin(inputs), inputs.running.expand_as(inputs.target_cosine))
 
 
 def softmax() -> MarginSoftmax:
@@ -153,7 +159,7 @@ def cosface(m: float = 0.4) -> MarginSoftmax:
 
     Raises `ValueError` unless `m` is finite and at least 0.
     """
-    _check_at_least("m", m, 0.0)
+    check_at_least("m", m, 0.0)
     return CosineMargin(m)
 
 
@@ -163,12 +169,12 @@ def arcface(m: float = 0.5, detached: bool = False) -> MarginSoftmax:
     Args:
         m: margin in radians, finite and at least 0.
         detached: take the value with the margin and the derivative without it, as the published
-            code does by editing logits outside autograd; for reproducing its figures. The default
+            code does by editing logits outside autograd; to reproduce its results. The default
             is the derivative of the formula, larger by `sin(θ + m) / sin θ`.
 
     Raises `ValueError` when `m` is out of range.
     """
-    _check_at_least("m", m, 0.0)
+    check_at_least("m", m, 0.0)
     return AngularMargin(1.0, m, 0.0, detached)
 
 
@@ -182,29 +188,29 @@ def combined(
     Args:
         m1: factor of the angle, finite and above 0.
         m2: added to the angle, in radians, finite and at least 0.
-        m3: taken off the cosine, finite and at least 0.
+        m3: subtracted from the cosine, finite and at least 0.
         detached: as in `arcface`.
 
     Raises `ValueError` when one of them is out of range.
     """
-    _check_above("m1", m1, 0.0)
-    _check_at_least("m2", m2, 0.0)
-    _check_at_least("m3", m3, 0.0)
+    check_above("m1", m1, 0.0)
+    check_at_least("m2", m2, 0.0)
+    check_at_least("m3", m3, 0.0)
     if m1 == 1.0 and m2 == 0.0:
         return CosineMargin(m3)  # no angle is needed, and none of its rounding
     return AngularMargin(m1, m2, m3, detached)
 
 
 def subcenter_arcface(m: float = 0.5, k: int = 3) -> MarginSoftmax:
-    """Return ArcFace over K centres a class (Deng et al., "Sub-center ArcFace", ECCV 2020).
+    """Return ArcFace over K centres per class (Deng et al., "Sub-center ArcFace", ECCV 2020).
 
-    The cosine with a class is that with the nearest of its K centres, for the own class and for
-    negatives alike; only that centre gets a gradient. The table is K times as large.
+    The cosine with a class is that with the nearest of its K centres, for target and negatives
+    alike; only that centre gets a gradient. The table is K times as large.
 
     Raises `ValueError` unless `m` is finite and at least 0 and `k` at least 1.
     """
-    _check_at_least("m", m, 0.0)
-    _check_at_least("k", k, 1)
+    check_at_least("m", m, 0.0)
+    check_at_least("k", k, 1)
     return AngularMargin(1.0, m, 0.0, centres_per_class=k)
 
 
@@ -221,9 +227,9 @@ def adaface(m: float = 0.4, h: float = 0.333, alpha: float = 0.01) -> MarginSoft
 
     Raises `ValueError` when one of them is out of range.
     """
-    _check_at_least("m", m, 0.0)
-    _check_above("h", h, 0.0)
-    _check_share("alpha", alpha)
+    check_at_least("m", m, 0.0)
+    check_above("h", h, 0.0)
+    check_fraction("alpha", alpha)
     return AdaptiveMargin(m, h, alpha)
 
 
@@ -234,27 +240,27 @@ def magface(
     upper_margin: float = 0.8,
     regulariser: float = 35.0,
 ) -> MarginSoftmax:
-    """Return MagFace (Meng et al., CVPR 2021, arXiv 2103.06627): the norm becomes the quality.
+    """Return MagFace (Meng et al., CVPR 2021, arXiv 2103.06627): the norm tells the quality.
 
-    `cos(θ + m(a))` with a margin that rises linearly with the norm a, held to
+    `cos(θ + m(a))` with a margin that rises linearly with the norm a, clamped to
     [`lower_norm`, `upper_norm`], from `lower_margin` to `upper_margin` (radians), plus
     `regulariser · (1/a + a/upper_norm²)`, which rewards large norms.
 
     Raises `ValueError` when an option is not finite, negative, or a lower one above an upper one.
     """
-    _check_above("lower_norm", lower_norm, 0.0)
-    _check_above("upper_norm", upper_norm, lower_norm)
-    _check_at_least("lower_margin", lower_margin, 0.0)
-    _check_at_least("upper_margin", upper_margin, lower_margin)
-    _check_at_least("regulariser", regulariser, 0.0)
+    check_above("lower_norm", lower_norm, 0.0)
+    check_above("upper_norm", upper_norm, lower_norm)
+    check_at_least("lower_margin", lower_margin, 0.0)
+    check_at_least("upper_margin", upper_margin, lower_margin)
+    check_at_least("regulariser", regulariser, 0.0)
     return MagnitudeMargin(lower_norm, upper_norm, lower_margin, upper_margin, regulariser)
 
 
 def curricularface(m: float = 0.5, alpha: float = 0.01) -> MarginSoftmax:
     """Return CurricularFace (Huang et al., CVPR 2020, arXiv 2004.00288).
 
-    `cos(θ + m)` for the own class; a negative whose cosine c exceeds it counts as `c·(t + c)`, t
-    being the running mean of the own cosines, which rises as training succeeds.
+    `cos(θ + m)` for the target class; a negative whose cosine c exceeds it counts as `c·(t + c)`, t
+    being the running mean of the target cosines, which rises as training succeeds.
 
     Args:
         m: margin in radians, finite and at least 0.
@@ -262,25 +268,6 @@ def curricularface(m: float = 0.5, alpha: float = 0.01) -> MarginSoftmax:
 
     Raises `ValueError` when one of them is out of range.
     """
-    _check_at_least("m", m, 0.0)
-    _check_share("alpha", alpha)
+    check_at_least("m", m, 0.0)
+    check_fraction("alpha", alpha)
     return CurricularMargin(m, alpha)
-
-
-def _check_at_least(option: str, value: float, least: float) -> None:
-    if not (math.isfinite(value) and value >= least):
-        raise ValueError(
-            f"loss option {option}: {value} found, expected a finite number of at least {least}"
-        )
-
-
-def _check_above(option: str, value: float, bound: float) -> None:
-    if not (math.isfinite(value) and value > bound):
-        raise ValueError(
-            f"loss option {option}: {value} found, expected a finite number above {bound}"
-        )
-
-
-def _check_share(option: str, value: float) -> None:
-    if not 0.0 < value <= 1.0:
-        raise ValueError(f"loss option {option}: {value} found, expected 0 < {option} <= 1")

@@ -12,7 +12,13 @@ from typing import Any
 import torch
 
 from recognition.head.hashing import class_hash
-from recognition.head.losses.base import Derivatives, Loss, Own, Shares, differentiate
+from recognition.head.losses.base import (
+    Derivatives,
+    Loss,
+    LossInputs,
+    SampleWeights,
+    differentiate,
+)
 from recognition.head.online_softmax.backward import CentreLoss, TargetGradients
 from recognition.head.online_softmax.forward import (
     NegativeStatistics,
@@ -115,7 +121,7 @@ class GlobalSoftmax:
         targets = target_centres(self.stream.table, batch.unit, target_row_M)
         active_M = (rows.positions(target_row_M) >= 0).float()
         cosine_M, active_M = self._gather(targets.cosine, active_M).sum(0)
-        inputs = self._observe(Own(cosine_M, batch.norm, running), batch)
+        inputs = self._observe(LossInputs(cosine_M, batch.norm, running), batch)
         picked = pick_samples(self.loss.batch_rate, batch, self.seed, step)
         samples = Samples(batch.unit, target_row_M, self.loss.curriculum(inputs))
         if picked.sample is not None:
@@ -128,12 +134,12 @@ class GlobalSoftmax:
         log2_total_S = combine_statistics(gathered_W2S[:, 0], gathered_W2S[:, 1])
         contributing = collectives.sum_over_samples(active_M.sum()).clamp_min(1.0)
         even_S = torch.full_like(log2_total_S, 1.0 / picked.total)
-        weights = Shares(active_M / contributing, even_S)
+        weights = SampleWeights(active_M / contributing, even_S)
         by = differentiate(self.loss, log2_total_S * math.log(2.0), inputs, weights, scale)
         grad_lse_S = by.negatives * scale
         # Where there is no negative at all its derivative is 0, whatever finite number is here.
         log2_total_S = log2_total_S.masked_fill(log2_total_S.isneginf(), 0.0)
-        of_targets = TargetGradients(batch.unit, target_row_M, targets.centre, by.cosine)
+        of_targets = TargetGradients(batch.unit, target_row_M, targets.centre, by.target_cosine)
         return GlobalLoss(
             loss=collectives.sum_over_samples(by.loss),
             cosine_positive=collectives.sum_over_samples(cosine_M.sum()) / sum(batch.sizes),
@@ -149,13 +155,13 @@ class GlobalSoftmax:
         """Return every rank's statistics of its classes, two numbers per sample: [W, 2, M]."""
         return self.collectives.gather_statistics(torch.stack(statistics_M))
 
-    def _observe(self, inputs: Own, batch: GatheredBatch) -> Own:
+    def _observe(self, inputs: LossInputs, batch: GatheredBatch) -> LossInputs:
         """Return the inputs with running statistics that have seen the global batch."""
         if not self.loss.initial:
             return inputs
-        cosine_N = self.collectives.gather_all(inputs.cosine, batch.sizes)
+        cosine_N = self.collectives.gather_all(inputs.target_cosine, batch.sizes)
         norm_N = self.collectives.gather_all(inputs.norm, batch.sizes)
-        running = self.loss.observe(Own(cosine_N, norm_N, inputs.running))
+        running = self.loss.observe(LossInputs(cosine_N, norm_N, inputs.running))
         # A number that is not finite must not stay for ever: its step will be refused or skipped.
         running = torch.where(running.isfinite().all(), running, inputs.running)
         return replace(inputs, running=running)
@@ -179,7 +185,7 @@ def _unit_gradient(
     gradient.mul_((grad_lse_S * torch.exp2(negatives.running_max - log2_total_S)).unsqueeze(1))
     if picked.sample is not None:
         gradient = torch.zeros_like(targets.unit).index_copy_(0, picked.sample, gradient)
-    return gradient.addcmul_(targets.unit, by.cosine.unsqueeze(1))
+    return gradient.addcmul_(targets.unit, by.target_cosine.unsqueeze(1))
 
 
 def pick_samples(rate: float, batch: GatheredBatch, seed: int, step: int) -> Picked:

@@ -38,10 +38,10 @@ class LossCase:
             seen = []
         return [(1 - alpha) * old + alpha * new for old, new in zip(running, seen, strict=True)]
 
-    def target(
+    def margin(
         self, cosine: torch.Tensor, norm: torch.Tensor, running: Sequence[float] = ()
     ) -> torch.Tensor:
-        """Return the own cosines with margin."""
+        """Return the target cosines with margin."""
         option = self.options
         if self.name == "softmax":
             return cosine
@@ -76,14 +76,14 @@ class LossCase:
         own_cosine = cosine[own]
         negatives = cosine
         if self.name == "curricularface":
-            bound = self.target(own_cosine, norm).detach().unsqueeze(1)
+            bound = self.margin(own_cosine, norm).detach().unsqueeze(1)
             negatives = torch.where(cosine > bound, cosine * (running[0] + cosine), cosine)
         if self.name == "d_softmax":
             intra = torch.log1p(torch.exp(scale * (self.options["d"] - own_cosine)))
             gone = (left_out | own)[picked]
             inter = torch.log1p(torch.exp(scale * negatives[picked]).masked_fill(gone, 0).sum(1))
             return (intra * present).sum() / max(int(present.sum()), 1) + inter.mean()
-        target = self.target(own_cosine, norm, running).unsqueeze(1)
+        target = self.margin(own_cosine, norm, running).unsqueeze(1)
         logits = scale * torch.where(own, target, negatives)
         loss = F.cross_entropy(
             logits.masked_fill(left_out & ~own, -math.inf), own.int().argmax(1), reduction="none"

@@ -3,7 +3,15 @@ import math
 import pytest
 import torch
 
-from recognition.head import LOSSES, MarginSoftmax, Own, arcface, build_loss, combined, cosface
+from recognition.head import (
+    LOSSES,
+    LossInputs,
+    MarginSoftmax,
+    arcface,
+    build_loss,
+    combined,
+    cosface,
+)
 from tests.recognition.head.reference import ADAFACE, MAGFACE, MARGIN_CASES, LossCase
 
 ANGLES = torch.linspace(0.002, math.pi - 0.002, 20_001, dtype=torch.float64)
@@ -12,23 +20,21 @@ ANGLES = torch.linspace(0.002, math.pi - 0.002, 20_001, dtype=torch.float64)
 NORMS = torch.linspace(0.5, 150.0, 20_001, dtype=torch.float64)
 
 
-def own(cosine: torch.Tensor, norm: torch.Tensor | None = None) -> Own:
-    """Return samples with these cosines, and running statistics as some loss might have them."""
-    running = torch.tensor([70.0, 9.0], dtype=cosine.dtype)
-    return Own(cosine, torch.ones_like(cosine) if norm is None else norm, running)
-
-
-def target(loss: object, cosine: torch.Tensor, norm: torch.Tensor | None = None) -> torch.Tensor:
+def _margin(loss: object, cosine: torch.Tensor, norm: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the cosines with margin, with running statistics as some loss might have them."""
     assert isinstance(loss, MarginSoftmax)
-    return loss.target(own(cosine, norm))
+    running = torch.tensor([70.0, 9.0], dtype=cosine.dtype)
+    return loss.margin(
+        LossInputs(cosine, torch.ones_like(cosine) if norm is None else norm, running)
+    )
 
 
 @pytest.mark.parametrize("case", [*MARGIN_CASES, ADAFACE, MAGFACE], ids=repr)
 def test_value_and_derivatives_are_those_of_the_formula(case: LossCase) -> None:
     for shuffle in (0, 7_000, 13_000):  # every angle with several norms
         cosine, norm = torch.cos(ANGLES).requires_grad_(), NORMS.roll(shuffle).requires_grad_()
-        expected = case.target(cosine, norm, (70.0, 9.0))
-        found = target(build_loss(case.name, **case.options), cosine, norm)
+        expected = case.margin(cosine, norm, (70.0, 9.0))
+        found = _margin(build_loss(case.name, **case.options), cosine, norm)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
         slopes = [
             torch.autograd.grad(value.sum(), (cosine, norm), materialize_grads=True)
@@ -40,7 +46,7 @@ def test_value_and_derivatives_are_those_of_the_formula(case: LossCase) -> None:
 
 
 def test_magface_alone_has_a_derivative_by_the_norm() -> None:
-    assert [name for name, build in LOSSES.items() if build().bends_norms] == ["magface"]
+    assert [name for name, build in LOSSES.items() if build().has_norm_gradient] == ["magface"]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +55,7 @@ def test_magface_alone_has_a_derivative_by_the_norm() -> None:
     ids=repr,
 )
 def test_falls_strictly_and_without_jumps_over_all_angles(options: dict[str, float]) -> None:
-    value = target(build_loss("combined", **options), torch.cos(ANGLES))
+    value = _margin(build_loss("combined", **options), torch.cos(ANGLES))
     steps = value.diff()
     slope = options.get("m1", 1.0)
 
@@ -60,7 +66,7 @@ def test_falls_strictly_and_without_jumps_over_all_angles(options: dict[str, flo
 @pytest.mark.parametrize("name", [name for name in LOSSES if name != "d_softmax"])
 def test_is_finite_at_and_just_beyond_the_ends(name: str) -> None:
     ends = torch.tensor([1.0, -1.0, 1.0 + 3e-7, -1.0 - 3e-7, 1.0 - 6e-8, 0.0], requires_grad=True)
-    value = target(build_loss(name), ends)
+    value = _margin(build_loss(name), ends)
     (slope,) = torch.autograd.grad(value.sum(), ends)
 
     assert value.isfinite().all()
@@ -71,13 +77,13 @@ def test_is_finite_at_and_just_beyond_the_ends(name: str) -> None:
 
 def test_exact_arcface_has_the_derivative_that_the_detached_form_leaves_out() -> None:
     cosine = torch.tensor([0.3], requires_grad=True)
-    (exact,) = torch.autograd.grad(target(arcface(0.5), cosine), cosine)
-    (detached,) = torch.autograd.grad(target(arcface(0.5, detached=True), cosine), cosine)
+    (exact,) = torch.autograd.grad(_margin(arcface(0.5), cosine), cosine)
+    (detached,) = torch.autograd.grad(_margin(arcface(0.5, detached=True), cosine), cosine)
 
     angle = math.acos(0.3)
     assert exact.item() == pytest.approx(math.sin(angle + 0.5) / math.sin(angle), rel=1e-5)
     assert detached.item() == 1.0
-    assert target(arcface(0.5, detached=True), cosine).item() == pytest.approx(
+    assert _margin(arcface(0.5, detached=True), cosine).item() == pytest.approx(
         math.cos(angle + 0.5)
     )
 
