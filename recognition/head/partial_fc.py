@@ -39,10 +39,9 @@ from recognition.head.online_softmax.update import RowUpdater
 from recognition.head.optim.row_optimizers import RowOptimizer, RowSGD
 from recognition.head.placement.build import create_table
 from recognition.head.placement.collectives import GatheredBatch
-from recognition.head.placement.table import HostTable, TableReader
 from recognition.head.rows import RowSet, complement, union
 from recognition.head.sampling.build import build_sampler
-from recognition.head.sampling.by_labels import ActiveSet, SampleRequest
+from recognition.head.sampling.rule import ActiveSet, SampleRequest, TableReader
 
 Used = TypeVar("Used")
 
@@ -203,17 +202,17 @@ class PartialFC(nn.Module):
             device=device,
             stage_bytes=stage_bytes,
         )
-        if placed.collectives.replicated and self._sample.looks_at_embeddings:
+        if placed.collectives.replicated and self._sample.uses_embeddings:
             raise ValueError(
                 f"sampling {sampling!r} chooses by the batch's embeddings, of which a rank has "
                 "only its own with placement 'replicated', so the ranks' copies would part; "
                 "expected placement 'sharded' or 'host', or another sampling"
             )
-        # Ranks' sums must meet in one order, and a table in CPU memory sends its blocks in turn.
-        apart = not isinstance(placed.table, HostTable) and not placed.collectives.sums_blocks
         self._collectives = placed.collectives
         self.shard, self.table = placed.shard, placed.table
-        threads = Threads(device, parallel=apart)
+        # Ranks must add up blocks in one order, and a table in CPU memory sends them one by one.
+        parallel = self.table.parallel and not self._collectives.sums_blocks
+        threads = Threads(device, parallel=parallel)
         self._stream = BlockStream(self.table, embedding_size, settings, threads)
         self.register_buffer("running", torch.tensor(self.loss.initial, device=device))
         self.running: torch.Tensor
@@ -236,8 +235,7 @@ class PartialFC(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the head computes."""
-        table = self.table
-        return table.device if isinstance(table, HostTable) else table.weight.device
+        return self.table.device
 
     def forward(
         self,
@@ -316,7 +314,7 @@ class PartialFC(nn.Module):
             labels: as in `forward`.
             batch_sizes: as in `forward`.
         """
-        if not isinstance(self.table, HostTable) or self._sample.looks_at_embeddings:
+        if not self.table.stages or self._sample.uses_embeddings:
             return
         label_b = labels.to(device=self.device, dtype=torch.int64).contiguous()
         sizes = self._collectives.batch_sizes(len(label_b), label_b.device, batch_sizes)

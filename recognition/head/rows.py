@@ -22,16 +22,11 @@ class RowSet:
     count: int
     index: torch.Tensor | None = None
 
-    def read(self, table_Ld: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-        """Return the rows at positions `[start, stop)`: a view for a whole table, else a copy."""
-        if self.index is None:
-            return table_Ld[start:stop]
-        return table_Ld.index_select(0, self.index[start:stop])
-
-    def write(self, table_Ld: torch.Tensor, start: int, stop: int, rows_Rd: torch.Tensor) -> None:
-        """Put changed rows of `read` back; for a view they are there already."""
-        if self.index is not None:
-            table_Ld.index_copy_(0, self.index[start:stop], rows_Rd)
+    @classmethod
+    def of_mask(cls, mask_L: torch.Tensor) -> "RowSet":
+        """Return the rows where a mask is true, bool [L]. The host waits for their number."""
+        index = mask_L.nonzero().squeeze(1)
+        return cls(index.shape[0], index)
 
     def numbers(self, start: int, stop: int, device: torch.device) -> torch.Tensor:
         """Return the row numbers at positions `[start, stop)`: int64 [stop − start]."""
@@ -93,8 +88,7 @@ def union(sets: list[RowSet], table_rows: int, device: torch.device) -> RowSet:
     for rows in sets:
         assert rows.index is not None
         present_L[rows.index] = True
-    index = present_L.nonzero().squeeze(1)
-    return RowSet(index.shape[0], index)
+    return RowSet.of_mask(present_L)
 
 
 def complement(rows: RowSet, table_rows: int) -> RowSet:
@@ -107,5 +101,4 @@ def complement(rows: RowSet, table_rows: int) -> RowSet:
         return RowSet(len(rest), rest)
     absent_L = torch.ones(table_rows, dtype=torch.bool, device=rows.index.device)
     absent_L[rows.index] = False
-    index = absent_L.nonzero().squeeze(1)
-    return RowSet(index.shape[0], index)
+    return RowSet.of_mask(absent_L)

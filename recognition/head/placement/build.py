@@ -14,8 +14,9 @@ from recognition.head.placement.collectives import (
     ReplicatedCollectives,
     ShardedCollectives,
 )
+from recognition.head.placement.host_table import HostTable
 from recognition.head.placement.initial import initial_centres
-from recognition.head.placement.table import HostTable, Table
+from recognition.head.placement.table import Table
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,11 @@ import torch
 
 from recognition.head.kernels.reference import inverse_norm
 from recognition.head.online_softmax.settings import BLOCK_BYTES
-from recognition.head.rows import local_rows
-from recognition.head.sampling.by_labels import (
-    ActiveSet,
-    CentreReader,
-    SampleRequest,
-    ranking,
-    shard_quota,
-    take_best,
-)
+from recognition.head.sampling.by_score import ranking, take_best
+from recognition.head.sampling.rule import ActiveSet, Sampler, SampleRequest, TableReader
 
 
-class HardNegative:
+class HardNegative(Sampler):
     """Take the batch's classes and those that come nearest to any sample, up to the quota.
 
     A class is scored by its largest cosine with the batch's embeddings, over its centres and over
@@ -35,24 +28,24 @@ class HardNegative:
     run. On another number of ranks each shard has its own share of the quota, and another set.
 
     Args:
-        share: of the quota that hardness decides, in (0, 1]; the rest of it is drawn at random, so
-            that every centre meets samples now and then, however far from them it is.
+        hard_share: fraction of the quota that hardness decides, in (0, 1]; the rest is drawn at
+            random, so that every centre meets samples now and then, however far from them it is.
         dtype: of the product's factors. bfloat16 puts cosines off by some 2e-4 (at d = 512),
             which swaps only classes that are about equally hard.
         block_bytes: memory budget of a block's temporaries; default by device, `BLOCK_BYTES`.
     """
 
-    looks_at_embeddings = True
+    uses_embeddings = True
 
     def __init__(
         self,
-        share: float = 1.0,
+        hard_share: float,
         dtype: torch.dtype = torch.bfloat16,
         block_bytes: int | None = None,
     ) -> None:
-        if not 0.0 < share <= 1.0:
-            raise ValueError(f"hard_share: {share} found, expected 0 < hard_share <= 1")
-        self.share = share
+        if not 0.0 < hard_share <= 1.0:
+            raise ValueError(f"hard_share: {hard_share} found, expected 0 < hard_share <= 1")
+        self.hard_share = hard_share
         self.dtype = dtype
         self.block_bytes = block_bytes
 
@@ -65,27 +58,21 @@ class HardNegative:
 
         def score() -> torch.Tensor:
             score_L = largest_cosines(unit_Nd, table, self.dtype, budget)
-            return score_L if self.share == 1.0 else self._hardest(score_L, request)
+            return score_L if self.hard_share == 1.0 else self._hardest(score_L, request)
 
         return take_best(request, score)
 
     def _hardest(self, score_L: torch.Tensor, request: SampleRequest) -> torch.Tensor:
         """Return the scores of the hardest negatives, −inf for the rest: drawn by their hashes."""
-        own_N = local_rows(request.labels, request.start, request.stop)
-        others_L = score_L.new_zeros(len(score_L) + 1)  # a spare last place for other shards'
-        others_L.index_fill_(0, torch.where(own_N < 0, len(score_L), own_N), -torch.inf)
-        others_L = others_L[:-1].add_(score_L)
-        hard = math.ceil(self.share * shard_quota(request))
+        others_L = score_L.masked_fill(request.is_positive(), -torch.inf)
+        hard = math.ceil(self.hard_share * request.shard_quota)
         kept = ranking(others_L, request).topk(hard).indices
         return torch.full_like(score_L, -torch.inf).index_copy_(0, kept, others_L[kept])
-
-    def forget(self) -> None:
-        """Nothing is kept from step to step."""
 
 
 @torch.no_grad()
 def largest_cosines(
-    unit_Nd: torch.Tensor, table: CentreReader, dtype: torch.dtype, block_bytes: int
+    unit_Nd: torch.Tensor, table: TableReader, dtype: torch.dtype, block_bytes: int
 ) -> torch.Tensor:
     """Equals `(normalize(table) @ unit_Nd.T).amax(dim=1)`, for a class its centres' largest.
 

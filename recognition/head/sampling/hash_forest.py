@@ -16,13 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from recognition.head.sampling.by_labels import (
-    ActiveSet,
-    CentreReader,
-    SampleRequest,
-    shard_quota,
-    take_best,
-)
+from recognition.head.sampling.by_score import take_best
+from recognition.head.sampling.rule import ActiveSet, Sampler, SampleRequest, TableReader
 
 # Cells that a query looks into, at least. On 20,000 trained centres in 141 cells (d = 128), 16, 32,
 # 64 and all gave sets at rate 0.1 that held 0.57, 0.71, 0.85 and 0.93 of the softmax's gradient.
@@ -34,7 +29,7 @@ _ROWS = 1 << 14  # classes read at a time
 _NOT_FOUND = -2.0  # below any cosine
 
 
-class HashForest:
+class HashForest(Sampler):
     """Take the batch's classes, the nearest to its samples, and random ones up to the quota.
 
     An index of the shard's normalised centres is built every `rebuild_every` steps. In between it
@@ -64,9 +59,9 @@ class HashForest:
     Raises `ValueError` for a setting out of its range, or when faiss is not installed.
     """
 
-    looks_at_embeddings = True
+    uses_embeddings = True
 
-    def __init__(self, rebuild_every: int = 100, neighbours: int | None = None) -> None:
+    def __init__(self, rebuild_every: int, neighbours: int | None = None) -> None:
         if rebuild_every < 1:
             raise ValueError(f"rebuild_every: {rebuild_every} found, expected at least 1 step")
         if neighbours is not None and neighbours < 1:
@@ -91,14 +86,14 @@ class HashForest:
         self._index = None
 
     def _scores(
-        self, unit_Nd: torch.Tensor, table: CentreReader, request: SampleRequest
+        self, unit_Nd: torch.Tensor, table: TableReader, request: SampleRequest
     ) -> torch.Tensor:
         """Return each class's largest cosine with a sample that found it, else −2: float32 [L]."""
         due = request.step % self.rebuild_every == 0 and self._built_at != request.step
         if due or self._index is None:
             self._index = build_index(table, request.seed)
             self._built_at = request.step
-        wanted = self.neighbours or math.ceil(shard_quota(request) / max(len(unit_Nd), 1))
+        wanted = self.neighbours or math.ceil(request.shard_quota / max(len(unit_Nd), 1))
         cosine_Nk, row_Nk = nearest(self._index, unit_Nd, wanted)
         class_Nk = row_Nk // (self._index.ntotal // table.rows)
         # What was not found, row −1, has a cosine below any: it changes no score, nor class 0's.
@@ -107,7 +102,7 @@ class HashForest:
         return score_L.scatter_reduce_(0, place, cosine_Nk.flatten(), "amax")
 
 
-def build_index(table: CentreReader, seed: int) -> Any:
+def build_index(table: TableReader, seed: int) -> Any:
     """Return a faiss index of the table's normalised centres: [L·K] rows, K in a row a class."""
     faiss = _faiss()
     index: Any = None

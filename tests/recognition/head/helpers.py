@@ -1,6 +1,6 @@
 """What several of these tests ask of the head's own parts."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +9,11 @@ import torch.nn.functional as F
 from recognition.distributed import shard_range
 from recognition.head.online_softmax.global_loss import pick_samples
 from recognition.head.placement.collectives import GatheredBatch
-from recognition.head.sampling.by_labels import LABEL_RULES, ActiveSet, SampleRequest
+from recognition.head.placement.table import Table
+from recognition.head.sampling.build import SAMPLINGS
+from recognition.head.sampling.rule import Sampler, SampleRequest, TableReader
+
+LABEL_RULES = [name for name in SAMPLINGS if name not in ("hash_forest", "hard_negative")]
 
 
 def active_classes(
@@ -17,7 +21,7 @@ def active_classes(
 ) -> torch.Tensor:
     """Return the ids of the classes that take part in a step, over all ranks: int64."""
     request = SampleRequest(labels, 0, classes, classes, rate, seed, step)
-    rows = LABEL_RULES[sampling](request).rows
+    rows = SAMPLINGS[sampling]()(request).rows
     return torch.arange(rows.count) if rows.index is None else rows.index
 
 
@@ -37,20 +41,9 @@ def picked_samples(rate: float, sizes: Sequence[int], seed: int, step: int) -> t
     return torch.cat(picked)
 
 
-@dataclass(frozen=True)
-class Centres:
-    """A table of centres, [L, K, d], to be read block by block."""
-
-    weight: torch.Tensor
-
-    @property
-    def rows(self) -> int:
-        return len(self.weight)
-
-    def blocks(self, size: int) -> Iterator[tuple[int, int, torch.Tensor]]:
-        for start in range(0, self.rows, size):
-            stop = min(start + size, self.rows)
-            yield start, stop, self.weight[start:stop]
+def reader(weight_LKd: torch.Tensor) -> TableReader:
+    """Return the centres as a rule reads them."""
+    return TableReader(Table(weight_LKd.flatten(1), {}), weight_LKd.shape[2])
 
 
 @dataclass(frozen=True)
@@ -80,12 +73,12 @@ class Scene:
             seed,
             step,
             self.unit,
-            Centres(self.weight[start:stop]),
+            reader(self.weight[start:stop]),
         )
 
     def active(
         self,
-        sampler: Callable[[SampleRequest], ActiveSet],
+        sampler: Sampler,
         rate: float,
         *,
         rank: int = 0,

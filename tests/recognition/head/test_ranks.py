@@ -12,9 +12,9 @@ import torch.distributed as dist
 from recognition.distributed import shard_range
 from recognition.head import PartialFC, RowSGD, arcface, build_loss, cosface
 from recognition.head.placement.initial import initial_centres
-from recognition.head.sampling.by_labels import LABEL_RULES, ActiveSet, Sampler, SampleRequest
+from recognition.head.sampling.rule import ActiveSet, Sampler, SampleRequest
 from tests.distributed_harness import run_ranks
-from tests.recognition.head.helpers import active_classes, picked_samples
+from tests.recognition.head.helpers import LABEL_RULES, active_classes, picked_samples
 from tests.recognition.head.reference import (
     ADAFACE,
     COSFACE,
@@ -101,12 +101,12 @@ class Trace:
     velocity: torch.Tensor
 
 
-class Recorder:
+class Recorder(Sampler):
     """A sampling rule that notes which classes it took, by their ids."""
 
     def __init__(self, rule: Sampler) -> None:
         self.rule = rule
-        self.looks_at_embeddings = rule.looks_at_embeddings
+        self.uses_embeddings = rule.uses_embeddings
         self.classes: list[torch.Tensor] = []
 
     def __call__(self, request: SampleRequest) -> ActiveSet:

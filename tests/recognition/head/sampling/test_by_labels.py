@@ -5,15 +5,10 @@ import torch
 
 from recognition.distributed import shard_range
 from recognition.head.hashing import class_hash
-from recognition.head.sampling import by_labels as sampling
-from recognition.head.sampling.by_labels import (
-    LABEL_RULES,
-    ActiveSet,
-    SampleRequest,
-    class_quota,
-    shard_quota,
-    take_best,
-)
+from recognition.head.sampling import rule
+from recognition.head.sampling.build import SAMPLINGS
+from recognition.head.sampling.rule import ActiveSet, SampleRequest
+from tests.recognition.head.helpers import LABEL_RULES
 
 
 def _active(
@@ -31,7 +26,7 @@ def _active(
     for rank in range(ranks):
         start, stop = shard_range(classes, ranks, rank)
         request = SampleRequest(torch.tensor(labels), start, stop, classes, rate, seed, step)
-        answers.append(LABEL_RULES[name](request))
+        answers.append(SAMPLINGS[name]()(request))
         rows = answers[-1].rows
         ids.append(start + (torch.arange(rows.count) if rows.index is None else rows.index))
     return torch.cat(ids), answers
@@ -94,62 +89,17 @@ def test_random_all_never_overflows_and_takes_all_at_rate_one() -> None:
 
 def test_chunks_of_the_hash_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = _active("random_negative", [5, 4000], step=2)
-    monkeypatch.setattr(sampling, "_CHUNK_OF_THREAD", 7)
+    monkeypatch.setattr(rule, "_CHUNK_OF_THREAD", 7)
 
     pieces, _ = _active("random_negative", [5, 4000], step=2, ranks=2)
 
     assert torch.equal(whole, pieces)
 
 
-@pytest.mark.parametrize("classes", [1, 7, 100, 1001])
-def test_shares_of_the_quota_add_up_to_it(classes: int) -> None:
-    for ranks in (1, 2, 3, 8):
-        cuts = [shard_range(classes, ranks, rank) for rank in range(ranks)]
-        for rate in (0.05, 0.3, 1.0):
-            requests = [SampleRequest(torch.tensor([0]), *cut, classes, rate, 0, 0) for cut in cuts]
-            shares = [shard_quota(request) for request in requests]
-            assert sum(shares) == class_quota(rate, classes)
-            sizes = [stop - start for start, stop in cuts]
-            assert all(0 <= s <= n for s, n in zip(shares, sizes, strict=True))
-
-
-def test_best_scores_are_taken_in_the_order_of_floats() -> None:
-    score = torch.tensor([-0.5, -0.0, 1e-40, 0.0, -torch.inf, 2.0, -2.0, torch.inf])
-    for quota, expected in [(2, {4, 7}), (3, {4, 5, 7}), (4, {2, 4, 5, 7}), (7, set(range(7)))]:
-        rate = quota / 8
-        request = SampleRequest(torch.tensor([4]), 0, 8, 8, rate, 0, 0)
-        index = take_best(request, lambda: score).rows.index
-        assert index is not None
-        found = set(index.tolist())
-        assert found == (expected if quota < 7 else set(range(8)) - {6})
-
-
-def test_equal_scores_are_taken_in_the_order_of_the_hash() -> None:
-    request = SampleRequest(torch.tensor([2]), 0, 64, 64, rate=0.5, seed=1, step=3)
-
-    rows = take_best(request, lambda: torch.tensor([0.0, -0.0]).repeat(32)).rows
-
-    assert rows.index is not None
-    hashes = class_hash(torch.arange(64), seed=1, step=3)
-    hashes[2] = -1
-    assert torch.equal(rows.index, hashes.argsort()[:32].sort().values)
-
-
 def test_rate_one_takes_every_class() -> None:
     ids, _ = _active("random_negative", [3], rate=1.0)
 
     assert torch.equal(ids, torch.arange(5000))
-
-
-@pytest.mark.parametrize(("labels", "overflow"), [(30, True), (10, True), (9, False)])
-def test_best_scores_give_way_to_positives_beyond_the_quota(labels: int, overflow: bool) -> None:
-    request = SampleRequest(torch.arange(labels), 0, 100, 100, rate=0.1, seed=0, step=0)
-
-    answer = take_best(request, lambda: torch.arange(100.0))
-
-    assert answer.overflow == overflow
-    assert answer.rows.index is not None
-    assert answer.rows.index.tolist() == list(range(labels)) + [99] * (not overflow)
 
 
 @pytest.mark.parametrize(("labels", "overflow"), [(30, True), (10, True), (9, False)])

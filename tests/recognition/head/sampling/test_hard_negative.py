@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from recognition.head.sampling.by_labels import shard_quota
 from recognition.head.sampling.hard_negative import HardNegative, largest_cosines
-from tests.recognition.head.helpers import Centres, Scene, scene
+from tests.recognition.head.helpers import Scene, reader, scene
 
-EXACT = HardNegative(dtype=torch.float32)
+EXACT = HardNegative(1.0, torch.float32)
 
 
 def _hardest(world: Scene, quota: int, start: int = 0, stop: int | None = None) -> set[int]:
@@ -34,7 +33,7 @@ def test_low_precision_swaps_only_classes_that_are_about_equally_hard() -> None:
     world = scene()
     best = world.cosines().amax(0)
 
-    ids = world.active(HardNegative(), 0.1)
+    ids = world.active(HardNegative(1.0), 0.1)
 
     assert len(ids) == 300
     missed = sorted(_hardest(world, 300) - set(ids.tolist()))
@@ -73,7 +72,7 @@ def test_each_shard_takes_its_hardest_and_all_shards_the_quota(ranks: int) -> No
     for rank in range(ranks):
         request = world.request(0.1, rank=rank, ranks=ranks)
         ids = world.active(EXACT, 0.1, rank=rank, ranks=ranks)
-        quota = shard_quota(request)
+        quota = request.shard_quota
         assert set(ids.tolist()) == _hardest(world, quota, request.start, request.stop)
         total += quota
     assert total == 101  # ceil of 100.1
@@ -131,7 +130,7 @@ def test_a_score_is_the_largest_cosine_of_a_class_with_the_batch() -> None:
     world = scene(classes=100, centres=3)
     world.weight[7] = 0.0  # a centre without direction has the cosine 0
 
-    found = largest_cosines(world.unit, Centres(world.weight), torch.float32, 1 << 20)
+    found = largest_cosines(world.unit, reader(world.weight), torch.float32, 1 << 20)
 
     assert found.dtype == torch.float32
     assert (found - world.cosines().amax(0)).abs().max() < 1e-6

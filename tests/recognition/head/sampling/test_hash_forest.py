@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from recognition.head.sampling import hash_forest
-from recognition.head.sampling.by_labels import shard_quota
 from recognition.head.sampling.hash_forest import HashForest, build_index, nearest
-from tests.recognition.head.helpers import Centres, Scene, scene
+from tests.recognition.head.helpers import Scene, reader, scene
 
 
 def _share_of_nearest(world: Scene, ids: torch.Tensor, neighbours: int) -> float:
@@ -24,7 +23,7 @@ def test_finds_most_of_the_nearest_centres(centres: int) -> None:
     flat = Scene(world.weight.view(-1, 1, 32), world.unit, world.labels)
     true = flat.cosines().topk(20, 1)
 
-    index = build_index(Centres(world.weight), seed=0)
+    index = build_index(reader(world.weight), seed=0)
     cosine, row = nearest(index, world.unit, 20)
 
     assert row.shape == (24, 20)
@@ -43,7 +42,7 @@ def test_finds_most_of_the_nearest_centres(centres: int) -> None:
 def test_takes_the_batch_its_neighbours_and_exactly_the_quota(centres: int) -> None:
     world = scene(centres=centres)
 
-    ids = world.active(HashForest(), 0.1)
+    ids = world.active(HashForest(100), 0.1)
 
     assert len(ids) == 300
     assert set(world.labels.tolist()) <= set(ids.tolist())
@@ -53,7 +52,7 @@ def test_takes_the_batch_its_neighbours_and_exactly_the_quota(centres: int) -> N
 def test_best_come_first_where_the_neighbours_are_too_many() -> None:
     world = scene()
 
-    ids = world.active(HashForest(neighbours=200), 0.02)
+    ids = world.active(HashForest(100, neighbours=200), 0.02)
 
     assert len(ids) == 60
     best = world.cosines().amax(0)
@@ -64,7 +63,7 @@ def test_best_come_first_where_the_neighbours_are_too_many() -> None:
 
 def test_the_rest_is_drawn_at_random_anew_in_each_step_and_purely() -> None:
     world = scene()
-    forest = HashForest(neighbours=1)
+    forest = HashForest(100, neighbours=1)
     fixed = set(world.labels.tolist())
 
     draws = [set(world.active(forest, 0.1, step=step).tolist()) - fixed for step in (1, 2)]
@@ -73,7 +72,7 @@ def test_the_rest_is_drawn_at_random_anew_in_each_step_and_purely() -> None:
     assert 2 < len(draws[0] & draws[1]) < 60
     assert all(max(draw) > 2900 and min(draw) < 100 for draw in draws)
     torch.manual_seed(5)
-    again = world.active(HashForest(neighbours=1), 0.1, step=2)
+    again = world.active(HashForest(100, neighbours=1), 0.1, step=2)
     assert set(again.tolist()) - fixed == draws[1]
 
 
@@ -114,8 +113,8 @@ def test_shards_take_their_share_from_their_own_index(ranks: int) -> None:
     world = scene(classes=1001)
     ids = []
     for rank in range(ranks):
-        quota = shard_quota(world.request(0.2, rank=rank, ranks=ranks))
-        ids.append(world.active(HashForest(), 0.2, rank=rank, ranks=ranks))
+        quota = world.request(0.2, rank=rank, ranks=ranks).shard_quota
+        ids.append(world.active(HashForest(100), 0.2, rank=rank, ranks=ranks))
         positives = torch.isin(world.labels, ids[-1]).sum()
         assert len(ids[-1]) == max(quota, int(positives))
     together = torch.cat(ids)
@@ -128,7 +127,7 @@ def test_shards_take_their_share_from_their_own_index(ranks: int) -> None:
 def test_few_classes_and_fewer_than_ranks(classes: int) -> None:
     world = scene(classes=classes, samples=3)
     for rate in (0.4, 1.0):
-        ids = [world.active(HashForest(), rate, rank=rank, ranks=4) for rank in range(4)]
+        ids = [world.active(HashForest(100), rate, rank=rank, ranks=4) for rank in range(4)]
         assert set(world.labels.tolist()) <= set(torch.cat(ids).tolist())
         assert rate < 1.0 or len(torch.cat(ids)) == classes
 
@@ -139,9 +138,9 @@ def test_where_cells_hold_too_few_neighbours_those_found_are_taken(
     monkeypatch.setattr(hash_forest, "_PROBES", 1)
     monkeypatch.setattr(hash_forest, "_SPARE", 0)
     world = scene()
-    assert (nearest(build_index(Centres(world.weight), 0), world.unit, 200)[1] == -1).any()
+    assert (nearest(build_index(reader(world.weight), 0), world.unit, 200)[1] == -1).any()
 
-    ids = world.active(HashForest(neighbours=200), 0.3)
+    ids = world.active(HashForest(100, neighbours=200), 0.3)
 
     assert len(ids) == 900
     assert set(world.labels.tolist()) <= set(ids.tolist())
@@ -150,7 +149,7 @@ def test_where_cells_hold_too_few_neighbours_those_found_are_taken(
 
 def test_a_copy_of_a_forest_goes_on_as_it_would() -> None:
     world, moved = scene(), scene(seed=1)
-    forest = HashForest()
+    forest = HashForest(100)
     world.active(forest, 0.1, step=0)
 
     twin = copy.deepcopy(forest)
@@ -160,7 +159,10 @@ def test_a_copy_of_a_forest_goes_on_as_it_would() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"rebuild_every": 0}, "rebuild_every: 0 found"), ({"neighbours": 0}, "neighbours: 0 found")],
+    [
+        ({"rebuild_every": 0}, "rebuild_every: 0 "),
+        ({"rebuild_every": 1, "neighbours": 0}, "neighbours: 0 "),
+    ],
 )
 def test_settings_out_of_range_are_refused(options: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -171,4 +173,4 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "faiss", None)
 
     with pytest.raises(ValueError, match=r"pip install 'partialfc\[forest\]'"):
-        HashForest()
+        HashForest(100)

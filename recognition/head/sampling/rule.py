@@ -1,0 +1,163 @@
+"""What a sampling rule is, what it may look at, and what it returns.
+
+Shapes: N samples of the global batch, L classes of this rank's shard, R classes of a block, K
+centres per class, d embedding size.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+
+from recognition.head.hashing import class_hash
+from recognition.head.kernels.workspace import Workspace
+from recognition.head.placement.table import Table
+from recognition.head.rows import RowRange, RowSet, local_rows
+
+# Classes hashed at a time. On a CPU the temporaries, 8 bytes per class, should stay in each core's
+# own cache: with one thread, 10 million hashes took 132, 78, 104 and 121 ms in chunks of 2^14,
+# 2^16, 2^17 and 2^20. A GPU needs few launches instead.
+_CHUNK_OF_THREAD = 1 << 16
+_CHUNK_OF_GPU = 1 << 24
+
+
+@dataclass(frozen=True)
+class TableReader:
+    """This rank's centres, wherever they live, for the rules that look at them.
+
+    Attributes:
+        table: the centres.
+        embedding_size: d.
+    """
+
+    table: Table
+    embedding_size: int
+
+    @property
+    def rows(self) -> int:
+        """L, classes in the table."""
+        return self.table.weight.shape[0]
+
+    def blocks(self, size: int) -> Iterator[tuple[int, int, torch.Tensor]]:
+        """Yield `(start, stop, centres)` over the whole table, at most `size` classes at a time.
+
+        The centres are float32 [R, K, d] on the device that computes, as stored: not normalised.
+        They may be the table itself, to be read only, until the next block.
+        """
+        whole = RowRange(RowSet(self.rows), 0, self.rows, size)
+        for block in self.table.iter_blocks(whole, Workspace()):
+            weight = block.read("weight")
+            yield block.start, block.stop, weight.view(len(weight), -1, self.embedding_size)
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """What a rule may look at.
+
+    Attributes:
+        labels: int64 [N], class ids of the global batch.
+        start: first class of this rank's shard.
+        stop: one past its last class.
+        num_classes: classes on all ranks together.
+        rate: fraction of the classes to take, `0 < rate <= 1`; for the rules that use one.
+        seed: the head's seed.
+        step: the head's step counter.
+        unit: float32 [N, d], the normalised embeddings of the global batch; None for a caller
+            whose rule does not use them.
+        table: this rank's centres; None likewise.
+    """
+
+    labels: torch.Tensor
+    start: int
+    stop: int
+    num_classes: int
+    rate: float
+    seed: int
+    step: int
+    unit: torch.Tensor | None = None
+    table: TableReader | None = None
+
+    @property
+    def shard_classes(self) -> int:
+        """L, classes of this rank's shard."""
+        return self.stop - self.start
+
+    @property
+    def quota(self) -> int:
+        """`ceil(rate·num_classes)` for the decimal that was written: 0.1 of 30 is 3, not 4."""
+        return math.ceil(Fraction(str(self.rate)) * self.num_classes)
+
+    @property
+    def shard_quota(self) -> int:
+        """The shard's part of the quota; the parts of all shards add up to it."""
+        quota, classes = self.quota, self.num_classes
+        return quota * self.stop // classes - quota * self.start // classes
+
+    def positive_classes(self) -> torch.Tensor:
+        """Count distinct labels: int64 scalar, without the wait that `torch.unique` makes."""
+        ordered = self.labels.sort().values
+        return (ordered[1:] != ordered[:-1]).sum() + 1
+
+    def is_positive(self) -> torch.Tensor:
+        """Return which classes of the shard are in the batch: bool [L]."""
+        row_N, size = local_rows(self.labels, self.start, self.stop), self.shard_classes
+        # Labels of other ranks set a spare last element: no selection, so no wait for the device.
+        mask = torch.zeros(size + 1, dtype=torch.bool, device=self.labels.device)
+        return mask.index_fill_(0, torch.where(row_N < 0, size, row_N), True)[:size]
+
+    def hashes(self) -> Iterator[tuple[int, int, torch.Tensor]]:
+        """Yield `(start, stop, hashes)` of the shard's classes, by row, in chunks."""
+        device = self.labels.device
+        on_cpu = device.type == "cpu"
+        chunk = _CHUNK_OF_THREAD * torch.get_num_threads() if on_cpu else _CHUNK_OF_GPU
+        for first in range(0, self.shard_classes, chunk):
+            last = min(first + chunk, self.shard_classes)
+            class_id = torch.arange(self.start + first, self.start + last, device=device)
+            yield first, last, class_hash(class_id, self.seed, self.step)
+
+
+@dataclass(frozen=True)
+class ActiveSet:
+    """The classes of this rank that take part in a step.
+
+    Attributes:
+        rows: their rows in the rank's table.
+        positive_classes: int64 scalar tensor, distinct labels in the global batch.
+        overflow: bool scalar tensor, whether the positives alone reached the quota, so that no
+            negative was drawn.
+    """
+
+    rows: RowSet
+    positive_classes: torch.Tensor
+    overflow: torch.Tensor
+
+
+class Sampler:
+    """A sampling rule. Subclass to add one, or wrap a function in `LabelRule`.
+
+    Attributes:
+        uses_embeddings: whether it looks at `SampleRequest.unit`, so that no set is known before
+            the backbone has run.
+    """
+
+    uses_embeddings: bool = False
+
+    def __call__(self, request: SampleRequest) -> ActiveSet:
+        """Return the classes of this rank that take part in a step."""
+        raise NotImplementedError(f"{type(self).__name__} must define __call__()")
+
+    def forget(self) -> None:
+        """Drop what is kept from step to step, which a run that resumes here does not have."""
+
+
+@dataclass(frozen=True)
+class LabelRule(Sampler):
+    """A rule that looks at ids and labels alone: a function of the request."""
+
+    choose: Callable[[SampleRequest], ActiveSet]
+
+    def __call__(self, request: SampleRequest) -> ActiveSet:
+        """Return the classes of this rank that take part in a step."""
+        return self.choose(request)
