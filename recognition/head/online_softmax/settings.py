@@ -13,6 +13,12 @@ BLOCK_BYTES = {"cpu": 12 << 20, "cuda": 256 << 20}
 KEEP_BYTES = {"cpu": 128 << 20, "cuda": 1 << 30}
 STAGE_BYTES = 1 << 30  # device memory for rows of a table in CPU memory that are sent ahead
 
+
+def budget(stated: int | None, by_device: dict[str, int], device: torch.device) -> int:
+    """Return the budget that was stated, else the device's of `BLOCK_BYTES` or `KEEP_BYTES`."""
+    return by_device.get(device.type, by_device["cpu"]) if stated is None else stated
+
+
 _MATMUL_DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -54,6 +60,21 @@ class StreamSettings:
             raise ValueError(
                 f"matmul_dtype: {self.matmul_dtype} found, expected one of {_MATMUL_DTYPES}"
             )
+
+    @classmethod
+    def on_device(
+        cls,
+        device: torch.device,
+        scale: float,
+        inter_class_filter: float | None,
+        block_bytes: int | None,
+        keep_bytes: int | None,
+        matmul_dtype: torch.dtype,
+    ) -> "StreamSettings":
+        """Return the settings with the device's budgets where none is stated."""
+        block_bytes = budget(block_bytes, BLOCK_BYTES, device)
+        keep_bytes = budget(keep_bytes, KEEP_BYTES, device)
+        return cls(scale, inter_class_filter, block_bytes, keep_bytes, matmul_dtype)
 
     @property
     def log2_scale(self) -> float:

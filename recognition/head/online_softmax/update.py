@@ -19,12 +19,14 @@ class RowUpdater:
     """What it takes to update a block of rows.
 
     Attributes:
+        stream: this rank's centres.
         optimizer: of the rows.
         collectives: the ranks, which may have to add up the gradient first.
         first_class: global class id of row 0.
         seed: of stochastic rounding.
     """
 
+    stream: BlockStream
     optimizer: RowOptimizer
     collectives: Collectives
     first_class: int
@@ -46,16 +48,14 @@ class RowUpdater:
             gradient = self.collectives.sum_block(full_gradient(block, grad_unit))
             self._update(block, gradient, lr, step)
 
-    def update_without_gradient(
-        self, stream: BlockStream, rows: RowSet, lr: float, step: int
-    ) -> None:
+    def update_without_gradient(self, rows: RowSet, lr: float, step: int) -> None:
         """Update rows that took no part: momentum and decay alone."""
 
         def part(ops: BlockOps, blocks: Iterator[Block]) -> None:
             for block in blocks:
                 self._update(block, torch.zeros_like(block.read("weight")), lr, step)
 
-        for _ in stream.map(part, rows, samples=1, with_state=True):
+        for _ in self.stream.map(part, rows, samples=1, with_state=True):
             pass
 
     def _has_kernel(self, optimizer: RowSGD, block: Block, grad_unit: torch.Tensor) -> bool:

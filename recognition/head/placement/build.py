@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from recognition.distributed import shard_range
 from recognition.head.choices import choose
 from recognition.head.kernels.workspace import prefer_huge_pages
 from recognition.head.optim.row_optimizers import RowOptimizer
@@ -39,51 +38,35 @@ PLACEMENTS: dict[str, Placement] = {
 }
 
 
-@dataclass(frozen=True)
-class PlacedTable:
-    """The centres of one rank.
+def create_collectives(placement: str, group: dist.ProcessGroup | None) -> Collectives:
+    """Return the ranks that train the table: one, where no process group was started.
 
-    Attributes:
-        collectives: what passes between the ranks.
-        shard: classes `[start, stop)` of this rank.
-        table: their centres and optimizer state.
+    Raises `ValueError` for an unknown placement.
     """
-
-    collectives: Collectives
-    shard: tuple[int, int]
-    table: Table
+    kind = choose(PLACEMENTS, placement, "placement").collectives
+    if not dist.is_initialized():
+        return kind(None, 0, 1)
+    return kind(group, dist.get_rank(group), dist.get_world_size(group))
 
 
 def create_table(
     placement: str,
-    num_classes: int,
+    shard: tuple[int, int],
     width: int,
     *,
     seed: int,
     optimizer: RowOptimizer,
-    group: dist.ProcessGroup | None,
     device: torch.device,
     stage_bytes: int,
-) -> PlacedTable:
-    """Return this rank's table, with initial centres of `width` numbers per class.
-
-    A single rank is assumed where no process group was started. Raises `ValueError` for an
-    unknown placement.
-    """
-    chosen = choose(PLACEMENTS, placement, "placement")
-    collectives = chosen.collectives(None, 0, 1)
-    if dist.is_initialized():
-        collectives = chosen.collectives(group, dist.get_rank(group), dist.get_world_size(group))
-    shard = (0, num_classes)
-    if not collectives.replicated:
-        shard = shard_range(num_classes, collectives.size, collectives.rank)
-    storage = torch.device("cpu") if chosen.on_host else device
+) -> Table:
+    """Return the table of classes `[start, stop)`, with initial centres of `width` numbers each."""
+    on_host = choose(PLACEMENTS, placement, "placement").on_host
+    storage = torch.device("cpu") if on_host else device
     weight = initial_centres(*shard, width, seed, storage)
     state = {
         name: prefer_huge_pages(tensor)
         for name, tensor in optimizer.state(len(weight), width, storage).items()
     }
-    table = Table(weight, state)
-    if chosen.on_host:
-        table = HostTable(weight, state, device=device, stage_bytes=stage_bytes)
-    return PlacedTable(collectives, shard, table)
+    if on_host:
+        return HostTable(weight, state, device=device, stage_bytes=stage_bytes)
+    return Table(weight, state)

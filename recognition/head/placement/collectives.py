@@ -21,6 +21,8 @@ from typing import Any, ClassVar
 import torch
 import torch.distributed as dist
 
+from recognition.distributed import shard_range
+
 # Newer torch has new names for both and warns of the old ones on every rank.
 _all_gather: Callable[..., Any] = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 _reduce_scatter: Callable[..., Any] = getattr(
@@ -66,6 +68,12 @@ class Collectives:
     rank: int
     size: int
     replicated: ClassVar[bool] = False
+
+    def shard(self, num_classes: int) -> tuple[int, int]:
+        """Return the classes of this rank, `[start, stop)`."""
+        if self.replicated:
+            return 0, num_classes
+        return shard_range(num_classes, self.size, self.rank)
 
     def batch_sizes(
         self, batch: int, device: torch.device, given: Sequence[int] | None

@@ -21,12 +21,19 @@ SAMPLINGS: dict[str, Callable[..., Sampler]] = {
 }
 
 
-def build_sampler(name: str, **options: Any) -> Sampler:
+def build_sampler(name: str, replicated: bool, **options: Any) -> Sampler:
     """Return the rule `name` of `SAMPLINGS`, with those of the `options` that it has.
 
-    Raises `ValueError` for an unknown name, for an option out of its range, and where a rule's
-    library is not installed.
+    Raises `ValueError` for an unknown name, for an option out of its range, for a rule that uses
+    embeddings where classes are replicated, and where a rule's library is not installed.
     """
     rule = choose(SAMPLINGS, name, "sampling")
     known = inspect.signature(rule).parameters
-    return rule(**{option: value for option, value in options.items() if option in known})
+    sampler = rule(**{option: value for option, value in options.items() if option in known})
+    if replicated and sampler.uses_embeddings:
+        raise ValueError(
+            f"sampling {name!r} chooses by the batch's embeddings, of which a rank has only its "
+            "own with placement 'replicated', so the ranks' copies would diverge; expected "
+            "placement 'sharded' or 'host', or another sampling"
+        )
+    return sampler

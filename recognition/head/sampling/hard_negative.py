@@ -9,7 +9,7 @@ import math
 import torch
 
 from recognition.head.kernels.reference import inverse_norm
-from recognition.head.online_softmax.settings import BLOCK_BYTES
+from recognition.head.online_softmax.settings import BLOCK_BYTES, budget
 from recognition.head.sampling.by_score import ranking, take_best
 from recognition.head.sampling.rule import ActiveSet, Sampler, SampleRequest, TableReader
 
@@ -54,10 +54,10 @@ class HardNegative(Sampler):
         unit_Nd, table = request.unit, request.table
         assert unit_Nd is not None, "hard_negative looks at embeddings: give SampleRequest.unit"
         assert table is not None, "hard_negative looks at centres: give SampleRequest.table"
-        budget = self.block_bytes or BLOCK_BYTES.get(unit_Nd.device.type, BLOCK_BYTES["cpu"])
+        block_bytes = budget(self.block_bytes, BLOCK_BYTES, unit_Nd.device)
 
         def score() -> torch.Tensor:
-            score_L = largest_cosines(unit_Nd, table, self.dtype, budget)
+            score_L = largest_cosines(unit_Nd, table, self.dtype, block_bytes)
             return score_L if self.hard_share == 1.0 else self._hardest(score_L, request)
 
         return take_best(request, score)

@@ -23,7 +23,7 @@ from recognition.head import (
     subcenter_arcface,
 )
 from recognition.head.choices import choose
-from recognition.head.online_softmax.settings import KEEP_BYTES, StreamSettings
+from recognition.head.online_softmax.settings import KEEP_BYTES, StreamSettings, budget
 from scripts.benchmarks.head.cases import MIB, Case
 from scripts.benchmarks.head.usual import MARGIN, MOMENTUM, SCALE, WEIGHT_DECAY, UsualHead
 
@@ -112,7 +112,7 @@ class Ours:
 
     def __init__(self, case: Case, device: torch.device, **options: Any) -> None:
         self._case = case
-        self._keep_bytes = options.get("keep_bytes", KEEP_BYTES.get(device.type, KEEP_BYTES["cpu"]))
+        self._keep_bytes = budget(options.get("keep_bytes"), KEEP_BYTES, device)
         self._head = _partial_fc(case, device, **options)
         # Replicated centres meet the samples of their own rank only.
         samples = case.batch // case.ranks if self._head.replicated else case.batch

@@ -296,7 +296,7 @@ def test_a_batch_that_does_not_fit_is_refused(
         ({"sampling": "random"}, r"sampling: 'random' is not known.*'random_negative'"),
         ({"sample_rate": 0.0}, r"sample_rate: 0.0 found, expected 0 < sample_rate <= 1"),
         ({"sample_rate": 1.5}, "sample_rate: 1.5 found"),
-        ({"placement": "replicated", "sampling": "hard_negative"}, "ranks' copies would part"),
+        ({"placement": "replicated", "sampling": "hard_negative"}, "'hard_negative'.*'replicated'"),
         ({"sampling": "hash_forest", "rebuild_every": 0}, "rebuild_every: 0 found"),
         ({"placement": "gpu"}, r"placement: 'gpu' is not known.*'sharded'"),
         ({"scale": 0.0}, "scale: 0.0 found"),

@@ -135,7 +135,7 @@ def _train(case: Case, batches: Batches, sizes: list[int] | None) -> Trace:
     )
     ranks = dist.get_world_size()
     losses, cosines, gradients, active = [], [], [], []
-    head._sample = recorder = Recorder(head._sample)
+    head._selection.sampler = recorder = Recorder(head._selection.sampler)
     for number, (x, y) in enumerate(batches):
         cut = SIZES[ranks]
         start = sum(cut[: dist.get_rank()])
