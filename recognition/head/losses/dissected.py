@@ -13,10 +13,30 @@ from recognition.head.losses.base import Loss, LossInputs, SampleWeights, check_
 
 @dataclass(frozen=True)
 class DissectedSoftmax(Loss):
-    """See `d_softmax`."""
+    """D-Softmax (He et al., "Softmax Dissection", AAAI 2020, arXiv 1908.01281).
 
-    d: float
-    batch_rate: float
+    The sum of an intra-class and an inter-class term, each with a gradient of its own:
+
+        log(1 + exp(s·(d − cos θ_y)))  +  log(1 + Σ_{k≠y} exp(s·cos θ_k))
+
+    D-Softmax-B is `batch_rate` below 1: the inter-class term is computed for a sampled part of the
+    batch (chosen by step and position in the batch) and averaged over it. D-Softmax-K, a sampled
+    part of the classes, is the sampling `random_negative`.
+
+    Attributes:
+        d: cosine that the target class is pulled towards, in (−1, 1].
+        batch_rate: fraction of the batch with an inter-class term, in (0, 1].
+
+    Raises `ValueError` when one of them is out of range.
+    """
+
+    d: float = 0.9
+    batch_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not -1.0 < self.d <= 1.0:
+            raise ValueError(f"loss option d: {self.d} found, expected a cosine in (-1, 1]")
+        check_fraction("batch_rate", self.batch_rate)
 
     def total(
         self,
@@ -31,24 +51,4 @@ class DissectedSoftmax(Loss):
         return (intra_N * weights.target).sum() + (inter_S * weights.negatives).sum()
 
 
-def d_softmax(d: float = 0.9, batch_rate: float = 1.0) -> Loss:
-    """Return D-Softmax (He et al., "Softmax Dissection", AAAI 2020, arXiv 1908.01281).
-
-    The sum of an intra-class and an inter-class term, each with a gradient of its own:
-
-        log(1 + exp(s·(d − cos θ_y)))  +  log(1 + Σ_{k≠y} exp(s·cos θ_k))
-
-    D-Softmax-B is `batch_rate` below 1: the inter-class term is computed for a sampled part of the
-    batch (chosen by step and position in the batch) and averaged over it. D-Softmax-K, a sampled
-    part of the classes, is the sampling `random_negative`.
-
-    Args:
-        d: cosine that the target class is pulled towards, in (−1, 1].
-        batch_rate: fraction of the batch with an inter-class term, in (0, 1].
-
-    Raises `ValueError` when one of them is out of range.
-    """
-    if not -1.0 < d <= 1.0:
-        raise ValueError(f"loss option d: {d} found, expected a cosine in (-1, 1]")
-    check_fraction("batch_rate", batch_rate)
-    return DissectedSoftmax(d, batch_rate)
+d_softmax = DissectedSoftmax

@@ -1,7 +1,7 @@
 """Margins: what is done to the cosine between a sample and its target centre.
 
-Each is a class that returns the target cosines with margin, a function that makes it from checked
-options, and an entry in `build.LOSSES`. Derivatives come from autograd on N numbers.
+Each is a class with its options, their checks and the target cosines with margin, and an entry in
+`build.LOSSES`. Derivatives come from autograd on N numbers.
 
 Shapes: N samples of the global batch.
 """
@@ -48,19 +48,33 @@ def falling_cosine(angle_N: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class CosineMargin(MarginSoftmax):
-    """The additive cosine margin of CosFace: `cos θ − m`. See `cosface`."""
+class CosFace(MarginSoftmax):
+    """`cos θ − m` (Wang et al., "CosFace", CVPR 2018, arXiv 1801.09414).
 
-    m: float
+    Attributes:
+        m: margin, finite and at least 0.
+
+    Raises `ValueError` when it is out of range.
+    """
+
+    m: float = 0.4
+
+    def __post_init__(self) -> None:
+        check_at_least("m", self.m, 0.0)
 
     def margin(self, inputs: LossInputs) -> torch.Tensor:
         """Return `cos θ − m`, float [N]."""
         return inputs.target_cosine - self.m
 
 
+def softmax() -> MarginSoftmax:
+    """Return the plain softmax: no margin."""
+    return CosFace(0.0)
+
+
 @dataclass(frozen=True)
 class AngularMargin(MarginSoftmax):
-    """The combined margin `cos(m1·θ + m2) − m3`, continued beyond π. See `combined`."""
+    """`cos(m1·θ + m2) − m3`, continued beyond π by `falling_cosine`. See `combined`."""
 
     m1: float
     m2: float
@@ -68,99 +82,17 @@ class AngularMargin(MarginSoftmax):
     detached: bool = False
     centres_per_class: int = 1
 
+    def __post_init__(self) -> None:
+        check_above("m1", self.m1, 0.0)
+        check_at_least("m2", self.m2, 0.0)
+        check_at_least("m3", self.m3, 0.0)
+
     def margin(self, inputs: LossInputs) -> torch.Tensor:
         """Return the cosines with margin, float [N]."""
         value_N = falling_cosine(self.m1 * angle(inputs.target_cosine) + self.m2) - self.m3
         if self.detached:
             return inputs.target_cosine + (value_N - inputs.target_cosine).detach()
         return value_N
-
-
-@dataclass(frozen=True)
-class AdaptiveMargin(MarginSoftmax):
-    """AdaFace's margin, which follows the norm of the embedding. See `adaface`."""
-
-    m: float
-    h: float
-    alpha: float
-    initial = (20.0, 100.0)  # mean and deviation of norms, as published
-
-    def observe(self, inputs: LossInputs) -> torch.Tensor:
-        """Return mean and deviation of the norms, moved by `alpha` towards the batch's."""
-        norm_N = inputs.norm.clamp(1e-3, 100.0)
-        if len(norm_N) < 2:  # one sample has no deviation
-            return inputs.running
-        return inputs.running.lerp(torch.stack([norm_N.mean(), norm_N.std()]), self.alpha)
-
-    def margin(self, inputs: LossInputs) -> torch.Tensor:
-        """Return `cos(θ − m·z) − (m + m·z)`, float [N]; z carries no gradient."""
-        mean, deviation = inputs.running.unbind()
-        norm_N = inputs.norm.detach().clamp(1e-3, 100.0)
-        z_N = ((norm_N - mean) / (deviation + 1e-3) * self.h).clamp(-1.0, 1.0)
-        # Below angle 0 the cosine would fall again: a sample at its centre has nothing to gain.
-        shifted_N = (angle(inputs.target_cosine) - self.m * z_N).clamp_min(0.0)
-        return falling_cosine(shifted_N) - self.m - self.m * z_N
-
-
-@dataclass(frozen=True)
-class MagnitudeMargin(MarginSoftmax):
-    """MagFace's margin and regulariser, functions of the embedding's norm. See `magface`."""
-
-    lower_norm: float
-    upper_norm: float
-    lower_margin: float
-    upper_margin: float
-    regulariser: float
-    has_norm_gradient = True
-
-    def margin(self, inputs: LossInputs) -> torch.Tensor:
-        """Return `cos(θ + m(a))`, float [N]; the norm a gets its gradient too."""
-        slope = (self.upper_margin - self.lower_margin) / (self.upper_norm - self.lower_norm)
-        margin_N = self.lower_margin + slope * (self._norm(inputs) - self.lower_norm)
-        return falling_cosine(angle(inputs.target_cosine) + margin_N)
-
-    def penalty(self, inputs: LossInputs) -> torch.Tensor:
-        """Return `λ·(1/a + a/u²)`, float [N]: smallest at the upper norm u."""
-        norm_N = self._norm(inputs)
-        return self.regulariser * (1.0 / norm_N + norm_N / self.upper_norm**2)
-
-    def _norm(self, inputs: LossInputs) -> torch.Tensor:
-        return inputs.norm.clamp(self.lower_norm, self.upper_norm)
-
-
-@dataclass(frozen=True)
-class CurricularMargin(MarginSoftmax):
-    """ArcFace's margin, and hard negatives that count for more with time. See `curricularface`."""
-
-    m: float
-    alpha: float
-    initial = (0.0,)  # t, the running mean of the target cosine
-
-    def observe(self, inputs: LossInputs) -> torch.Tensor:
-        """Return t, moved by `alpha` towards the batch's mean cosine."""
-        return inputs.running.lerp(inputs.target_cosine.mean().reshape(1), self.alpha)
-
-    def margin(self, inputs: LossInputs) -> torch.Tensor:
-        """Return `cos(θ + m)`, float [N]."""
-        return falling_cosine(angle(inputs.target_cosine) + self.m)
-
-    def curriculum(self, inputs: LossInputs) -> Curriculum:
-        """Return the bound `cos(θ + m)`: a negative nearer than the target with margin is hard."""
-        return Curriculum(self.margin(inputs), inputs.running.expand_as(inputs.target_cosine))
-
-
-def softmax() -> MarginSoftmax:
-    """Return the plain softmax's margin, which is none: `cos θ`."""
-    return CosineMargin(0.0)
-
-
-def cosface(m: float = 0.4) -> MarginSoftmax:
-    """Return `cos θ − m` (Wang et al., "CosFace", CVPR 2018, arXiv 1801.09414).
-
-    Raises `ValueError` unless `m` is finite and at least 0.
-    """
-    check_at_least("m", m, 0.0)
-    return CosineMargin(m)
 
 
 def arcface(m: float = 0.5, detached: bool = False) -> MarginSoftmax:
@@ -183,8 +115,6 @@ def combined(
 ) -> MarginSoftmax:
     """Return `cos(m1·θ + m2) − m3` (the combined margin of ArcFace, arXiv 1801.07698, section 2.2).
 
-    Beyond π the cosine goes on falling, see `falling_cosine`.
-
     Args:
         m1: factor of the angle, finite and above 0.
         m2: added to the angle, in radians, finite and at least 0.
@@ -193,11 +123,9 @@ def combined(
 
     Raises `ValueError` when one of them is out of range.
     """
-    check_above("m1", m1, 0.0)
-    check_at_least("m2", m2, 0.0)
-    check_at_least("m3", m3, 0.0)
     if m1 == 1.0 and m2 == 0.0:
-        return CosineMargin(m3)  # no angle is needed, and none of its rounding
+        check_at_least("m3", m3, 0.0)
+        return CosFace(m3)  # no angle is needed, and none of its rounding
     return AngularMargin(m1, m2, m3, detached)
 
 
@@ -214,33 +142,51 @@ def subcenter_arcface(m: float = 0.5, k: int = 3) -> MarginSoftmax:
     return AngularMargin(1.0, m, 0.0, centres_per_class=k)
 
 
-def adaface(m: float = 0.4, h: float = 0.333, alpha: float = 0.01) -> MarginSoftmax:
-    """Return AdaFace (Kim et al., CVPR 2022, arXiv 2204.00964): a margin that follows quality.
+@dataclass(frozen=True)
+class AdaFace(MarginSoftmax):
+    """A margin that follows image quality (Kim et al., CVPR 2022, arXiv 2204.00964).
 
     With z the embedding's norm, standardised by running mean and deviation, times h and clipped to
     [−1, 1]: `cos(θ − m·z) − (m + m·z)`. Low norms get an angular margin, high ones a cosine margin.
 
-    Args:
+    Attributes:
         m: margin, finite and at least 0.
         h: concentration, finite and above 0.
         alpha: weight of a batch in the running mean and deviation, in (0, 1].
 
     Raises `ValueError` when one of them is out of range.
     """
-    check_at_least("m", m, 0.0)
-    check_above("h", h, 0.0)
-    check_fraction("alpha", alpha)
-    return AdaptiveMargin(m, h, alpha)
+
+    m: float = 0.4
+    h: float = 0.333
+    alpha: float = 0.01
+    initial = (20.0, 100.0)  # mean and deviation of norms, as published
+
+    def __post_init__(self) -> None:
+        check_at_least("m", self.m, 0.0)
+        check_above("h", self.h, 0.0)
+        check_fraction("alpha", self.alpha)
+
+    def observe(self, inputs: LossInputs) -> torch.Tensor:
+        """Return mean and deviation of the norms, moved by `alpha` towards the batch's."""
+        norm_N = inputs.norm.clamp(1e-3, 100.0)
+        if len(norm_N) < 2:  # one sample has no deviation
+            return inputs.running
+        return inputs.running.lerp(torch.stack([norm_N.mean(), norm_N.std()]), self.alpha)
+
+    def margin(self, inputs: LossInputs) -> torch.Tensor:
+        """Return `cos(θ − m·z) − (m + m·z)`, float [N]; z carries no gradient."""
+        mean, deviation = inputs.running.unbind()
+        norm_N = inputs.norm.detach().clamp(1e-3, 100.0)
+        z_N = ((norm_N - mean) / (deviation + 1e-3) * self.h).clamp(-1.0, 1.0)
+        # Below angle 0 the cosine would fall again: a sample at its centre has nothing to gain.
+        shifted_N = (angle(inputs.target_cosine) - self.m * z_N).clamp_min(0.0)
+        return falling_cosine(shifted_N) - self.m - self.m * z_N
 
 
-def magface(
-    lower_norm: float = 10.0,
-    upper_norm: float = 110.0,
-    lower_margin: float = 0.45,
-    upper_margin: float = 0.8,
-    regulariser: float = 35.0,
-) -> MarginSoftmax:
-    """Return MagFace (Meng et al., CVPR 2021, arXiv 2103.06627): the norm tells the quality.
+@dataclass(frozen=True)
+class MagFace(MarginSoftmax):
+    """A norm that tells the quality (Meng et al., CVPR 2021, arXiv 2103.06627).
 
     `cos(θ + m(a))` with a margin that rises linearly with the norm a, clamped to
     [`lower_norm`, `upper_norm`], from `lower_margin` to `upper_margin` (radians), plus
@@ -248,26 +194,70 @@ def magface(
 
     Raises `ValueError` when an option is not finite, negative, or a lower one above an upper one.
     """
-    check_above("lower_norm", lower_norm, 0.0)
-    check_above("upper_norm", upper_norm, lower_norm)
-    check_at_least("lower_margin", lower_margin, 0.0)
-    check_at_least("upper_margin", upper_margin, lower_margin)
-    check_at_least("regulariser", regulariser, 0.0)
-    return MagnitudeMargin(lower_norm, upper_norm, lower_margin, upper_margin, regulariser)
+
+    lower_norm: float = 10.0
+    upper_norm: float = 110.0
+    lower_margin: float = 0.45
+    upper_margin: float = 0.8
+    regulariser: float = 35.0
+    has_norm_gradient = True
+
+    def __post_init__(self) -> None:
+        check_above("lower_norm", self.lower_norm, 0.0)
+        check_above("upper_norm", self.upper_norm, self.lower_norm)
+        check_at_least("lower_margin", self.lower_margin, 0.0)
+        check_at_least("upper_margin", self.upper_margin, self.lower_margin)
+        check_at_least("regulariser", self.regulariser, 0.0)
+
+    def margin(self, inputs: LossInputs) -> torch.Tensor:
+        """Return `cos(θ + m(a))`, float [N]; the norm a gets its gradient too."""
+        slope = (self.upper_margin - self.lower_margin) / (self.upper_norm - self.lower_norm)
+        margin_N = self.lower_margin + slope * (self._norm(inputs) - self.lower_norm)
+        return falling_cosine(angle(inputs.target_cosine) + margin_N)
+
+    def penalty(self, inputs: LossInputs) -> torch.Tensor:
+        """Return `regulariser·(1/a + a/u²)`, float [N]: smallest at the upper norm u."""
+        norm_N = self._norm(inputs)
+        return self.regulariser * (1.0 / norm_N + norm_N / self.upper_norm**2)
+
+    def _norm(self, inputs: LossInputs) -> torch.Tensor:
+        return inputs.norm.clamp(self.lower_norm, self.upper_norm)
 
 
-def curricularface(m: float = 0.5, alpha: float = 0.01) -> MarginSoftmax:
-    """Return CurricularFace (Huang et al., CVPR 2020, arXiv 2004.00288).
+@dataclass(frozen=True)
+class CurricularFace(MarginSoftmax):
+    """Hard negatives that count for more with time (Huang et al., CVPR 2020, arXiv 2004.00288).
 
     `cos(θ + m)` for the target class; a negative whose cosine c exceeds it counts as `c·(t + c)`, t
     being the running mean of the target cosines, which rises as training succeeds.
 
-    Args:
+    Attributes:
         m: margin in radians, finite and at least 0.
         alpha: weight of a batch in t, in (0, 1].
 
     Raises `ValueError` when one of them is out of range.
     """
-    check_at_least("m", m, 0.0)
-    check_fraction("alpha", alpha)
-    return CurricularMargin(m, alpha)
+
+    m: float = 0.5
+    alpha: float = 0.01
+    initial = (0.0,)  # t
+
+    def __post_init__(self) -> None:
+        check_at_least("m", self.m, 0.0)
+        check_fraction("alpha", self.alpha)
+
+    def observe(self, inputs: LossInputs) -> torch.Tensor:
+        """Return t, moved by `alpha` towards the batch's mean cosine."""
+        return inputs.running.lerp(inputs.target_cosine.mean().reshape(1), self.alpha)
+
+    def margin(self, inputs: LossInputs) -> torch.Tensor:
+        """Return `cos(θ + m)`, float [N]."""
+        return falling_cosine(angle(inputs.target_cosine) + self.m)
+
+    def curriculum(self, inputs: LossInputs) -> Curriculum:
+        """Return the bound `cos(θ + m)`: a negative nearer than the target with margin is hard."""
+        return Curriculum(self.margin(inputs), inputs.running.expand_as(inputs.target_cosine))
+
+
+# By these names users call them, as those that are functions.
+cosface, adaface, magface, curricularface = CosFace, AdaFace, MagFace, CurricularFace
