@@ -25,7 +25,13 @@ from recognition.head.online_softmax.global_loss import (
     attach_backward,
 )
 from recognition.head.online_softmax.pending import PendingGradients
-from recognition.head.online_softmax.settings import STAGE_BYTES, StreamSettings
+from recognition.head.online_softmax.settings import (
+    BLOCK_BYTES,
+    KEEP_BYTES,
+    STAGE_BYTES,
+    StreamSettings,
+    budget,
+)
 from recognition.head.online_softmax.stream import BlockStream
 from recognition.head.online_softmax.threads import Threads
 from recognition.head.online_softmax.update import RowUpdater
@@ -159,9 +165,8 @@ class PartialFC(nn.Module):
         self.step_count, self.dense_update = 0, dense_update
         self.loss = cosface() if loss is None else loss
         self.optimizer = RowSGD() if optimizer is None else optimizer
-        settings = StreamSettings.on_device(
-            device, scale, inter_class_filter, block_bytes, keep_bytes, matmul_dtype
-        )
+        budgets = budget(block_bytes, BLOCK_BYTES, device), budget(keep_bytes, KEEP_BYTES, device)
+        settings = StreamSettings(scale, inter_class_filter, *budgets, matmul_dtype)
         self._collectives = create_collectives(placement, group)
         self.shard = self._collectives.shard(num_classes)
         self.table = create_table(

@@ -3,10 +3,13 @@
 Shapes: L rows of the local table, A rows of the set, d embedding size, N samples.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+
+Bounds = Sequence[tuple[int, int]]
+"""Ranges `[start, stop)` of positions in a row set, those of consecutive blocks."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,10 @@ class RowSet:
         index = mask_L.nonzero().squeeze(1)
         return cls(index.shape[0], index)
 
+    def blocks(self, size: int) -> Bounds:
+        """Return the bounds of blocks of `size` positions, the last one shorter."""
+        return [(start, min(start + size, self.count)) for start in range(0, self.count, size)]
+
     def numbers(self, start: int, stop: int, device: torch.device) -> torch.Tensor:
         """Return the row numbers at positions `[start, stop)`: int64 [stop − start]."""
         if self.index is None:
@@ -43,27 +50,6 @@ class RowSet:
             return torch.where(row_N < self.count, row_N, -1)
         position_N = torch.searchsorted(self.index, row_N).clamp_max(self.count - 1)
         return torch.where(self.index[position_N] == row_N, position_N, -1)
-
-
-@dataclass(frozen=True)
-class RowRange:
-    """The positions `[start, stop)` of a set of rows, to be walked in blocks of `block_rows`."""
-
-    rows: RowSet
-    start: int
-    stop: int
-    block_rows: int
-
-    def blocks(self) -> Iterator[tuple[int, int]]:
-        """Yield the consecutive ranges of positions that the blocks take."""
-        for start in range(self.start, self.stop, self.block_rows):
-            yield start, min(start + self.block_rows, self.stop)
-
-    def split(self, blocks: int) -> Iterator["RowRange"]:
-        """Yield parts of `blocks` blocks each, the last one what is left."""
-        size = blocks * self.block_rows
-        for start in range(self.start, self.stop, size) if size else ():
-            yield RowRange(self.rows, start, min(start + size, self.stop), self.block_rows)
 
 
 def local_rows(label_N: torch.Tensor, start: int, stop: int) -> torch.Tensor:

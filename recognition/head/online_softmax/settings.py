@@ -61,21 +61,6 @@ class StreamSettings:
                 f"matmul_dtype: {self.matmul_dtype} found, expected one of {_MATMUL_DTYPES}"
             )
 
-    @classmethod
-    def on_device(
-        cls,
-        device: torch.device,
-        scale: float,
-        inter_class_filter: float | None,
-        block_bytes: int | None,
-        keep_bytes: int | None,
-        matmul_dtype: torch.dtype,
-    ) -> "StreamSettings":
-        """Return the settings with the device's budgets where none is stated."""
-        block_bytes = budget(block_bytes, BLOCK_BYTES, device)
-        keep_bytes = budget(keep_bytes, KEEP_BYTES, device)
-        return cls(scale, inter_class_filter, block_bytes, keep_bytes, matmul_dtype)
-
     @property
     def log2_scale(self) -> float:
         """The scale of logits to base 2: `2^(log2_scale·c) = exp(scale·c)`."""

@@ -13,7 +13,7 @@ from recognition.head.losses.base import Curriculum
 from recognition.head.online_softmax.settings import StreamSettings
 from recognition.head.online_softmax.threads import Threads
 from recognition.head.placement.table import Table
-from recognition.head.rows import RowRange, RowSet
+from recognition.head.rows import Bounds, RowSet
 
 Result = TypeVar("Result")
 
@@ -65,8 +65,9 @@ class BlockStream:
             with_state: whether blocks have the optimizer state besides the weight.
         """
 
-        def run(ops: BlockOps, part: RowRange) -> Result:
-            return function(ops, self.table.iter_blocks(part, ops.space, with_state=with_state))
+        def run(ops: BlockOps, part: Bounds) -> Result:
+            blocks = self.table.iter_blocks(rows, part, ops.space, with_state=with_state)
+            return function(ops, blocks)
 
         block_rows = self.settings.block_rows(samples, self.embedding_size, self.centres)
-        return self.threads.map(run, rows, block_rows)
+        return self.threads.map(run, rows.blocks(block_rows))

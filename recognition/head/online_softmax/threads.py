@@ -21,7 +21,7 @@ import torch
 from recognition.head.kernels.build import block_ops
 from recognition.head.kernels.reference import BlockOps
 from recognition.head.kernels.workspace import Workspace
-from recognition.head.rows import RowRange, RowSet
+from recognition.head.rows import Bounds
 
 Result = TypeVar("Result")
 
@@ -30,7 +30,7 @@ _BLOCKS = 8  # of a part at most, so that few results of parts wait for their tu
 
 
 class Threads:
-    """Calls a function on each part of a row set.
+    """Calls a function on each part of a sequence of blocks.
 
     Args:
         device: where blocks are computed.
@@ -53,24 +53,22 @@ class Threads:
         return partial(Threads, self._device, parallel=self._parallel), ()
 
     def map(
-        self, function: Callable[[BlockOps, RowRange], Result], rows: RowSet, block_rows: int
+        self, function: Callable[[BlockOps, Bounds], Result], blocks: Bounds
     ) -> Iterator[Result]:
-        """Yield `function(ops, part)` for each part of `rows`, in their order.
+        """Yield `function(ops, part)` for each part of `blocks`, in their order.
 
-        Parts are whole blocks of `block_rows` rows; the last may be shorter. The caller must take
-        all results. What a part raises is raised in its turn, once no part is being worked on;
-        parts that have not begun are dropped.
+        The caller must take all results. What a part raises is raised in its turn, once no part is
+        being worked on; parts that have not begun are dropped.
         """
-        blocks = -(-rows.count // block_rows)
-        blocks_per_part = max(1, min(_BLOCKS, blocks // _PARTS)) if self._parallel else blocks
-        parts = list(RowRange(rows, 0, rows.count, block_rows).split(blocks_per_part))
+        size = max(1, min(_BLOCKS, len(blocks) // _PARTS)) if self._parallel else len(blocks) or 1
+        parts = [blocks[start : start + size] for start in range(0, len(blocks), size)]
         if not self._parallel or torch.get_num_threads() < 2 or len(parts) < 2:
             for part in parts:
                 yield function(self.ops, part)
             return
         pool = self._start()
 
-        def run(part: RowRange) -> Result:
+        def run(part: Bounds) -> Result:
             ops = self._idle.get()
             try:
                 with torch.no_grad():

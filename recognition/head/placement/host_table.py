@@ -12,7 +12,7 @@ import torch
 from recognition.head.kernels.block import Block
 from recognition.head.kernels.workspace import Workspace
 from recognition.head.placement.table import Table
-from recognition.head.rows import RowRange, RowSet
+from recognition.head.rows import Bounds, RowSet
 
 
 @dataclass
@@ -106,13 +106,17 @@ class HostTable(Table):
         self._staged = None
 
     def iter_blocks(
-        self, part: RowRange, space: Workspace, *, with_state: bool = False
+        self,
+        rows: RowSet,
+        bounds: Bounds,
+        space: Workspace,
+        *,
+        with_state: bool = False,
     ) -> Iterator[Block]:
-        """Yield a part of a row set block by block, one sent ahead; one part at a time."""
+        """Yield the blocks of a row set within `bounds`, the next one sent ahead."""
         names = ("weight", *self.state_names) if with_state else ("weight",)
-        host, blocks = _on_host(part.rows), list(part.blocks())
-        staged = self._staged
-        if staged is not None and staged.rows is not part.rows:
+        host, staged = _on_host(rows), self._staged
+        if staged is not None and staged.rows is not rows:
             staged = None
 
         def fetch(name: str, start: int, stop: int) -> Future[torch.Tensor]:
@@ -126,12 +130,12 @@ class HostTable(Table):
                 arguments = getattr(self, name), host, block.start, block.stop, tensor, ready
                 self._pending.append(self._thread.submit(self._receive, *arguments))
 
-        fetches = ({name: fetch(name, *block) for name in names} for block in blocks)
+        fetches = ({name: fetch(name, *block) for name in names} for block in bounds)
         following = next(fetches, {})
-        for start, stop in blocks:
+        for start, stop in bounds:
             sent, following = following, next(fetches, {})
             tensors = {name: self._arrived(future) for name, future in sent.items()}
-            yield _HostBlock(part.rows, start, stop, tensors, None, space, send_back=send_back)
+            yield _HostBlock(rows, start, stop, tensors, None, space, send_back=send_back)
         self.finish()
 
     def finish(self) -> None:

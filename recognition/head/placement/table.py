@@ -10,7 +10,7 @@ from torch import nn
 
 from recognition.head.kernels.block import Block
 from recognition.head.kernels.workspace import Workspace
-from recognition.head.rows import RowRange, RowSet
+from recognition.head.rows import Bounds, RowSet
 
 
 class Table(nn.Module):
@@ -56,19 +56,24 @@ class Table(nn.Module):
         """Forget the staged rows: the passes over them are done."""
 
     def iter_blocks(
-        self, part: RowRange, space: Workspace, *, with_state: bool = False
+        self,
+        rows: RowSet,
+        bounds: Bounds,
+        space: Workspace,
+        *,
+        with_state: bool = False,
     ) -> Iterator[Block]:
-        """Yield a part of a row set block by block, copies of rows in `space`.
+        """Yield the blocks of a row set within `bounds`, copies of rows in `space`.
 
         Whoever changes a block calls its `write` before taking the next one.
         """
-        tensors, index = self.tensors() if with_state else {"weight": self.weight}, part.rows.index
-        for start, stop in part.blocks():
-            if index is None:
-                rows = {name: tensor[start:stop] for name, tensor in tensors.items()}
-                yield Block(part.rows, start, stop, rows, None, space)
+        tensors = self.tensors() if with_state else {"weight": self.weight}
+        for start, stop in bounds:
+            if rows.index is None:
+                views = {name: tensor[start:stop] for name, tensor in tensors.items()}
+                yield Block(rows, start, stop, views, None, space)
             else:
-                yield Block(part.rows, start, stop, tensors, index[start:stop], space)
+                yield Block(rows, start, stop, tensors, rows.index[start:stop], space)
 
     def finish(self) -> None:
         """Wait until all that was written is in the table."""

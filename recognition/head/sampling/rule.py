@@ -14,7 +14,7 @@ import torch
 from recognition.head.hashing import class_hash
 from recognition.head.kernels.workspace import Workspace
 from recognition.head.placement.table import Table
-from recognition.head.rows import RowRange, RowSet, local_rows
+from recognition.head.rows import RowSet, local_rows
 
 # Classes hashed at a time. On a CPU the temporaries, 8 bytes per class, should stay in each core's
 # own cache: with one thread, 10 million hashes took 132, 78, 104 and 121 ms in chunks of 2^14,
@@ -46,8 +46,8 @@ class TableReader:
         The centres are float32 [R, K, d] on the device that computes, as stored: not normalised.
         They may be the table itself, to be read only, until the next block.
         """
-        whole = RowRange(RowSet(self.rows), 0, self.rows, size)
-        for block in self.table.iter_blocks(whole, Workspace()):
+        rows = RowSet(self.rows)
+        for block in self.table.iter_blocks(rows, rows.blocks(size), Workspace()):
             weight = block.read("weight")
             yield block.start, block.stop, weight.view(len(weight), -1, self.embedding_size)
 

@@ -12,7 +12,7 @@ import torch
 from recognition.head import PartialFC
 from recognition.head.kernels.reference import BlockOps
 from recognition.head.online_softmax.threads import Threads
-from recognition.head.rows import RowRange, RowSet
+from recognition.head.rows import Bounds, RowSet
 
 CPU = torch.device("cpu")
 
@@ -29,12 +29,16 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 def test_every_row_is_in_one_part_and_results_come_in_order(threads: int, rows: int) -> None:
     seen: set[str] = set()
 
-    def part(ops: BlockOps, part: RowRange) -> list[tuple[int, int]]:
+    def part(ops: BlockOps, part: Bounds) -> list[tuple[int, int]]:
         seen.add(threading.current_thread().name)
         assert not torch.is_grad_enabled() or threads == 1 or rows <= 10
-        return list(part.blocks())
+        return list(part)
 
-    cuts = [cut for cuts in Threads(CPU, parallel=True).map(part, RowSet(rows), 10) for cut in cuts]
+    cuts = [
+        cut
+        for cuts in Threads(CPU, parallel=True).map(part, RowSet(rows).blocks(10))
+        for cut in cuts
+    ]
     assert cuts == [(start, min(start + 10, rows)) for start in range(0, rows, 10)]
     assert torch.get_num_threads() == threads
     if rows == 1000:
@@ -42,26 +46,29 @@ def test_every_row_is_in_one_part_and_results_come_in_order(threads: int, rows: 
 
 
 def test_lanes_that_may_not_part_work_in_the_caller_on_one_part(threads: int) -> None:
-    def part(ops: BlockOps, part: RowRange) -> tuple[int, int, int]:
-        return threading.get_ident(), part.start, part.stop
+    def part(ops: BlockOps, part: Bounds) -> tuple[int, int, int]:
+        return threading.get_ident(), part[0][0], part[-1][1]
 
-    found = list(Threads(CPU, parallel=False).map(part, RowSet(1000), 10))
+    found = list(Threads(CPU, parallel=False).map(part, RowSet(1000).blocks(10)))
     assert found == [(threading.get_ident(), 0, 1000)]
 
 
 def test_a_failure_is_raised_and_leaves_torch_and_the_lanes_as_they_were(threads: int) -> None:
     workers = Threads(CPU, parallel=True)
 
-    def fail(ops: BlockOps, part: RowRange) -> int:
-        if part.start <= 500 < part.stop:
+    def fail(ops: BlockOps, part: Bounds) -> int:
+        if part[0][0] <= 500 < part[-1][1]:
             raise ValueError("row 500 is bad")
-        return part.start
+        return part[0][0]
 
     for _ in range(3):
         with pytest.raises(ValueError, match="row 500 is bad"):
-            list(workers.map(fail, RowSet(1000), 10))
+            list(workers.map(fail, RowSet(1000).blocks(10)))
         assert torch.get_num_threads() == threads
-    assert sum(workers.map(lambda ops, part: part.stop - part.start, RowSet(1000), 10)) == 1000
+    assert (
+        sum(workers.map(lambda ops, part: part[-1][1] - part[0][0], RowSet(1000).blocks(10)))
+        == 1000
+    )
 
 
 def test_a_failure_is_raised_when_no_other_part_is_at_work_any_more() -> None:
@@ -70,19 +77,19 @@ def test_a_failure_is_raised_when_no_other_part_is_at_work_any_more() -> None:
     begun, failed = threading.Event(), threading.Event()
     at_work: list[int] = []
 
-    def part(ops: BlockOps, part: RowRange) -> None:
-        if part.start == 0:
+    def part(ops: BlockOps, part: Bounds) -> None:
+        if part[0][0] == 0:
             begun.wait(10)
             failed.set()
             raise ValueError("the first part is bad")
-        at_work.append(part.start)
+        at_work.append(part[0][0])
         begun.set()
         failed.wait(10)
         time.sleep(0.2)
-        at_work.remove(part.start)
+        at_work.remove(part[0][0])
 
     with pytest.raises(ValueError, match="the first part is bad"):
-        list(Threads(CPU, parallel=True).map(part, RowSet(1000), 10))
+        list(Threads(CPU, parallel=True).map(part, RowSet(1000).blocks(10)))
     assert at_work == []
     torch.set_num_threads(before)
 
@@ -93,7 +100,7 @@ def test_a_lane_serves_one_part_at_a_time() -> None:
     busy: set[int] = set()
     lock = threading.Lock()
 
-    def part(ops: BlockOps, part: RowRange) -> int:
+    def part(ops: BlockOps, part: Bounds) -> int:
         with lock:
             assert id(ops) not in busy
             busy.add(id(ops))
@@ -103,7 +110,7 @@ def test_a_lane_serves_one_part_at_a_time() -> None:
             busy.remove(id(ops))
         return 1
 
-    assert sum(Threads(CPU, parallel=True).map(part, RowSet(1000), 10)) == 17
+    assert sum(Threads(CPU, parallel=True).map(part, RowSet(1000).blocks(10))) == 17
     torch.set_num_threads(before)
 
 
