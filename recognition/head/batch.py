@@ -7,6 +7,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from recognition.head.kernels.reference import EPSILON
 
@@ -15,11 +16,7 @@ _LABEL_DTYPES = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 
 
 def check_batch(
-    embeddings: torch.Tensor,
-    labels: torch.Tensor,
-    size: int,
-    device: torch.device,
-    num_classes: int,
+    embeddings: Tensor, labels: Tensor, size: int, device: torch.device, num_classes: int
 ) -> None:
     """Raise `ValueError` unless the batch fits a head of embedding size `size` on `device`.
 
@@ -50,14 +47,14 @@ def check_batch(
             )
 
 
-def normalise(embeddings_bd: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def normalise(embeddings_bd: Tensor) -> tuple[Tensor, Tensor]:
     """Return the unit embeddings, float32 [b, d], and their norms before, [b]."""
     embedding_bd = embeddings_bd.float()
     norm_b = torch.linalg.vector_norm(embedding_bd, dim=1)
     return F.normalize(embedding_bd, dim=1, eps=EPSILON), norm_b
 
 
-def mask_unknown(unit_bd: torch.Tensor, label_b: torch.Tensor, num_classes: int) -> torch.Tensor:
+def mask_unknown(unit_bd: Tensor, label_b: Tensor, num_classes: int) -> Tensor:
     """Return the embeddings, NaN where the label is outside `[0, C)`, without a wait."""
     unknown_b = (label_b < 0) | (label_b >= num_classes)
     return unit_bd.masked_fill(unknown_b.unsqueeze(1), math.nan)

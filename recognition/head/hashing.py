@@ -5,12 +5,12 @@ No generator has a state, so a resumed run, or one on another number of ranks, d
 
 import hashlib
 
-import torch
+from torch import Tensor
 
 WORD = 0xFFFFFFFF  # the largest 32-bit word
 
 
-def class_hash(class_id: torch.Tensor, seed: int, step: int) -> torch.Tensor:
+def class_hash(class_id: Tensor, seed: int, step: int) -> Tensor:
     """Return 32 uniform bits for each class in a step: int64 of `class_id`'s shape, `[0, 2^32)`.
 
     Two rounds of an invertible 32-bit mix (Wellons' "lowbias32") keyed by a SHA-256 of
@@ -27,7 +27,7 @@ def hash_keys(seed: int, step: int) -> tuple[int, int]:
     return int.from_bytes(digest[:4], "big"), int.from_bytes(digest[4:8], "big")
 
 
-def _mix(word: torch.Tensor) -> torch.Tensor:
+def _mix(word: Tensor) -> Tensor:
     """Scramble 32-bit words held in int64, in place; a bijection of `[0, 2^32)`."""
     word.bitwise_xor_(word >> 16)
     word.mul_(0x7FEB352D).bitwise_and_(WORD)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from recognition.head.batch import check_batch, mask_unknown, normalise
 from recognition.head.kernels.block import Block
@@ -56,9 +56,9 @@ class HeadOutput:
             writes all of them, so a new figure is one line here.
     """
 
-    loss: torch.Tensor
+    loss: Tensor
     active_classes: int
-    figures: dict[str, torch.Tensor | float]
+    figures: dict[str, Tensor | float]
 
 
 class PartialFC(nn.Module):
@@ -129,7 +129,7 @@ class PartialFC(nn.Module):
     together.
     """
 
-    running: torch.Tensor
+    running: Tensor
 
     def __init__(
         self,
@@ -192,7 +192,7 @@ class PartialFC(nn.Module):
         self.register_buffer("running", torch.tensor(self.loss.initial, device=device))
 
     @property
-    def weight(self) -> torch.Tensor:
+    def weight(self) -> Tensor:
         """This rank's class centres, float32 [L, K·d]: the table's tensor itself."""
         return self.table.weight
 
@@ -207,10 +207,7 @@ class PartialFC(nn.Module):
         return self.table.device
 
     def forward(
-        self,
-        embeddings: torch.Tensor,
-        labels: torch.Tensor,
-        batch_sizes: Sequence[int] | None = None,
+        self, embeddings: Tensor, labels: Tensor, batch_sizes: Sequence[int] | None = None
     ) -> HeadOutput:
         """Return the loss of the global batch.
 
@@ -263,7 +260,7 @@ class PartialFC(nn.Module):
         )
 
     @torch.no_grad()
-    def prefetch(self, labels: torch.Tensor, batch_sizes: Sequence[int] | None = None) -> None:
+    def prefetch(self, labels: Tensor, batch_sizes: Sequence[int] | None = None) -> None:
         """Begin to send the next batch's active rows to the device, for `placement="host"`.
 
         Call it when the labels are known, before the backbone's forward pass, which then hides
@@ -278,9 +275,7 @@ class PartialFC(nn.Module):
             self._selection.prefetch(self.step_count, label_N)
 
     @torch.no_grad()
-    def step(
-        self, lr: float, *, grad_scale: float | torch.Tensor = 1.0, skip: bool = False
-    ) -> None:
+    def step(self, lr: float, *, grad_scale: float | Tensor = 1.0, skip: bool = False) -> None:
         """Update the sampled centres with their gradients, clear those, and count the step.
 
         Centres, state and decay of a class that no forward pass since the last step sampled stay
@@ -299,7 +294,7 @@ class PartialFC(nn.Module):
         if not skip:
             rows = self._pending.rows()
 
-            def update(ops: BlockOps, block: Block, grad_unit: torch.Tensor) -> None:
+            def update(ops: BlockOps, block: Block, grad_unit: Tensor) -> None:
                 self._updater.update(ops, block, grad_unit, lr, self.step_count)
 
             for _ in self._pending.map(update, rows, grad_scale, with_state=True):
@@ -313,7 +308,7 @@ class PartialFC(nn.Module):
         self.step_count += 1
 
     @torch.no_grad()
-    def gradients_finite(self) -> torch.Tensor:
+    def gradients_finite(self) -> Tensor:
         """Return whether the gradients that wait for `step` are finite: bool scalar tensor.
 
         Costs next to nothing. A NaN or infinity in any rank's embeddings or centres shows on all
@@ -322,7 +317,7 @@ class PartialFC(nn.Module):
         return self._pending.finite()
 
     @torch.no_grad()
-    def step_figures(self, grad_scale: float | torch.Tensor = 1.0) -> dict[str, torch.Tensor]:
+    def step_figures(self, grad_scale: float | Tensor = 1.0) -> dict[str, Tensor]:
         """Return figures for the log that cost too much for every step, by name: scalars.
 
         Call it between the backward passes and `step`, on all ranks: it makes every block's
@@ -339,14 +334,14 @@ class PartialFC(nn.Module):
         }
 
     @torch.no_grad()
-    def gradient_norm(self, grad_scale: float | torch.Tensor = 1.0) -> torch.Tensor:
+    def gradient_norm(self, grad_scale: float | Tensor = 1.0) -> Tensor:
         """Return the norm of the gradient that waits for `step`, over all ranks: scalar.
 
         Weight decay is not part of it. Costs and errors are those of `step_figures`.
         """
         return self._pending.norm(grad_scale)
 
-    def state_tensors(self) -> dict[str, torch.Tensor]:
+    def state_tensors(self) -> dict[str, Tensor]:
         """Return this rank's rows of the state by name, each [L, ...], rows by class id.
 
         They are the tensors themselves: to load, copy into them and set `step_count`.
@@ -377,8 +372,8 @@ class PartialFC(nn.Module):
         )
 
     def _labels_and_sizes(
-        self, labels: torch.Tensor, batch_sizes: Sequence[int] | None
-    ) -> tuple[torch.Tensor, Sequence[int]]:
+        self, labels: Tensor, batch_sizes: Sequence[int] | None
+    ) -> tuple[Tensor, Sequence[int]]:
         label_b = labels.to(device=self.device, dtype=torch.int64).contiguous()
         return label_b, self._collectives.batch_sizes(len(label_b), self.device, batch_sizes)
 
@@ -386,7 +381,7 @@ class PartialFC(nn.Module):
         """Return the loss's backward pass: keep the centres' part, return the embeddings'."""
         step, collectives = self.step_count, self._collectives
 
-        def backward(grad_loss: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        def backward(grad_loss: Tensor) -> tuple[Tensor | None, Tensor | None]:
             if self.step_count != step:
                 raise ValueError(
                     f"backward of step {step}'s loss after the centres moved on to step "

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 Bounds = Sequence[tuple[int, int]]
 """Ranges `[start, stop)` of positions in a row set, those of consecutive blocks."""
@@ -23,10 +24,10 @@ class RowSet:
     """
 
     count: int
-    index: torch.Tensor | None = None
+    index: Tensor | None = None
 
     @classmethod
-    def of_mask(cls, mask_L: torch.Tensor) -> "RowSet":
+    def of_mask(cls, mask_L: Tensor) -> "RowSet":
         """Return the rows where a mask is true, bool [L]. The host waits for their number."""
         index = mask_L.nonzero().squeeze(1)
         return cls(index.shape[0], index)
@@ -35,13 +36,13 @@ class RowSet:
         """Return the bounds of blocks of `size` positions, the last one shorter."""
         return [(start, min(start + size, self.count)) for start in range(0, self.count, size)]
 
-    def numbers(self, start: int, stop: int, device: torch.device) -> torch.Tensor:
+    def numbers(self, start: int, stop: int, device: torch.device) -> Tensor:
         """Return the row numbers at positions `[start, stop)`: int64 [stop − start]."""
         if self.index is None:
             return torch.arange(start, stop, device=device)
         return self.index[start:stop]
 
-    def positions(self, row_N: torch.Tensor) -> torch.Tensor:
+    def positions(self, row_N: Tensor) -> Tensor:
         """Return where each row stands in the set: int64 [N], −1 for a row that is not in it.
 
         A row number of −1 (no row of this rank) is in no set.
@@ -52,7 +53,7 @@ class RowSet:
         return torch.where(self.index[position_N] == row_N, position_N, -1)
 
 
-def local_rows(label_N: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+def local_rows(label_N: Tensor, start: int, stop: int) -> Tensor:
     """Return the row of each global class id in the table of classes `[start, stop)`.
 
     int64 [N], −1 for a class that the table does not hold.

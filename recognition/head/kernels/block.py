@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from recognition.head.kernels.workspace import Workspace
 from recognition.head.losses.base import Curriculum
@@ -39,16 +40,16 @@ class Block:
     rows: RowSet
     start: int
     stop: int
-    tensors: dict[str, torch.Tensor]
-    index: torch.Tensor | None
+    tensors: dict[str, Tensor]
+    index: Tensor | None
     space: Workspace
-    _copies: dict[str, torch.Tensor] = field(default_factory=dict)
+    _copies: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """R, the number of rows."""
         return self.stop - self.start
 
-    def read(self, name: str) -> torch.Tensor:
+    def read(self, name: str) -> Tensor:
         """Return the block's rows of a tensor, [R, ...]: a copy where there is an index.
 
         The same tensor each time: change it in place, then call `write`. A copy holds until
@@ -81,7 +82,7 @@ class Block:
         start, stop = self.start * centres, self.stop * centres
         return Block(self.rows, start, stop, {"weight": weight_Cd}, None, self.space)
 
-    def row_numbers(self) -> torch.Tensor:
+    def row_numbers(self) -> Tensor:
         """Return the rows' numbers in the rank's table, on the computing device: int64 [R]."""
         return self.rows.numbers(self.start, self.stop, self.tensors["weight"].device)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from recognition.head.kernels import cpu_loops as loops
 from recognition.head.kernels.block import Block, LogitTransform
@@ -21,7 +22,7 @@ _NONE = np.empty(0, np.int64)
 class CompiledOps(BlockOps):
     """The block operations in compiled loops; torch's where a running maximum must be found."""
 
-    def read_rows(self, block: Block, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    def read_rows(self, block: Block, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """See `BlockOps.read_rows`."""
         weight = factor_Rd = block.tensors["weight"]
         copy = block.index is not None or dtype != weight.dtype
@@ -36,13 +37,13 @@ class CompiledOps(BlockOps):
 
     def softmax_block(
         self,
-        product_CN: torch.Tensor,
-        inverse_C: torch.Tensor,
-        target_N: torch.Tensor,
+        product_CN: Tensor,
+        inverse_C: Tensor,
+        target_N: Tensor,
         transform: LogitTransform,
-        running_max_N: torch.Tensor,
-        sum_exp_N: torch.Tensor,
-    ) -> torch.Tensor | None:
+        running_max_N: Tensor,
+        sum_exp_N: Tensor,
+    ) -> Tensor | None:
         """See `BlockOps.softmax_block`."""
         if not (transform.is_plain and transform.max_is_fixed):
             return super().softmax_block(
@@ -57,11 +58,7 @@ class CompiledOps(BlockOps):
         return None
 
     def add_targets(
-        self,
-        block: Block,
-        grad_unit_Rd: torch.Tensor,
-        target_N: torch.Tensor,
-        grad_Nd: torch.Tensor,
+        self, block: Block, grad_unit_Rd: Tensor, target_N: Tensor, grad_Nd: Tensor
     ) -> None:
         """See `BlockOps.add_targets`."""
         loops.add_targets(
@@ -70,12 +67,7 @@ class CompiledOps(BlockOps):
         )  # fmt: skip
 
     def update_rows_sgd(
-        self,
-        block: Block,
-        grad_unit_Rd: torch.Tensor,
-        sgd: RowSGD,
-        lr: float,
-        noise: RowNoise | None,
+        self, block: Block, grad_unit_Rd: Tensor, sgd: RowSGD, lr: float, noise: RowNoise | None
     ) -> None:
         """See `BlockOps.update_rows_sgd`."""
         assert noise is not None or not sgd.rounds, "rounding needs noise"
@@ -89,7 +81,7 @@ class CompiledOps(BlockOps):
         )  # fmt: skip
 
 
-def _array(tensor: torch.Tensor) -> npt.NDArray[Any]:
+def _array(tensor: Tensor) -> npt.NDArray[Any]:
     """Return a tensor's memory: float32, or bfloat16 as int16, which NumPy has no type for."""
     whole: npt.NDArray[Any] = (
         tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor

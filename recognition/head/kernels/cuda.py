@@ -5,6 +5,7 @@ Shapes: R rows of a block, N samples, d embedding size.
 
 import torch
 import triton
+from torch import Tensor
 
 from recognition.head.kernels import triton_rows, triton_softmax
 from recognition.head.kernels.block import FIXED_MAX, Block, LogitTransform
@@ -36,7 +37,7 @@ _LONGEST_D = 1024  # a row longer than this is taken in pieces
 class TritonOps(BlockOps):
     """The block operations in Triton kernels; torch's for several centres and for curricula."""
 
-    def read_rows(self, block: Block, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    def read_rows(self, block: Block, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """See `BlockOps.read_rows`."""
         weight, rows = block.tensors["weight"], len(block)
         size = weight.shape[1]
@@ -55,13 +56,13 @@ class TritonOps(BlockOps):
 
     def softmax_block(
         self,
-        product_CN: torch.Tensor,
-        inverse_C: torch.Tensor,
-        target_N: torch.Tensor,
+        product_CN: Tensor,
+        inverse_C: Tensor,
+        target_N: Tensor,
         transform: LogitTransform,
-        running_max_N: torch.Tensor,
-        sum_exp_N: torch.Tensor,
-    ) -> torch.Tensor | None:
+        running_max_N: Tensor,
+        sum_exp_N: Tensor,
+    ) -> Tensor | None:
         """See `BlockOps.softmax_block`.
 
         With the fixed maximum, products are read once, not twice, and two of four launches fall
@@ -99,11 +100,7 @@ class TritonOps(BlockOps):
         return rescale_N
 
     def add_targets(
-        self,
-        block: Block,
-        grad_unit_Rd: torch.Tensor,
-        target_N: torch.Tensor,
-        grad_Nd: torch.Tensor,
+        self, block: Block, grad_unit_Rd: Tensor, target_N: Tensor, grad_Nd: Tensor
     ) -> None:
         """See `BlockOps.add_targets`."""
         rows, size = grad_unit_Rd.shape
@@ -116,12 +113,7 @@ class TritonOps(BlockOps):
             )  # fmt: skip
 
     def update_rows_sgd(
-        self,
-        block: Block,
-        grad_unit_Rd: torch.Tensor,
-        sgd: RowSGD,
-        lr: float,
-        noise: RowNoise | None,
+        self, block: Block, grad_unit_Rd: Tensor, sgd: RowSGD, lr: float, noise: RowNoise | None
     ) -> None:
         """See `BlockOps.update_rows_sgd`."""
         assert noise is not None or not sgd.rounds, "rounding needs noise"

@@ -9,6 +9,7 @@ Shapes: R classes of a block, K centres per class, C = R·K centres, N samples, 
 import math
 
 import torch
+from torch import Tensor
 
 from recognition.head.kernels.block import FIXED_MAX, Block, LogitTransform
 from recognition.head.kernels.workspace import Workspace
@@ -32,7 +33,7 @@ class BlockOps:
     def __init__(self, space: Workspace | None = None) -> None:
         self.space = Workspace() if space is None else space
 
-    def read_rows(self, block: Block, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    def read_rows(self, block: Block, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return the block's rows in `dtype`, [R, d], and 1 / max(norm, 1e-12) of each, [R].
 
         Norms are float32, of the rows before they are rounded to `dtype`. The rows may be the
@@ -46,13 +47,13 @@ class BlockOps:
 
     def softmax_block(
         self,
-        product_CN: torch.Tensor,
-        inverse_C: torch.Tensor,
-        target_N: torch.Tensor,
+        product_CN: Tensor,
+        inverse_C: Tensor,
+        target_N: Tensor,
         transform: LogitTransform,
-        running_max_N: torch.Tensor,
-        sum_exp_N: torch.Tensor,
-    ) -> torch.Tensor | None:
+        running_max_N: Tensor,
+        sum_exp_N: Tensor,
+    ) -> Tensor | None:
         """Add a block to each sample's online softmax; turn its products into exponentials.
 
         All in place. With p the old running maximum and q the new one, the largest logit so far or
@@ -101,11 +102,7 @@ class BlockOps:
         return rescale_N
 
     def add_targets(
-        self,
-        block: Block,
-        grad_unit_Rd: torch.Tensor,
-        target_N: torch.Tensor,
-        grad_Nd: torch.Tensor,
+        self, block: Block, grad_unit_Rd: Tensor, target_N: Tensor, grad_Nd: Tensor
     ) -> None:
         """Add `grad_Nd / max(norm of the row, 1e-12)` to the target rows' gradients, in place.
 
@@ -126,12 +123,7 @@ class BlockOps:
         grad_unit_Rd.index_put_((target_N,), added_Nd.to(grad_unit_Rd.dtype), accumulate=True)
 
     def update_rows_sgd(
-        self,
-        block: Block,
-        grad_unit_Rd: torch.Tensor,
-        sgd: RowSGD,
-        lr: float,
-        noise: RowNoise | None,
+        self, block: Block, grad_unit_Rd: Tensor, sgd: RowSGD, lr: float, noise: RowNoise | None
     ) -> None:
         """Update the block's rows by `sgd`, which has a momentum above 0, in place.
 
@@ -152,7 +144,7 @@ class BlockOps:
         sgd.update(block.read("weight"), state, full_gradient(block, grad_unit_Rd), lr, noise)
 
 
-def full_gradient(block: Block, grad_unit_Cd: torch.Tensor) -> torch.Tensor:
+def full_gradient(block: Block, grad_unit_Cd: Tensor) -> Tensor:
     """Return the gradient of a block's centres, float32 [R, K·d].
 
     It lacks the component along each centre that `grad_unit_Cd`, float32 or bfloat16, still has.
@@ -164,13 +156,13 @@ def full_gradient(block: Block, grad_unit_Cd: torch.Tensor) -> torch.Tensor:
     return tangential(gradient_Cd, weight_RD.view(grad_unit_Cd.shape)).view(weight_RD.shape)
 
 
-def inverse_norm(row_Rd: torch.Tensor) -> torch.Tensor:
+def inverse_norm(row_Rd: Tensor) -> Tensor:
     """Equals `1 / row_Rd.norm(dim=1).clamp_min(1e-12)`: float32 [R]."""
-    norm_R: torch.Tensor = torch.linalg.vector_norm(row_Rd, dim=1)
+    norm_R: Tensor = torch.linalg.vector_norm(row_Rd, dim=1)
     return norm_R.clamp_min_(EPSILON).reciprocal_()
 
 
-def tangential(gradient_Rd: torch.Tensor, row_Rd: torch.Tensor) -> torch.Tensor:
+def tangential(gradient_Rd: Tensor, row_Rd: Tensor) -> Tensor:
     """Subtract each gradient's component along its row, in place; both float32.
 
     A cosine does not change with the norm, so its gradient has no such component.
@@ -179,9 +171,7 @@ def tangential(gradient_Rd: torch.Tensor, row_Rd: torch.Tensor) -> torch.Tensor:
     return gradient_Rd.addcmul_(row_Rd, along_R.unsqueeze(1), value=-1.0)
 
 
-def _class_cosines(
-    cosine_CN: torch.Tensor, centres: int
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _class_cosines(cosine_CN: Tensor, centres: int) -> tuple[Tensor, Tensor | None]:
     """Return each class's cosine, [R, N], and which of its centres has it; None if it has one."""
     if centres == 1:
         return cosine_CN, None
@@ -189,7 +179,7 @@ def _class_cosines(
     return largest.values, largest.indices
 
 
-def _spread(value_RN: torch.Tensor, nearest_RN: torch.Tensor | None, centres: int) -> torch.Tensor:
+def _spread(value_RN: Tensor, nearest_RN: Tensor | None, centres: int) -> Tensor:
     """Give each class's value to its nearest centre and zeros to the others: [C, N]."""
     if nearest_RN is None:
         return value_RN
@@ -198,7 +188,7 @@ def _spread(value_RN: torch.Tensor, nearest_RN: torch.Tensor | None, centres: in
     return spread_RKN.flatten(0, 1)
 
 
-def _harden(cosine_RN: torch.Tensor, curriculum: Curriculum) -> tuple[torch.Tensor, torch.Tensor]:
+def _harden(cosine_RN: Tensor, curriculum: Curriculum) -> tuple[Tensor, Tensor]:
     """Turn hard negatives' cosines c into `c·(t + c)`, in place; return them and the derivative."""
     hard_RN = cosine_RN > curriculum.bound
     slope_RN = torch.where(hard_RN, curriculum.boost + 2.0 * cosine_RN, 1.0)
@@ -206,7 +196,7 @@ def _harden(cosine_RN: torch.Tensor, curriculum: Curriculum) -> tuple[torch.Tens
     return cosine_RN.copy_(changed_RN), slope_RN
 
 
-def _mask_targets(logit_RN: torch.Tensor, target_N: torch.Tensor) -> None:
+def _mask_targets(logit_RN: Tensor, target_N: Tensor) -> None:
     """Set `logit_RN[target_N[n], n] = −inf` for the samples whose target is in the block.
 
     Without selecting those samples, which on a GPU would make the host wait: the others write
@@ -220,11 +210,8 @@ def _mask_targets(logit_RN: torch.Tensor, target_N: torch.Tensor) -> None:
 
 
 def _accumulate(
-    logit_RN: torch.Tensor,
-    transform: LogitTransform,
-    running_max_N: torch.Tensor,
-    sum_exp_N: torch.Tensor,
-) -> tuple[float, torch.Tensor | None]:
+    logit_RN: Tensor, transform: LogitTransform, running_max_N: Tensor, sum_exp_N: Tensor
+) -> tuple[float, Tensor | None]:
     """Add logits to base 2 to each sample's online softmax; all three tensors change in place.
 
     Logits become exponentials. Returns a factor that makes them `2^(logit − new maximum)`, and

@@ -11,6 +11,7 @@ import mmap
 import sys
 
 import torch
+from torch import Tensor
 
 
 class Workspace:
@@ -20,12 +21,12 @@ class Workspace:
     """
 
     def __init__(self) -> None:
-        self._buffers: dict[tuple[str, torch.dtype, torch.device], torch.Tensor] = {}
-        self._released: list[torch.Tensor] = []
+        self._buffers: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
+        self._released: list[Tensor] = []
 
     def take(
         self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Return a contiguous, uninitialised tensor."""
         size, key = math.prod(shape), (name, dtype, device)
         buffer = self._buffers.get(key)
@@ -34,13 +35,11 @@ class Workspace:
             self._buffers[key] = buffer
         return buffer[:size].view(shape)
 
-    def like(self, name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    def like(self, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
         """Return a contiguous, uninitialised tensor of another one's shape and device."""
         return self.take(name, tuple(tensor.shape), dtype, tensor.device)
 
-    def acquire(
-        self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
-    ) -> torch.Tensor:
+    def acquire(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
         """Return a contiguous, uninitialised tensor that holds until `release`.
 
         In the memory of a released one if that is large enough, else in new memory. A tensor that
@@ -53,14 +52,14 @@ class Workspace:
         self._released.clear()  # too small: free it before allocating more
         return prefer_huge_pages(torch.empty(size, dtype=dtype, device=device)).view(shape)
 
-    def release(self, tensor: torch.Tensor) -> None:
+    def release(self, tensor: Tensor) -> None:
         """Take back a tensor from `acquire`, which nobody may read any more."""
         whole = tensor.untyped_storage()
         flat = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(whole)
         self._released.append(flat)
 
 
-def prefer_huge_pages(table: torch.Tensor) -> torch.Tensor:
+def prefer_huge_pages(table: Tensor) -> Tensor:
     """Ask Linux to back a new tensor in CPU memory with 2 MiB pages, and return the tensor.
 
     A table of centres is read once per pass, in order or row by row. With 4 KiB pages the

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ class LossInputs:
         running: float32 [k], the loss's running statistics, `Loss.initial` at first.
     """
 
-    target_cosine: torch.Tensor
-    norm: torch.Tensor
-    running: torch.Tensor
+    target_cosine: Tensor
+    norm: Tensor
+    running: Tensor
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,10 @@ class Curriculum:
         boost: float32 [N], t of the sample.
     """
 
-    bound: torch.Tensor
-    boost: torch.Tensor
+    bound: Tensor
+    boost: Tensor
 
-    def pick(self, sample_S: torch.Tensor) -> "Curriculum":
+    def pick(self, sample_S: Tensor) -> "Curriculum":
         """Return the curriculum of some of the samples, int64 [S]."""
         return Curriculum(self.bound[sample_S], self.boost[sample_S])
 
@@ -64,8 +65,8 @@ class SampleWeights:
         negatives: float32 [S].
     """
 
-    target: torch.Tensor
-    negatives: torch.Tensor
+    target: Tensor
+    negatives: Tensor
 
 
 class Loss:
@@ -83,7 +84,7 @@ class Loss:
     batch_rate: float = 1.0
     has_norm_gradient: bool = False
 
-    def observe(self, inputs: LossInputs) -> torch.Tensor:
+    def observe(self, inputs: LossInputs) -> Tensor:
         """Return the running statistics, float32 [k], after `inputs` of the global batch."""
         return inputs.running
 
@@ -92,12 +93,8 @@ class Loss:
         return None
 
     def total(
-        self,
-        negative_lse_S: torch.Tensor,
-        inputs: LossInputs,
-        weights: SampleWeights,
-        scale: float,
-    ) -> torch.Tensor:
+        self, negative_lse_S: Tensor, inputs: LossInputs, weights: SampleWeights, scale: float
+    ) -> Tensor:
         """Return the weighted loss of the samples: float32 scalar.
 
         `negative_lse_S` is the log-sum-exp of `scale·cos` over a sample's negatives, −inf for a
@@ -113,21 +110,17 @@ class MarginSoftmax(Loss):
     to the target class only.
     """
 
-    def margin(self, inputs: LossInputs) -> torch.Tensor:
+    def margin(self, inputs: LossInputs) -> Tensor:
         """Return the target cosines with margin: float [N], in the dtype of the cosines."""
         raise NotImplementedError(f"{type(self).__name__} must define margin()")
 
-    def penalty(self, inputs: LossInputs) -> torch.Tensor | None:
+    def penalty(self, inputs: LossInputs) -> Tensor | None:
         """Return what is added to each sample's loss, float [N], or None for nothing."""
         return None
 
     def total(
-        self,
-        negative_lse_S: torch.Tensor,
-        inputs: LossInputs,
-        weights: SampleWeights,
-        scale: float,
-    ) -> torch.Tensor:
+        self, negative_lse_S: Tensor, inputs: LossInputs, weights: SampleWeights, scale: float
+    ) -> Tensor:
         """Return the weighted cross entropy; see `Loss.total`.
 
         With z the log-sum-exp of the negatives' logits and t the target logit,
@@ -153,18 +146,14 @@ class Derivatives:
         norm: float32 [N]; zeros for a loss that does not depend on it.
     """
 
-    loss: torch.Tensor
-    negatives: torch.Tensor
-    target_cosine: torch.Tensor
-    norm: torch.Tensor
+    loss: Tensor
+    negatives: Tensor
+    target_cosine: Tensor
+    norm: Tensor
 
 
 def differentiate(
-    loss: Loss,
-    negative_lse_S: torch.Tensor,
-    inputs: LossInputs,
-    weights: SampleWeights,
-    scale: float,
+    loss: Loss, negative_lse_S: Tensor, inputs: LossInputs, weights: SampleWeights, scale: float
 ) -> Derivatives:
     """Return the loss and its derivatives by each sample's three numbers."""
     negative_lse_S = negative_lse_S.detach().requires_grad_()

@@ -5,8 +5,8 @@ Shapes: N samples; S of them whose negatives count.
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from recognition.head.losses.base import Loss, LossInputs, SampleWeights, check_fraction
 
@@ -39,12 +39,8 @@ class DissectedSoftmax(Loss):
         check_fraction("batch_rate", self.batch_rate)
 
     def total(
-        self,
-        negative_lse_S: torch.Tensor,
-        inputs: LossInputs,
-        weights: SampleWeights,
-        scale: float,
-    ) -> torch.Tensor:
+        self, negative_lse_S: Tensor, inputs: LossInputs, weights: SampleWeights, scale: float
+    ) -> Tensor:
         """Return the weighted sum of both terms; see `Loss.total`."""
         intra_N = F.softplus(scale * (self.d - inputs.target_cosine))
         inter_S = F.softplus(negative_lse_S)

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from recognition.head.losses.base import (
     Curriculum,
@@ -26,7 +27,7 @@ from recognition.head.losses.base import (
 _SMALLEST_SQUARED_SINE = 1e-6
 
 
-def angle(cosine_N: torch.Tensor) -> torch.Tensor:
+def angle(cosine_N: Tensor) -> Tensor:
     """Return `arccos(cosine_N)`, with a bounded derivative at the ends: float [N], radians."""
     sine_N = (1.0 - cosine_N.square()).clamp_min(_SMALLEST_SQUARED_SINE).sqrt()
     # atan2 keeps full precision where arccos loses it, and gives no NaN for cosines that rounding
@@ -34,7 +35,7 @@ def angle(cosine_N: torch.Tensor) -> torch.Tensor:
     return torch.atan2(sine_N, cosine_N)
 
 
-def falling_cosine(angle_N: torch.Tensor) -> torch.Tensor:
+def falling_cosine(angle_N: Tensor) -> Tensor:
     """Return `cos φ` up to π, continued beyond so that it goes on falling: float [N].
 
     The cosine would rise again once an angle with margin exceeds π, and reward a sample for
@@ -62,7 +63,7 @@ class CosFace(MarginSoftmax):
     def __post_init__(self) -> None:
         check_at_least("m", self.m, 0.0)
 
-    def margin(self, inputs: LossInputs) -> torch.Tensor:
+    def margin(self, inputs: LossInputs) -> Tensor:
         """Return `cos θ − m`, float [N]."""
         return inputs.target_cosine - self.m
 
@@ -87,7 +88,7 @@ class AngularMargin(MarginSoftmax):
         check_at_least("m2", self.m2, 0.0)
         check_at_least("m3", self.m3, 0.0)
 
-    def margin(self, inputs: LossInputs) -> torch.Tensor:
+    def margin(self, inputs: LossInputs) -> Tensor:
         """Return the cosines with margin, float [N]."""
         value_N = falling_cosine(self.m1 * angle(inputs.target_cosine) + self.m2) - self.m3
         if self.detached:
@@ -167,14 +168,14 @@ class AdaFace(MarginSoftmax):
         check_above("h", self.h, 0.0)
         check_fraction("alpha", self.alpha)
 
-    def observe(self, inputs: LossInputs) -> torch.Tensor:
+    def observe(self, inputs: LossInputs) -> Tensor:
         """Return mean and deviation of the norms, moved by `alpha` towards the batch's."""
         norm_N = inputs.norm.clamp(1e-3, 100.0)
         if len(norm_N) < 2:  # one sample has no deviation
             return inputs.running
         return inputs.running.lerp(torch.stack([norm_N.mean(), norm_N.std()]), self.alpha)
 
-    def margin(self, inputs: LossInputs) -> torch.Tensor:
+    def margin(self, inputs: LossInputs) -> Tensor:
         """Return `cos(θ − m·z) − (m + m·z)`, float [N]; z carries no gradient."""
         mean, deviation = inputs.running.unbind()
         norm_N = inputs.norm.detach().clamp(1e-3, 100.0)
@@ -209,18 +210,18 @@ class MagFace(MarginSoftmax):
         check_at_least("upper_margin", self.upper_margin, self.lower_margin)
         check_at_least("regulariser", self.regulariser, 0.0)
 
-    def margin(self, inputs: LossInputs) -> torch.Tensor:
+    def margin(self, inputs: LossInputs) -> Tensor:
         """Return `cos(θ + m(a))`, float [N]; the norm a gets its gradient too."""
         slope = (self.upper_margin - self.lower_margin) / (self.upper_norm - self.lower_norm)
         margin_N = self.lower_margin + slope * (self._norm(inputs) - self.lower_norm)
         return falling_cosine(angle(inputs.target_cosine) + margin_N)
 
-    def penalty(self, inputs: LossInputs) -> torch.Tensor:
+    def penalty(self, inputs: LossInputs) -> Tensor:
         """Return `regulariser·(1/a + a/u²)`, float [N]: smallest at the upper norm u."""
         norm_N = self._norm(inputs)
         return self.regulariser * (1.0 / norm_N + norm_N / self.upper_norm**2)
 
-    def _norm(self, inputs: LossInputs) -> torch.Tensor:
+    def _norm(self, inputs: LossInputs) -> Tensor:
         return inputs.norm.clamp(self.lower_norm, self.upper_norm)
 
 
@@ -246,11 +247,11 @@ class CurricularFace(MarginSoftmax):
         check_at_least("m", self.m, 0.0)
         check_fraction("alpha", self.alpha)
 
-    def observe(self, inputs: LossInputs) -> torch.Tensor:
+    def observe(self, inputs: LossInputs) -> Tensor:
         """Return t, moved by `alpha` towards the batch's mean cosine."""
         return inputs.running.lerp(inputs.target_cosine.mean().reshape(1), self.alpha)
 
-    def margin(self, inputs: LossInputs) -> torch.Tensor:
+    def margin(self, inputs: LossInputs) -> Tensor:
         """Return `cos(θ + m)`, float [N]."""
         return falling_cosine(angle(inputs.target_cosine) + self.m)
 

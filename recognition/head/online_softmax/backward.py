@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from recognition.head.kernels.block import Block
 from recognition.head.kernels.reference import BlockOps
@@ -38,10 +39,10 @@ class TargetGradients:
         grad: float32 [N], derivative of the loss by the cosine with that centre.
     """
 
-    unit: torch.Tensor
-    row: torch.Tensor
-    centre: torch.Tensor
-    grad: torch.Tensor
+    unit: Tensor
+    row: Tensor
+    centre: Tensor
+    grad: Tensor
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,13 @@ class CentreLoss:
 
     rows: RowSet
     samples: Samples
-    log2_total: torch.Tensor
-    grad_lse: torch.Tensor
+    log2_total: Tensor
+    grad_lse: Tensor
     targets: TargetGradients
     kept: KeptExps | None
     block_samples: int
 
-    def scaled(self, factor: float | torch.Tensor) -> "CentreLoss":
+    def scaled(self, factor: float | Tensor) -> "CentreLoss":
         """Return the same for the loss times `factor`."""
         targets = replace(self.targets, grad=self.targets.grad * factor)
         return replace(self, grad_lse=self.grad_lse * factor, targets=targets)
@@ -78,7 +79,7 @@ def centre_gradients(
     stream: BlockStream,
     rows: RowSet,
     losses: list[CentreLoss],
-    use: Callable[[BlockOps, Block, torch.Tensor], Result],
+    use: Callable[[BlockOps, Block, Tensor], Result],
     *,
     with_state: bool = False,
 ) -> Iterator[Result]:
@@ -125,7 +126,7 @@ class _SecondPass:
         self._initial_max_S = self._unit_Sd.new_full((len(self._unit_Sd),), initial_max)
         self._weighted_Sd = self._weighted(self._initial_max_S)
 
-    def grad_unit(self, ops: BlockOps, block: Block) -> torch.Tensor:
+    def grad_unit(self, ops: BlockOps, block: Block) -> Tensor:
         """Return the gradient of a block's centres, with its component along each: [C, d]."""
         if self._kept is not None:
             exp_CS = self._kept.of_block(block, self._centres)
@@ -140,7 +141,7 @@ class _SecondPass:
         ops.add_targets(centres, grad_Cd, targets.position - centres.start, targets.grad)
         return grad_Cd
 
-    def _make_exps(self, ops: BlockOps, block: Block) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _make_exps(self, ops: BlockOps, block: Block) -> tuple[Tensor, Tensor | None]:
         """Make a block's exponentials again; return them and their maxima if those moved."""
         absent_RS = None
         if self._absent_AB is not None:
@@ -153,7 +154,7 @@ class _SecondPass:
         )
         return exp_CS, None if fixed else max_S
 
-    def _weighted(self, max_S: torch.Tensor) -> torch.Tensor:
+    def _weighted(self, max_S: Tensor) -> Tensor:
         """Return what exponentials at a maximum are multiplied with: [S, d] in `matmul_dtype`."""
         factor_S = self._grad_lse_S * torch.exp2(max_S - self._log2_total_S)
         return (self._unit_Sd * factor_S.unsqueeze(1)).to(self._exps.factor.dtype)
@@ -168,8 +169,8 @@ class _TargetSums:
         grad: float32 [N, d].
     """
 
-    position: torch.Tensor
-    grad: torch.Tensor
+    position: Tensor
+    grad: Tensor
 
     @classmethod
     def of(cls, targets: list[TargetGradients], rows: RowSet, centres: int) -> "_TargetSums":
@@ -186,7 +187,7 @@ class _TargetSums:
         return cls(torch.full_like(position_N, -1).index_put_((slot_N,), position_N), sum_Nd)
 
 
-def _sum_rows(slot_N: torch.Tensor, row_Nd: torch.Tensor) -> torch.Tensor:
+def _sum_rows(slot_N: Tensor, row_Nd: Tensor) -> Tensor:
     """Return the sums of the rows with the same slot, [N, d], in an order that never varies.
 
     On a CPU that is index_add's, while threads of index_put add in the order in which they
@@ -198,7 +199,7 @@ def _sum_rows(slot_N: torch.Tensor, row_Nd: torch.Tensor) -> torch.Tensor:
     return sum_Nd.index_put_((slot_N,), row_Nd, accumulate=True)
 
 
-def _absent(losses: list[CentreLoss], rows: RowSet) -> torch.Tensor | None:
+def _absent(losses: list[CentreLoss], rows: RowSet) -> Tensor | None:
     """Return which rows took no part in which micro-batch, bool [A, B]; None for a whole table."""
     if rows.index is None:
         return None

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from recognition.head.kernels.block import Block, LogitTransform
 from recognition.head.kernels.reference import BlockOps, inverse_norm
@@ -40,11 +41,11 @@ class Samples:
         curriculum: which negatives count for more; None if none does.
     """
 
-    unit: torch.Tensor
-    target_row: torch.Tensor
+    unit: Tensor
+    target_row: Tensor
     curriculum: Curriculum | None = None
 
-    def pick(self, sample_S: torch.Tensor) -> "Samples":
+    def pick(self, sample_S: Tensor) -> "Samples":
         """Return some of the samples, int64 [S]."""
         curriculum = None if self.curriculum is None else self.curriculum.pick(sample_S)
         return Samples(self.unit[sample_S], self.target_row[sample_S], curriculum)
@@ -60,9 +61,9 @@ class TargetCentres:
         cosine: float32 [N], with the sample; 0 on other ranks.
     """
 
-    unit: torch.Tensor
-    centre: torch.Tensor
-    cosine: torch.Tensor
+    unit: Tensor
+    centre: Tensor
+    cosine: Tensor
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,10 @@ class KeptExps:
             start; empty where the maximum is fixed.
     """
 
-    exp: torch.Tensor
-    running_max: dict[int, torch.Tensor] = field(default_factory=dict)
+    exp: Tensor
+    running_max: dict[int, Tensor] = field(default_factory=dict)
 
-    def of_block(self, block: Block, centres: int) -> torch.Tensor:
+    def of_block(self, block: Block, centres: int) -> Tensor:
         """Return a block's exponentials, with so many centres per class: a view, [C, S]."""
         return self.exp[block.start * centres : block.stop * centres]
 
@@ -94,14 +95,12 @@ class NegativeStatistics:
             embedding, up to a factor per sample. None if no gradient was asked for.
     """
 
-    running_max: torch.Tensor
-    sum_exp: torch.Tensor
-    grad_unit: torch.Tensor | None
+    running_max: Tensor
+    sum_exp: Tensor
+    grad_unit: Tensor | None
 
     @classmethod
-    def empty(
-        cls, unit_Sd: torch.Tensor, initial_max: float, *, with_grad: bool
-    ) -> "NegativeStatistics":
+    def empty(cls, unit_Sd: Tensor, initial_max: float, *, with_grad: bool) -> "NegativeStatistics":
         """Return those of no rows at all."""
         return cls(
             running_max=unit_Sd.new_full((len(unit_Sd),), initial_max),
@@ -131,20 +130,20 @@ class BlockExps:
         transform: from cosine to logit.
     """
 
-    factor: torch.Tensor
-    target_position: torch.Tensor
+    factor: Tensor
+    target_position: Tensor
     transform: LogitTransform
 
     def make(
         self,
         ops: BlockOps,
         block: Block,
-        running_max_S: torch.Tensor,
-        sum_exp_S: torch.Tensor,
+        running_max_S: Tensor,
+        sum_exp_S: Tensor,
         *,
-        out_CS: torch.Tensor | None = None,
-        absent_RS: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        out_CS: Tensor | None = None,
+        absent_RS: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the exponentials, [C, S], the centres, [C, d], and what `softmax_block` returns.
 
         Args:
@@ -171,9 +170,7 @@ class BlockExps:
         return out_CS, centre_Cd, rescale_S
 
 
-def target_centres(
-    table: Table, unit_Nd: torch.Tensor, target_row_N: torch.Tensor
-) -> TargetCentres:
+def target_centres(table: Table, unit_Nd: Tensor, target_row_N: Tensor) -> TargetCentres:
     """Find each sample's target centre: the nearest one of its class.
 
     For K = 1 its unit vector equals `normalize(weight)[target_row_N]`, zeros for row −1.
@@ -263,7 +260,7 @@ def _add_block(
         found.grad_unit.add_(exp_CS.T @ centre_Cd)
 
 
-def combine_statistics(max_WS: torch.Tensor, sum_exp_WS: torch.Tensor) -> torch.Tensor:
+def combine_statistics(max_WS: Tensor, sum_exp_WS: Tensor) -> Tensor:
     """Equals `log2(sum(sum_exp_WS * 2**max_WS, dim=0))`: float32 [S].
 
     The statistics are those of W shards; −inf where no shard has a negative.

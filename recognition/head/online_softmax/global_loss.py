@@ -10,15 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from recognition.head.hashing import class_hash
-from recognition.head.losses.base import (
-    Derivatives,
-    Loss,
-    LossInputs,
-    SampleWeights,
-    differentiate,
-)
+from recognition.head.losses.base import Derivatives, Loss, LossInputs, SampleWeights, differentiate
 from recognition.head.online_softmax.backward import CentreLoss, TargetGradients
 from recognition.head.online_softmax.forward import (
     NegativeStatistics,
@@ -47,12 +42,12 @@ class GlobalLoss:
         norm_gradient: derivative by the norms of the embeddings, float32 [M].
     """
 
-    loss: torch.Tensor
-    cosine_positive: torch.Tensor
-    running: torch.Tensor
+    loss: Tensor
+    cosine_positive: Tensor
+    running: Tensor
     centre_loss: CentreLoss
-    unit_gradient: torch.Tensor | None
-    norm_gradient: torch.Tensor
+    unit_gradient: Tensor | None
+    norm_gradient: Tensor
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,7 @@ class Picked:
         total: how many are picked over all ranks.
     """
 
-    sample: torch.Tensor | None
+    sample: Tensor | None
     total: int
 
 
@@ -98,7 +93,7 @@ class GlobalSoftmax:
         self,
         batch: GatheredBatch,
         rows: RowSet,
-        running: torch.Tensor,
+        running: Tensor,
         step: int,
         *,
         keep: bool,
@@ -151,7 +146,7 @@ class GlobalSoftmax:
             norm_gradient=by.norm,
         )
 
-    def _gather(self, *statistics_M: torch.Tensor) -> torch.Tensor:
+    def _gather(self, *statistics_M: Tensor) -> Tensor:
         """Return every rank's statistics of its classes, two numbers per sample: [W, 2, M]."""
         return self.collectives.gather_statistics(torch.stack(statistics_M))
 
@@ -169,12 +164,12 @@ class GlobalSoftmax:
 
 def _unit_gradient(
     negatives: NegativeStatistics,
-    grad_lse_S: torch.Tensor,
-    log2_total_S: torch.Tensor,
+    grad_lse_S: Tensor,
+    log2_total_S: Tensor,
     targets: TargetCentres,
     by: Derivatives,
     picked: Picked,
-) -> torch.Tensor | None:
+) -> Tensor | None:
     """Return the derivative by the unit embeddings, [M, d], through this rank's classes.
 
     None where the first pass did not sum the centres; those sums are overwritten.
@@ -205,20 +200,18 @@ def pick_samples(rate: float, batch: GatheredBatch, seed: int, step: int) -> Pic
     return Picked(hash_M.topk(count, largest=False).indices.sort().values, total)
 
 
-Backward = Callable[[torch.Tensor], tuple[torch.Tensor | None, torch.Tensor | None]]
+Backward = Callable[[Tensor], tuple[Tensor | None, Tensor | None]]
 """Takes the derivative by the loss (scalar), returns those by unit embeddings and norms."""
 
 
-def attach_backward(
-    unit: torch.Tensor, norm: torch.Tensor, loss: torch.Tensor, backward: Backward
-) -> torch.Tensor:
+def attach_backward(unit: Tensor, norm: Tensor, loss: Tensor, backward: Backward) -> Tensor:
     """Return `loss` such that its backward pass calls `backward` once for the two gradients.
 
     It can be differentiated where the embeddings cannot, so that centres train on a frozen
     backbone too.
     """
     anchor = torch.zeros((), device=loss.device, requires_grad=True)
-    attached: torch.Tensor = _Attached.apply(unit, norm, anchor, loss, backward)
+    attached: Tensor = _Attached.apply(unit, norm, anchor, loss, backward)
     return attached
 
 
@@ -227,18 +220,13 @@ class _Attached(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        unit: torch.Tensor,
-        norm: torch.Tensor,
-        anchor: torch.Tensor,
-        loss: torch.Tensor,
-        backward: Backward,
-    ) -> torch.Tensor:
+        ctx: Any, unit: Tensor, norm: Tensor, anchor: Tensor, loss: Tensor, backward: Backward
+    ) -> Tensor:
         ctx.backward_once = backward
         return loss.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         backward, ctx.backward_once = ctx.backward_once, None
         if backward is None:
             raise ValueError(

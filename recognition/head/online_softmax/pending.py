@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from recognition.head.kernels.block import Block
 from recognition.head.kernels.reference import BlockOps, full_gradient
@@ -52,9 +53,9 @@ class PendingGradients:
 
     def map(
         self,
-        use: Callable[[BlockOps, Block, torch.Tensor], Result],
+        use: Callable[[BlockOps, Block, Tensor], Result],
         rows: RowSet,
-        grad_scale: float | torch.Tensor,
+        grad_scale: float | Tensor,
         *,
         with_state: bool = False,
     ) -> Iterator[Result]:
@@ -66,10 +67,10 @@ class PendingGradients:
         with torch.autocast(self._stream.table.device.type, enabled=False):
             yield from centre_gradients(self._stream, rows, losses, use, with_state=with_state)
 
-    def norm(self, grad_scale: float | torch.Tensor) -> torch.Tensor:
+    def norm(self, grad_scale: float | Tensor) -> Tensor:
         """Return the norm over all ranks: scalar. Costs a second pass, and collectives."""
 
-        def square_sum(ops: BlockOps, block: Block, grad_unit_Cd: torch.Tensor) -> torch.Tensor:
+        def square_sum(ops: BlockOps, block: Block, grad_unit_Cd: Tensor) -> Tensor:
             whole = self._collectives.sum_block(full_gradient(block, grad_unit_Cd))
             return whole.square().sum()
 
@@ -78,7 +79,7 @@ class PendingGradients:
             total += square
         return self._collectives.sum_over_classes(total).sqrt()
 
-    def finite(self) -> torch.Tensor:
+    def finite(self) -> Tensor:
         """Return whether all are finite: bool scalar, at next to no cost.
 
         Every gradient of a centre is a sum of unit vectors with the numbers per sample that are

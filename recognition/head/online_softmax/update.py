@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from recognition.head.kernels.block import Block
 from recognition.head.kernels.reference import BlockOps, full_gradient
@@ -32,9 +33,7 @@ class RowUpdater:
     first_class: int
     seed: int
 
-    def update(
-        self, ops: BlockOps, block: Block, grad_unit: torch.Tensor, lr: float, step: int
-    ) -> None:
+    def update(self, ops: BlockOps, block: Block, grad_unit: Tensor, lr: float, step: int) -> None:
         """Update a block's rows at learning rate `lr`, in step number `step`, and write them.
 
         `full_gradient` makes the block's gradient of `grad_unit`.
@@ -58,12 +57,12 @@ class RowUpdater:
         for _ in self.stream.map(part, rows, samples=1, with_state=True):
             pass
 
-    def _has_kernel(self, optimizer: RowSGD, block: Block, grad_unit: torch.Tensor) -> bool:
+    def _has_kernel(self, optimizer: RowSGD, block: Block, grad_unit: Tensor) -> bool:
         """Return whether one operation updates these rows, straight from `grad_unit`."""
         one_centre = grad_unit.shape[1] == block.tensors["weight"].shape[1]
         return optimizer.momentum > 0.0 and one_centre and not self.collectives.sums_blocks
 
-    def _update(self, block: Block, gradient: torch.Tensor, lr: float, step: int) -> None:
+    def _update(self, block: Block, gradient: Tensor, lr: float, step: int) -> None:
         state = {name: block.read(name) for name in block.tensors if name != "weight"}
         self.optimizer.update(block.read("weight"), state, gradient, lr, self._noise(block, step))
         block.write()

@@ -12,6 +12,7 @@ import hashlib
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from recognition.head.hashing import class_hash, hash_keys
 
@@ -31,7 +32,7 @@ class RowNoise:
 
     seed: int
     step: int
-    class_id: torch.Tensor
+    class_id: Tensor
 
     def word_keys(self) -> tuple[int, int]:
         """Return the two keys of the hash that makes the words, each in `[0, 2^32)`.
@@ -40,7 +41,7 @@ class RowNoise:
         """
         return hash_keys(_key(self.seed), self.step)
 
-    def bits(self, columns: int, out: torch.Tensor | None = None) -> torch.Tensor:
+    def bits(self, columns: int, out: Tensor | None = None) -> Tensor:
         """Return int32 [R, columns] in `[0, 2^16)`, into `out` if it is given.
 
         The upper half of the low 32 bits of a row's word times a column's word, both odd and
@@ -58,9 +59,7 @@ class RowNoise:
         return bits_RD.bitwise_right_shift_(16).bitwise_and_(0xFFFF)
 
 
-def round_stochastically(
-    value_RD: torch.Tensor, noise: RowNoise, out: torch.Tensor, scratch: torch.Tensor
-) -> None:
+def round_stochastically(value_RD: Tensor, noise: RowNoise, out: Tensor, scratch: Tensor) -> None:
     """Round float32 `value_RD` into bfloat16 `out`, up or down, right on average.
 
     A number between two neighbours of bfloat16 becomes one of them, the upper with the

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from recognition.head.choices import build
 from recognition.head.optim.rounding import RowNoise, round_stochastically
@@ -28,9 +29,7 @@ _MOMENTUM_DTYPES = (torch.float32, torch.bfloat16)
 class RowOptimizer(Protocol):
     """What the head asks of an optimizer of its rows."""
 
-    def state(
-        self, rows: int, width: int, device: torch.device | str = "cpu"
-    ) -> dict[str, torch.Tensor]:
+    def state(self, rows: int, width: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """Return the state of `rows` rows of `width` columns before the first update.
 
         Zeros by name, each [rows, ...], in the dtypes that the optimizer keeps.
@@ -39,9 +38,9 @@ class RowOptimizer(Protocol):
 
     def update(
         self,
-        weight_RD: torch.Tensor,
-        state: dict[str, torch.Tensor],
-        gradient_RD: torch.Tensor,
+        weight_RD: Tensor,
+        state: dict[str, Tensor],
+        gradient_RD: Tensor,
         lr: float,
         noise: RowNoise,
     ) -> None:
@@ -105,9 +104,7 @@ class RowSGD:
         """Whether the velocity is rounded stochastically."""
         return self.momentum > 0.0 and self.momentum_dtype == torch.bfloat16
 
-    def state(
-        self, rows: int, width: int, device: torch.device | str = "cpu"
-    ) -> dict[str, torch.Tensor]:
+    def state(self, rows: int, width: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """Return zero `momentum`, [rows, width], or nothing where the momentum is 0."""
         if self.momentum == 0.0:
             return {}
@@ -115,9 +112,9 @@ class RowSGD:
 
     def update(
         self,
-        weight_RD: torch.Tensor,
-        state: dict[str, torch.Tensor],
-        gradient_RD: torch.Tensor,
+        weight_RD: Tensor,
+        state: dict[str, Tensor],
+        gradient_RD: Tensor,
         lr: float,
         noise: RowNoise,
     ) -> None:
@@ -171,9 +168,7 @@ class RowAdamW:
             raise ValueError(f"eps: {self.eps} found, expected a finite number above 0")
         _check_at_least_zero("weight_decay", self.weight_decay)
 
-    def state(
-        self, rows: int, width: int, device: torch.device | str = "cpu"
-    ) -> dict[str, torch.Tensor]:
+    def state(self, rows: int, width: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """Return zero `exp_avg` and `exp_avg_sq`, [rows, width], and `steps`, [rows, 1]."""
         return {
             "exp_avg": torch.zeros(rows, width, device=device),
@@ -183,9 +178,9 @@ class RowAdamW:
 
     def update(
         self,
-        weight_RD: torch.Tensor,
-        state: dict[str, torch.Tensor],
-        gradient_RD: torch.Tensor,
+        weight_RD: Tensor,
+        state: dict[str, Tensor],
+        gradient_RD: Tensor,
         lr: float,
         noise: RowNoise,
     ) -> None:

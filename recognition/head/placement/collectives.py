@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from recognition.distributed import shard_range
 
@@ -43,10 +44,10 @@ class GatheredBatch:
         sizes: b of every rank.
     """
 
-    unit: torch.Tensor
-    norm: torch.Tensor
-    label: torch.Tensor
-    all_labels: torch.Tensor
+    unit: Tensor
+    norm: Tensor
+    label: Tensor
+    all_labels: Tensor
     first: int
     sizes: Sequence[int]
 
@@ -98,11 +99,7 @@ class Collectives:
         return sizes
 
     def gather_batch(
-        self,
-        unit_bd: torch.Tensor,
-        norm_b: torch.Tensor,
-        label_b: torch.Tensor,
-        sizes: Sequence[int],
+        self, unit_bd: Tensor, norm_b: Tensor, label_b: Tensor, sizes: Sequence[int]
     ) -> GatheredBatch:
         """Return the samples that this rank works on, and all labels. Collective.
 
@@ -111,31 +108,31 @@ class Collectives:
         label_N = self.gather_labels(label_b, sizes)
         return GatheredBatch(unit_bd, norm_b, label_b, label_N, sum(sizes[: self.rank]), sizes)
 
-    def gather_labels(self, label_b: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    def gather_labels(self, label_b: Tensor, sizes: Sequence[int]) -> Tensor:
         """Return the labels of the global batch: int64 [N]. Collective: one all-gather."""
         return self._gather(label_b, sizes)
 
-    def gather_statistics(self, statistics_kM: torch.Tensor) -> torch.Tensor:
+    def gather_statistics(self, statistics_kM: Tensor) -> Tensor:
         """Return the statistics of all parts of the classes: [W, k, M]; [1, k, M] of one part."""
         return statistics_kM.unsqueeze(0)
 
-    def gather_all(self, value_M: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    def gather_all(self, value_M: Tensor, sizes: Sequence[int]) -> Tensor:
         """Return one number per sample of the global batch: [N]."""
         return value_M
 
-    def sum_over_samples(self, total: torch.Tensor) -> torch.Tensor:
+    def sum_over_samples(self, total: Tensor) -> Tensor:
         """Return a sum over this rank's M samples as one over the global batch."""
         return total
 
-    def sum_over_classes(self, total: torch.Tensor) -> torch.Tensor:
+    def sum_over_classes(self, total: Tensor) -> Tensor:
         """Return a sum over this rank's classes as one over all."""
         return total
 
-    def scatter_gradient(self, gradient_Md: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    def scatter_gradient(self, gradient_Md: Tensor, sizes: Sequence[int]) -> Tensor:
         """Return the gradient of this rank's samples, by all classes: [b, d]."""
         return gradient_Md
 
-    def local_part(self, value_M: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    def local_part(self, value_M: Tensor, sizes: Sequence[int]) -> Tensor:
         """Return the numbers of this rank's samples: [b]."""
         return value_M
 
@@ -144,7 +141,7 @@ class Collectives:
         """Whether the ranks add up each block of the centres' gradient."""
         return self.replicated and self.size > 1
 
-    def sum_block(self, gradient_Rd: torch.Tensor) -> torch.Tensor:
+    def sum_block(self, gradient_Rd: Tensor) -> Tensor:
         """Return a block's gradient by the global batch."""
         return gradient_Rd
 
@@ -160,7 +157,7 @@ class Collectives:
         _all_gather(sizes_W, size_1, group=self.group)
         return [int(size) for size in sizes_W.tolist()]
 
-    def _gather(self, rows_b: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    def _gather(self, rows_b: Tensor, sizes: Sequence[int]) -> Tensor:
         """Return every rank's rows, by rank: [N, …] of [b, …]. Collective: one all-gather."""
         if self.size == 1:
             return rows_b
@@ -170,7 +167,7 @@ class Collectives:
         parts = zip(gathered.chunk(self.size), sizes, strict=True)
         return torch.cat([part[:size] for part, size in parts])
 
-    def _sum(self, value: torch.Tensor) -> torch.Tensor:
+    def _sum(self, value: Tensor) -> Tensor:
         if self.size > 1:
             dist.all_reduce(value, group=self.group)
         return value
@@ -180,11 +177,7 @@ class ShardedCollectives(Collectives):
     """Every rank holds some of the classes and works on the samples of all ranks."""
 
     def gather_batch(
-        self,
-        unit_bd: torch.Tensor,
-        norm_b: torch.Tensor,
-        label_b: torch.Tensor,
-        sizes: Sequence[int],
+        self, unit_bd: Tensor, norm_b: Tensor, label_b: Tensor, sizes: Sequence[int]
     ) -> GatheredBatch:
         """Return the global batch. Collective: one all-gather over the group.
 
@@ -202,7 +195,7 @@ class ShardedCollectives(Collectives):
         unit_Nd, norm_N = packed[:, :-3].contiguous(), packed[:, -3].contiguous()
         return GatheredBatch(unit_Nd, norm_N, label_N, label_N, 0, sizes)
 
-    def gather_statistics(self, statistics_kM: torch.Tensor) -> torch.Tensor:
+    def gather_statistics(self, statistics_kM: Tensor) -> Tensor:
         """Return every rank's statistics of its classes: [W, k, M]. Collective: one all-gather.
 
         Each rank then combines the same numbers in the same order, so that the results agree on
@@ -215,11 +208,11 @@ class ShardedCollectives(Collectives):
         _all_gather(gathered, statistics_kM.contiguous(), group=self.group)
         return gathered.view(self.size, *statistics_kM.shape)
 
-    def sum_over_classes(self, total: torch.Tensor) -> torch.Tensor:
+    def sum_over_classes(self, total: Tensor) -> Tensor:
         """Return a sum over this rank's classes as one over all. Collective: one all-reduce."""
         return self._sum(total)
 
-    def scatter_gradient(self, gradient_Md: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    def scatter_gradient(self, gradient_Md: Tensor, sizes: Sequence[int]) -> Tensor:
         """Sum over the ranks' classes and return this rank's samples of it: [b, d].
 
         Collective: one reduce-scatter (sum) over the group. gloo makes it from an all-reduce.
@@ -234,7 +227,7 @@ class ShardedCollectives(Collectives):
         _reduce_scatter(local, gradient_Md.contiguous(), group=self.group)
         return local[: sizes[self.rank]]
 
-    def local_part(self, value_M: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    def local_part(self, value_M: Tensor, sizes: Sequence[int]) -> Tensor:
         """Return the numbers of this rank's samples: [b]."""
         return torch.split(value_M, list(sizes))[self.rank]
 
@@ -244,15 +237,15 @@ class ReplicatedCollectives(Collectives):
 
     replicated = True
 
-    def gather_all(self, value_M: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    def gather_all(self, value_M: Tensor, sizes: Sequence[int]) -> Tensor:
         """Return one number per sample of the global batch: [N]. Collective: one all-gather."""
         return self._gather(value_M, sizes)
 
-    def sum_over_samples(self, total: torch.Tensor) -> torch.Tensor:
+    def sum_over_samples(self, total: Tensor) -> Tensor:
         """Return a sum over this rank's samples as one over all. Collective: one all-reduce."""
         return self._sum(total)
 
-    def sum_block(self, gradient_Rd: torch.Tensor) -> torch.Tensor:
+    def sum_block(self, gradient_Rd: Tensor) -> Tensor:
         """Return a block's gradient by the global batch. Collective: one all-reduce.
 
         Every rank gets the same bits, so the copies of the table stay equal.
@@ -264,7 +257,7 @@ class ReplicatedCollectives(Collectives):
         return max(sizes)
 
 
-def _padded(rows: torch.Tensor, count: int) -> torch.Tensor:
+def _padded(rows: Tensor, count: int) -> Tensor:
     missing = count - rows.shape[0]
     if not missing:
         return rows

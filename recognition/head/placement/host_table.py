@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from recognition.head.kernels.block import Block
 from recognition.head.kernels.workspace import Workspace
@@ -32,9 +33,9 @@ class _Staged:
 
     rows: RowSet
     count: int
-    weight: Future[torch.Tensor]
+    weight: Future[Tensor]
 
-    def part(self, start: int, stop: int) -> torch.Tensor:
+    def part(self, start: int, stop: int) -> Tensor:
         """Return the rows at positions `[start, stop)`, once they have arrived."""
         return self.weight.result()[start:stop]
 
@@ -58,12 +59,7 @@ class HostTable(Table):
     stages = True
 
     def __init__(
-        self,
-        weight: torch.Tensor,
-        state: dict[str, torch.Tensor],
-        *,
-        device: torch.device,
-        stage_bytes: int,
+        self, weight: Tensor, state: dict[str, Tensor], *, device: torch.device, stage_bytes: int
     ) -> None:
         pin = device.type == "cuda"
         super().__init__(
@@ -86,7 +82,7 @@ class HostTable(Table):
         """Stay in CPU memory, whatever the module around it is moved to."""
         return self
 
-    def rows_of(self, row_N: torch.Tensor) -> torch.Tensor:
+    def rows_of(self, row_N: Tensor) -> Tensor:
         """Return the weight of single rows, int64 [N], on `device`: float32 [N, D]."""
         self.finish()
         return self.weight.index_select(0, row_N.cpu()).to(self.device)
@@ -106,12 +102,7 @@ class HostTable(Table):
         self._staged = None
 
     def iter_blocks(
-        self,
-        rows: RowSet,
-        bounds: Bounds,
-        space: Workspace,
-        *,
-        with_state: bool = False,
+        self, rows: RowSet, bounds: Bounds, space: Workspace, *, with_state: bool = False
     ) -> Iterator[Block]:
         """Yield the blocks of a row set within `bounds`, the next one sent ahead."""
         names = ("weight", *self.state_names) if with_state else ("weight",)
@@ -119,7 +110,7 @@ class HostTable(Table):
         if staged is not None and staged.rows is not rows:
             staged = None
 
-        def fetch(name: str, start: int, stop: int) -> Future[torch.Tensor]:
+        def fetch(name: str, start: int, stop: int) -> Future[Tensor]:
             if name == "weight" and staged is not None and stop <= staged.count:
                 return self._thread.submit(staged.part, start, stop)
             return self._thread.submit(self._send, getattr(self, name), host, start, stop)
@@ -152,7 +143,7 @@ class HostTable(Table):
         event.record()
         return event
 
-    def _send(self, table: torch.Tensor, rows: RowSet, start: int, stop: int) -> torch.Tensor:
+    def _send(self, table: Tensor, rows: RowSet, start: int, stop: int) -> Tensor:
         """Copy rows to the device; runs on the thread."""
         shape = (stop - start, *table.shape[1:])
         staging = torch.empty(shape, dtype=table.dtype, pin_memory=self._stream is not None)
@@ -170,11 +161,11 @@ class HostTable(Table):
 
     def _receive(
         self,
-        table: torch.Tensor,
+        table: Tensor,
         rows: RowSet,
         start: int,
         stop: int,
-        tensor: torch.Tensor,
+        tensor: Tensor,
         ready: torch.cuda.Event | None,
     ) -> None:
         """Copy rows from the device into the table; runs on the thread."""
@@ -191,7 +182,7 @@ class HostTable(Table):
         else:
             table.index_copy_(0, rows.index[start:stop], tensor.cpu())
 
-    def _arrived(self, future: Future[torch.Tensor]) -> torch.Tensor:
+    def _arrived(self, future: Future[Tensor]) -> Tensor:
         tensor = future.result()
         if self._stream is not None:
             tensor.record_stream(torch.cuda.current_stream(self.device))

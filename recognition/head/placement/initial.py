@@ -3,6 +3,7 @@
 import hashlib
 
 import torch
+from torch import Tensor
 
 from recognition.head.kernels.workspace import prefer_huge_pages
 
@@ -11,12 +12,8 @@ BLOCK = 1024  # class ids drawn from one generator; changing it changes every in
 
 
 def initial_centres(
-    start: int,
-    stop: int,
-    embedding_size: int,
-    seed: int,
-    device: torch.device | str = "cpu",
-) -> torch.Tensor:
+    start: int, stop: int, embedding_size: int, seed: int, device: torch.device | str = "cpu"
+) -> Tensor:
     """Return the centres of classes `[start, stop)`: float32 [stop − start, embedding_size].
 
     Drawn from N(0, 0.01²) in blocks of 1,024 global class ids, each from its own CPU generator

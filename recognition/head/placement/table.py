@@ -6,7 +6,7 @@ Shapes: L classes of this rank, N samples, D numbers per class: its K centres of
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from recognition.head.kernels.block import Block
 from recognition.head.kernels.workspace import Workspace
@@ -25,11 +25,11 @@ class Table(nn.Module):
         stages: whether `stage` sends rows ahead of the passes that need them.
     """
 
-    weight: torch.Tensor
+    weight: Tensor
     parallel = True
     stages = False
 
-    def __init__(self, weight: torch.Tensor, state: dict[str, torch.Tensor]) -> None:
+    def __init__(self, weight: Tensor, state: dict[str, Tensor]) -> None:
         super().__init__()
         self.register_buffer("weight", weight)
         self.state_names = tuple(state)
@@ -41,11 +41,11 @@ class Table(nn.Module):
         """Where blocks are computed."""
         return self.weight.device
 
-    def tensors(self) -> dict[str, torch.Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
         """Return weight and state by name: the tensors themselves."""
         return {name: getattr(self, name) for name in ("weight", *self.state_names)}
 
-    def rows_of(self, row_N: torch.Tensor) -> torch.Tensor:
+    def rows_of(self, row_N: Tensor) -> Tensor:
         """Return the weight of single rows, int64 [N], on `device`: float32 [N, D]."""
         return self.weight.index_select(0, row_N)
 
@@ -56,12 +56,7 @@ class Table(nn.Module):
         """Forget the staged rows: the passes over them are done."""
 
     def iter_blocks(
-        self,
-        rows: RowSet,
-        bounds: Bounds,
-        space: Workspace,
-        *,
-        with_state: bool = False,
+        self, rows: RowSet, bounds: Bounds, space: Workspace, *, with_state: bool = False
     ) -> Iterator[Block]:
         """Yield the blocks of a row set within `bounds`, copies of rows in `space`.
 

@@ -8,6 +8,7 @@ Shapes: L classes of this rank's shard.
 """
 
 import torch
+from torch import Tensor
 
 from recognition.head.rows import RowSet
 from recognition.head.sampling.rule import ActiveSet, SampleRequest
@@ -54,14 +55,12 @@ def sample_random_all(request: SampleRequest) -> ActiveSet:
     return ActiveSet(RowSet.of_mask(mask_L), request.positive_classes(), _no(request))
 
 
-def _draw(
-    mask_L: torch.Tensor, threshold: int | torch.Tensor, request: SampleRequest
-) -> torch.Tensor:
+def _draw(mask_L: Tensor, threshold: int | Tensor, request: SampleRequest) -> Tensor:
     """Set the mask, in place, at every class whose hash is below `threshold`; return it."""
     for first, last, hash_R in request.hashes():
         mask_L[first:last] |= hash_R < threshold
     return mask_L
 
 
-def _no(request: SampleRequest) -> torch.Tensor:
+def _no(request: SampleRequest) -> Tensor:
     return torch.zeros((), dtype=torch.bool, device=request.labels.device)

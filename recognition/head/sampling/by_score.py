@@ -8,13 +8,14 @@ Shapes: L classes of this rank's shard, R classes of a chunk.
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from recognition.head.hashing import WORD
 from recognition.head.rows import RowSet
 from recognition.head.sampling.rule import ActiveSet, SampleRequest
 
 
-def take_best(request: SampleRequest, score: Callable[[], torch.Tensor]) -> ActiveSet:
+def take_best(request: SampleRequest, score: Callable[[], Tensor]) -> ActiveSet:
     """Take the batch's classes and the best-scored others, up to the shard's quota of classes.
 
     Exactly `max(request.shard_quota, the batch's classes in the shard)` classes. Equal scores are
@@ -38,7 +39,7 @@ def take_best(request: SampleRequest, score: Callable[[], torch.Tensor]) -> Acti
     return ActiveSet(RowSet.of_mask(mask_L), positives, overflow)
 
 
-def ranking(score_L: torch.Tensor, request: SampleRequest) -> torch.Tensor:
+def ranking(score_L: Tensor, request: SampleRequest) -> Tensor:
     """Return a different number for each class, in the order of the scores: int64 [L]."""
     key_L = torch.empty(len(score_L), dtype=torch.int64, device=score_L.device)
     for first, last, hash_R in request.hashes():

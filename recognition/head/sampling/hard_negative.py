@@ -7,6 +7,7 @@ centres of a class, S centres of one block (R·K), d embedding size.
 import math
 
 import torch
+from torch import Tensor
 
 from recognition.head.kernels.reference import inverse_norm
 from recognition.head.online_softmax.settings import BLOCK_BYTES, budget
@@ -38,10 +39,7 @@ class HardNegative(Sampler):
     uses_embeddings = True
 
     def __init__(
-        self,
-        hard_share: float,
-        dtype: torch.dtype = torch.bfloat16,
-        block_bytes: int | None = None,
+        self, hard_share: float, dtype: torch.dtype = torch.bfloat16, block_bytes: int | None = None
     ) -> None:
         if not 0.0 < hard_share <= 1.0:
             raise ValueError(f"hard_share: {hard_share} found, expected 0 < hard_share <= 1")
@@ -56,13 +54,13 @@ class HardNegative(Sampler):
         assert table is not None, "hard_negative looks at centres: give SampleRequest.table"
         block_bytes = budget(self.block_bytes, BLOCK_BYTES, unit_Nd.device)
 
-        def score() -> torch.Tensor:
+        def score() -> Tensor:
             score_L = largest_cosines(unit_Nd, table, self.dtype, block_bytes)
             return score_L if self.hard_share == 1.0 else self._hardest(score_L, request)
 
         return take_best(request, score)
 
-    def _hardest(self, score_L: torch.Tensor, request: SampleRequest) -> torch.Tensor:
+    def _hardest(self, score_L: Tensor, request: SampleRequest) -> Tensor:
         """Return the scores of the hardest negatives, −inf for the rest: drawn by their hashes."""
         others_L = score_L.masked_fill(request.is_positive(), -torch.inf)
         hard = math.ceil(self.hard_share * request.shard_quota)
@@ -72,8 +70,8 @@ class HardNegative(Sampler):
 
 @torch.no_grad()
 def largest_cosines(
-    unit_Nd: torch.Tensor, table: TableReader, dtype: torch.dtype, block_bytes: int
-) -> torch.Tensor:
+    unit_Nd: Tensor, table: TableReader, dtype: torch.dtype, block_bytes: int
+) -> Tensor:
     """Equals `(normalize(table) @ unit_Nd.T).amax(dim=1)`, for a class its centres' largest.
 
     float32 [L], with the product made in `dtype`; −inf for a batch without samples.

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from recognition.head.sampling.by_score import take_best
 from recognition.head.sampling.rule import ActiveSet, Sampler, SampleRequest, TableReader
@@ -85,9 +86,7 @@ class HashForest(Sampler):
         """Drop the index: the next step builds a new one."""
         self._index = None
 
-    def _scores(
-        self, unit_Nd: torch.Tensor, table: TableReader, request: SampleRequest
-    ) -> torch.Tensor:
+    def _scores(self, unit_Nd: Tensor, table: TableReader, request: SampleRequest) -> Tensor:
         """Return each class's largest cosine with a sample that found it, else −2: float32 [L]."""
         due = request.step % self.rebuild_every == 0 and self._built_at != request.step
         if due or self._index is None:
@@ -125,9 +124,7 @@ def build_index(table: TableReader, seed: int) -> Any:
     return index
 
 
-def nearest(
-    index: Any, unit_Nd: torch.Tensor, neighbours: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def nearest(index: Any, unit_Nd: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
     """Return the cosines with the nearest rows, float32 [N, k], and the rows, int64 [N, k].
 
     Both on the samples' device; k is `neighbours` or all there are. Where the cells that were
@@ -142,7 +139,7 @@ def nearest(
     return torch.from_numpy(cosine_Nk).to(device), torch.from_numpy(row_Nk).to(device)
 
 
-def _normalised(centres_RKd: torch.Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _normalised(centres_RKd: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
     unit = torch.nn.functional.normalize(centres_RKd.detach().flatten(0, 1), dim=1, eps=1e-12)
     return unit.cpu().numpy()
 

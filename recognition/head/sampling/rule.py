@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
+from torch import Tensor
 
 from recognition.head.hashing import class_hash
 from recognition.head.kernels.workspace import Workspace
@@ -40,7 +41,7 @@ class TableReader:
         """L, classes in the table."""
         return self.table.weight.shape[0]
 
-    def blocks(self, size: int) -> Iterator[tuple[int, int, torch.Tensor]]:
+    def blocks(self, size: int) -> Iterator[tuple[int, int, Tensor]]:
         """Yield `(start, stop, centres)` over the whole table, at most `size` classes at a time.
 
         The centres are float32 [R, K, d] on the device that computes, as stored: not normalised.
@@ -69,14 +70,14 @@ class SampleRequest:
         table: this rank's centres; None likewise.
     """
 
-    labels: torch.Tensor
+    labels: Tensor
     start: int
     stop: int
     num_classes: int
     rate: float
     seed: int
     step: int
-    unit: torch.Tensor | None = None
+    unit: Tensor | None = None
     table: TableReader | None = None
 
     @property
@@ -95,19 +96,19 @@ class SampleRequest:
         quota, classes = self.quota, self.num_classes
         return quota * self.stop // classes - quota * self.start // classes
 
-    def positive_classes(self) -> torch.Tensor:
+    def positive_classes(self) -> Tensor:
         """Count distinct labels: int64 scalar, without the wait that `torch.unique` makes."""
         ordered = self.labels.sort().values
         return (ordered[1:] != ordered[:-1]).sum() + 1
 
-    def is_positive(self) -> torch.Tensor:
+    def is_positive(self) -> Tensor:
         """Return which classes of the shard are in the batch: bool [L]."""
         row_N, size = local_rows(self.labels, self.start, self.stop), self.shard_classes
         # Labels of other ranks set a spare last element: no selection, so no wait for the device.
         mask = torch.zeros(size + 1, dtype=torch.bool, device=self.labels.device)
         return mask.index_fill_(0, torch.where(row_N < 0, size, row_N), True)[:size]
 
-    def hashes(self) -> Iterator[tuple[int, int, torch.Tensor]]:
+    def hashes(self) -> Iterator[tuple[int, int, Tensor]]:
         """Yield `(start, stop, hashes)` of the shard's classes, by row, in chunks."""
         device = self.labels.device
         on_cpu = device.type == "cpu"
@@ -130,8 +131,8 @@ class ActiveSet:
     """
 
     rows: RowSet
-    positive_classes: torch.Tensor
-    overflow: torch.Tensor
+    positive_classes: Tensor
+    overflow: Tensor
 
 
 class Sampler:

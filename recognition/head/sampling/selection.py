@@ -1,6 +1,7 @@
 """The active classes of each step, chosen in the forward pass or ahead of it."""
 
 import torch
+from torch import Tensor
 
 from recognition.head.placement.collectives import GatheredBatch
 from recognition.head.placement.table import Table
@@ -39,7 +40,7 @@ class Selection:
         self._reader = TableReader(table, embedding_size)
         self._shard, self._num_classes = shard, num_classes
         self._rate, self._seed = rate, seed
-        self._prefetched: tuple[int, torch.Tensor, ActiveSet] | None = None
+        self._prefetched: tuple[int, Tensor, ActiveSet] | None = None
 
     def __call__(self, step: int, batch: GatheredBatch) -> ActiveSet:
         """Return the active classes: those of `prefetch` if step and labels are the same."""
@@ -51,15 +52,13 @@ class Selection:
         self._reader.table.release()
         return self.sampler(self._request(step, batch.all_labels, batch.unit))
 
-    def prefetch(self, step: int, label_N: torch.Tensor) -> None:
+    def prefetch(self, step: int, label_N: Tensor) -> None:
         """Choose a step's classes by the global batch's labels, and stage their rows."""
         active = self.sampler(self._request(step, label_N))
         self._prefetched = step, label_N, active
         self._reader.table.stage(active.rows)
 
-    def _request(
-        self, step: int, label_N: torch.Tensor, unit_Nd: torch.Tensor | None = None
-    ) -> SampleRequest:
+    def _request(self, step: int, label_N: Tensor, unit_Nd: Tensor | None = None) -> SampleRequest:
         return SampleRequest(
             label_N, *self._shard, self._num_classes, self._rate, self._seed, step, unit_Nd,
             self._reader,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from recognition.distributed import shard_range
 from recognition.head.online_softmax.global_loss import pick_samples
@@ -17,15 +18,15 @@ LABEL_RULES = [name for name in SAMPLINGS if name not in ("hash_forest", "hard_n
 
 
 def active_classes(
-    sampling: str, labels: torch.Tensor, classes: int, rate: float, seed: int, step: int
-) -> torch.Tensor:
+    sampling: str, labels: Tensor, classes: int, rate: float, seed: int, step: int
+) -> Tensor:
     """Return the ids of the classes that take part in a step, over all ranks: int64."""
     request = SampleRequest(labels, 0, classes, classes, rate, seed, step)
     rows = SAMPLINGS[sampling]()(request).rows
     return torch.arange(rows.count) if rows.index is None else rows.index
 
 
-def picked_samples(rate: float, sizes: Sequence[int], seed: int, step: int) -> torch.Tensor:
+def picked_samples(rate: float, sizes: Sequence[int], seed: int, step: int) -> Tensor:
     """Return the places in the global batch of the samples whose negatives count: int64.
 
     `sizes` are the samples that each rank works on.
@@ -41,7 +42,7 @@ def picked_samples(rate: float, sizes: Sequence[int], seed: int, step: int) -> t
     return torch.cat(picked)
 
 
-def reader(weight_LKd: torch.Tensor) -> TableReader:
+def reader(weight_LKd: Tensor) -> TableReader:
     """Return the centres as a rule reads them."""
     return TableReader(Table(weight_LKd.flatten(1), {}), weight_LKd.shape[2])
 
@@ -50,11 +51,11 @@ def reader(weight_LKd: torch.Tensor) -> TableReader:
 class Scene:
     """Trained-looking centres [C, K, d] in groups, and a batch of which each is near its own."""
 
-    weight: torch.Tensor
-    unit: torch.Tensor
-    labels: torch.Tensor
+    weight: Tensor
+    unit: Tensor
+    labels: Tensor
 
-    def cosines(self) -> torch.Tensor:
+    def cosines(self) -> Tensor:
         """Return what every sample and class have: float64 [N, C]."""
         centres = F.normalize(self.weight.double(), dim=2)
         return torch.einsum("nd,ckd->nck", self.unit.double(), centres).amax(2)
@@ -84,7 +85,7 @@ class Scene:
         rank: int = 0,
         ranks: int = 1,
         step: int = 0,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Return the ids of one rank's active classes."""
         request = self.request(rate, rank=rank, ranks=ranks, step=step)
         rows = sampler(request).rows

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,7 @@ class LossCase:
     def running(self) -> list[float]:
         return {"adaface": [20.0, 100.0], "curricularface": [0.0]}.get(self.name, [])
 
-    def observe(
-        self, running: list[float], cosine: torch.Tensor, norm: torch.Tensor
-    ) -> list[float]:
+    def observe(self, running: list[float], cosine: Tensor, norm: Tensor) -> list[float]:
         alpha = float(self.options.get("alpha", 0.01))
         if self.name == "adaface":
             norm = norm.clamp(0.001, 100)
@@ -38,9 +37,7 @@ class LossCase:
             seen = []
         return [(1 - alpha) * old + alpha * new for old, new in zip(running, seen, strict=True)]
 
-    def margin(
-        self, cosine: torch.Tensor, norm: torch.Tensor, running: Sequence[float] = ()
-    ) -> torch.Tensor:
+    def margin(self, cosine: Tensor, norm: Tensor, running: Sequence[float] = ()) -> Tensor:
         """Return the target cosines with margin."""
         option = self.options
         if self.name == "softmax":
@@ -63,14 +60,14 @@ class LossCase:
 
     def total(
         self,
-        cosine: torch.Tensor,
-        own: torch.Tensor,
-        left_out: torch.Tensor,
-        norm: torch.Tensor,
+        cosine: Tensor,
+        own: Tensor,
+        left_out: Tensor,
+        norm: Tensor,
         running: Sequence[float],
         scale: float,
-        picked: torch.Tensor,
-    ) -> torch.Tensor:
+        picked: Tensor,
+    ) -> Tensor:
         """Return the mean loss; `own` and `left_out` are bool [N, C], `picked` bool [N]."""
         present = (own & ~left_out).any(1)
         own_cosine = cosine[own]
@@ -94,7 +91,7 @@ class LossCase:
         return (loss * present).sum() / max(int(present.sum()), 1)
 
 
-def _fold(angle: torch.Tensor) -> torch.Tensor:
+def _fold(angle: Tensor) -> Tensor:
     """Return the cosine, continued so that it falls beyond pi and beyond twice that."""
     value = torch.cos(angle)
     value = torch.where(angle > math.pi, -torch.cos(angle) - 2.0, value)
@@ -123,7 +120,7 @@ class DenseHead:
 
     def __init__(
         self,
-        weight: torch.Tensor,
+        weight: Tensor,
         loss: LossCase,
         *,
         scale: float = 64.0,
@@ -142,11 +139,11 @@ class DenseHead:
 
     def loss_and_gradients(
         self,
-        x: torch.Tensor,
-        y: torch.Tensor,
-        active: torch.Tensor,
-        picked: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        x: Tensor,
+        y: Tensor,
+        active: Tensor,
+        picked: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the mean loss and its gradients by `x` [N, d] and by the weight [C, K·d].
 
         `active` are class ids, `picked` the samples (all unless given) whose negatives count.
@@ -168,7 +165,7 @@ class DenseHead:
         by_x, by_weight = torch.autograd.grad(loss, (x, weight))
         return loss.detach(), by_x, by_weight
 
-    def step(self, gradient: torch.Tensor, active: torch.Tensor, lr: float) -> None:
+    def step(self, gradient: Tensor, active: Tensor, lr: float) -> None:
         """Update the active rows alone."""
         rows = gradient[active] + self.weight_decay * self.weight[active]
         self.velocity[active] = self.momentum * self.velocity[active] + rows
@@ -176,8 +173,8 @@ class DenseHead:
 
 
 def make_batches(
-    weight: torch.Tensor, sizes: Sequence[int], steps: int, seed: int
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    weight: Tensor, sizes: Sequence[int], steps: int, seed: int
+) -> list[tuple[Tensor, Tensor]]:
     """Return `steps` global batches of `sum(sizes)` samples, with labels that repeat.
 
     Sample 0 points nearly away from its centre, beyond where an angular margin passes pi, and

@@ -5,6 +5,7 @@ import io
 
 import pytest
 import torch
+from torch import Tensor
 
 from recognition.head import PartialFC, arcface
 from recognition.head.placement.collectives import ShardedCollectives
@@ -18,7 +19,7 @@ def _head(**options: object) -> PartialFC:
     return PartialFC(SIZE, CLASSES, **{"sample_rate": 0.2, **options})  # type: ignore[arg-type]
 
 
-def _batch(seed: int, size: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+def _batch(seed: int, size: int = 6) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(size, SIZE, generator=generator)
     return x, torch.randint(0, CLASSES, (size,), generator=generator)
@@ -30,7 +31,7 @@ def _step(head: PartialFC, seed: int) -> None:
     head.step(0.1)
 
 
-def _changed(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+def _changed(before: Tensor, after: Tensor) -> Tensor:
     return (before != after).any(1).nonzero().squeeze(1)
 
 
@@ -283,9 +284,7 @@ def test_a_loss_goes_backward_once_and_before_the_step() -> None:
         ),
     ],
 )
-def test_a_batch_that_does_not_fit_is_refused(
-    x: torch.Tensor, y: torch.Tensor, message: str
-) -> None:
+def test_a_batch_that_does_not_fit_is_refused(x: Tensor, y: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _head()(x, y)
 

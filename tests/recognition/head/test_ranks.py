@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from recognition.distributed import shard_range
 from recognition.head import PartialFC, RowSGD, arcface, build_loss, cosface
@@ -34,7 +35,7 @@ EMBEDDING_SIZE, STEPS, SEED, RATE, LR = 32, 5, 3, 0.3, 0.02
 LATER = 1e-4  # relative tolerance once steps were made
 SIZES = {1: [14], 2: [13, 1], 4: [5, 1, 0, 8]}  # unequal, single and absent samples
 
-Batches = list[tuple[torch.Tensor, torch.Tensor]]
+Batches = list[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -93,12 +94,12 @@ class Trace:
 
     losses: list[float]
     cosines: list[float]
-    gradients: list[torch.Tensor]
+    gradients: list[Tensor]
     active: list[int]
-    classes: list[torch.Tensor]
+    classes: list[Tensor]
     running: list[float]
-    weight: torch.Tensor
-    velocity: torch.Tensor
+    weight: Tensor
+    velocity: Tensor
 
 
 class Recorder(Sampler):
@@ -107,7 +108,7 @@ class Recorder(Sampler):
     def __init__(self, rule: Sampler) -> None:
         self.rule = rule
         self.uses_embeddings = rule.uses_embeddings
-        self.classes: list[torch.Tensor] = []
+        self.classes: list[Tensor] = []
 
     def __call__(self, request: SampleRequest) -> ActiveSet:
         active = self.rule(request)
@@ -175,12 +176,12 @@ def traces(request: pytest.FixtureRequest) -> list[list[Trace]]:
     return run_ranks(_train_all, request.param, {c: _batches(c) for c in (5, 10, 101)})
 
 
-def _assert_near(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
+def _assert_near(found: Tensor, expected: Tensor, tolerance: float) -> None:
     error = (found.double() - expected).abs().max()
     assert error <= tolerance * expected.abs().max(), f"{error} of {expected.abs().max()}"
 
 
-def _whole(case: Case, parts: list[torch.Tensor]) -> torch.Tensor:
+def _whole(case: Case, parts: list[Tensor]) -> Tensor:
     """Put the ranks' rows together; copies of one table must not differ by a bit."""
     if case.placement != "replicated":
         return torch.cat(parts)
@@ -223,7 +224,7 @@ def test_equals_the_dense_definition(traces: list[list[Trace]], number: int) -> 
     assert not velocity[~touched].any()
 
 
-def _golden_step() -> dict[str, dict[str, torch.Tensor]]:
+def _golden_step() -> dict[str, dict[str, Tensor]]:
     golden = np.load(GOLDEN)
     rank = dist.get_rank()
     start, stop = shard_range(101, 2, rank)
@@ -247,7 +248,7 @@ def _golden_step() -> dict[str, dict[str, torch.Tensor]]:
     return results
 
 
-def _train_on_few(cut: list[int], placement: str) -> torch.Tensor:
+def _train_on_few(cut: list[int], placement: str) -> Tensor:
     """Two steps of two micro-batches, this rank's part of each; return its rows."""
     rank = dist.get_rank() if dist.is_initialized() else 0
     head = PartialFC(24, 40, placement=placement, sample_rate=0.3, seed=SEED)
@@ -262,7 +263,7 @@ def _train_on_few(cut: list[int], placement: str) -> torch.Tensor:
     return head.weight
 
 
-def _train_on_few_everywhere(cuts: list[list[int]], placements: list[str]) -> list[torch.Tensor]:
+def _train_on_few_everywhere(cuts: list[list[int]], placements: list[str]) -> list[Tensor]:
     return [_train_on_few(cut, placement) for cut in cuts for placement in placements]
 
 

@@ -7,6 +7,7 @@ machine code and stops short of the device. Prints the kernels' names, a line ea
 from typing import Any
 
 import torch
+from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver
 
@@ -40,7 +41,7 @@ def compile_only(self: Any, *args: Any, **options: Any) -> Any:
     return kernel
 
 
-def call_all(dtype: torch.dtype, limit: float | None, index: torch.Tensor | None) -> None:
+def call_all(dtype: torch.dtype, limit: float | None, index: Tensor | None) -> None:
     """Call every operation once, at sizes of use."""
     rows, samples, size = 256, 128, 512
     ops, weight = TritonOps(), torch.zeros(1000, size)

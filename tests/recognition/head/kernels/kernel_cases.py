@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from recognition.head.kernels.block import Block
 from recognition.head.kernels.cpu import CompiledOps
@@ -22,7 +23,7 @@ dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=s
 BFLOAT16 = 2.0**-7
 
 
-def block_of(start: int, stop: int, index: torch.Tensor | None, **tensors: torch.Tensor) -> Block:
+def block_of(start: int, stop: int, index: Tensor | None, **tensors: Tensor) -> Block:
     """Return positions `[start, stop)` of the rows in `index`, or of all rows, of some tables."""
     if index is None:
         rows, of_block = RowSet(stop), None
@@ -37,6 +38,6 @@ def tolerance(dtype: torch.dtype, log2_scale: float = 0.0) -> float:
     return 4e-6 + 4.0 * log2_scale * 2.0**-24 + (BFLOAT16 if dtype == torch.bfloat16 else 0.0)
 
 
-def close(found: torch.Tensor, expected: torch.Tensor, rtol: float, atol: float = 0.0) -> None:
+def close(found: Tensor, expected: Tensor, rtol: float, atol: float = 0.0) -> None:
     found, expected = found.cpu().double(), expected.double()
     torch.testing.assert_close(found, expected, rtol=rtol, atol=atol)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from torch import Tensor
 
 from recognition.head import PartialFC, RowAdamW, RowOptimizer, RowSGD, arcface, build_loss
 from recognition.head.kernels.cpu import CompiledOps
@@ -40,7 +41,7 @@ BLOCK_BYTES = 20 * 12 * (SAMPLES + SIZE)  # blocks of 20 classes, the last one o
 
 def _three_steps(
     make_ops: MakeOps, monkeypatch: pytest.MonkeyPatch, **options: object
-) -> dict[str, torch.Tensor]:
+) -> dict[str, Tensor]:
     monkeypatch.setattr(
         "recognition.head.online_softmax.threads.block_ops", lambda device: make_ops
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from recognition.head.kernels.block import LogitTransform
 from recognition.head.kernels.build import block_ops
@@ -42,9 +43,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value) encount
 class Products:
     """Products and inverse norms of R rows by N samples, the samples' own rows among them."""
 
-    product: torch.Tensor
-    inverse: torch.Tensor
-    own: torch.Tensor
+    product: Tensor
+    inverse: Tensor
+    own: Tensor
 
     @classmethod
     def of(cls, rows: int, samples: int, dtype: torch.dtype, seed: int) -> "Products":
@@ -57,13 +58,13 @@ class Products:
         product = (cosine / inverse.unsqueeze(1)).to(dtype)
         return cls(product.to(DEVICE), inverse.to(DEVICE), own.to(DEVICE))
 
-    def cosines(self) -> torch.Tensor:
+    def cosines(self) -> Tensor:
         return self.product.cpu().double() * self.inverse.cpu().double().unsqueeze(1)
 
-    def is_own(self) -> torch.Tensor:
+    def is_own(self) -> Tensor:
         return torch.arange(len(self.inverse)).unsqueeze(1) == self.own.cpu()
 
-    def left_out(self, limit: float | None) -> torch.Tensor:
+    def left_out(self, limit: float | None) -> Tensor:
         """Return where the float32 cosine is above the limit: there is no tolerance on a step."""
         if limit is None:
             return torch.zeros(self.product.shape, dtype=torch.bool)
@@ -84,7 +85,7 @@ def test_softmax_over_blocks_is_the_dense_one(
     peak = torch.full((samples,), start, device=DEVICE)
     mass = torch.zeros(samples, device=DEVICE)
     logit_CN = torch.empty(0, samples, dtype=torch.float64)
-    shares: list[tuple[torch.Tensor, torch.Tensor]] = []
+    shares: list[tuple[Tensor, Tensor]] = []
     for number, size in enumerate([rows, 7, rows]):
         block = Products.of(size, samples, dtype, number)
         share = block.product.clone()

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from recognition.head import (
     LOSSES,
@@ -20,7 +21,7 @@ ANGLES = torch.linspace(0.002, math.pi - 0.002, 20_001, dtype=torch.float64)
 NORMS = torch.linspace(0.5, 150.0, 20_001, dtype=torch.float64)
 
 
-def _margin(loss: object, cosine: torch.Tensor, norm: torch.Tensor | None = None) -> torch.Tensor:
+def _margin(loss: object, cosine: Tensor, norm: Tensor | None = None) -> Tensor:
     """Return the cosines with margin, with running statistics as some loss might have them."""
     assert isinstance(loss, MarginSoftmax)
     running = torch.tensor([70.0, 9.0], dtype=cosine.dtype)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from recognition.head import PartialFC, RowSGD, curricularface, softmax
@@ -18,14 +19,14 @@ from recognition.head.rows import RowSet
 SAMPLES, CLASSES, SIZE = 9, 57, 16
 
 
-def _problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _problem() -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     unit = F.normalize(torch.randn(SAMPLES, SIZE, generator=generator))
     weight = torch.randn(CLASSES, SIZE, generator=generator)
     return unit, torch.randint(-1, CLASSES, (SAMPLES,), generator=generator), weight
 
 
-def _stream(weight: torch.Tensor, settings: StreamSettings) -> BlockStream:
+def _stream(weight: Tensor, settings: StreamSettings) -> BlockStream:
     threads = Threads(torch.device("cpu"), parallel=True)
     return BlockStream(Table(weight, {}), SIZE, settings, threads)
 
@@ -204,7 +205,7 @@ def test_bfloat16_products_stay_within_bfloat16_of_the_float32_step() -> None:
 class _LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has none there
     """Notes the largest tensor that any operation makes, views of the table aside."""
 
-    def __init__(self, tables: list[torch.Tensor]) -> None:
+    def __init__(self, tables: list[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.tables = {table.untyped_storage().data_ptr() for table in tables}
         self.numel = 0
@@ -219,7 +220,7 @@ class _LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]  # tor
         assert callable(func)
         result = func(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, (list, tuple)) else [result]:
-            if isinstance(tensor, torch.Tensor):
+            if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
                 if storage.data_ptr() not in self.tables:
                     self.numel = max(self.numel, storage.nbytes() // 4)

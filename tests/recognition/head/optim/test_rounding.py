@@ -2,14 +2,13 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from recognition.head.hashing import class_hash
 from recognition.head.optim.rounding import RowNoise, round_stochastically
 
 
-def _round(
-    value: torch.Tensor, seed: int = 0, step: int = 0, class_id: torch.Tensor | None = None
-) -> torch.Tensor:
+def _round(value: Tensor, seed: int = 0, step: int = 0, class_id: Tensor | None = None) -> Tensor:
     class_id = torch.arange(len(value)) if class_id is None else class_id
     out = torch.empty_like(value, dtype=torch.bfloat16)
     round_stochastically(
@@ -18,12 +17,12 @@ def _round(
     return out
 
 
-def _bits(rows: int, columns: int, step: int = 0, first: int = 0, seed: int = 0) -> torch.Tensor:
+def _bits(rows: int, columns: int, step: int = 0, first: int = 0, seed: int = 0) -> Tensor:
     noise = RowNoise(seed, step, torch.arange(first, first + rows))
     return noise.bits(columns)
 
 
-def _patterns() -> torch.Tensor:
+def _patterns() -> Tensor:
     """Return float32 of all signs, exponents and kinds of fractions: [512, 64]."""
     generator = torch.Generator().manual_seed(0)
     word = torch.randint(-(1 << 31), 1 << 31, (512, 64), generator=generator).to(torch.int32)

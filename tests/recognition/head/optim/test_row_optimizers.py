@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from recognition.head.optim.rounding import RowNoise
 from recognition.head.optim.row_optimizers import (
@@ -37,7 +38,7 @@ def _stock(ours: RowOptimizer) -> Stock:
     )
 
 
-def _problem(rows: int, width: int, steps: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def _problem(rows: int, width: int, steps: int) -> tuple[Tensor, list[Tensor]]:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(rows, width, generator=generator)
     return weight, [torch.randn(rows, width, generator=generator) for _ in range(steps)]
@@ -45,11 +46,11 @@ def _problem(rows: int, width: int, steps: int) -> tuple[torch.Tensor, list[torc
 
 def _run(
     optimizer: RowOptimizer,
-    weight: torch.Tensor,
-    gradients: list[torch.Tensor],
-    taken: list[torch.Tensor] | None = None,
+    weight: Tensor,
+    gradients: list[Tensor],
+    taken: list[Tensor] | None = None,
     block: int | None = None,
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Step the rows `taken[step]` of a copy of `weight`, `block` at a time."""
     weight = weight.clone()
     state = optimizer.state(*weight.shape)
@@ -68,10 +69,10 @@ def _run(
 
 def _run_stock(
     stock: Stock,
-    weight: torch.Tensor,
-    gradients: list[torch.Tensor],
-    taken: list[torch.Tensor] | None = None,
-) -> torch.Tensor:
+    weight: Tensor,
+    gradients: list[Tensor],
+    taken: list[Tensor] | None = None,
+) -> Tensor:
     """Do the same with a torch optimizer, each row a parameter that may have no gradient."""
     rows = [torch.nn.Parameter(row.clone()) for row in weight]
     optimizer = stock(rows)
@@ -195,7 +196,7 @@ def test_state_starts_as_zeros_a_row(optimizer: RowOptimizer) -> None:
 
 def _bfloat16_velocity(
     steps: int, momentum: float, gradient: float, start: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Return 16,384 velocities in bfloat16 after so many equal steps, rounded both ways."""
     optimizer = RowSGD(momentum, 0.0, momentum_dtype=torch.bfloat16)
     weight = torch.zeros(128, 128)

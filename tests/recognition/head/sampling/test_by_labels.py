@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from recognition.distributed import shard_range
 from recognition.head.hashing import class_hash
@@ -20,7 +21,7 @@ def _active(
     seed: int = 0,
     step: int = 0,
     ranks: int = 1,
-) -> tuple[torch.Tensor, list[ActiveSet]]:
+) -> tuple[Tensor, list[ActiveSet]]:
     """Return the active class ids of all ranks together, and each rank's answer."""
     ids, answers = [], []
     for rank in range(ranks):

@@ -5,13 +5,14 @@ import sys
 
 import pytest
 import torch
+from torch import Tensor
 
 from recognition.head.sampling import hash_forest
 from recognition.head.sampling.hash_forest import HashForest, build_index, nearest
 from tests.recognition.head.helpers import Scene, reader, scene
 
 
-def _share_of_nearest(world: Scene, ids: torch.Tensor, neighbours: int) -> float:
+def _share_of_nearest(world: Scene, ids: Tensor, neighbours: int) -> float:
     """Return how many of the samples' true nearest classes are among the ids."""
     true = world.cosines().topk(neighbours, 1).indices.flatten()
     return torch.isin(true, ids).double().mean().item()
