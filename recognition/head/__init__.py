@@ -1,12 +1,12 @@
-"""The classification head: class centres, sampling, losses, exact streaming softmax.
+"""The classification head: class centres, sampling, losses, exact online softmax.
 
-Three independent choices make every method (docs: `docs/architecture.md`):
+Three independent choices make every method (see `docs/methods.md`), each a folder:
 
-* placement: where the centres live, `PLACEMENTS`;
-* sampling: which take part in a step, `SAMPLINGS`;
-* loss: what is computed over them, `LOSSES`.
+* `placement`: where the centres live, `PLACEMENTS`;
+* `sampling`: which take part in a step, `SAMPLINGS`;
+* `losses`: what is computed over them, `LOSSES`.
 
-`global_loss` and `streaming` are the method; the rest serves them.
+`online_softmax` computes it, with the `kernels`; `optim` updates the centres.
 """
 
 from recognition.head.losses.base import Loss, LossInputs, MarginSoftmax, SampleWeights

@@ -1,4 +1,4 @@
-"""Looking up a named choice and building it, with messages that a person can act on."""
+"""Looks up a named choice and builds it, with messages that a person can act on."""
 
 import difflib
 import inspect
@@ -27,7 +27,7 @@ def choose(table: Mapping[str, Choice], name: str, field: str) -> Choice:
 def build(
     table: Mapping[str, Callable[..., Choice]], name: str, field: str, options: Mapping[str, Any]
 ) -> Choice:
-    """Return `table[name](**options)`. Options that are left out have that function's defaults.
+    """Return `table[name](**options)`.
 
     Raises `ValueError` for an unknown name or option, with those that exist, for an option of the
     wrong type, and whatever the function raises for one that is out of range.

@@ -1,6 +1,6 @@
 """The one source of random decisions in the head: a hash of (seed, step, class id).
 
-No generator has a state, so a resumed run, or one on another number of ranks, draws the same.
+There is no generator's state, so a resumed run, or one on another number of ranks, draws the same.
 """
 
 import hashlib
@@ -23,8 +23,13 @@ def class_hash(class_id: Tensor, seed: int, step: int) -> Tensor:
 
 def hash_keys(seed: int, step: int) -> tuple[int, int]:
     """Return the two 32-bit keys of `class_hash`, each in `[0, 2^32)`."""
-    digest = hashlib.sha256(f"active classes, seed {seed}, step {step}".encode()).digest()
-    return int.from_bytes(digest[:4], "big"), int.from_bytes(digest[4:8], "big")
+    key = text_hash(f"active classes, seed {seed}, step {step}")
+    return key >> 32, key & WORD
+
+
+def text_hash(text: str) -> int:
+    """Return the first 64 bits of a text's SHA-256: a seed of its own for each purpose."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def _mix(word: Tensor) -> Tensor:

@@ -14,8 +14,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from recognition.head.batch import check_batch, mask_unknown, normalise
-from recognition.head.kernels.block import Block
-from recognition.head.kernels.reference import BlockOps
 from recognition.head.losses.base import Loss
 from recognition.head.losses.margins import cosface
 from recognition.head.online_softmax.global_loss import (
@@ -24,7 +22,6 @@ from recognition.head.online_softmax.global_loss import (
     GlobalSoftmax,
     attach_backward,
 )
-from recognition.head.online_softmax.pending import PendingGradients
 from recognition.head.online_softmax.settings import (
     BLOCK_BYTES,
     KEEP_BYTES,
@@ -34,10 +31,9 @@ from recognition.head.online_softmax.settings import (
 )
 from recognition.head.online_softmax.stream import BlockStream
 from recognition.head.online_softmax.threads import Threads
-from recognition.head.online_softmax.update import RowUpdater
+from recognition.head.online_softmax.update import CentreUpdate
 from recognition.head.optim.row_optimizers import RowOptimizer, RowSGD
 from recognition.head.placement.build import create_collectives, create_table
-from recognition.head.rows import complement
 from recognition.head.sampling.build import build_sampler
 from recognition.head.sampling.selection import Selection
 
@@ -186,8 +182,7 @@ class PartialFC(nn.Module):
             rate=sample_rate, seed=seed,
         )  # fmt: skip
         self._softmax = GlobalSoftmax(stream, self.shard, self.loss, self._collectives, seed)
-        self._pending = PendingGradients(stream, self._collectives)
-        self._updater = RowUpdater(stream, self.optimizer, self._collectives, self.shard[0], seed)
+        self._update = CentreUpdate(stream, self.optimizer, self._collectives, self.shard[0], seed)
         self._active_classes = 0
         self.register_buffer("running", torch.tensor(self.loss.initial, device=device))
 
@@ -292,19 +287,10 @@ class PartialFC(nn.Module):
         if not (math.isfinite(lr) and lr >= 0.0):
             raise ValueError(f"lr: {lr} found, expected a finite number of at least 0")
         if not skip:
-            rows = self._pending.rows()
-
-            def update(ops: BlockOps, block: Block, grad_unit: Tensor) -> None:
-                self._updater.update(ops, block, grad_unit, lr, self.step_count)
-
-            for _ in self._pending.map(update, rows, grad_scale, with_state=True):
-                pass
-            if self.dense_update:
-                others = complement(rows, len(self.weight))
-                self._updater.update_without_gradient(others, lr, self.step_count)
+            self._update.apply(lr, grad_scale, self.step_count, dense=self.dense_update)
         self.table.finish()
         self.table.release()
-        self._pending.clear()
+        self._update.clear()
         self.step_count += 1
 
     @torch.no_grad()
@@ -314,7 +300,7 @@ class PartialFC(nn.Module):
         Costs next to nothing. A NaN or infinity in any rank's embeddings or centres shows on all
         ranks; reduce over the ranks all the same before acting on it.
         """
-        return self._pending.finite()
+        return self._update.finite()
 
     @torch.no_grad()
     def step_figures(self, grad_scale: float | Tensor = 1.0) -> dict[str, Tensor]:
@@ -339,7 +325,7 @@ class PartialFC(nn.Module):
 
         Weight decay is not part of it. Costs and errors are those of `step_figures`.
         """
-        return self._pending.norm(grad_scale)
+        return self._update.norm(grad_scale)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return this rank's rows of the state by name, each [L, ...], rows by class id.
@@ -387,7 +373,7 @@ class PartialFC(nn.Module):
                     f"backward of step {step}'s loss after the centres moved on to step "
                     f"{self.step_count}: call loss.backward() before head.step()"
                 )
-            self._pending.add(result.centre_loss.scaled(grad_loss))
+            self._update.losses.append(result.centre_loss.scaled(grad_loss))
             if result.unit_gradient is None:
                 return None, None
             factor = grad_loss * collectives.size

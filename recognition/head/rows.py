@@ -43,7 +43,7 @@ class RowSet:
         return self.index[start:stop]
 
     def positions(self, row_N: Tensor) -> Tensor:
-        """Return where each row stands in the set: int64 [N], −1 for a row that is not in it.
+        """Return each row's position in the set: int64 [N], −1 for a row that is not in it.
 
         A row number of −1 (no row of this rank) is in no set.
         """
@@ -54,7 +54,7 @@ class RowSet:
 
 
 def local_rows(label_N: Tensor, start: int, stop: int) -> Tensor:
-    """Return the row of each global class id in the table of classes `[start, stop)`.
+    """Return the row of each class id in the table of classes `[start, stop)`.
 
     int64 [N], −1 for a class that the table does not hold.
     """
@@ -64,7 +64,7 @@ def local_rows(label_N: Tensor, start: int, stop: int) -> Tensor:
 def union(sets: list[RowSet], table_rows: int, device: torch.device) -> RowSet:
     """Return the union of `sets`, all of them over one table of `table_rows` rows.
 
-    Costs one byte a row of the table unless the sets are one and the same.
+    Costs one byte per row of the table unless the sets are one and the same.
     """
     whole = next((rows for rows in sets if rows.index is None), None)
     if whole is not None:
@@ -81,7 +81,7 @@ def union(sets: list[RowSet], table_rows: int, device: torch.device) -> RowSet:
 def complement(rows: RowSet, table_rows: int) -> RowSet:
     """Return the rows of a table of `table_rows` rows that are not in `rows`.
 
-    Costs one byte a row of the table.
+    Costs one byte per row of the table.
     """
     if rows.index is None:
         rest = torch.arange(rows.count, table_rows)

@@ -25,24 +25,18 @@ _NO_MAX = -1e30  # below any logit, and finite: its difference to itself is 0, n
 
 @dataclass
 class Block:
-    """Consecutive positions of a row set, and the tensors that hold those rows.
+    """Positions `[start, stop)` of a row set, and the tensors that hold those rows.
 
-    Attributes:
-        rows: the row set.
-        start: position of the block's first row in it.
-        stop: one past the position of its last row.
-        tensors: weight and optimizer state by name, on the computing device. Each is the block's
-            rows, [R, ...]; with an `index`, a whole table, [L, ...].
-        index: int64 [R], the block's rows in the tables, each once.
-        space: memory for copies of rows.
+    The tensors, weight and optimizer state by name, are on the computing device: the block's rows,
+    [R, ...]; with an `index`, whole tables, [L, ...].
     """
 
     rows: RowSet
     start: int
     stop: int
     tensors: dict[str, Tensor]
-    index: Tensor | None
-    space: Workspace
+    index: Tensor | None  # int64 [R], the block's rows in the tables, each once
+    space: Workspace  # for copies of rows
     _copies: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -89,19 +83,12 @@ class Block:
 
 @dataclass(frozen=True)
 class LogitTransform:
-    """How the cosine with a negative class becomes a logit to base 2.
-
-    Attributes:
-        log2_scale: the scale of logits to base 2.
-        inter_class_filter: negatives with a cosine above it are left out; None leaves none out.
-        curriculum: which negatives count for more; None if none does.
-        centres: K; a class's cosine is the largest of its centres'.
-    """
+    """How the cosine with a negative class becomes a logit to base 2."""
 
     log2_scale: float
-    inter_class_filter: float | None = None
-    curriculum: Curriculum | None = None
-    centres: int = 1
+    inter_class_filter: float | None = None  # negatives with a cosine above it are left out
+    curriculum: Curriculum | None = None  # which negatives count for more
+    centres: int = 1  # K; a class's cosine is the largest of its centres'
 
     @property
     def max_is_fixed(self) -> bool:

@@ -81,12 +81,9 @@ class CompiledOps(BlockOps):
         )  # fmt: skip
 
 
-def _array(tensor: Tensor) -> npt.NDArray[Any]:
+def _array(tensor: Tensor) -> Any:
     """Return a tensor's memory: float32, or bfloat16 as int16, which NumPy has no type for."""
-    whole: npt.NDArray[Any] = (
-        tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
-    ).numpy()
-    return whole
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def _index(block: Block) -> npt.NDArray[np.int64]:

@@ -30,44 +30,29 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class TargetGradients:
-    """What the loss asks of the target centres, per sample.
+    """What samples have to do with their target centres."""
 
-    Attributes:
-        unit: float32 [N, d], normalised embeddings.
-        row: int64 [N], of the target class in the table; −1 on ranks without it.
-        centre: int64 [N], which of the class's K centres.
-        grad: float32 [N], derivative of the loss by the cosine with that centre.
-    """
-
-    unit: Tensor
-    row: Tensor
-    centre: Tensor
-    grad: Tensor
+    unit: Tensor  # float32 [N, d], normalised embeddings
+    row: Tensor  # int64 [N], of the target class in the table; −1 on ranks without it
+    centre: Tensor  # int64 [N], which of the class's K centres
+    grad: Tensor  # float32 [N], derivative of the loss by the cosine with that centre
 
 
 @dataclass(frozen=True)
 class CentreLoss:
     """What a backward pass leaves behind for the centres: O(N·d) numbers, whatever C is.
 
-    Attributes:
-        rows: the active rows.
-        samples: those whose negatives count.
-        log2_total: float32 [S], log2 of the sum of the exponentials of all ranks' negatives; any
-            finite number where there is none.
-        grad_lse: float32 [S], derivative of the loss by the negatives' log-sum-exp, times scale.
-        targets: of all samples.
-        kept: what the first pass kept for the second, if it did.
-        block_samples: for how many samples a block's temporaries must fit the budget, the same
-            on all ranks that sum blocks.
+    `log2_total` is the sum of the exponentials of all ranks' negatives, to base 2; any finite
+    number where there is none.
     """
 
-    rows: RowSet
+    rows: RowSet  # the active ones
     samples: Samples
-    log2_total: Tensor
-    grad_lse: Tensor
+    log2_total: Tensor  # float32 [S]
+    grad_lse: Tensor  # float32 [S], derivative by the negatives' log-sum-exp, times scale
     targets: TargetGradients
     kept: KeptExps | None
-    block_samples: int
+    block_samples: int  # that blocks are planned for, the same on all ranks that sum blocks
 
     def scaled(self, factor: float | Tensor) -> "CentreLoss":
         """Return the same for the loss times `factor`."""
@@ -162,15 +147,10 @@ class _SecondPass:
 
 @dataclass(frozen=True)
 class _TargetSums:
-    """The target samples' part in the centres' gradients, times the centre's norm, per centre.
+    """The targets' part in the centres' gradients, times the centre's norm, per centre."""
 
-    Attributes:
-        position: int64 [N], of the centre among those of the row set, each once; −1 for none.
-        grad: float32 [N, d].
-    """
-
-    position: Tensor
-    grad: Tensor
+    position: Tensor  # int64 [N], of the centre among the row set's, each once; −1 for none
+    grad: Tensor  # float32 [N, d]
 
     @classmethod
     def of(cls, targets: list[TargetGradients], rows: RowSet, centres: int) -> "_TargetSums":

@@ -33,17 +33,11 @@ from recognition.head.rows import RowSet
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples whose negatives count, as the passes see them.
+    """The samples whose negatives count, as the passes see them."""
 
-    Attributes:
-        unit: float32 [S, d], normalised embeddings.
-        target_row: int64 [S], row of the target class in the table; −1 on ranks without it.
-        curriculum: which negatives count for more; None if none does.
-    """
-
-    unit: Tensor
-    target_row: Tensor
-    curriculum: Curriculum | None = None
+    unit: Tensor  # float32 [S, d], normalised embeddings
+    target_row: Tensor  # int64 [S], of the target class in the table; −1 on ranks without it
+    curriculum: Curriculum | None = None  # which negatives count for more
 
     def pick(self, sample_S: Tensor) -> "Samples":
         """Return some of the samples, int64 [S]."""
@@ -53,30 +47,22 @@ class Samples:
 
 @dataclass(frozen=True)
 class TargetCentres:
-    """Each sample's target centre, on the rank that holds it.
+    """Each sample's target centre, on the rank that holds it."""
 
-    Attributes:
-        unit: float32 [N, d], normalised; zeros on other ranks.
-        centre: int64 [N], which of the class's K centres it is, the nearest.
-        cosine: float32 [N], with the sample; 0 on other ranks.
-    """
-
-    unit: Tensor
-    centre: Tensor
-    cosine: Tensor
+    unit: Tensor  # float32 [N, d], normalised; zeros on other ranks
+    centre: Tensor  # int64 [N], which of the class's K centres it is: the nearest
+    cosine: Tensor  # float32 [N], with the sample; 0 on other ranks
 
 
 @dataclass(frozen=True)
 class KeptExps:
     """What the first pass leaves to the second.
 
-    Attributes:
-        exp: the exponentials, each over its centre's norm, [A·K, S] in `matmul_dtype`.
-        running_max: the maxima that a block's exponentials belong to, float32 [S], by the block's
-            start; empty where the maximum is fixed.
+    The maxima are those that a block's exponentials belong to, float32 [S], by the block's start;
+    none where the maximum is fixed.
     """
 
-    exp: Tensor
+    exp: Tensor  # [A·K, S] in `matmul_dtype`, each over its centre's norm
     running_max: dict[int, Tensor] = field(default_factory=dict)
 
     def of_block(self, block: Block, centres: int) -> Tensor:
@@ -88,16 +74,12 @@ class KeptExps:
 class NegativeStatistics:
     """What the first pass knows of each sample's negatives among some rows.
 
-    Attributes:
-        running_max: float32 [S], the largest logit to base 2, or the fixed maximum.
-        sum_exp: float32 [S], sum over the negatives of `2^(logit − running_max)`.
-        grad_unit: float32 [S, d], the same sum of unit centres: the gradient by the unit
-            embedding, up to a factor per sample. None if no gradient was asked for.
+    `grad_unit` is the gradient by the unit embedding, up to a factor per sample.
     """
 
-    running_max: Tensor
-    sum_exp: Tensor
-    grad_unit: Tensor | None
+    running_max: Tensor  # float32 [S], the largest logit to base 2, or the fixed maximum
+    sum_exp: Tensor  # float32 [S], sum over the negatives of `2^(logit − running_max)`
+    grad_unit: Tensor | None  # float32 [S, d], the same sum of unit centres, if asked for
 
     @classmethod
     def empty(cls, unit_Sd: Tensor, initial_max: float, *, with_grad: bool) -> "NegativeStatistics":
@@ -122,16 +104,10 @@ class NegativeStatistics:
 
 @dataclass(frozen=True)
 class BlockExps:
-    """Makes the exponentials of a block's centres with the samples; see `BlockOps.softmax_block`.
+    """Makes the exponentials of a block's centres with the samples."""
 
-    Attributes:
-        factor: [S, d], normalised embeddings in `matmul_dtype`.
-        target_position: int64 [S], of the target class in the row set, −1 if it is not in it.
-        transform: from cosine to logit.
-    """
-
-    factor: Tensor
-    target_position: Tensor
+    factor: Tensor  # [S, d], normalised embeddings in `matmul_dtype`
+    target_position: Tensor  # int64 [S], of the target class in the row set; −1 if not in it
     transform: LogitTransform
 
     def make(
@@ -146,13 +122,8 @@ class BlockExps:
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the exponentials, [C, S], the centres, [C, d], and what `softmax_block` returns.
 
-        Args:
-            ops: of this thread.
-            block: the rows.
-            running_max_S: changed in place, as in `softmax_block`.
-            sum_exp_S: changed in place.
-            out_CS: memory for the exponentials; default the workspace's.
-            absent_RS: bool, pairs of class and sample that are left out.
+        Maxima and sums change in place, as there. The exponentials are written to `out_CS`, by
+        default in the workspace; pairs of class and sample in `absent_RS`, bool, are left out.
         """
         samples, size = self.factor.shape
         centre_Cd, inverse_C = ops.read_rows(block.by_centre(size), self.factor.dtype)
@@ -210,16 +181,8 @@ def negative_statistics(
     With K centres per class c is the largest of them. With a curriculum hard negatives' c is
     changed, and the derivative is a factor of their weights.
 
-    Args:
-        stream: this rank's centres.
-        samples: normalised embeddings and their target classes.
-        rows: the rows that take part.
-        block_samples: for how many samples a block's temporaries must fit the budget.
-        with_grad: whether to sum the centres, which costs a second product.
-        keep: whether to keep the exponentials if they fit the budget.
-
-    Returns:
-        The statistics, and what was kept.
+    Blocks are planned for `block_samples` samples. `with_grad` sums the centres, which costs a
+    second product; `keep` keeps the exponentials if they fit the budget, else None is returned.
     """
     transform, kept = stream.transform(samples.curriculum), None
     unit_Sd, dtype = samples.unit, stream.settings.matmul_dtype
@@ -261,9 +224,9 @@ def _add_block(
 
 
 def combine_statistics(max_WS: Tensor, sum_exp_WS: Tensor) -> Tensor:
-    """Equals `log2(sum(sum_exp_WS * 2**max_WS, dim=0))`: float32 [S].
+    """Equals `log2(sum(sum_exp_WS * 2**max_WS, dim=0))` over W shards: float32 [S].
 
-    The statistics are those of W shards; −inf where no shard has a negative.
+    −inf where no shard has a negative.
     """
     max_S = max_WS.amax(0)
     return max_S + (sum_exp_WS * torch.exp2(max_WS - max_S)).sum(0).log2()

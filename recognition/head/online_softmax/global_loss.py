@@ -32,35 +32,23 @@ from recognition.head.rows import RowSet, local_rows
 class GlobalLoss:
     """The loss and all that its gradients need, on this rank.
 
-    Attributes:
-        loss: float32 scalar, mean over the global batch; equal on all ranks.
-        cosine_positive: float32 scalar, mean target cosine; equal on all ranks.
-        running: float32 [k], the loss's running statistics with this batch in them.
-        centre_loss: what the second pass needs for this rank's centres.
-        unit_gradient: derivative by the normalised embeddings through this rank's classes, float32
-            [M, d]; the ranks' add up to the whole. None if it was not asked for.
-        norm_gradient: derivative by the norms of the embeddings, float32 [M].
+    `unit_gradient` is the derivative through this rank's classes; the ranks' add up to the whole.
     """
 
-    loss: Tensor
-    cosine_positive: Tensor
-    running: Tensor
-    centre_loss: CentreLoss
-    unit_gradient: Tensor | None
-    norm_gradient: Tensor
+    loss: Tensor  # float32 scalar, mean over the global batch; equal on all ranks
+    cosine_positive: Tensor  # float32 scalar, mean target cosine; equal on all ranks
+    running: Tensor  # float32 [k], the loss's running statistics with this batch in them
+    centre_loss: CentreLoss  # what the second pass needs
+    unit_gradient: Tensor | None  # float32 [M, d], by the unit embeddings, if asked for
+    norm_gradient: Tensor  # float32 [M], by the norms of the embeddings
 
 
 @dataclass(frozen=True)
 class Picked:
-    """The samples whose negatives count.
+    """The samples whose negatives count."""
 
-    Attributes:
-        sample: int64 [S], ascending; None for all of them.
-        total: how many are picked over all ranks.
-    """
-
-    sample: Tensor | None
-    total: int
+    sample: Tensor | None  # int64 [S], ascending; None for all of them
+    total: int  # over all ranks
 
 
 @dataclass(frozen=True)
@@ -73,20 +61,13 @@ class GlobalSoftmax:
 
     with the margin on the target class only; samples whose target class takes no part are ignored
     (0 if that is all of them).
-
-    Attributes:
-        stream: this rank's centres.
-        shard: its classes, `[start, stop)`.
-        loss: what is computed.
-        collectives: the ranks.
-        seed: of the choice of samples whose negatives count.
     """
 
     stream: BlockStream
-    shard: tuple[int, int]
+    shard: tuple[int, int]  # this rank's classes, `[start, stop)`
     loss: Loss
     collectives: Collectives
-    seed: int
+    seed: int  # of the choice of samples whose negatives count
 
     @torch.no_grad()
     def __call__(
@@ -107,7 +88,7 @@ class GlobalSoftmax:
             batch: the samples that this rank works on.
             rows: this rank's active rows.
             running: float32 [k], the loss's running statistics so far.
-            step: which step, for the choice of samples.
+            step: the head's.
             keep: whether a second pass will follow, so that exponentials are worth keeping.
             with_grad: whether the embeddings need a gradient.
         """

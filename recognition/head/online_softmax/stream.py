@@ -20,14 +20,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class BlockStream:
-    """A table, and how its rows are worked through.
-
-    Attributes:
-        table: this rank's centres.
-        embedding_size: d.
-        settings: scale, filter, budgets, product dtype.
-        threads: who works through the rows.
-    """
+    """This rank's centres, and how they are worked through."""
 
     table: Table
     embedding_size: int
@@ -56,13 +49,9 @@ class BlockStream:
     ) -> Iterator[Result]:
         """Yield `function(ops, blocks)` for each part of `rows`, in their order.
 
-        See `Threads.map`. `function` is called by several threads.
-
-        Args:
-            function: takes all blocks of a part, one after the other.
-            rows: the rows that take part.
-            samples: for how many samples a block's temporaries must fit the budget.
-            with_state: whether blocks have the optimizer state besides the weight.
+        See `Threads.map`. Several threads call the function, which must take all blocks of its
+        part. Blocks are of such a size that their temporaries for `samples` samples fit the
+        budget, and have the optimizer state only if asked to.
         """
 
         def run(ops: BlockOps, part: Bounds) -> Result:

@@ -1,70 +1,128 @@
-"""Updates the rows of a table with their gradients, block by block."""
+"""From what the backward passes leave behind to an update of the centres, block by block.
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+Shapes: C centres of a block, D numbers per class, d embedding size.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from recognition.head.kernels.block import Block
 from recognition.head.kernels.reference import BlockOps, full_gradient
+from recognition.head.online_softmax.backward import CentreLoss, centre_gradients
 from recognition.head.online_softmax.stream import BlockStream
 from recognition.head.optim.rounding import RowNoise
 from recognition.head.optim.row_optimizers import RowOptimizer, RowSGD
 from recognition.head.placement.collectives import Collectives
-from recognition.head.rows import RowSet
+from recognition.head.rows import RowSet, complement, union
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class RowUpdater:
-    """What it takes to update a block of rows.
-
-    Attributes:
-        stream: this rank's centres.
-        optimizer: of the rows.
-        collectives: the ranks, which may have to add up the gradient first.
-        first_class: global class id of row 0.
-        seed: of stochastic rounding.
-    """
+class CentreUpdate:
+    """The gradients that wait for an update of the centres, and that update."""
 
     stream: BlockStream
     optimizer: RowOptimizer
     collectives: Collectives
-    first_class: int
-    seed: int
+    first_class: int  # class id of row 0
+    seed: int  # of stochastic rounding
+    losses: list[CentreLoss] = field(default_factory=list)  # one per backward pass
 
-    def update(self, ops: BlockOps, block: Block, grad_unit: Tensor, lr: float, step: int) -> None:
-        """Update a block's rows at learning rate `lr`, in step number `step`, and write them.
+    def apply(self, lr: float, grad_scale: float | Tensor, step: int, *, dense: bool) -> None:
+        """Update the rows that have a gradient, at learning rate `lr`, in step number `step`.
 
-        `full_gradient` makes the block's gradient of `grad_unit`.
+        Gradients are divided by `grad_scale`. `dense` updates all other rows too, with a gradient
+        of zero. Raises `ValueError` when no gradient waits.
         """
-        optimizer = self.optimizer
-        if isinstance(optimizer, RowSGD) and self._has_kernel(optimizer, block, grad_unit):
-            noise = self._noise(block, step) if optimizer.rounds else None
-            ops.update_rows_sgd(block, grad_unit, optimizer, lr, noise)
-            block.write()
-        else:
-            gradient = self.collectives.sum_block(full_gradient(block, grad_unit))
-            self._update(block, gradient, lr, step)
+        rows = self._rows()
 
-    def update_without_gradient(self, rows: RowSet, lr: float, step: int) -> None:
-        """Update rows that took no part: momentum and decay alone."""
+        def update(ops: BlockOps, block: Block, grad_unit_Cd: Tensor) -> None:
+            if isinstance(self.optimizer, RowSGD) and self._has_kernel(self.optimizer):
+                noise = self._noise(block, step) if self.optimizer.rounds else None
+                ops.update_rows_sgd(block, grad_unit_Cd, self.optimizer, lr, noise)
+                block.write()
+            else:
+                gradient_RD = self.collectives.sum_block(full_gradient(block, grad_unit_Cd))
+                self._update(block, gradient_RD, lr, step)
 
-        def part(ops: BlockOps, blocks: Iterator[Block]) -> None:
+        def update_without_gradient(ops: BlockOps, blocks: Iterator[Block]) -> None:
             for block in blocks:
                 self._update(block, torch.zeros_like(block.read("weight")), lr, step)
 
-        for _ in self.stream.map(part, rows, samples=1, with_state=True):
+        for _ in self._map(update, rows, grad_scale, with_state=True):
             pass
+        if dense:
+            others = complement(rows, len(self.stream.table.weight))
+            for _ in self.stream.map(update_without_gradient, others, samples=1, with_state=True):
+                pass
 
-    def _has_kernel(self, optimizer: RowSGD, block: Block, grad_unit: Tensor) -> bool:
-        """Return whether one operation updates these rows, straight from `grad_unit`."""
-        one_centre = grad_unit.shape[1] == block.tensors["weight"].shape[1]
+    def clear(self) -> None:
+        """Drop all gradients, and release their memory."""
+        for loss in self.losses:
+            if loss.kept is not None:
+                self.stream.threads.ops.space.release(loss.kept.exp)
+        self.losses.clear()
+
+    def norm(self, grad_scale: float | Tensor) -> Tensor:
+        """Return the gradients' norm over all ranks: scalar. Costs a second pass, and collectives.
+
+        Raises `ValueError` when no gradient waits.
+        """
+
+        def square_sum(ops: BlockOps, block: Block, grad_unit_Cd: Tensor) -> Tensor:
+            return self.collectives.sum_block(full_gradient(block, grad_unit_Cd)).square().sum()
+
+        total = torch.zeros((), device=self.stream.table.device)
+        for square in self._map(square_sum, self._rows(), grad_scale):
+            total += square
+        return self.collectives.sum_over_classes(total).sqrt()
+
+    def finite(self) -> Tensor:
+        """Return whether all gradients are finite: bool scalar, at next to no cost.
+
+        A centre's gradient is a sum of unit vectors times the numbers per sample that are looked
+        at here.
+        """
+        finite = torch.ones((), dtype=torch.bool, device=self.stream.table.device)
+        for loss in self.losses:
+            finite &= loss.grad_lse.isfinite().all() & loss.targets.grad.isfinite().all()
+        return finite
+
+    def _rows(self) -> RowSet:
+        """Return the rows that have a gradient."""
+        if not self.losses:
+            raise ValueError(
+                "no gradient waits for the centres: call head(...).loss.backward() first"
+            )
+        table = self.stream.table
+        return union([loss.rows for loss in self.losses], len(table.weight), table.device)
+
+    def _map(
+        self,
+        use: Callable[[BlockOps, Block, Tensor], Result],
+        rows: RowSet,
+        grad_scale: float | Tensor,
+        *,
+        with_state: bool = False,
+    ) -> Iterator[Result]:
+        losses = [loss.scaled(1.0 / grad_scale) for loss in self.losses]
+        with torch.autocast(self.stream.table.device.type, enabled=False):
+            yield from centre_gradients(self.stream, rows, losses, use, with_state=with_state)
+
+    def _has_kernel(self, optimizer: RowSGD) -> bool:
+        """Return whether one operation updates the rows of a block, without their full gradient."""
+        one_centre = self.stream.centres == 1
         return optimizer.momentum > 0.0 and one_centre and not self.collectives.sums_blocks
 
-    def _update(self, block: Block, gradient: Tensor, lr: float, step: int) -> None:
+    def _update(self, block: Block, gradient_RD: Tensor, lr: float, step: int) -> None:
         state = {name: block.read(name) for name in block.tensors if name != "weight"}
-        self.optimizer.update(block.read("weight"), state, gradient, lr, self._noise(block, step))
+        weight_RD, noise = block.read("weight"), self._noise(block, step)
+        self.optimizer.update(weight_RD, state, gradient_RD, lr, noise)
         block.write()
 
     def _noise(self, block: Block, step: int) -> RowNoise:

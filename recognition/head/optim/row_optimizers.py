@@ -1,15 +1,14 @@
-"""Optimizers on rows of a table: rows that are not handed in are not touched.
+"""Optimizers that update some rows of a table, in place.
 
-No stock optimizer updates some rows of a table in place. With these, weight, state and decay of
-an unsampled centre stay bit-identical through a step (arXiv 2010.05222, section 3.2: only sampled
-centres are updated); its state waits until it is sampled again. Handing in an unsampled row with
-a gradient of zero instead decays its weight and state as a dense optimizer does.
+No stock optimizer does. With these, weight, state and decay of an unsampled centre stay
+bit-identical through a step (arXiv 2010.05222, section 3.2: only sampled centres are updated); its
+state waits until it is sampled again. An unsampled row that is updated with a gradient of zero
+decays in weight and state as with a dense optimizer.
 
-An optimizer holds settings only. The state is the caller's: tensors with a row a class, which it
-keeps, cuts and saves beside the weight.
+An optimizer holds settings only. The caller keeps the state, tensors with a row per class, and
+shards and saves it with the weight.
 
-Shapes: L rows of a table, R rows of one update, D columns: the embedding size, times the centres
-a class.
+Shapes: L rows of a table, R rows of one update, D columns: embedding size times centres per class.
 """
 
 import math
@@ -30,10 +29,7 @@ class RowOptimizer(Protocol):
     """What the head asks of an optimizer of its rows."""
 
     def state(self, rows: int, width: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-        """Return the state of `rows` rows of `width` columns before the first update.
-
-        Zeros by name, each [rows, ...], in the dtypes that the optimizer keeps.
-        """
+        """Return the state before the first update: zeros by name, each [rows, ...]."""
         ...
 
     def update(
@@ -44,14 +40,15 @@ class RowOptimizer(Protocol):
         lr: float,
         noise: RowNoise,
     ) -> None:
-        """Step R rows: change `weight_RD` and every tensor of `state` in place.
+        """Update R rows: change `weight_RD` and every tensor of `state` in place.
 
         The result of a row depends on that row alone, not on which others share the update.
+        Tensors are contiguous, weight and gradient float32.
 
         Args:
-            weight_RD: float32 [R, D], contiguous.
-            state: of the same rows, under the names of `state`; each [R, ...], contiguous.
-            gradient_RD: float32 [R, D], contiguous. May be overwritten.
+            weight_RD: the rows.
+            state: of the same rows, under the names of `state`; each [R, ...].
+            gradient_RD: may be overwritten.
             lr: learning rate, finite and at least 0.
             noise: random bits for what is rounded stochastically.
         """
@@ -62,7 +59,7 @@ class RowOptimizer(Protocol):
 class RowSGD:
     """`torch.optim.SGD` with momentum and weight decay, to the last bit, on the rows of a block.
 
-    A step with gradient g is
+    An update with gradient g is
 
         g = g + weight_decay·w;  v = momentum·v + g;  w = w − lr·v
 
@@ -73,7 +70,7 @@ class RowSGD:
         weight_decay: L2 penalty, finite and at least 0, added to the gradient.
         nesterov: whether to look ahead along the new velocity; needs a momentum above 0.
         momentum_dtype: torch.float32, or torch.bfloat16 to keep the velocity in half the memory,
-            rounded stochastically (see `rounding`). Arithmetic is float32 in both, and a step
+            rounded stochastically (see `rounding`). Arithmetic is float32 in both, and an update
             uses its velocity before it is rounded.
 
     State: `momentum`, [L, D] in `momentum_dtype`.
@@ -118,7 +115,7 @@ class RowSGD:
         lr: float,
         noise: RowNoise,
     ) -> None:
-        """Step R rows in place, as `RowOptimizer.update`. Overwrites `gradient_RD`."""
+        """See `RowOptimizer.update`."""
         if self.weight_decay > 0.0:
             gradient_RD.add_(weight_RD, alpha=self.weight_decay)
         if self.momentum == 0.0:
@@ -141,8 +138,8 @@ class RowAdamW:
 
     Adam with decoupled weight decay (Loshchilov & Hutter, ICLR 2019, arXiv 1711.05101). A row's
     bias correction counts the steps in which the row took part. With the run's count instead, a
-    class first sampled late would be corrected for a history that its averages do not hold, and
-    make a first step `(1 − betas[0]) / sqrt(1 − betas[1])` = 3.2 times too long.
+    class first sampled late would be corrected for a history that its averages do not have, and
+    its first step would be `(1 − betas[0]) / sqrt(1 − betas[1])` = 3.2 times too long.
 
     Attributes:
         betas: factors of the old averages of the gradient and of its square, each in [0, 1).
@@ -184,7 +181,7 @@ class RowAdamW:
         lr: float,
         noise: RowNoise,
     ) -> None:
-        """Step R rows in place, as `RowOptimizer.update`. Overwrites `gradient_RD`."""
+        """See `RowOptimizer.update`."""
         mean_RD, square_RD, steps_R1 = state["exp_avg"], state["exp_avg_sq"], state["steps"]
         first, second = self.betas
         mean_RD.lerp_(gradient_RD, 1.0 - first)
@@ -193,7 +190,7 @@ class RowAdamW:
         age_R1 = steps_R1.add_(1).double()
         mean_part_R1 = 1.0 - torch.pow(first, age_R1)
         square_part_R1 = 1.0 - torch.pow(second, age_R1)
-        # (mean / mean_part) / (sqrt(square / square_part) + eps), with one division an element:
+        # (mean / mean_part) / (sqrt(square / square_part) + eps), with one division per element:
         # both parts of a row go into the divisor.
         divisor_RD = torch.sqrt(square_RD, out=gradient_RD)
         divisor_RD.mul_((mean_part_R1 / square_part_R1.sqrt()).float())

@@ -20,15 +20,10 @@ from recognition.head.placement.table import Table
 
 @dataclass(frozen=True)
 class Placement:
-    """Where centres live.
+    """Where centres live."""
 
-    Attributes:
-        collectives: what passes between the ranks.
-        on_host: whether they stay in CPU memory, and only the active rows travel.
-    """
-
-    collectives: type[Collectives]
-    on_host: bool = False
+    collectives: type[Collectives]  # what passes between the ranks
+    on_host: bool = False  # whether they stay in CPU memory, and only the active rows travel
 
 
 PLACEMENTS: dict[str, Placement] = {

@@ -33,23 +33,14 @@ _reduce_scatter: Callable[..., Any] = getattr(
 
 @dataclass(frozen=True)
 class GatheredBatch:
-    """The samples that this rank works on, and the labels of all.
+    """The samples that this rank works on, and the labels of all."""
 
-    Attributes:
-        unit: float32 [M, d], normalised embeddings.
-        norm: float32 [M], their norms before.
-        label: int64 [M], class ids.
-        all_labels: int64 [N], those of the global batch.
-        first: position of this rank's sample 0 of M in the global batch.
-        sizes: b of every rank.
-    """
-
-    unit: Tensor
-    norm: Tensor
-    label: Tensor
-    all_labels: Tensor
-    first: int
-    sizes: Sequence[int]
+    unit: Tensor  # float32 [M, d], normalised embeddings
+    norm: Tensor  # float32 [M], their norms before
+    label: Tensor  # int64 [M], class ids
+    all_labels: Tensor  # int64 [N], those of the global batch
+    first: int  # position of this rank's sample 0 of M in the global batch
+    sizes: Sequence[int]  # b of every rank
 
 
 @dataclass(frozen=True)
@@ -57,18 +48,12 @@ class Collectives:
     """The ranks that train one table of class centres.
 
     What a placement does not override sends nothing but labels.
-
-    Attributes:
-        group: their process group; None for the default one.
-        rank: this process's number in it.
-        size: W, how many ranks there are.
-        replicated: whether every rank holds all classes.
     """
 
-    group: dist.ProcessGroup | None
-    rank: int
-    size: int
-    replicated: ClassVar[bool] = False
+    group: dist.ProcessGroup | None  # None for the default one
+    rank: int  # of this process in the group
+    size: int  # W
+    replicated: ClassVar[bool] = False  # whether every rank holds all classes
 
     def shard(self, num_classes: int) -> tuple[int, int]:
         """Return the classes of this rank, `[start, stop)`."""
@@ -84,7 +69,10 @@ class Collectives:
         Raises `ValueError` unless there is one size per rank, this rank's is `batch`, and not all
         are 0.
         """
-        sizes = self._gather_sizes(batch, device) if given is None else list(given)
+        sizes = [batch] if given is None else list(given)
+        if given is None and self.size > 1:
+            size_1 = torch.tensor([batch], dtype=torch.int64, device=device)
+            sizes = self._gather(size_1, [1] * self.size).tolist()
         if len(sizes) != self.size:
             raise ValueError(
                 f"batch_sizes: {sizes} found, expected one for each of {self.size} ranks"
@@ -149,14 +137,6 @@ class Collectives:
         """Return the M for which every rank plans its blocks."""
         return sum(sizes)
 
-    def _gather_sizes(self, batch: int, device: torch.device) -> list[int]:
-        if self.size == 1:
-            return [batch]
-        sizes_W = torch.empty(self.size, dtype=torch.int64, device=device)
-        size_1 = torch.tensor([batch], dtype=torch.int64, device=device)
-        _all_gather(sizes_W, size_1, group=self.group)
-        return [int(size) for size in sizes_W.tolist()]
-
     def _gather(self, rows_b: Tensor, sizes: Sequence[int]) -> Tensor:
         """Return every rank's rows, by rank: [N, …] of [b, …]. Collective: one all-gather."""
         if self.size == 1:
@@ -164,6 +144,8 @@ class Collectives:
         padded = _padded(rows_b, max(sizes))
         gathered = padded.new_empty(self.size * padded.shape[0], *padded.shape[1:])
         _all_gather(gathered, padded.contiguous(), group=self.group)
+        if min(sizes) == max(sizes):
+            return gathered
         parts = zip(gathered.chunk(self.size), sizes, strict=True)
         return torch.cat([part[:size] for part, size in parts])
 
@@ -201,11 +183,7 @@ class ShardedCollectives(Collectives):
         Each rank then combines the same numbers in the same order, so that the results agree on
         all ranks to the last bit.
         """
-        if self.size == 1:
-            return statistics_kM.unsqueeze(0)
-        # gloo wants the ranks' tensors one after the other, not stacked.
-        gathered = statistics_kM.new_empty(self.size * len(statistics_kM), statistics_kM.shape[1])
-        _all_gather(gathered, statistics_kM.contiguous(), group=self.group)
+        gathered = self._gather(statistics_kM, [len(statistics_kM)] * self.size)
         return gathered.view(self.size, *statistics_kM.shape)
 
     def sum_over_classes(self, total: Tensor) -> Tensor:

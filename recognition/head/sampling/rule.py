@@ -26,12 +26,7 @@ _CHUNK_OF_GPU = 1 << 24
 
 @dataclass(frozen=True)
 class TableReader:
-    """This rank's centres, wherever they live, for the rules that look at them.
-
-    Attributes:
-        table: the centres.
-        embedding_size: d.
-    """
+    """This rank's centres, wherever they live, for the rules that look at them."""
 
     table: Table
     embedding_size: int
@@ -79,6 +74,12 @@ class SampleRequest:
     step: int
     unit: Tensor | None = None
     table: TableReader | None = None
+
+    def embeddings_and_centres(self) -> tuple[Tensor, TableReader]:
+        """Return `unit` and `table`, for a rule that has `uses_embeddings`."""
+        assert self.unit is not None, "a rule that uses embeddings needs SampleRequest.unit"
+        assert self.table is not None, "a rule that uses embeddings needs SampleRequest.table"
+        return self.unit, self.table
 
     @property
     def shard_classes(self) -> int:

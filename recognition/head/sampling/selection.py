@@ -9,16 +9,7 @@ from recognition.head.sampling.rule import ActiveSet, Sampler, SampleRequest, Ta
 
 
 class Selection:
-    """Asks a sampling rule for the active classes of a step.
-
-    Args:
-        sampler: the rule.
-        table: this rank's centres.
-        embedding_size: d.
-        shard: classes `[start, stop)` of this rank.
-        num_classes: C, of all ranks.
-        rate: fraction of the classes to take, in (0, 1]; for the rules that use one.
-        seed: the head's.
+    """Asks a sampling rule for the active classes of a step; arguments are `PartialFC`'s.
 
     Raises `ValueError` when the rate is out of range.
     """

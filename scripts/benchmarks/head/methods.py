@@ -136,8 +136,10 @@ class Ours:
     def work(self) -> Work:
         """See `Method`: four products, three where the first ones are kept; only active rows."""
         centres = self._active * self._head.loss.centres_per_class
-        how = StreamSettings(keep_bytes=self._keep_bytes, matmul_dtype=self._case.torch_dtype)
-        products = 3 if how.keeps(centres, self._samples) else 4
+        settings = StreamSettings(
+            SCALE, keep_bytes=self._keep_bytes, matmul_dtype=self._case.torch_dtype
+        )
+        products = 3 if settings.keeps(centres, self._samples) else 4
         start, stop = self._head.shard
         changed = 1.0 if self._head.dense_update else self._active / max(1, stop - start)
         return Work(

@@ -255,7 +255,7 @@ def test_products_are_kept_within_the_budget_and_not_beyond() -> None:
     rows = RowSet(CLASSES)
     exactly = SAMPLES * CLASSES * 4
     for budget, kept in [(exactly, True), (exactly - 1, False)]:
-        stream = _stream(weight, StreamSettings(keep_bytes=budget))
+        stream = _stream(weight, StreamSettings(30.0, keep_bytes=budget))
         _, found = negative_statistics(
             stream, Samples(unit, own), rows, block_samples=SAMPLES, with_grad=False, keep=True
         )
