@@ -1,4 +1,4 @@
-"""Trading time for memory: a block's activations are computed again in the backward pass."""
+"""Activation checkpointing: the backward pass computes the activations of a block again."""
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -7,28 +7,28 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from backbones.batch_norm import running_statistics_held
+from backbones.batch_norm import unchanged_running_statistics
 
 
 def run_blocks(blocks: Iterable[nn.Module], x: Tensor, *, recompute: bool) -> Tensor:
-    """Return `x` sent through `blocks`; if `recompute`, keep only each block's input for backward.
+    """Apply `blocks` to `x`; with `recompute`, keep only the input of each block for backward.
 
     Gradients and running statistics are the same either way: the second forward pass of a block
-    sees the same input and leaves the running statistics alone. The blocks must not draw random
-    numbers, which are not replayed.
+    has the same input and does not update the running statistics. The blocks must not use random
+    numbers, which would differ between the passes.
 
     Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv 1604.06174.
     """
     for block in blocks:
-        x = _recomputed(block, x) if recompute else block(x)
+        x = _checkpointed(block, x) if recompute else block(x)
     return x
 
 
-# torch.compile refuses `context_fn`: it skips this frame and compiles the blocks one by one.
+# torch.compile rejects `context_fn`, so it skips this function and compiles each block by itself.
 @torch.compiler.disable(recursive=False)  # type: ignore[no-untyped-call, untyped-decorator]  # torch's own gap
-def _recomputed(block: nn.Module, x: Tensor) -> Tensor:
+def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), running_statistics_held(block)
+        return nullcontext(), unchanged_running_statistics(block)
 
     output: Tensor = checkpoint(
         block, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts

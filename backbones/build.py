@@ -35,22 +35,21 @@ def build_backbone(
 
     Args:
         name: a key of `BACKBONES`.
-        embedding_size: number of values of an embedding.
+        embedding_size: number of values in an embedding.
         dropout: probability of zeroing an element of the last feature map in training.
         image_size: side of the images in pixels, 16 or more.
-        activation_checkpointing: hold fewer activations and compute them again in the backward
-            pass; the results are the same.
+        activation_checkpointing: keep fewer activations in memory and compute them again in the
+            backward pass; the results are the same.
 
-    Raises:
-        ValueError: the name is not known, or a size or the dropout is out of range.
+    Raises `ValueError` for an unknown name, and for a size or a dropout out of range.
     """
     if name not in BACKBONES:
-        raise ValueError(f"backbone {name!r} is not known: expected one of {', '.join(BACKBONES)}")
+        raise ValueError(f"unknown backbone {name!r}: expected one of {', '.join(BACKBONES)}")
     if embedding_size < 1:
         raise ValueError(f"embedding_size is {embedding_size}: expected 1 or more")
     if image_size < 16:
         raise ValueError(
-            f"image_size is {image_size}: expected 16 or more, the nets halve it 4 times"
+            f"image_size is {image_size}: expected 16 or more, as the networks halve it 4 times"
         )
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"dropout is {dropout}: expected 0 <= dropout < 1")

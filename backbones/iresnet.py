@@ -43,18 +43,45 @@ class ResidualBlock(nn.Module):
         return output
 
 
-class IResNet(nn.Module):
-    """Residual network for aligned faces: four stages, each halving the side.
+class EmbeddingNet(nn.Module):
+    """Base of networks that end in dropout, a linear layer and a batch norm."""
+
+    def add_embedding(
+        self, channels: int, image_size: int, embedding_size: int, dropout: float
+    ) -> None:
+        """Add the last layers, and draw the initial weights as published: N(0, 0.1²).
+
+        The scale of the last layer is fixed at 1: only the direction of an embedding matters to
+        the margin losses, which normalise it.
+        """
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(channels * (-(-image_size // 16)) ** 2, embedding_size)
+        self.features = BatchNorm1d(embedding_size)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, 0.0, 0.1)
+        self.features.weight.requires_grad_(False)
+
+    def embed(self, x_NCHW: Tensor) -> Tensor:
+        """Return the embeddings [N, D] of the last feature map.
+
+        Under autocast too, these layers run in the dtype of their weights, so embeddings are
+        float32 unless the network itself was converted.
+        """
+        x = self.dropout(x_NCHW).flatten(1)
+        with torch.autocast(x.device.type, enabled=False):
+            embeddings_ND: Tensor = self.features(self.fc(x.to(self.fc.weight.dtype)))
+        return embeddings_ND
+
+
+class IResNet(EmbeddingNet):
+    """Residual network for aligned faces: four stages, each of which halves the side.
 
     With `embedding_size=512` and `image_size=112` the state dict has the names, order and shapes
-    of the published weight files; other sizes change `fc` (and `features`) alone.
+    of the published weight files; other sizes change only `fc` (and `features`).
 
-    Args:
-        blocks: number of residual blocks of each of the four stages.
-        embedding_size: D.
-        dropout: probability of zeroing an element of the last feature map in training.
-        image_size: side of the images; any side of 16 or more.
-        activation_checkpointing: compute each block's activations again in the backward pass.
+    `blocks` is the number of residual blocks of each stage; for the other arguments see
+    `backbones.build.build_backbone`.
     """
 
     WIDTHS = (64, 128, 256, 512)
@@ -63,10 +90,10 @@ class IResNet(nn.Module):
         self,
         blocks: tuple[int, int, int, int],
         *,
-        embedding_size: int = 512,
-        dropout: float = 0.0,
-        image_size: int = 112,
-        activation_checkpointing: bool = False,
+        embedding_size: int,
+        dropout: float,
+        image_size: int,
+        activation_checkpointing: bool,
     ) -> None:
         super().__init__()
         self.activation_checkpointing = activation_checkpointing
@@ -79,35 +106,14 @@ class IResNet(nn.Module):
         self.layer3 = _stage(self.WIDTHS[1], self.WIDTHS[2], blocks[2])
         self.layer4 = _stage(self.WIDTHS[2], self.WIDTHS[3], blocks[3])
         self.bn2 = BatchNorm2d(last)
-        self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(last * (-(-image_size // 16)) ** 2, embedding_size)
-        self.features = BatchNorm1d(embedding_size)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Draw the initial weights as published: convolutions from N(0, 0.1²).
-
-        The last layer's scale is fixed at 1: only the direction of an embedding matters to the
-        margin losses, which normalise it.
-        """
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, 0.0, 0.1)
-        self.features.weight.requires_grad_(False)
+        self.add_embedding(last, image_size, embedding_size, dropout)
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        """Return embeddings `[N, D]`, not normalised, of images `[N, 3, S, S]`.
-
-        Images are RGB in [-1, 1]. The last two layers run in the weights' dtype under autocast
-        too, so embeddings are float32 unless the network itself was converted.
-        """
+        """Return embeddings `[N, D]`, not normalised, of images `[N, 3, S, S]`, RGB in [-1, 1]."""
         x = self.prelu(self.bn1(self.conv1(images_NCHW)))
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = run_blocks(stage, x, recompute=self.activation_checkpointing)
-        x = self.dropout(self.bn2(x)).flatten(1)
-        with torch.autocast(x.device.type, enabled=False):
-            embeddings_ND: Tensor = self.features(self.fc(x.to(self.fc.weight.dtype)))
-        return embeddings_ND
+        return self.embed(self.bn2(x))
 
 
 def _stage(channels_in: int, channels_out: int, blocks: int) -> nn.Sequential:

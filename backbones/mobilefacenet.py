@@ -4,8 +4,8 @@ Shape suffixes: N batch, C channels, H and W height and width, D embedding size.
 
 Source: Chen et al., "MobileFaceNets: Efficient CNNs for Accurate Real-Time Face Verification on
 Mobile Devices", arXiv 1804.07573. The widths and the grouped second layer are those of the
-published weights. Every part keeps its layers in a list called `layers`, as the names in the
-weight files have it.
+published weights. Every part has its layers in a list called `layers`, as in the names of the
+weight files.
 """
 
 import torch
@@ -16,23 +16,23 @@ from backbones.batch_norm import BatchNorm1d, BatchNorm2d
 
 
 class Chain(nn.Module):
-    """Modules applied one after another, called `layers.0`, `layers.1` and so on."""
+    """Modules applied one after another, with the names `layers.0`, `layers.1` and so on."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Return the last module's output."""
+        """Return the output of the last module."""
         output: Tensor = self.layers(x_NCHW)
         return output
 
 
 class ResidualUnit(Chain):
-    """A chain whose output has its input's shape; the two are added."""
+    """A chain whose output has the shape of its input, to which it is added."""
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Return the input plus the last module's output."""
+        """Return the input plus the output of the last module."""
         return x_NCHW + super().forward(x_NCHW)
 
 
@@ -49,7 +49,7 @@ def conv_bn(
 def conv_bn_prelu(
     channels_in: int, channels_out: int, kernel: int, *, stride: int = 1, groups: int = 1
 ) -> Chain:
-    """Return `conv_bn` with a PReLU behind it."""
+    """Return `conv_bn` followed by a PReLU."""
     layers = conv_bn(channels_in, channels_out, kernel, stride=stride, groups=groups)
     return Chain(*layers, nn.PReLU(channels_out))
 
@@ -81,20 +81,16 @@ class MobileFaceNet(nn.Module):
     With `embedding_size=512` and `image_size=112` the state dict has the names, order and shapes
     of the published weight files; other sizes change `features` alone.
 
-    Args:
-        embedding_size: D.
-        dropout: probability of zeroing an element of the last feature map in training.
-        image_size: side of the images; any side of 16 or more.
-        activation_checkpointing: compute each unit's activations again in the backward pass.
+    For the arguments see `backbones.build.build_backbone`.
     """
 
     def __init__(
         self,
         *,
-        embedding_size: int = 512,
-        dropout: float = 0.0,
-        image_size: int = 112,
-        activation_checkpointing: bool = False,
+        embedding_size: int,
+        dropout: float,
+        image_size: int,
+        activation_checkpointing: bool,
     ) -> None:
         super().__init__()
         self.activation_checkpointing = activation_checkpointing
@@ -126,10 +122,10 @@ class MobileFaceNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        """Return embeddings `[N, D]`, not normalised, of images `[N, 3, S, S]`.
+        """Return embeddings `[N, D]`, not normalised, of images `[N, 3, S, S]`, RGB in [-1, 1].
 
-        Images are RGB in [-1, 1]. The layers behind the last feature map run in the weights'
-        dtype under autocast too, so embeddings are float32 unless the network was converted.
+        Under autocast too, the layers after the last feature map run in the dtype of their
+        weights, so embeddings are float32 unless the network itself was converted.
         """
         x = images_NCHW
         for layer in self.layers:

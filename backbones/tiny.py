@@ -1,12 +1,12 @@
-"""A small residual network for CPUs: the demo, and first trials on a laptop.
+"""A small residual network for CPUs: the demo, and first experiments on a laptop.
 
 Shape suffixes: N batch, C channels, H and W height and width, D embedding size.
 
-What makes it fast is where the work is. Two convolutions of stride 2 bring the image to a quarter
-of its side before the first residual block; a block's stride sits in its first convolution; the
-shortcut averages before it projects; and ReLU replaces PReLU, which on a CPU costs several times
-a batch norm. Each stage then does a similar amount of arithmetic in kernels that are dense and
-large enough for vector units, which depthwise convolutions are not.
+It is fast because of where the work is. Two convolutions of stride 2 reduce the image to a quarter
+of its side before the first residual block; the first convolution of a block has its stride; the
+shortcut averages before it projects; and ReLU replaces PReLU, which on a CPU costs several times as
+much as a batch norm. Each stage then does a similar amount of arithmetic in dense kernels that are
+large enough for vector units; depthwise convolutions are not.
 
 Sources: He et al., "Identity Mappings in Deep Residual Networks", arXiv 1603.05027; He et al.,
 "Bag of Tricks for Image Classification with Convolutional Neural Networks", arXiv 1812.01187
@@ -14,11 +14,11 @@ Sources: He et al., "Identity Mappings in Deep Residual Networks", arXiv 1603.05
 those of `backbones.iresnet`.
 """
 
-import torch
 from torch import Tensor, nn
 
 from backbones.activation_checkpointing import run_blocks
-from backbones.batch_norm import BatchNorm1d, BatchNorm2d
+from backbones.batch_norm import BatchNorm2d
+from backbones.iresnet import EmbeddingNet
 
 
 class TinyBlock(nn.Module):
@@ -51,14 +51,10 @@ class TinyBlock(nn.Module):
         return output
 
 
-class TinyResNet(nn.Module):
-    """Residual network with 95 million multiply-adds at a side of 112; r18 has 2,600.
+class TinyResNet(EmbeddingNet):
+    """Residual network with 95 million multiply-adds for a side of 112; r18 has 2,600 million.
 
-    Args:
-        embedding_size: D.
-        dropout: probability of zeroing an element of the last feature map in training.
-        image_size: side of the images; any side of 16 or more.
-        activation_checkpointing: compute each block's activations again in the backward pass.
+    For the arguments see `backbones.build.build_backbone`.
     """
 
     WIDTHS = (24, 48, 96, 192)
@@ -66,10 +62,10 @@ class TinyResNet(nn.Module):
     def __init__(
         self,
         *,
-        embedding_size: int = 512,
-        dropout: float = 0.0,
-        image_size: int = 112,
-        activation_checkpointing: bool = False,
+        embedding_size: int,
+        dropout: float,
+        image_size: int,
+        activation_checkpointing: bool,
     ) -> None:
         super().__init__()
         self.activation_checkpointing = activation_checkpointing
@@ -88,26 +84,9 @@ class TinyResNet(nn.Module):
             TinyBlock(eighth, sixteenth, stride=2),
         )
         self.bn = BatchNorm2d(sixteenth)
-        self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(sixteenth * (-(-image_size // 16)) ** 2, embedding_size)
-        self.features = BatchNorm1d(embedding_size)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Draw convolutions from N(0, 0.1²) and fix the last scale at 1, as iresnet does."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, 0.0, 0.1)
-        self.features.weight.requires_grad_(False)
+        self.add_embedding(sixteenth, image_size, embedding_size, dropout)
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        """Return embeddings `[N, D]`, not normalised, of images `[N, 3, S, S]`.
-
-        Images are RGB in [-1, 1]. The last two layers run in the weights' dtype under autocast
-        too, so embeddings are float32 unless the network itself was converted.
-        """
+        """Return embeddings `[N, D]`, not normalised, of images `[N, 3, S, S]`, RGB in [-1, 1]."""
         x = run_blocks(self.blocks, self.stem(images_NCHW), recompute=self.activation_checkpointing)
-        x = self.dropout(self.bn(x)).flatten(1)
-        with torch.autocast(x.device.type, enabled=False):
-            embeddings_ND: Tensor = self.features(self.fc(x.to(self.fc.weight.dtype)))
-        return embeddings_ND
+        return self.embed(self.bn(x))

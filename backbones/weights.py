@@ -1,4 +1,4 @@
-"""Weight files: reading them, loading them into a backbone, and telling whose they are."""
+"""Weight files: reading them, loading them into a backbone, and finding the backbone they fit."""
 
 import pickle
 from collections.abc import Mapping
@@ -9,56 +9,56 @@ from torch import Tensor, nn
 
 from backbones.build import BACKBONES, build_backbone
 
-_SHOWN = 3  # differences of a kind that a message lists
+_SHOWN = 3  # differences of each kind in a message
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the state dict in a file written by `torch.save`, with its tensors on the CPU.
 
     The file is read with `weights_only=True`, so it cannot run code. Raises `ValueError` if there
-    is no such file, or it holds anything but tensors by name.
+    is no such file, or if it holds anything other than named tensors.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).partition("\n")[0]  # torch goes on about ways to trust the file
+        reason = str(error).partition("\n")[0]  # then torch explains how to trust the file
         raise ValueError(
-            f"{path}: no file of weights that is safe to read: {reason}; expected a state dict "
-            "written by torch.save"
+            f"{path} is not a file of weights that is safe to read: {reason}; expected a state "
+            "dict written by torch.save"
         ) from None
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}: expected a state dict")
     for name, value in content.items():
         if not isinstance(value, Tensor):
             raise ValueError(
-                f"{path} is not a bare state dict: {name!r} is a {type(value).__name__}, expected "
-                "a tensor under every name; save backbone.state_dict() alone"
+                f"{path} is not a plain state dict: {name!r} is a {type(value).__name__}, expected "
+                "a tensor under every name; save only backbone.state_dict()"
             )
     return dict(content)
 
 
 def load_weights(backbone: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Copy `weights` into `backbone`: all of them or, if anything does not fit, none.
+    """Copy `weights` into `backbone`: all of them or, if anything does not match, none.
 
-    Raises `ValueError` that names `source`, lists the first differences in names and shapes, and
-    says so if the embedding size differs.
+    Raises `ValueError` with `source`, the first differences in names and shapes, and the embedding
+    sizes if they differ.
     """
-    own = backbone.state_dict()
+    expected = backbone.state_dict()
     differences = {
-        "missing": [name for name in own if name not in weights],
-        "not known": [name for name in weights if name not in own],
+        "missing": [name for name in expected if name not in weights],
+        "unknown": [name for name in weights if name not in expected],
         "of another shape": [
-            f"{name} {list(weights[name].shape)} instead of {list(own[name].shape)}"
-            for name in own
-            if name in weights and weights[name].shape != own[name].shape
+            f"{name} {list(weights[name].shape)} instead of {list(expected[name].shape)}"
+            for name in expected
+            if name in weights and weights[name].shape != expected[name].shape
         ],
     }
     if any(differences.values()):
-        found, expected = _embedding_size(weights), _embedding_size(own)
-        hint = "" if found == expected else f"; embedding_size is {found}, expected {expected}"
+        size, expected_size = _embedding_size(weights), _embedding_size(expected)
+        sizes = f"; embedding_size is {size}, expected {expected_size}"
         raise ValueError(
-            f"{source} does not fit this backbone: {_summary(differences)}{hint}; "
-            "build the backbone that the weights were trained as"
+            f"{source} does not match this backbone: {_summary(differences)}"
+            f"{sizes if size != expected_size else ''}; build the backbone of these weights"
         )
     backbone.load_state_dict(weights)
 
@@ -66,10 +66,10 @@ def load_weights(backbone: nn.Module, weights: Mapping[str, Tensor], source: str
 def build_for_weights(
     weights: Mapping[str, Tensor], source: str, *, image_size: int = 112
 ) -> tuple[str, nn.Module]:
-    """Return the name of the backbone that has the names in `weights`, and it with them loaded.
+    """Return the backbone whose state dict has the names in `weights`: its name, and it loaded.
 
-    The embedding size follows from the shapes. Raises `ValueError` that names `source` if no
-    backbone has these names, or the shapes do not fit `image_size`.
+    The embedding size follows from the shapes. Raises `ValueError` with `source` if no backbone
+    has these names, or if the shapes do not match `image_size`.
     """
     embedding_size = _embedding_size(weights)
     for name in BACKBONES if embedding_size else ():
@@ -80,8 +80,8 @@ def build_for_weights(
             load_weights(backbone, weights, source)
             return name, backbone
     raise ValueError(
-        f"{source} has the weights of none of {', '.join(BACKBONES)}: "
-        f"its {len(weights)} names start with {', '.join(list(weights)[:_SHOWN]) or 'nothing'}"
+        f"{source} does not have the weights of any of {', '.join(BACKBONES)}: "
+        f"its {len(weights)} names begin with {', '.join(list(weights)[:_SHOWN]) or 'nothing'}"
     )
 
 

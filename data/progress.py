@@ -1,4 +1,4 @@
-"""A bar for long work. Without torch, which takes seconds to import: the tools start at once."""
+"""Progress bars. Imports no torch, which takes seconds: the tools start at once."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,13 +6,15 @@ from contextlib import contextmanager
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+ProgressCallback = Callable[[int, int], None]  # called now and then with (done, total)
+
 
 @contextmanager
-def progress_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar for a piece of work that reports `(done, total)` now and then.
+def progress_bar(label: str, unit: str) -> Iterator[ProgressCallback]:
+    """Show a progress bar; yield the callback that moves it.
 
-    Only on a terminal: in a file a bar is one endless line, to whose end messages would be added.
-    What is logged meanwhile has lines of its own above the bar.
+    Only on a terminal: in a file the bar would be one endless line with log messages in it. On a
+    terminal, log messages appear on lines of their own above the bar.
     """
     with (
         logging_redirect_tqdm(),

@@ -1,1 +1,1 @@
-"""Verification: pair sets, embedding extraction, the published protocol."""
+"""Verification: pair sets, their embeddings, and the published protocol."""

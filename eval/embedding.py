@@ -1,7 +1,7 @@
-"""Embeddings of encoded images, streamed: decoded a batch ahead, spread over all ranks.
+"""Embeddings of encoded images: decoded one batch ahead, divided among all ranks.
 
-Shape legend: b images of a batch, n images, m of them on this rank, f = 2 with flip and 1
-without, d embedding size, S image side.
+Shape legend: b images of a batch, n images, f = 2 with flip and 1 without, d embedding size, S
+image side.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Model = Callable[[Tensor], Tensor]
 
 
 class EmbeddingError(ValueError):
-    """A model that does not return one embedding an image; has the shape that it returned."""
+    """A model that does not return one embedding per image; has the shape that it returned."""
 
 
 def embed_images(
@@ -39,8 +39,8 @@ def embed_images(
 
     `model` maps float32 [b, 3, S, S], RGB in [-1, 1], channels_last, on `device` to [b, d];
     `[:, 1]` of the result are the embeddings of the mirror images. Rank r embeds
-    `part_range(n, world.size, r)` of the images; all ranks must call. Beyond the embeddings,
-    two decoded uint8 batches are all that is held of the images.
+    `part_range(n, world.size, r)` of the images; all ranks must call. No more than two decoded
+    batches are in memory at a time.
 
     Raises `EmbeddingError` for a model output of another shape and `BadImage` for an image that
     cannot be decoded.
@@ -66,7 +66,7 @@ def _embed(model: Model, images: Tensor) -> Tensor:
     if embeddings.dim() != 2 or len(embeddings) != len(images):
         raise EmbeddingError(
             f"the model returned {list(embeddings.shape)} for images {list(images.shape)}: "
-            f"expected one embedding an image, [{len(images)}, embedding size]"
+            f"expected one embedding per image, [{len(images)}, embedding size]"
         )
     return embeddings.to(torch.float32)
 
@@ -74,7 +74,7 @@ def _embed(model: Model, images: Tensor) -> Tensor:
 def _gather(
     embedded: list[Tensor], count: int, device: torch.device, views: int, world: World
 ) -> NDArray[np.float32]:
-    """Return all ranks' embeddings in order; a rank may have none."""
+    """Return the embeddings of all ranks in order; a rank may have none."""
     if world.size == 1:
         return torch.cat(embedded).cpu().numpy()
     size = torch.tensor(embedded[0].shape[2] if embedded else 0, device=device)
@@ -83,12 +83,9 @@ def _gather(
     longest = ranges[0][1]  # the first part is never shorter than another
     padded = torch.zeros(longest, views, int(size), device=device)
     if embedded:
-        mine = torch.cat(embedded)
-        padded[: len(mine)] = mine
+        local_part = torch.cat(embedded)
+        padded[: len(local_part)] = local_part
     parts = [torch.empty_like(padded) for _ in ranges]
     dist.all_gather(parts, padded)
-    return (
-        torch.cat([part[: stop - start] for part, (start, stop) in zip(parts, ranges, strict=True)])
-        .cpu()
-        .numpy()
-    )
+    trimmed = [part[: stop - start] for part, (start, stop) in zip(parts, ranges, strict=True)]
+    return torch.cat(trimmed).cpu().numpy()

@@ -9,26 +9,26 @@ from torch import Tensor
 
 
 class OnnxModelError(ValueError):
-    """An ONNX file that does not map face images to embeddings; says what it does instead."""
+    """An ONNX file that does not map face images to embeddings; has what it does instead."""
 
 
 class OnnxModel:
     """An ONNX network as a function from images to embeddings.
 
-    A network that was exported for one fixed batch size is fed batches of that size, the last one
-    padded, so that every file runs with every number of images.
+    A network that was exported with a fixed batch size gets batches of that size, the last one
+    padded, so that every file runs with any number of images.
 
     Args:
         path: the file; one input [n, 3, S, S], float32 or float16, and one output [n, d].
-        device: where images come from; on CUDA the network runs there if this onnxruntime can.
+        device: of the images; the network runs on CUDA too if onnxruntime supports it.
 
     Attributes:
         image_size: S, or None where the file leaves it open.
-        provider: what runs the network, by onnxruntime's name.
+        provider: the execution provider, by onnxruntime's name.
         version: onnxruntime's version.
 
-    Raises `OnnxModelError` for a file that is no such network, and `ModuleNotFoundError`, with the
-    extra to install, without onnxruntime.
+    Raises `OnnxModelError` for a file that is not such a network, and `ModuleNotFoundError`, with
+    the extra to install, without onnxruntime.
     """
 
     def __init__(self, path: Path, device: torch.device) -> None:
@@ -42,10 +42,11 @@ class OnnxModel:
             raise OnnxModelError(f"{path}: no such file; expected an ONNX network")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3  # its warnings name graph nodes that users cannot mend
-        wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
-        there = onnxruntime.get_available_providers()
-        providers = [*(name for name in wanted if name in there), "CPUExecutionProvider"]
+        options.log_severity_level = 3  # its warnings name graph nodes that users cannot fix
+        providers = ["CPUExecutionProvider"]
+        cuda = "CUDAExecutionProvider"
+        if device.type == "cuda" and cuda in onnxruntime.get_available_providers():
+            providers.insert(0, cuda)
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime's own exceptions have no common base
@@ -63,19 +64,19 @@ class OnnxModel:
             names = ", ".join(f"{output.name} {output.shape}" for output in outputs)
             raise OnnxModelError(
                 f"{path}: {len(outputs)} outputs ({names}); expected one, the embedding [n, d]: "
-                "export the network with that output alone"
+                "export the network with that output only"
             )
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return embeddings float32 [b, d], on the CPU, for images float32 [b, 3, S, S].
 
-        Raises `OnnxModelError` for images that the network does not take, and for embeddings of
-        a wrong shape.
+        Raises `OnnxModelError` for images that the network does not accept, and for embeddings
+        of the wrong shape.
         """
         side = self.image_size
         if side is not None and tuple(images.shape[1:]) != (3, side, side):
             raise OnnxModelError(
-                f"{self.path}: takes images [n, 3, {side}, {side}], got {list(images.shape)}"
+                f"{self.path}: expected images [n, 3, {side}, {side}], got {list(images.shape)}"
             )
         pixels = np.ascontiguousarray(images.detach().cpu().numpy(), dtype=self._dtype)
         size = self._batch or len(pixels)
@@ -84,7 +85,7 @@ class OnnxModel:
         return torch.from_numpy(embeddings.astype(np.float32, copy=False))
 
     def _run(self, pixels: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
-        """Return the embeddings of at most `size` images."""
+        """Return the embeddings of at most `size` images, padded to `size`."""
         count = len(pixels)
         if count < size:
             padding = np.zeros((size - count, *pixels.shape[1:]), dtype=pixels.dtype)
@@ -94,19 +95,19 @@ class OnnxModel:
         except Exception as error:
             raise OnnxModelError(
                 f"{self.path}: fails on images {list(pixels.shape)}: {str(error).strip()}; if it "
-                "runs with one image only, use batch size 1, or export it with a free batch "
+                "runs with single images only, use batch size 1, or export it with a free batch "
                 "dimension"
             ) from error
         if not isinstance(output, np.ndarray) or output.ndim != 2 or len(output) != size:
             raise OnnxModelError(
                 f"{self.path}: returns {getattr(output, 'shape', type(output).__name__)} for "
-                f"{size} images, expected one embedding an image, [{size}, d]"
+                f"{size} images, expected one embedding per image, [{size}, d]"
             )
         return output[:count]
 
 
 def _input(path: Path, inputs: list[Any]) -> Any:
-    """Return the only input, checked: names stand for sizes that the file leaves open."""
+    """Return the only input, checked; sizes that the file leaves open are names."""
     if len(inputs) == 1 and inputs[0].type in ("tensor(float)", "tensor(float16)"):
         shape = inputs[0].shape
         if len(shape) == 4 and shape[1] in (3, None) and _square(shape[2], shape[3]):

@@ -1,13 +1,16 @@
 """The published verification protocol, and the operating points of a verification set.
 
-Shape legend: p pairs, n images, d embedding size, F folds, T thresholds.
+Shape legend: p pairs, n images, d embedding size, F folds, T thresholds, k rates.
 
-Published accuracies on LFW, CFP-FP, AgeDB-30 and their like rest on this protocol (Huang et al.,
+Published accuracies on LFW, CFP-FP, AgeDB-30 and similar sets follow this protocol (Huang et al.,
 "Labeled Faces in the Wild", 2007, in the form that face recognition papers report today):
-the distance of a pair is the squared Euclidean distance of L2-normalised embeddings; a pair counts
-as same where the distance is below a threshold of 0, 0.01 … 3.99; the pairs are cut, in file
-order, into ten folds; each fold is judged by the first threshold that is most accurate on the
-other nine; mean and population standard deviation of the ten accuracies are reported.
+the distance of a pair is the squared Euclidean distance of its L2-normalised embeddings; a pair
+counts as same if the distance is below a threshold of 0, 0.01 … 3.99; the pairs are divided, in
+file order, into ten folds; each fold is scored with the first threshold that is most accurate on
+the other nine; the mean and the population standard deviation of the ten accuracies are reported.
+
+scikit-learn is imported in the functions that need it: it takes a second and 80 MB, which a run
+without verification should not pay.
 """
 
 from dataclasses import dataclass
@@ -15,8 +18,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-
-from recognition.distributed import part_range
 
 FOLDS: Final = 10
 THRESHOLD_STEP: Final = 0.01
@@ -31,8 +32,8 @@ class FoldScores:
     """The result of the ten folds.
 
     Attributes:
-        accuracy: the accuracy of each fold, with the threshold from the other nine.
-        threshold: that threshold of each fold, a squared distance.
+        accuracy: the accuracy of each fold, at the threshold from the other nine.
+        threshold: that threshold, a squared distance.
     """
 
     accuracy: tuple[float, ...]
@@ -45,7 +46,7 @@ class FoldScores:
 
     @property
     def std(self) -> float:
-        """Population standard deviation of the accuracy."""
+        """Population standard deviation of the accuracies."""
         return float(np.std(self.accuracy))
 
     @property
@@ -56,11 +57,11 @@ class FoldScores:
 
 @dataclass(frozen=True, eq=False)
 class RocCurve:
-    """True accepts against false accepts, at false accept rates evenly spaced by logarithm.
+    """True accept rates at logarithmically spaced false accept rates.
 
     Attributes:
-        far: float64 [k], rising from one false accept to all.
-        tar: float64 [k], the rate of true accepts at most that false accept rate allows.
+        far: float64 [k], rising from a single false accept to all.
+        tar: float64 [k], the true accept rate at no more than that false accept rate.
     """
 
     far: Floats
@@ -68,7 +69,7 @@ class RocCurve:
 
 
 def unit(embeddings_nd: Floats) -> Floats:
-    """Return each row divided by its L2 norm, float64 [n, d]; a row of zeros stays as it is."""
+    """Return each row divided by its L2 norm, float64 [n, d]; rows of zeros stay zero."""
     norms_n = np.linalg.norm(embeddings_nd, axis=1, keepdims=True)
     unit_nd: Floats = embeddings_nd / np.where(norms_n == 0, 1.0, norms_n)
     return unit_nd
@@ -81,81 +82,75 @@ def squared_distances(first_pd: Floats, second_pd: Floats) -> Floats:
 
 
 def ten_fold(distances_p: Floats, same_p: Bools) -> FoldScores:
-    """Return accuracy and threshold of every fold.
+    """Return the accuracy and the threshold of every fold.
 
-    Raises `ValueError` for fewer than ten pairs, for arrays of different lengths, and for a
-    distance that is not a number.
+    Raises `ValueError` for fewer than ten pairs, for arrays of different lengths, and for
+    distances that are not finite.
     """
     if len(distances_p) != len(same_p) or len(same_p) < FOLDS:
         raise ValueError(
             f"{len(distances_p)} distances and {len(same_p)} pair labels: expected equally many, "
-            f"and at least {FOLDS}, one a fold"
+            f"and at least {FOLDS}, one per fold"
         )
     if not np.isfinite(distances_p).all():
         bad = np.count_nonzero(~np.isfinite(distances_p))
-        raise ValueError(f"{bad} of {len(distances_p)} distances are not finite")
+        raise ValueError(f"{bad} of {len(distances_p)} distances are not finite: expected numbers")
     thresholds_T = np.arange(THRESHOLD_COUNT, dtype=np.float64) * THRESHOLD_STEP
-    right_FT = np.stack(
-        [
-            _right_answers(distances_p[start:stop], same_p[start:stop], thresholds_T)
-            for start, stop in fold_ranges(len(same_p))
-        ]
+    folds = fold_indices(len(same_p))
+    correct_FT = np.stack(
+        [_count_correct(distances_p[fold], same_p[fold], thresholds_T) for fold in folds]
     )
-    sizes_F = np.array([stop - start for start, stop in fold_ranges(len(same_p))])
     # On the other nine folds; argmax takes the first of several best.
-    best_F = (right_FT.sum(axis=0) - right_FT).argmax(axis=1)
-    accuracy_F = right_FT[np.arange(FOLDS), best_F] / sizes_F
+    best_F = (correct_FT.sum(axis=0) - correct_FT).argmax(axis=1)
+    accuracy_F = correct_FT[np.arange(FOLDS), best_F] / np.array([len(fold) for fold in folds])
     return FoldScores(tuple(accuracy_F.tolist()), tuple(thresholds_T[best_F].tolist()))
 
 
-def fold_ranges(pairs: int) -> list[tuple[int, int]]:
-    """Return `[start, stop)` of each of the ten folds, in file order."""
-    return [part_range(pairs, FOLDS, fold) for fold in range(FOLDS)]
+def fold_indices(pairs: int) -> list[NDArray[np.int64]]:
+    """Return the indices of the pairs in each of the ten folds, in file order."""
+    from sklearn.model_selection import KFold
+
+    return [test for _, test in KFold(FOLDS).split(np.empty(pairs))]
 
 
-def _right_answers(distances_p: Floats, same_p: Bools, thresholds_T: Floats) -> NDArray[np.int64]:
-    """Return how many pairs `distance < threshold` judges rightly, int64 [T].
+def _count_correct(distances_p: Floats, same_p: Bools, thresholds_T: Floats) -> NDArray[np.int64]:
+    """Return how many pairs `distance < threshold` classifies correctly, int64 [T].
 
-    A pair is called same from the first threshold above its distance on, so counting each pair
-    there and summing up answers all thresholds at once.
+    A pair counts as same from the first threshold above its distance on, so a histogram of these
+    thresholds and its cumulative sum answer for all thresholds at once.
     """
     first_p = np.searchsorted(thresholds_T, distances_p, side="right")
     size = len(thresholds_T) + 1
     same_T = np.bincount(first_p[same_p], minlength=size).cumsum()[:-1]
     different_T = np.bincount(first_p[~same_p], minlength=size).cumsum()[:-1]
-    right_T: NDArray[np.int64] = same_T + np.count_nonzero(~same_p) - different_T
-    return right_T
+    correct_T: NDArray[np.int64] = same_T + np.count_nonzero(~same_p) - different_T
+    return correct_T
 
 
-def tar_at_far(distances_p: Floats, same_p: Bools, far: float) -> float | None:
-    """Return the rate of true accepts at the strictest threshold with a false accept rate `far`.
+def tar_at_far(distances_p: Floats, same_p: Bools, far_k: Floats) -> Floats:
+    """Return the true accept rate at each false accept rate, float64 [k].
 
-    The threshold is the largest at which at most `far` of all negative pairs are accepted. Returns
-    None where the negative pairs do not support the rate: one false accept among them would
-    already exceed it. Raises `ValueError` without a positive pair.
+    The threshold is the largest that accepts at most this fraction of the negative pairs. The rate
+    is NaN where the negative pairs are too few: a single false accept would exceed it. Raises
+    `ValueError` unless there are pairs of both kinds.
     """
-    if not same_p.any():
-        raise ValueError("no positive pairs: a rate of true accepts needs at least one")
-    negatives = np.sort(distances_p[~same_p])
-    # A rate such as 0.001 of 3,000 pairs is three of them, whatever its last bits are.
-    accepted = int(np.floor(far * len(negatives) * (1 + 1e-9)))
-    if accepted == 0:
-        return None
-    limit = negatives[accepted] if accepted < len(negatives) else np.inf
-    return float(np.mean(distances_p[same_p] < limit))
+    from sklearn.metrics import roc_curve as all_points
 
-
-def pairs_needed(far: float) -> int:
-    """Return how many negative pairs a false accept rate needs."""
-    return round(1 / far)
+    negatives = int(np.count_nonzero(~same_p))
+    if negatives in (0, len(same_p)):
+        raise ValueError(
+            f"{len(same_p) - negatives} positive and {negatives} negative pairs: expected some of "
+            "both kinds"
+        )
+    far, tar, _ = all_points(same_p, -distances_p, drop_intermediate=False)
+    # A rate such as 0.001 of 3,000 pairs means three of them, whatever its last bits are.
+    accepted_k = np.floor(far_k * negatives * (1 + 1e-9))
+    points_k = np.searchsorted(np.rint(far * negatives), accepted_k, side="right") - 1
+    rates_k: Floats = np.where(accepted_k > 0, tar[points_k], np.nan)
+    return rates_k
 
 
 def roc_curve(distances_p: Floats, same_p: Bools, points: int = 41) -> RocCurve:
     """Return the curve at `points` rates; raises `ValueError` unless both kinds of pairs exist."""
-    negatives = int(np.count_nonzero(~same_p))
-    if negatives == 0:
-        raise ValueError("no negative pairs: a rate of false accepts needs at least one")
-    far = np.geomspace(1 / negatives, 1.0, points)
-    tar = [tar_at_far(distances_p, same_p, rate) for rate in far.tolist()]
-    assert None not in tar, "every rate allows at least one false accept"
-    return RocCurve(far, np.array(tar, dtype=np.float64))
+    far = np.geomspace(1 / max(int(np.count_nonzero(~same_p)), 1), 1.0, points)
+    return RocCurve(far, tar_at_far(distances_p, same_p, far))

@@ -1,21 +1,23 @@
-"""What a verification set says about a network, from the embeddings of its images.
+"""The figures of one verification set, from the embeddings of its images.
 
 Shape legend: p pairs, n unique images, d embedding size.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from math import isnan
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eval.protocol import (
+    FOLDS,
     THRESHOLD_STEP,
     Bools,
+    Floats,
     FoldScores,
     RocCurve,
-    fold_ranges,
-    pairs_needed,
+    fold_indices,
     roc_curve,
     squared_distances,
     tar_at_far,
@@ -27,17 +29,16 @@ RATES: Final = {"1e-2": 1e-2, "1e-3": 1e-3, "1e-4": 1e-4}
 
 
 class VerificationError(ValueError):
-    """Embeddings that cannot be judged; names the set, what was found and what was expected."""
+    """Embeddings that cannot be verified; has the set, what was found and what was expected."""
 
 
 @dataclass(frozen=True)
 class VerificationResult:
     """The figures of one verification set.
 
-    Distances are squared Euclidean distances of unit embeddings, cosines their equivalents
-    `1 - distance / 2`. Where `flip` holds, a picture's embedding is the sum of its own and its
-    mirror image's, and the figures named `no_flip` are those of its own alone; without `flip` both
-    are the same.
+    Distances are squared Euclidean distances of unit embeddings; cosines are `1 - distance / 2`.
+    With `flip`, the embedding of an image is the sum of its own and its mirror image's, and the
+    figures named `no_flip` are those of its own alone. Without `flip` both are the same.
 
     Attributes:
         name: the set's name.
@@ -47,17 +48,17 @@ class VerificationResult:
         accuracy_std: their population standard deviation.
         accuracy_no_flip: as `accuracy`, of plain embeddings.
         accuracy_no_flip_std: as `accuracy_std`, of plain embeddings.
-        threshold_distance: mean threshold of the folds; two pictures closer than this are same.
-        threshold_cosine: the same threshold as a cosine; two pictures above it are same.
+        threshold_distance: mean threshold of the folds; images closer than this are same.
+        threshold_cosine: the same threshold as a cosine; images above it are same.
         threshold_cosine_no_flip: the cosine threshold for plain embeddings.
         tar_at_far: true accept rate at each false accept rate; None where the set has too few
-            negative pairs to tell.
+            negative pairs.
         tar_at_far_missing: the reason for each None.
         embedding_norm: mean L2 norm of the embeddings before normalisation, over all images of
-            all pairs, plain and mirrored ones counted singly.
-        folds: accuracies and thresholds of the single folds.
-        roc: true against false accepts, for a plot.
-        warnings: what makes these figures doubtful, in words.
+            all pairs; plain and mirrored embeddings count separately.
+        folds: accuracies and thresholds of the folds.
+        roc: true against false accept rates, for a plot.
+        warnings: reasons to doubt these figures.
     """
 
     name: str
@@ -79,20 +80,13 @@ class VerificationResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return all figures but the curve as plain values; the name is under `set`."""
+        apart = ("name", "folds", "roc", "warnings")
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
         return {
             "set": self.name,
-            "pairs": self.pairs,
-            "flip": self.flip,
-            "accuracy": self.accuracy,
-            "accuracy_std": self.accuracy_std,
-            "accuracy_no_flip": self.accuracy_no_flip,
-            "accuracy_no_flip_std": self.accuracy_no_flip_std,
-            "threshold_distance": self.threshold_distance,
-            "threshold_cosine": self.threshold_cosine,
-            "threshold_cosine_no_flip": self.threshold_cosine_no_flip,
+            **plain,
             "tar_at_far": dict(self.tar_at_far),
             "tar_at_far_missing": dict(self.tar_at_far_missing),
-            "embedding_norm": self.embedding_norm,
             "fold_accuracy": list(self.folds.accuracy),
             "fold_threshold_distance": list(self.folds.threshold),
             "warnings": list(self.warnings),
@@ -121,39 +115,34 @@ def verify_embeddings(
     plain_nd: NDArray[np.floating[Any]],
     flipped_nd: NDArray[np.floating[Any]] | None,
     same_p: Bools,
-    places: NDArray[np.int64] | None = None,
+    rows: NDArray[np.int64] | None = None,
 ) -> VerificationResult:
-    """Judge embeddings by the published protocol.
+    """Return the figures of a set by the published protocol.
 
     Args:
         name: the set's name, for the result and messages.
-        plain_nd: float [n, d], embeddings as the network gives them.
-        flipped_nd: the same of the mirror images, or None to judge `plain_nd` alone.
+        plain_nd: float [n, d], embeddings as the network returns them.
+        flipped_nd: the same of the mirror images; None to use `plain_nd` alone.
         same_p: bool [p], whether the images of pair k show one person.
-        places: int64 [2p], the row of image 2k and 2k+1 of each pair; in order (n = 2p) if None.
+        rows: int64 [2p], the rows of images 2k and 2k+1 of each pair; 0 … n-1 if None.
 
-    Everything is computed in float64. Raises `VerificationError` for shapes that do not fit,
+    Everything is computed in float64. Raises `VerificationError` for shapes that do not match,
     values that are not finite, fewer than ten pairs, or pairs of one kind only.
     """
-    if places is None:
-        places = np.arange(len(plain_nd), dtype=np.int64)
-    both = [plain_nd] if flipped_nd is None else [plain_nd, flipped_nd]
-    for embeddings in both:
-        _check_embeddings(name, embeddings, both[0].shape, places, same_p)
+    if rows is None:
+        rows = np.arange(len(plain_nd), dtype=np.int64)
+    views = [plain_nd] if flipped_nd is None else [plain_nd, flipped_nd]
+    for embeddings in views:
+        _check_embeddings(name, embeddings, plain_nd.shape, rows, same_p)
     check_pairs(name, same_p)
-    doubles = [np.asarray(embeddings, dtype=np.float64) for embeddings in both]
+    doubles = [np.asarray(embeddings, dtype=np.float64) for embeddings in views]
     norms = [np.linalg.norm(embeddings, axis=1) for embeddings in doubles]
-    judged = unit(sum(doubles[1:], start=doubles[0]))
-    distances_p = squared_distances(judged[places[0::2]], judged[places[1::2]])
-    folds = ten_fold(distances_p, same_p)
-    folds_no_flip = folds
+    unit_nd = unit(sum(doubles[1:], start=doubles[0]))
+    distances_p = _pair_distances(unit_nd, rows)
+    folds = folds_no_flip = ten_fold(distances_p, same_p)
     if flipped_nd is not None:
-        alone = unit(doubles[0])
-        folds_no_flip = ten_fold(
-            squared_distances(alone[places[0::2]], alone[places[1::2]]), same_p
-        )
-    negatives = int(np.count_nonzero(~same_p))
-    rates = {label: tar_at_far(distances_p, same_p, rate) for label, rate in RATES.items()}
+        folds_no_flip = ten_fold(_pair_distances(unit(doubles[0]), rows), same_p)
+    tar_at_far, missing = _rates(distances_p, same_p)
     return VerificationResult(
         name=name,
         pairs=len(same_p),
@@ -165,16 +154,12 @@ def verify_embeddings(
         threshold_distance=folds.mean_threshold,
         threshold_cosine=_cosine(folds.mean_threshold),
         threshold_cosine_no_flip=_cosine(folds_no_flip.mean_threshold),
-        tar_at_far=rates,
-        tar_at_far_missing={
-            label: f"needs {pairs_needed(RATES[label]):,} negative pairs, the set has {negatives:,}"
-            for label, rate in rates.items()
-            if rate is None
-        },
-        embedding_norm=float(np.mean([norm[places].mean() for norm in norms])),
+        tar_at_far=tar_at_far,
+        tar_at_far_missing=missing,
+        embedding_norm=float(np.mean([norm[rows].mean() for norm in norms])),
         folds=folds,
         roc=roc_curve(distances_p, same_p),
-        warnings=(*_fold_warnings(same_p), *_embedding_warnings(judged, distances_p)),
+        warnings=(*_fold_warnings(same_p), *_embedding_warnings(unit_nd, distances_p)),
     )
 
 
@@ -182,10 +167,10 @@ def check_pairs(name: str, same_p: Bools) -> None:
     """Raise `VerificationError` unless the protocol can be applied to these pair labels."""
     positives = int(np.count_nonzero(same_p))
     negatives = len(same_p) - positives
-    if len(same_p) < 10 or not positives or not negatives:
+    if len(same_p) < FOLDS or not positives or not negatives:
         raise VerificationError(
             f"verification set {name}: {positives} positive and {negatives} negative pairs; "
-            "expected at least 10 pairs, one for each fold, and some of either kind: add pairs"
+            f"expected at least {FOLDS} pairs, one per fold, and some of each kind: add pairs"
         )
 
 
@@ -193,14 +178,14 @@ def _check_embeddings(
     name: str,
     embeddings: NDArray[np.floating[Any]],
     shape: tuple[int, ...],
-    places: NDArray[np.int64],
+    rows: NDArray[np.int64],
     same_p: Bools,
 ) -> None:
-    if len(shape) != 2 or embeddings.shape != shape or len(places) != 2 * len(same_p):
+    if len(shape) != 2 or embeddings.shape != shape or len(rows) != 2 * len(same_p):
         raise VerificationError(
-            f"verification set {name}: embeddings of shape {shape} and {embeddings.shape}, "
-            f"{len(places)} images for {len(same_p)} pairs; expected one shape [n, d], and two "
-            "images a pair"
+            f"verification set {name}: embeddings of shapes {shape} and {embeddings.shape}, "
+            f"{len(rows)} images for {len(same_p)} pairs; expected one shape [n, d], and two "
+            "images per pair"
         )
     finite = np.isfinite(embeddings).all(axis=1)
     if not finite.all():
@@ -211,34 +196,49 @@ def _check_embeddings(
         )
 
 
+def _pair_distances(unit_nd: Floats, rows: NDArray[np.int64]) -> Floats:
+    return squared_distances(unit_nd[rows[0::2]], unit_nd[rows[1::2]])
+
+
+def _rates(distances_p: Floats, same_p: Bools) -> tuple[dict[str, float | None], dict[str, str]]:
+    """Return the true accept rate at each of `RATES`, and the reason where there is none."""
+    negatives = np.count_nonzero(~same_p)
+    tars = tar_at_far(distances_p, same_p, np.array(list(RATES.values()))).tolist()
+    rates = {label: None if isnan(tar) else tar for label, tar in zip(RATES, tars, strict=True)}
+    missing = {
+        label: f"needs {round(1 / far):,} negative pairs, the set has {negatives:,}"
+        for label, far in RATES.items()
+        if rates[label] is None
+    }
+    return rates, missing
+
+
 def _cosine(squared_distance: float) -> float:
     return 1 - squared_distance / 2
 
 
 def _fold_warnings(same_p: Bools) -> list[str]:
-    """Say when file order does not suit unshuffled folds."""
-    shares = [float(np.mean(same_p[start:stop])) for start, stop in fold_ranges(len(same_p))]
-    lopsided = sum(share in (0.0, 1.0) for share in shares)
-    if lopsided == 0:
+    """Warn of a file order that does not suit unshuffled folds."""
+    folds = [same_p[fold] for fold in fold_indices(len(same_p))]
+    one_kind = sum(fold.all() or not fold.any() for fold in folds)
+    if one_kind == 0:
         return []
     return [
-        f"{lopsided} of 10 folds hold pairs of one kind only, so the deviation and each fold's "
-        "accuracy mean little: the folds are cut in file order, as LFW's are; write the set in "
-        "the order of data.pairs.bin_file.balanced_order"
+        f"{one_kind} of {FOLDS} folds hold pairs of one kind only, so the deviation and each "
+        "fold's accuracy mean little: folds follow the order of the file, as in LFW; write the "
+        "set in the order of data.pairs.bin_file.balanced_order"
     ]
 
 
-def _embedding_warnings(
-    judged_nd: NDArray[np.float64], distances_p: NDArray[np.float64]
-) -> list[str]:
-    """Say when a network tells its images apart no further than the protocol's resolution."""
-    zeros = int(np.count_nonzero(~judged_nd.any(axis=1)))
-    found = [f"{zeros} of {len(judged_nd)} embeddings are zero"] if zeros else []
+def _embedding_warnings(unit_nd: Floats, distances_p: Floats) -> list[str]:
+    """Warn of embeddings that are zero, or that differ by less than the protocol resolves."""
+    zeros = int(np.count_nonzero(~unit_nd.any(axis=1)))
+    found = [f"{zeros} of {len(unit_nd)} embeddings are zero"] if zeros else []
     if distances_p.max() < THRESHOLD_STEP:
         found.append(
-            f"collapsed embeddings: no pair is further apart than {distances_p.max():.1e}, under "
-            f"the finest threshold {THRESHOLD_STEP}, so the accuracy is the share of one kind of "
-            "pairs (0.5 exactly for equally many); the network gives the same embedding for "
-            "every face"
+            f"collapsed embeddings: the largest distance of a pair is {distances_p.max():.1e}, "
+            f"below the finest threshold {THRESHOLD_STEP}, so the accuracy is the fraction of one "
+            "kind of pairs (exactly 0.5 for equally many); the network returns the same embedding "
+            "for every face"
         )
     return found

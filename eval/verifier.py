@@ -1,4 +1,4 @@
-"""Verification sets, opened once and judged as often as a model changes.
+"""Verification sets that are opened once, to verify a model as often as it changes.
 
 Shape legend: p pairs, 2p images of a set, n unique ones.
 """
@@ -27,35 +27,35 @@ from recognition.distributed import World
 
 @dataclass(frozen=True, eq=False)
 class VerificationSet:
-    """A verification set and which of its images are the same file.
+    """A verification set, and which of its images are the same.
 
     Attributes:
         name: the file's name without `.bin`.
         pairs: the pairs.
-        unique: int64 [n], the first place of each different image.
-        places: int64 [2p], which of these each image is.
+        unique: int64 [n], the index of the first occurrence of each different image.
+        rows: int64 [2p], the row of `unique` for each image.
     """
 
     name: str
     pairs: PairFile
     unique: NDArray[np.int64]
-    places: NDArray[np.int64]
+    rows: NDArray[np.int64]
 
 
 class Verifier:
-    """Judges models on verification sets by the published protocol.
+    """Verifies models on verification sets by the published protocol.
 
     Args:
         sets: names (`lfw`) of `.bin` files in `folder`, or paths to such files.
         folder: where names are looked up.
-        image_size: side of the images that the model takes.
-        batch_size: images a forward pass.
-        world: this process's place; all ranks share the work and get all results.
-        flip: whether embeddings of mirror images are added, as published figures have it.
+        image_size: side of the images that the model expects.
+        batch_size: images per forward pass.
+        world: the ranks; all of them share the work and get all results.
+        flip: whether to add embeddings of mirror images, as published figures do.
 
-    The files are opened and checked here: raises `VerificationError` for a set that does not
-    exist (with those that do), one named twice or too small, and `PairFileError` for a file that
-    is not a verification set.
+    The files are opened and checked here. Raises `VerificationError` for a set that does not
+    exist (with those that do), is listed twice or is too small, and `PairFileError` for a file
+    that is not a verification set.
     """
 
     def __init__(
@@ -79,22 +79,22 @@ class Verifier:
         for name in names:
             if names.count(name) > 1:
                 raise VerificationError(
-                    f"verification set {name} is listed {names.count(name)} times: results are "
-                    "known by the name of the file, so name each set once, or rename a file"
+                    f"verification set {name} is listed {names.count(name)} times: results go by "
+                    "the name of the file, so list each set once, or rename a file"
                 )
 
     def __call__(self, model: Model, device: torch.device) -> list[VerificationResult]:
-        """Return the result of every set, in order; the same on every rank.
+        """Return the result of every set, in order; it is the same on every rank.
 
         `model` maps float32 [b, 3, S, S] on `device`, RGB in [-1, 1], to embeddings [b, d]. An
-        `nn.Module` is put into evaluation mode for the time of the call; a plain function sees
-        to that itself. Raises `EmbeddingError`, `BadImage`, or `VerificationError` for embeddings
+        `nn.Module` is in evaluation mode during the call; any other function has to take care of
+        that itself. Raises `EmbeddingError`, `BadImage`, or `VerificationError` for embeddings
         that are not finite.
         """
-        with _evaluating(model):
-            return [self._judge(item, model, device) for item in self.sets]
+        with _evaluation_mode(model):
+            return [self._verify(item, model, device) for item in self.sets]
 
-    def _judge(
+    def _verify(
         self, item: VerificationSet, model: Model, device: torch.device
     ) -> VerificationResult:
         embeddings = embed_images(
@@ -108,14 +108,14 @@ class Verifier:
             world=self.world,
         )
         flipped = embeddings[:, 1] if self.flip else None
-        return verify_embeddings(item.name, embeddings[:, 0], flipped, item.pairs.same, item.places)
+        return verify_embeddings(item.name, embeddings[:, 0], flipped, item.pairs.same, item.rows)
 
 
 def find_set(wanted: str | Path, folder: Path | None) -> Path:
     """Return the file of a verification set given by name or by path.
 
-    A name is looked up in `folder`; a path ends in `.bin` and counts from the working folder, or
-    from `folder` if it is not there. Raises `VerificationError` with the sets that exist.
+    A name is looked up in `folder`. A path ends in `.bin` and is relative to the working directory,
+    or to `folder` if there is no such file. Raises `VerificationError` with the sets that exist.
     """
     path = Path(wanted)
     if path.suffix == ".bin" and path.is_file():
@@ -125,39 +125,35 @@ def find_set(wanted: str | Path, folder: Path | None) -> Path:
         if inside.is_file():
             return inside
     searched = folder if folder is not None else path.parent
-    there = sorted(file.name.removesuffix(".bin") for file in searched.glob("*.bin"))
+    existing = sorted(file.name.removesuffix(".bin") for file in searched.glob("*.bin"))
     raise VerificationError(
         f"verification set {str(wanted)!r} does not exist; sets in {searched}: "
-        f"{', '.join(there) or 'none'}; name one of these, or give the path of a .bin file"
+        f"{', '.join(existing) or 'none'}; name one of these, or give the path of a .bin file"
     )
 
 
 def _open(path: Path) -> VerificationSet:
-    """Read a set and find its repeated images; a face in many pairs is embedded once."""
+    """Read a set and find its repeated images: an image of many pairs is embedded once."""
     pairs = read_pair_file(path)
     name = path.name.removesuffix(".bin")
     check_pairs(name, pairs.same)
     seen: dict[bytes, int] = {}
-    unique: list[int] = []
-    places = np.empty(len(pairs), dtype=np.int64)
-    for i, image in enumerate(pairs.images):
-        digest = hashlib.blake2b(image, digest_size=16).digest()
-        if digest not in seen:
-            seen[digest] = len(unique)
-            unique.append(i)
-        places[i] = seen[digest]
-    return VerificationSet(name, pairs, np.array(unique, dtype=np.int64), places)
+    digests = (hashlib.blake2b(image, digest_size=16).digest() for image in pairs.images)
+    rows = np.array([seen.setdefault(digest, len(seen)) for digest in digests], dtype=np.int64)
+    _, unique = np.unique(rows, return_index=True)
+    return VerificationSet(name, pairs, unique, rows)
 
 
 @contextmanager
-def _evaluating(model: Model) -> Iterator[None]:
-    """Put a module into evaluation mode for the block, and every part back as it was."""
-    parts = list(model.modules()) if isinstance(model, nn.Module) else []
-    modes = [part.training for part in parts]
-    if isinstance(model, nn.Module):
-        model.eval()
+def _evaluation_mode(model: Model) -> Iterator[None]:
+    """Put a module into evaluation mode, and each of its parts back into its own mode."""
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    modes = [(part, part.training) for part in model.modules()]
+    model.eval()
     try:
         yield
     finally:
-        for part, mode in zip(parts, modes, strict=True):
+        for part, mode in modes:
             part.training = mode

@@ -7,8 +7,8 @@ One checkpoint is one folder, `checkpoints/step_00000400/`:
                   rank through torch.distributed.checkpoint; loads on any number of ranks
     run.json      step, counters, scaler, versions, the resolved config
 
-A folder gets its final name only once it is complete and on disk, so an interrupted save never
-passes for a checkpoint. `latest` and `best` beside the folders hold the name of one of them.
+A folder gets its final name only when it is complete and on disk, so an interrupted save is never
+mistaken for a checkpoint. The files `latest` and `best` hold the name of one of the folders.
 """
 
 import json
@@ -38,16 +38,16 @@ _FOLDER = re.compile(r"step_(\d{8})")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged, or of another run."""
+    """A checkpoint that is missing, damaged, or belongs to another run."""
 
 
 @dataclass(frozen=True)
 class ShardedRows:
-    """This rank's rows of a tensor that is cut over ranks by `sharding.shard_range`.
+    """This rank's rows of a tensor that `distributed.shard_range` splits over the ranks.
 
     Attributes:
-        local: [stop - start, ...] rows held here; loading writes into it.
-        total: rows over all ranks.
+        local: [stop - start, ...], the rows on this rank; loading writes into it.
+        total: number of rows on all ranks.
     """
 
     local: Tensor
@@ -60,9 +60,9 @@ class State:
 
     Attributes:
         backbone: the backbone's state dict, equal on all ranks.
-        replicated: further tensors that are equal on all ranks, by name.
-        rows: tensors cut over ranks, by name.
-        metadata: step, counters, config and the like: anything JSON can hold.
+        replicated: other tensors that are equal on all ranks, by name.
+        rows: tensors split over the ranks, by name.
+        metadata: step, counters, config and so on: JSON values.
     """
 
     backbone: Mapping[str, Tensor]
@@ -77,7 +77,7 @@ class Checkpoints:
     Args:
         output: the run folder; checkpoints go to its `checkpoints` folder.
         world: this process's place.
-        keep: how many of the latest checkpoints stay; the best one stays besides.
+        keep: how many of the latest checkpoints to keep, in addition to the best one.
     """
 
     def __init__(self, output: Path, *, world: World, keep: int) -> None:
@@ -87,10 +87,10 @@ class Checkpoints:
         self._meshes: dict[str, DeviceMesh] = {}
 
     def save(self, step: int, state: State, *, best: bool) -> Path:
-        """Write a checkpoint from all ranks and return its folder once it is complete.
+        """Write a checkpoint from all ranks; return its folder when it is complete.
 
-        Collective. `best` marks it as the one to keep. Raises `CheckpointError` or `OSError`
-        when it cannot be written; the checkpoints that were complete before stay as they were.
+        Collective. `best` marks it as the best one so far. Raises `CheckpointError` or `OSError`
+        when it cannot be written; earlier checkpoints are not affected.
         """
         final = self.folder / f"step_{step:08d}"
         partial = final.with_suffix(".partial")
@@ -104,15 +104,14 @@ class Checkpoints:
                 save_sharded(self._tensors(state), checkpoint_id=partial / "state")
         except CheckpointException as error:
             raise CheckpointError(
-                f"{partial}: cannot be written: {_cause(error)}; earlier checkpoints are as they "
-                "were"
+                f"{partial}: cannot be written: {_cause(error)}; earlier checkpoints are unchanged"
             ) from error
         if self.world.is_main:
             _write(partial / "backbone.pt", lambda path: torch.save(dict(state.backbone), path))
             text = json.dumps({"format": FORMAT, "step": step, **state.metadata}, indent=1)
             _write(partial / "run.json", lambda path: path.write_text(text))
             _sync_folder(partial)
-            if final.exists():  # a resumed run reaches a step that it had saved before
+            if final.exists():  # a resumed run saves a step again
                 shutil.rmtree(final)
             partial.rename(final)
             _sync_folder(self.folder)
@@ -127,7 +126,7 @@ class Checkpoints:
         """Fill the tensors of `state` in place from a checkpoint and return its metadata.
 
         Collective; the checkpoint may have been written by any number of ranks. Raises
-        `CheckpointError` when it is damaged or its tensors do not fit this run's.
+        `CheckpointError` when it is damaged or its tensors do not match this run's.
         """
         metadata = read_metadata(folder)
         try:
@@ -138,7 +137,7 @@ class Checkpoints:
             with _quiet():
                 load_sharded(self._tensors(state), checkpoint_id=folder / "state")
         except (Exception, CheckpointException) as error:
-            # Damage shows in many ways; whatever it is, the user needs the folder and a way on.
+            # Damage causes many kinds of errors; the user needs the folder and what to do next.
             raise CheckpointError(
                 f"{folder}: cannot be loaded: {_cause(error)}; if it is damaged, "
                 "resume from an earlier one with --resume PATH"
@@ -148,9 +147,9 @@ class Checkpoints:
     def find(self, resume: str) -> Path | None:
         """Return the checkpoint that `--resume` means.
 
-        `auto` is the latest one of this run folder, or None where there is none yet. Anything else
-        is a path: a checkpoint, or a run folder, whose latest one is taken. Raises
-        `CheckpointError` when the path holds neither.
+        `auto` is the latest one of this run folder, or None if there is none. Anything else is the
+        path of a checkpoint, or of a run folder, meaning its latest checkpoint. Raises
+        `CheckpointError` when the path is neither.
         """
         if resume == "auto":
             return latest(self.folder)
@@ -175,7 +174,7 @@ class Checkpoints:
         return tensors
 
     def _mesh(self, device_type: str) -> DeviceMesh:
-        """Return all ranks as a mesh; a DTensor's must be of the kind of device it lives on."""
+        """Return all ranks as a mesh; its device type must be that of the DTensor."""
         if device_type not in self._meshes:
             self._meshes[device_type] = init_device_mesh(device_type, (self.world.size,))
         return self._meshes[device_type]
@@ -209,7 +208,7 @@ def latest(checkpoints: Path) -> Path | None:
 
 
 def resolve(path: Path) -> Path:
-    """Return the checkpoint folder that `path` means: itself, or the latest one of a run folder.
+    """Return the checkpoint folder that `path` means: itself, or a run folder's latest one.
 
     Raises `CheckpointError` when there is none.
     """
@@ -218,14 +217,14 @@ def resolve(path: Path) -> Path:
     found = latest(path / "checkpoints") or latest(path)
     if found is None:
         raise CheckpointError(
-            f"{path}: holds no checkpoint; expected a run folder, or one of its "
+            f"{path}: found no checkpoint; expected a run folder, or one of its "
             "checkpoints/step_XXXXXXXX folders"
         )
     return found
 
 
 def backbone_file(path: Path) -> Path:
-    """Return the file with backbone weights that `path` means.
+    """Return the backbone weight file that `path` means.
 
     `path` is such a file, a checkpoint folder, or a run folder (its latest checkpoint).
     """
@@ -233,7 +232,7 @@ def backbone_file(path: Path) -> Path:
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-    """Return the metadata of a checkpoint. Raises `CheckpointError` when they cannot be read."""
+    """Return the metadata of a checkpoint. Raises `CheckpointError` when it cannot be read."""
     file = folder / "run.json"
     try:
         metadata = json.loads(file.read_text())
@@ -241,13 +240,13 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file}: cannot be read: {error}") from None
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         found = metadata.get("format") if isinstance(metadata, dict) else type(metadata).__name__
-        raise CheckpointError(f"{file}: expected checkpoint format {FORMAT}, found {found}")
+        raise CheckpointError(f"{file}: found checkpoint format {found}, expected {FORMAT}")
     return metadata
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Drop torch's remark that one process saves and loads by itself: it is meant."""
+    """Suppress torch's warning that one process saves and loads alone: that is intended."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is .*uninitialized")
         yield
@@ -262,7 +261,7 @@ def _cause(error: BaseException) -> str:
 
 
 def _complete(checkpoints: Path) -> list[Path]:
-    """Return the complete checkpoint folders, by step. Partial ones carry another name."""
+    """Return the complete checkpoint folders, by step. Partial ones have another name."""
     if not checkpoints.is_dir():
         return []
     return sorted(item for item in checkpoints.iterdir() if _FOLDER.fullmatch(item.name))
@@ -276,7 +275,7 @@ def _write(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Wait until a folder's entries are on disk: a rename is durable only after this."""
+    """Wait until a folder's entries are on disk; only then is a rename durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,33 +1,42 @@
 """What a run is: every setting, its type, its range, and the rules that tie settings together.
 
-One section of the YAML file is one class here, so this file is also the reference of the config.
-Unknown keys are refused; everything is checked before a process group or a file is touched.
-Reading files, `base:` and `--set` live in `recognition.config_file`.
+Each section of the YAML file is one class here, so this file is also the reference of the config.
+Unknown keys are errors, and everything is checked before any process group starts or any file is
+written. `recognition.config_file` reads files, `base:` and `--set`.
 """
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from recognition.head.losses.base import Loss
 from recognition.head.losses.build import build_loss
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
-Part = Annotated[float, Field(ge=0, le=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Factor = Annotated[float, Field(ge=0, lt=1)]
 Sigma = Annotated[float, Field(gt=0, le=10)]
 Quality = Annotated[int, Field(ge=1, le=100)]
 
 
 def _locations(value: object) -> object:
-    """Make paths of what is no URL, which as a path would lose one of its slashes."""
+    """Convert everything but URLs to paths; a URL as a path would lose one of its slashes."""
     items: list[Any] = value if isinstance(value, list) else [value]
     if not items or not all(isinstance(item, str | Path) and str(item) for item in items):
         raise ValueError("expected a path, a URL, or a list of one or more of these")
-    places = [Path(item) if "://" not in str(item) else item for item in items]
-    return places if isinstance(value, list) else places[0]
+    locations = [Path(item) if "://" not in str(item) else item for item in items]
+    return locations if isinstance(value, list) else locations[0]
 
 
 Locations = Annotated[Path | str | list[Path | str], BeforeValidator(_locations)]
@@ -45,101 +54,93 @@ class Section(BaseModel):
 
 
 class DemoData(Section):
-    """Procedural faces, generated into `data.train` when that folder does not exist yet.
+    """Procedural faces, generated into `data.train` if that folder does not exist yet.
 
-    Each verification set has two pairs for each of its `people_per_set` people: one of the same
-    person, one of different ones. More people tell smaller differences apart.
+    Each verification set has two pairs per person: one of the same person, one of different
+    people. With more `people_per_set`, smaller differences in accuracy become visible.
     """
 
     identities: Annotated[int, Field(ge=2)] = 2000
-    images: Positive = 20000
+    images: PositiveInt = 20000
     people_per_set: Annotated[int, Field(ge=20, multiple_of=10)] = 300
     seed: int = 0
 
 
 class Augment(Section):
-    """Augmentation on batches, on the device: what may happen to an image, in this order.
+    """Augmentation of whole batches on the device, in this order.
 
     `flip`, `mask`, `crop`, `colour`, `grey`, `blur`, `low_resolution`, `jpeg` and `cutout` are
-    probabilities; the entries after each say how strong it is, and two numbers are the least and
-    the largest. `data.augmentations.augment.Augmentation` describes them all;
-    `scripts/show_augmentations.py` draws what they do.
+    probabilities; the entries after each set its strength, and a pair of numbers is a range.
+    `data.augmentations.augment.Augmentation` describes them all, and
+    `scripts/show_augmentations.py` draws them.
     """
 
     flip: Probability = 0.5
     mask: Probability = 0.0
     crop: Probability = 0.0
-    crop_zoom: Part = 0.1
-    crop_shift: Part = 0.1
+    crop_zoom: Probability = 0.1
+    crop_shift: Probability = 0.1
     colour: Probability = 0.0
-    brightness: Part = 0.3
-    contrast: Part = 0.3
-    saturation: Part = 0.3
+    brightness: Probability = 0.3
+    contrast: Probability = 0.3
+    saturation: Probability = 0.3
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     grey: Probability = 0.0
     blur: Probability = 0.0
     blur_sigma: tuple[Sigma, Sigma] = (0.3, 1.5)
     low_resolution: Probability = 0.0
-    low_resolution_side: tuple[Share, Share] = (0.2, 1.0)
+    low_resolution_side: tuple[Fraction, Fraction] = (0.2, 1.0)
     jpeg: Probability = 0.0
     jpeg_quality: tuple[Quality, Quality] = (20, 95)
     cutout: Probability = 0.0
-    cutout_size: Part = 0.4
+    cutout_size: Probability = 0.4
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         for name in ("blur_sigma", "low_resolution_side", "jpeg_quality"):
             low, high = getattr(self, name)
             if low > high:
-                raise ValueError(f"{name} is [{low}, {high}]: state the least first")
+                raise ValueError(f"{name} is [{low}, {high}]: state the smaller number first")
         return self
 
 
 class Data(Section):
     """Where the training images are and how they are read.
 
-    `train` is a `.rec` file (with its `.idx` beside it), a pattern of shards (`train-*.rec`), a
-    folder with `train.rec` or shards, a folder with a sub-folder of images per identity, a list of
-    images, or a YAML list of such datasets. With several, `merge: offset` has the classes of each
-    follow those of the one before, `by_name` takes what has the same label or folder name for the
-    same identity. `list_root` is what the paths in list files are relative to, by default the
-    list's folder; `index_cache` a folder for the indexes of datasets whose own folder cannot be
-    written, by default the user's cache folder. `num_classes` and `num_images` are facts of the
-    dataset: leave them out, or state them to have them checked before the first step. `workers`
-    are the threads of a rank that decode, `prefetch` the batches that they may be ahead: both are
-    measured and chosen at the start unless stated. `decoder: dali` has NVIDIA DALI decode on the
-    device that trains; it is an extra, and the samples are the same.
+    docs/data.md describes every setting. In short: `train` is a `.rec` file, a pattern of shards
+    (`train-*.rec`), a folder with either, a folder with one sub-folder of images per identity, a
+    list of images, a URL of a `.rec` file, or a YAML list of such datasets, which `merge` joins.
+    Paths in list files are relative to `list_root`; indexes go to `index_cache` if the dataset's
+    own folder is read-only. `num_classes` and `num_images`, if stated, are compared with the
+    dataset before the first step. `workers` is the number of decoding threads per rank, `prefetch`
+    how many batches they may be ahead.
 
-    `order` is how an epoch is shuffled: `global` over the whole dataset; `blocks`, for disks and
-    object stores that are slow at random reads, in runs of `block_records` consecutive records of
-    which `mixing_blocks` are mixed at a time; `none` in the order of the files. `sampler` is which
-    images come at all: `uniform` each once an epoch, `class_balanced` each identity equally often,
-    `p_k` batches of `identities_per_batch` with `images_per_identity` each.
-
-    A record that cannot be read or decoded stops the run; with `on_bad_record: skip` another sample
-    takes its place, chosen by the seed, as long as no more than `max_bad_share` of the samples seen
-    are bad (ten may be, where the whole dataset has room for them).
+    `order` is how an epoch is shuffled: over the whole dataset, by blocks of `block_records`
+    consecutive records of which `mixing_blocks` are mixed at a time, or not at all. `sampler`
+    selects images: each once per epoch, each identity equally often, or `images_per_identity` of
+    each of `identities_per_batch`. A bad record stops the run or, with `on_bad_record: skip`, is
+    replaced, as long as at most `max_bad_share` of the samples seen are bad.
     """
 
     train: Locations
     merge: Literal["offset", "by_name"] = "offset"
     list_root: Path | None = None
     index_cache: Path | None = None
-    num_classes: Positive | None = None
-    num_images: Positive | None = None
+    num_classes: PositiveInt | None = None
+    num_images: PositiveInt | None = None
     image_size: Annotated[int, Field(ge=16, le=1024)] = 112
     remap_labels: bool = False
-    workers: Literal["auto"] | Positive = "auto"
-    prefetch: Literal["auto"] | Positive = "auto"
+    workers: Literal["auto"] | PositiveInt = "auto"
+    prefetch: Literal["auto"] | PositiveInt = "auto"
     decoder: Literal["cpu", "dali"] = "cpu"
     on_bad_record: Literal["stop", "skip"] = "stop"
-    max_bad_share: Annotated[float, Field(gt=0, le=1)] = 0.001
+    max_bad_share: Fraction = 0.001
     order: Literal["global", "blocks", "none"] = "global"
-    block_records: Positive = 4096
-    mixing_blocks: Positive = 8
+    block_records: PositiveInt = 4096
+    mixing_blocks: PositiveInt = 8
     sampler: Literal["uniform", "class_balanced", "p_k"] = "uniform"
-    identities_per_batch: Positive | None = None
-    images_per_identity: Positive | None = None
+    identities_per_batch: PositiveInt | None = None
+    images_per_identity: PositiveInt | None = None
     augment: Augment = Augment()
     demo: DemoData | None = None
 
@@ -147,32 +148,30 @@ class Data(Section):
     def _check(self) -> Self:
         if self.sampler != "uniform" and self.order != "global":
             raise ValueError(
-                f"order is {self.order} but sampler is {self.sampler}, which picks images by their "
-                "identity from anywhere: set order: global, or sampler: uniform"
+                f"order is {self.order} but sampler is {self.sampler}, which picks images by "
+                "identity from the whole dataset: set order: global, or sampler: uniform"
             )
         for name in ("identities_per_batch", "images_per_identity"):
             value = getattr(self, name)
-            if self.sampler == "p_k" and value is None:
-                raise ValueError(f"sampler: p_k needs {name}, for example 4")
-            if self.sampler != "p_k" and value is not None:
+            if (self.sampler == "p_k") != (value is not None):
                 raise ValueError(
-                    f"{name} is {value} but sampler is {self.sampler}: set sampler: p_k, or "
-                    f"{name}: null"
+                    f"{name} is {value} and sampler is {self.sampler}: p_k needs it, for example "
+                    "4, and no other sampler has it"
                 )
         if self.demo is not None and not isinstance(self.train, Path):
             raise ValueError(
-                f"demo is made in one folder of this machine, but train is {self.train}: set train "
-                "to that folder, or demo: null"
+                f"train is {self.train}, but the demo is generated into one local folder: set "
+                "train to that folder, or demo: null"
             )
         return self
 
 
 class Backbone(Section):
-    """The network from images to embeddings. `frozen_batch_norm` keeps running statistics fixed."""
+    """The network from images to embeddings. `frozen_batch_norm` fixes its running statistics."""
 
     name: str = "r50"
-    embedding_size: Positive = 512
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    embedding_size: PositiveInt = 512
+    dropout: Factor = 0.0
     activation_checkpointing: bool = False
     frozen_batch_norm: bool = False
 
@@ -215,37 +214,36 @@ _SAMPLINGS_WITH = {
 
 
 class Head(Section):
-    """The classifier over all identities; see docs/architecture.md for the three choices.
+    """The classifier over all identities; docs/architecture.md explains the three choices.
 
-    `sample_rate` is the share of all classes that take part in a step, for the rules that have
-    one. It is safe on large identity counts (Glint360K, WebFace) and costs accuracy at low FAR on
-    small ones (MS1MV2 at 0.1: IJB-C TAR at FAR 1e-5 92.3 against 94.2 for the full softmax).
-    `rebuild_every` is the steps between two indexes of `hash_forest`, `hard_share` the share of the
-    quota that hardness decides in `hard_negative`, the rest being random. `dense_update` moves
-    every centre in each step, as other implementations do; for comparison. `momentum` is what SGD's
-    momentum of the centres is kept in: bf16 takes a quarter off a class's memory.
+    `sample_rate` is the fraction of all classes that take part in a step, for the rules that have
+    one. It is safe with many identities (Glint360K, WebFace) and costs accuracy at low FAR with
+    few (MS1MV2 at 0.1: IJB-C TAR at FAR 1e-5 is 92.3, with the full softmax 94.2). `hash_forest`
+    rebuilds its index every `rebuild_every` steps. `hard_negative` fills the fraction `hard_share`
+    of its quota with the hardest negatives, the rest at random. `dense_update` updates every
+    centre in each step, as other implementations do, for comparison. `momentum` is the dtype of
+    the centres' SGD momentum; bf16 saves a quarter of the memory per class.
 
-    Two budgets of a rank's memory, in MiB, chosen by device unless stated: `block_mib` for the
-    temporaries of one block of centres, and `keep_mib` for what a step's first pass keeps for the
-    second, batch x active classes numbers; where that fits, a step saves a quarter of its matrix
-    products.
+    Two memory budgets per rank, in MiB, by default chosen by device: `block_mib` for the
+    temporaries of one block of centres, `keep_mib` for what the first pass keeps for the second,
+    batch x active classes numbers; if that fits, a step saves a quarter of its matrix products.
     """
 
     placement: Literal["sharded", "replicated", "host"] = "sharded"
     sampling: Literal[
         "all", "random_negative", "random_all", "positives_only", "hash_forest", "hard_negative"
     ] = "all"
-    sample_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    rebuild_every: Positive | None = None
-    hard_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    sample_rate: Fraction | None = None
+    rebuild_every: PositiveInt | None = None
+    hard_share: Fraction | None = None
     loss: LossSettings = LossSettings()
-    scale: Annotated[float, Field(gt=0)] = 64.0
+    scale: PositiveFloat = 64.0
     inter_class_filter: Annotated[float, Field(gt=-1, lt=1)] | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     momentum: Literal["fp32", "bf16"] = "fp32"
     dense_update: bool = False
-    block_mib: Positive | None = None
-    keep_mib: Annotated[int, Field(ge=0)] | None = None
+    block_mib: PositiveInt | None = None
+    keep_mib: NonNegativeInt | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -260,8 +258,8 @@ class Head(Section):
             raise ValueError(f"sampling: {self.sampling} needs a sample_rate, for example 0.1")
         if self.placement == "replicated" and self.sampling in ("hash_forest", "hard_negative"):
             raise ValueError(
-                f"sampling: {self.sampling} chooses by the batch's embeddings, of which a rank has "
-                "only its own with placement: replicated, so the ranks' copies would part: set "
+                f"sampling: {self.sampling} chooses by the batch's embeddings. With placement: "
+                "replicated a rank has only its own, so the ranks' copies would diverge: set "
                 "placement: sharded, or sampling: random_negative"
             )
         return self
@@ -270,28 +268,25 @@ class Head(Section):
 class Optimizer(Section):
     """SGD or AdamW for the backbone and, row by row, for the class centres.
 
-    `lr` belongs to `train.global_batch_size` and is never rescaled. `clip_norm` bounds the norm of
-    the backbone's gradient; the head is left alone, as in the published recipes. `momentum` and
-    `nesterov` belong to SGD, `betas` to AdamW.
+    `lr` is the rate for `train.global_batch_size` and is never rescaled. `clip_norm` bounds the
+    norm of the backbone's gradient, not the head's, as in the published recipes. `momentum` and
+    `nesterov` are SGD's, `betas` AdamW's.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
-    lr: Annotated[float, Field(gt=0)] = 0.1
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    lr: PositiveFloat = 0.1
+    momentum: Factor = 0.9
     nesterov: bool = False
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
-        0.9,
-        0.999,
-    )
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    clip_norm: Annotated[float, Field(gt=0)] | None = 5.0
+    betas: tuple[Factor, Factor] = (0.9, 0.999)
+    weight_decay: NonNegativeFloat = 5e-4
+    clip_norm: PositiveFloat | None = 5.0
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.nesterov and (self.name != "sgd" or self.momentum == 0):
             raise ValueError(
-                f"nesterov is a form of sgd with momentum, not of {self.name} with momentum "
-                f"{self.momentum}"
+                f"nesterov is true with name {self.name} and momentum {self.momentum}: it needs "
+                "sgd with a momentum above 0"
             )
         return self
 
@@ -300,12 +295,12 @@ class Schedule(Section):
     """The learning rate over the run: `polynomial` decay to 0, or `step` with milestones."""
 
     name: Literal["polynomial", "step"] = "polynomial"
-    power: Annotated[float, Field(gt=0)] = 1.0
+    power: PositiveFloat = 1.0
     gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    milestone_steps: list[Positive] | None = None
-    milestone_epochs: list[Annotated[float, Field(gt=0)]] | None = None
-    warmup_steps: Annotated[int, Field(ge=0)] | None = None
-    warmup_epochs: Annotated[float, Field(ge=0)] | None = None
+    milestone_steps: list[PositiveInt] | None = None
+    milestone_epochs: list[PositiveFloat] | None = None
+    warmup_steps: NonNegativeInt | None = None
+    warmup_epochs: NonNegativeFloat | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -314,37 +309,34 @@ class Schedule(Section):
         milestones = self.milestone_steps or self.milestone_epochs
         if (self.name == "step") != bool(milestones):
             raise ValueError(
-                f"name is {self.name} and milestones are {milestones}: the step schedule needs "
-                "milestone_steps or milestone_epochs, the polynomial one has none"
+                f"name is {self.name} and milestones are {milestones}: only the step schedule has "
+                "milestone_steps or milestone_epochs, and it needs one of them"
             )
         if milestones and sorted(set(milestones)) != list(milestones):
-            raise ValueError(f"milestones must rise: found {milestones}")
+            raise ValueError(f"milestones are {milestones}: state them in ascending order")
         return self
 
 
 class Train(Section):
-    """How long and how: exactly one of `epochs` and `steps`.
+    """Length and arithmetic of training. State exactly one of `epochs` and `steps`.
 
-    `global_batch_size` counts the images of one optimizer step over all ranks and all
-    `accumulation` micro-batches; each rank's share follows from it.
+    `global_batch_size` is the number of images per optimizer step, over all ranks and all
+    `accumulation` micro-batches.
     """
 
-    global_batch_size: Positive
-    accumulation: Positive = 1
-    epochs: Annotated[float, Field(gt=0)] | None = None
-    steps: Positive | None = None
+    global_batch_size: PositiveInt
+    accumulation: PositiveInt = 1
+    epochs: PositiveFloat | None = None
+    steps: PositiveInt | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    timeout_seconds: Annotated[float, Field(gt=0)] = 600
+    timeout_seconds: PositiveFloat = 600
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.epochs is None) == (self.steps is None):
-            raise ValueError(
-                "state exactly one of epochs and steps: "
-                f"found epochs: {self.epochs} and steps: {self.steps}"
-            )
+            raise ValueError(f"epochs is {self.epochs}, steps is {self.steps}: state one of them")
         if self.accumulation > self.global_batch_size:
             raise ValueError(
                 f"accumulation {self.accumulation} exceeds global_batch_size "
@@ -353,46 +345,40 @@ class Train(Section):
         return self
 
 
-class Verification(Section):
+class Regular(Section):
+    """Something done every so many steps or epochs; with neither stated, only at the end."""
+
+    every_steps: PositiveInt | None = None
+    every_epochs: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self._at_most_one("every_steps", "every_epochs")
+        return self
+
+
+class Verification(Regular):
     """Verification at checkpoints: names of `.bin` files in `folder`, or paths to them.
 
-    `folder` is the training data's folder, that of the first of several, unless stated. Without
-    `every_steps` or `every_epochs` a run verifies at its end only.
+    `folder` is by default the folder of the (first) training dataset.
     """
 
     sets: list[str] = []
     folder: Path | None = None
-    every_steps: Positive | None = None
-    every_epochs: Annotated[float, Field(gt=0)] | None = None
     before_training: bool = False
-    batch_size: Positive = 128
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        self._at_most_one("every_steps", "every_epochs")
-        return self
+    batch_size: PositiveInt = 128
 
 
-class Checkpoint(Section):
-    """When state is saved and what is kept: the last `keep`, and the best by mean accuracy.
+class Checkpoint(Regular):
+    """When state is saved. The last `keep` checkpoints are kept, and the best by mean accuracy."""
 
-    Without `every_steps` or `every_epochs` a run saves at its end only.
-    """
-
-    every_steps: Positive | None = None
-    every_epochs: Annotated[float, Field(gt=0)] | None = None
-    keep: Positive = 2
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        self._at_most_one("every_steps", "every_epochs")
-        return self
+    keep: PositiveInt = 2
 
 
 class Log(Section):
-    """How often a line, a dashboard point and a `metrics.jsonl` object are written."""
+    """How often the log, the dashboard and `metrics.jsonl` are written."""
 
-    every_steps: Positive = 50
+    every_steps: PositiveInt = 50
 
 
 class Config(Section):
@@ -415,15 +401,15 @@ class Config(Section):
     def _check(self) -> Self:
         if self.head.momentum == "bf16" and self.optimizer.name != "sgd":
             raise ValueError(
-                f"head.momentum is bf16, which belongs to sgd, but optimizer.name is "
+                f"head.momentum is bf16, an option of sgd, but optimizer.name is "
                 f"{self.optimizer.name}: set head.momentum: fp32"
             )
         identities, images = self.data.identities_per_batch, self.data.images_per_identity
-        lot, batch = (identities or 1) * (images or 1), self.train.global_batch_size
-        if batch % lot:
+        group, batch = (identities or 1) * (images or 1), self.train.global_batch_size
+        if batch % group:
             raise ValueError(
-                f"train.global_batch_size is {batch}, no multiple of data.identities_per_batch "
-                f"{identities} x data.images_per_identity {images} = {lot}: a batch is made of "
-                "whole lots; make them equal, or the batch several lots"
+                f"train.global_batch_size is {batch}, not a multiple of data.identities_per_batch "
+                f"{identities} x data.images_per_identity {images} = {group}: a batch consists of "
+                "whole groups"
             )
         return self

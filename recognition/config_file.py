@@ -1,4 +1,4 @@
-"""Reads a run's config: YAML files that inherit with `base:`, `--set` overrides, clear errors."""
+"""Reads a run's config: YAML files with `base:`, `--set` overrides, errors that say what to fix."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -15,20 +15,20 @@ Settings = TypeVar("Settings", bound=BaseModel)
 
 
 class ConfigError(ValueError):
-    """A config that cannot be used; the message says where, what, and how to mend it."""
+    """A config that cannot be used; the message says where, what is wrong, and the fix."""
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Return the checked config of `path` with `key.sub=value` overrides applied on top.
 
     Values of overrides are YAML: `train.steps=100`, `verification.sets=[lfw]`, `train.epochs=null`.
-    Raises `ConfigError` for anything that is missing, unknown, of the wrong type or out of range.
+    Raises `ConfigError` for anything missing, unknown, of the wrong type or out of range.
     """
     return read_settings(path, Config, overrides)
 
 
 def read_settings(path: Path, kind: type[Settings], overrides: Sequence[str] = ()) -> Settings:
-    """Return the settings of another kind of file, read and checked as `load_config` does."""
+    """Return the settings of another kind of file, read and checked in the same way."""
     values = _read(path, seen=())
     for override in overrides:
         values = _merge(values, _parse_override(override))
@@ -45,7 +45,7 @@ def dump_config(config: Config) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice, where YAML would silently keep the last."""
+    """A safe loader that refuses duplicate keys, where YAML would silently keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -54,53 +54,52 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(
                     None,
                     None,
-                    f"the key {key!r} is given twice",
+                    f"duplicate key {key!r}",
                     node.value[position][0].start_mark,
                 )
         return super().construct_mapping(node, deep)
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    """Return the values of a file merged over those of its `base:` (a path beside the file)."""
+    """Return the values of a file merged over those of its `base:` (relative to the file)."""
     resolved = path.resolve()
     if resolved in seen:
         chain = " -> ".join(str(item) for item in (*seen, resolved))
-        raise ConfigError(f"{path}: base files go in a circle: {chain}")
+        raise ConfigError(f"{path}: circular base files: {chain}")
     try:
         with path.open(encoding="utf-8") as stream:
             values = yaml.load(stream, Loader=_Loader)
     except FileNotFoundError:
         names = sorted(item.name for item in path.parent.glob("*.yaml"))
         raise ConfigError(
-            f"{path}: no such config; {path.parent} holds {', '.join(names) or 'no .yaml file'}"
+            f"{path}: no such file; {path.parent} holds {', '.join(names) or 'no .yaml file'}"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected `key: value` lines, found {type(values).__name__}")
+        raise ConfigError(f"{path}: found {type(values).__name__}, expected `key: value` lines")
     base = values.pop("base", None)
     if base is None:
         return values
     if not isinstance(base, str):
-        raise ConfigError(f"{path}: base must be the path of one file, found {base!r}")
+        raise ConfigError(f"{path}: base is {base!r}, expected the path of one file")
     return _merge(_read(path.parent / base, (*seen, resolved)), values)
 
 
 def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `under` with the values of `over`; sections merge, everything else is replaced.
+    """Return `under` with the values of `over`; sections are merged, everything else is replaced.
 
-    The loss is replaced whole: its numbers mean nothing without its name.
+    The loss is replaced as a whole: its options mean nothing under another name.
     """
     merged = dict(under)
     for key, value in over.items():
-        below = merged.get(key)
-        if isinstance(below, Mapping) and isinstance(value, Mapping):
-            replaced = key == "loss" and "name" in value
-            merged[key] = value if replaced else _merge(below, value)
-        else:
-            merged[key] = value
+        base = merged.get(key)
+        is_new_loss = key == "loss" and isinstance(value, Mapping) and "name" in value
+        if isinstance(base, Mapping) and isinstance(value, Mapping) and not is_new_loss:
+            value = _merge(base, value)
+        merged[key] = value
     return merged
 
 
@@ -119,7 +118,7 @@ def _parse_override(text: str) -> dict[str, Any]:
 
 
 def _explain(details: ErrorDetails, kind: type[BaseModel]) -> str:
-    """Return one line for one error: the key, what was found, what was expected."""
+    """Return one line per error: the key, what was expected, what was found."""
     location = [str(part) for part in details["loc"]]
     key = ".".join(location) or "config"
     if details["type"] == "extra_forbidden":
@@ -136,7 +135,7 @@ def _explain(details: ErrorDetails, kind: type[BaseModel]) -> str:
 
 
 def _field_names(location: Sequence[str], section: type[BaseModel]) -> list[str]:
-    """Return the settings that the section at `location` under `section` has."""
+    """Return the names of the settings in the section at `location`, from `section` down."""
     for part in location:
         field = section.model_fields[part]
         kinds = [field.annotation, *get_args(field.annotation)]

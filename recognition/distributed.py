@@ -26,10 +26,10 @@ class World:
     """Who this process is among all of a run's processes.
 
     Attributes:
-        rank: number of this process, `0 <= rank < size`.
+        rank: `0 <= rank < size`.
         size: number of processes.
-        local_rank: number of this process on its own machine.
-        local_size: number of processes on its own machine.
+        local_rank: rank among the processes of this machine.
+        local_size: number of processes on this machine.
     """
 
     rank: int = 0
@@ -39,14 +39,14 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes logs, dashboards and files that exist once."""
+        """Whether this process writes the log, the dashboard and files that exist only once."""
         return self.rank == 0
 
 
 def current() -> World:
     """Return this process's place: from `torchrun`'s environment, else a world of one.
 
-    Raises `ValueError` when the variables are there and do not fit together.
+    Raises `ValueError` when the environment variables contradict each other.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return World()
@@ -64,47 +64,47 @@ def current() -> World:
 def choose_device(requested: str, world: World) -> tuple[torch.device, str]:
     """Return the device of this process and a sentence with the reason.
 
-    `requested` is `auto`, `cpu` or `cuda`. Raises `ValueError` when CUDA is asked for and absent,
-    or when more processes run on this machine than it has GPUs.
+    `requested` is `auto`, `cpu` or `cuda`. Raises `ValueError` when CUDA is requested but missing,
+    or when this machine runs more processes than it has GPUs.
     """
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if requested == "cpu":
         return torch.device("cpu"), "cpu, as configured"
     if requested == "auto" and available == 0:
-        return torch.device("cpu"), "cpu, because this machine has no usable CUDA device"
+        return torch.device("cpu"), "cpu, because there is no usable CUDA device"
     if available < world.local_size:
         raise ValueError(
             f"{world.local_size} processes on this machine, {available} CUDA devices: "
             f"start with --nproc-per-node={max(available, 1)}, or set device: cpu"
         )
-    reason = "as configured" if requested == "cuda" else "because one is there for every process"
+    reason = "as configured" if requested == "cuda" else "because every process has one"
     return torch.device("cuda", world.local_rank), f"cuda:{world.local_rank}, {reason}"
 
 
 def choose_threads(device: torch.device, world: World) -> tuple[int, str]:
     """Return the number of CPU threads a rank should compute with, and the reason.
 
-    `torchrun` gives every rank one thread unless `OMP_NUM_THREADS` says otherwise, which leaves
-    cores idle when ranks train on a CPU.
+    `torchrun` sets one thread per rank unless `OMP_NUM_THREADS` is set, which leaves cores idle
+    when ranks train on a CPU.
     """
     now = torch.get_num_threads()
     if device.type != "cpu" or world.size == 1 or now != 1:
-        return now, f"{now} CPU threads a rank"
+        return now, f"{now} CPU threads per rank"
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = max(1, (usable or 1) // world.local_size)
-    return threads, f"{threads} CPU threads a rank: {usable} cores for {world.local_size} ranks"
+    return threads, f"{threads} CPU threads per rank: {usable} cores for {world.local_size} ranks"
 
 
 @contextmanager
 def process_group(device: torch.device, timeout_seconds: float) -> Iterator[World]:
     """Join the run's process group for the duration of the block.
 
-    The backend is nccl for tensors on CUDA and gloo for those in CPU memory, which a table of
-    class centres may be that is too large for the GPUs. A world of one started without `torchrun`
-    joins nothing. A collective that waits longer than `timeout_seconds` fails on every rank.
+    The backend is nccl for tensors on CUDA and gloo for tensors in CPU memory, where a table of
+    class centres may be that is too large for the GPUs. A process started without `torchrun`
+    joins no group. A collective that waits longer than `timeout_seconds` fails on every rank.
 
-    The group is destroyed only on a clean exit: after an exception the peers may be stuck in a
-    collective, and waiting for them here would turn one rank's failure into everybody's hang.
+    The group is destroyed only on a clean exit: after an exception the other ranks may be stuck in
+    a collective, and waiting for them here would turn one rank's failure into a hang of all.
     """
     world = current()
     if "RANK" not in os.environ:
@@ -122,7 +122,7 @@ def process_group(device: torch.device, timeout_seconds: float) -> Iterator[Worl
 
 
 def barrier() -> None:
-    """Wait for every rank; returns at once in a world of one."""
+    """Wait for every rank; return at once in a world of one."""
     if dist.is_initialized():
         dist.barrier()
 
@@ -143,9 +143,9 @@ def part_range(count: int, parts: int, part: int) -> tuple[int, int]:
 
 
 def shard_range(count: int, parts: int, part: int) -> tuple[int, int]:
-    """Return `[start, stop)` of `part` when `count` rows are cut into blocks of one size.
+    """Return `[start, stop)` of `part` when `count` rows are split into blocks of equal size.
 
-    Every block has `ceil(count / parts)` rows but the last ones, which may be short or empty.
+    Each block has `ceil(count / parts)` rows, except the last ones, which may be short or empty.
     Raises `ValueError` if `part` is not in `[0, parts)` or `count` is negative.
 
     >>> [shard_range(9, 4, part) for part in range(4)]
@@ -158,6 +158,6 @@ def shard_range(count: int, parts: int, part: int) -> tuple[int, int]:
 
 def _check_part(count: int, parts: int, part: int) -> None:
     if count < 0:
-        raise ValueError(f"cannot cut {count} items: the count must be 0 or more")
+        raise ValueError(f"cannot split {count} items: expected a count of 0 or more")
     if not 0 <= part < parts:
         raise ValueError(f"part {part} of {parts} does not exist: expected 0 <= part < {parts}")

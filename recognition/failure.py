@@ -1,9 +1,9 @@
-"""How a failing rank ends: at once, with its own message, taking all other ranks with it.
+"""How a failing rank ends: at once, with its own message, ending all other ranks.
 
-A rank that raises must not wait for anybody: its peers may sit in a collective that will never
-complete. Its process ends, its sockets close, and the peers' collectives fail or `torchrun` stops
-them. The peers then hold their tongue for a moment, so that the cause stands last on the screen
-and not the consequences.
+A rank that raises must not wait for the others: they may be in a collective that will never
+complete. Its process ends, its sockets close, and then the others' collectives fail or `torchrun`
+stops them. The others wait for a moment before they print, so that the cause, and not its
+consequences, is the first message on the screen.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from recognition.distributed import World
 
-# What gloo says when the other side has gone away; NCCL's errors have a class of their own.
+# What gloo's errors say when a peer is gone; NCCL's errors have their own class.
 _LOST_PEER = (
     "connection closed by peer",
     "connection reset by peer",
@@ -33,9 +33,9 @@ _LOST_PEER = (
 def report_and_exit(error: BaseException, world: World) -> NoReturn:
     """Print what ended this rank and end its process with a non-zero code.
 
-    A `ValueError` is for the user and shown as its message alone; anything else is a bug or the
-    machine's fault and comes with its traceback. In a world of several ranks `torchrun` repeats
-    the message of the first rank that failed in its closing summary.
+    A `ValueError` is for the user: only its message is shown. Anything else is a bug or a fault of
+    the machine and is shown with its traceback. With several ranks, `torchrun` repeats the message
+    of the first rank that failed in its closing summary.
     """
     if isinstance(error, SystemExit):
         sys.exit(error.code)
@@ -45,18 +45,18 @@ def report_and_exit(error: BaseException, world: World) -> NoReturn:
     lost = _lost_a_peer(error)
     if lost:
         time.sleep(3.0)  # the peer's own message, or torchrun's signal, comes first
-        text = f"lost contact with another rank; its own message tells why ({_first_line(error)})"
+        text = f"lost contact with another rank; see that rank's message ({_first_line(error)})"
     elif isinstance(error, ValueError):
         if world.rank > 0:
-            time.sleep(1.0)  # what rank 0 finds too, rank 0 says
+            time.sleep(1.0)  # if rank 0 has the same error, it reports it first
         text = str(error)
     else:
         text = "".join(traceback.format_exception(error))
-    place = f"rank {world.rank}: " if world.size > 1 else ""
-    print(f"\n{place}error: {text}", file=sys.stderr, flush=True)
+    prefix = f"rank {world.rank}: " if world.size > 1 else ""
+    print(f"\n{prefix}error: {text}", file=sys.stderr, flush=True)
     if world.size > 1 and not lost:
         handler = get_error_handler()
-        with contextlib.suppress(OSError):  # without its file torchrun's summary is only shorter
+        with contextlib.suppress(OSError):  # without this file torchrun's summary is only shorter
             handler.record_exception(error)
     _end(1, world)
 
@@ -66,7 +66,7 @@ def _end(code: int, world: World) -> NoReturn:
     sys.stderr.flush()
     if world.size == 1:
         sys.exit(code)
-    # Not sys.exit: destructors of process groups and loader workers may wait for peers for ever.
+    # Not sys.exit: destructors of process groups may wait for the other ranks forever.
     os._exit(code)
 
 

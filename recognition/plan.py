@@ -1,4 +1,4 @@
-"""The plan of a run: how many steps, at what learning rate, and when to verify, save and log.
+"""The plan of a run: how many steps, at what learning rate, and when to verify and save.
 
 Everything here is a pure function of the config and the number of images, so a resumed run, on
 any number of ranks, follows the same plan, and `--dry-run` can print it.
@@ -19,9 +19,8 @@ class LearningRateSchedule:
     Attributes:
         base_lr: the rate after warm-up.
         total_steps: steps of the whole run.
-        warmup_steps: steps of linear warm-up; step `s` of them runs at
-            `base_lr * (s + 1) / warmup_steps`, so the first is not the full rate.
-        decay: factor of `base_lr` as a function of the step, from the end of warm-up on.
+        warmup_steps: steps of linear warm-up: step `s` runs at `base_lr * (s + 1) / warmup_steps`.
+        decay: factor of `base_lr` as a function of the step, after the warm-up.
     """
 
     base_lr: float
@@ -46,8 +45,8 @@ class Plan:
     """When things happen, in steps.
 
     Attributes:
-        steps_per_epoch: images over global batch size; not whole in general, because the stream
-            of samples runs on over the end of an epoch.
+        steps_per_epoch: images over global batch size; not an integer in general, because a batch
+            may span two epochs.
         total_steps: steps of the whole run.
         verify_every: steps between verifications; the last step always verifies.
         save_every: steps between checkpoints; the last step always saves.
@@ -59,11 +58,11 @@ class Plan:
     save_every: int
 
     def verify_after(self, step: int) -> bool:
-        """Return whether the model is verified once `step` steps are done."""
+        """Return whether to verify the model after `step` steps."""
         return step % self.verify_every == 0 or step == self.total_steps
 
     def save_after(self, step: int) -> bool:
-        """Return whether a checkpoint is written once `step` steps are done."""
+        """Return whether to write a checkpoint after `step` steps."""
         return step % self.save_every == 0 or step == self.total_steps
 
 
@@ -86,8 +85,8 @@ def make_plan(config: Config, num_images: int) -> Plan:
         total = math.floor(config.train.epochs * per_epoch)
     if total < 1:
         raise ValueError(
-            f"train.epochs {config.train.epochs} of {num_images} images make less than one step "
-            f"of train.global_batch_size {config.train.global_batch_size}: lower the batch size"
+            f"train.epochs {config.train.epochs} of {num_images} images are less than one step of "
+            f"train.global_batch_size {config.train.global_batch_size}: lower the batch size"
         )
     verification, checkpoint = config.verification, config.checkpoint
     return Plan(
@@ -101,7 +100,7 @@ def make_plan(config: Config, num_images: int) -> Plan:
 def make_schedule(config: Schedule, base_lr: float, plan: Plan) -> LearningRateSchedule:
     """Return the learning-rate schedule of a run.
 
-    Raises `ValueError` when warm-up or a milestone lies beyond the run's end.
+    Raises `ValueError` when the warm-up or a milestone is beyond the run's end.
     """
     warmup = config.warmup_steps or round((config.warmup_epochs or 0.0) * plan.steps_per_epoch)
     milestones = config.milestone_steps or [
@@ -110,8 +109,8 @@ def make_schedule(config: Schedule, base_lr: float, plan: Plan) -> LearningRateS
     for name, step in [("warm-up", warmup), *(("milestone", step) for step in milestones)]:
         if step >= plan.total_steps and step > 0:
             raise ValueError(
-                f"schedule: the {name} at step {step} is not before the run's end at step "
-                f"{plan.total_steps}: train longer, or move it"
+                f"schedule: {name} at step {step} of {plan.total_steps}: expected it before the "
+                "end; train longer, or move it"
             )
     decays: dict[str, Callable[[int], float]] = {
         "polynomial": lambda step: (
@@ -123,7 +122,7 @@ def make_schedule(config: Schedule, base_lr: float, plan: Plan) -> LearningRateS
 
 
 def check_batch(config: Config, world: World) -> None:
-    """Raise `ValueError` when a micro-batch leaves a rank too few images to train on."""
+    """Raise `ValueError` when some rank would get too few images of a micro-batch to train on."""
     train = config.train
     smallest = train.global_batch_size // train.accumulation // world.size
     needed = 1 if config.backbone.frozen_batch_norm else 2
@@ -137,7 +136,7 @@ def check_batch(config: Config, world: World) -> None:
 
 
 def describe_plan(config: Config, num_images: int, world: World) -> dict[str, str]:
-    """Return the plan of a run in words, for `--dry-run`; raises as `make_plan`."""
+    """Return the plan of a run in words, for `--dry-run`. Raises as `make_plan`."""
     plan = make_plan(config, num_images)
     schedule = make_schedule(config.schedule, config.optimizer.lr, plan)
     train, sets = config.train, config.verification.sets

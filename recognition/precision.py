@@ -17,15 +17,15 @@ _DTYPES: dict[str, torch.dtype] = {
 
 @dataclass
 class LossScaler:
-    """Dynamic scale of the loss, so that small fp16 gradients do not vanish.
+    """Dynamic loss scale, so that small fp16 gradients do not underflow to zero.
 
     The scale halves after a step whose gradients overflowed and doubles after `growth_interval`
-    steps in a row without one. The decision that a step overflowed is taken once over all ranks
-    (see `Trainer`), so every rank holds the same scale.
+    consecutive steps without overflow. All ranks agree on whether a step overflowed (see
+    `Trainer`), so every rank holds the same scale.
 
     Attributes:
-        scale: factor on the loss; 1 and constant unless `enabled`.
-        enabled: whether the scale moves at all (fp16 only).
+        scale: factor of the loss; constant 1 unless `enabled`.
+        enabled: whether the scale changes at all (fp16 only).
         good_steps: steps since the scale last changed.
         skipped_steps: steps of the whole run that were skipped because of an overflow.
     """
@@ -37,9 +37,9 @@ class LossScaler:
     skipped_steps: int = 0
 
     def update(self, overflowed: bool) -> None:
-        """Move the scale after a step.
+        """Adjust the scale after a step.
 
-        Raises `ValueError` when the scale has shrunk so far that the overflow cannot be its fault.
+        Raises `ValueError` when the scale is so small that it cannot be the cause of the overflow.
         """
         if not self.enabled:
             return

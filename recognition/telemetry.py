@@ -1,8 +1,8 @@
 """What a person sees of a run: log lines, a progress bar, `metrics.jsonl`, TensorBoard.
 
 Rank 0 writes; on the other ranks every method does nothing. The same numbers go to
-`metrics.jsonl`, one JSON object a line, and to TensorBoard, so a dashboard never shows what the
-file does not hold.
+`metrics.jsonl`, one JSON object per line, and to TensorBoard, so the file holds everything that a
+dashboard shows.
 """
 
 import json
@@ -47,10 +47,10 @@ class Telemetry:
     Args:
         output: the run folder.
         world: this process's place.
-        first_step: steps already done; later records of an earlier attempt are dropped, so that
-            the history has one value a step.
+        first_step: steps already done; records of later steps, from an earlier attempt, are
+            dropped, so that the history has one value per step.
         total_steps: steps of the whole run, for the progress bar.
-        progress: whether to show the bar.
+        progress: whether to show the progress bar.
     """
 
     def __init__(
@@ -89,12 +89,12 @@ class Telemetry:
         self._redirect.__exit__(kind, error, traceback)
 
     def advance(self) -> None:
-        """Move the progress bar one step on."""
+        """Advance the progress bar by one step."""
         if self._bar is not None:
             self._bar.update()
 
     def train(self, step: int, values: Mapping[str, float], line: str) -> None:
-        """Record the numbers of the steps since the last record; `line` goes to the log."""
+        """Record the figures of the steps since the last record; `line` goes to the log."""
         self.record("train", step, values)
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {values['loss']:.3f}", refresh=False)
@@ -103,7 +103,7 @@ class Telemetry:
     def record(self, event: str, step: int, values: Mapping[str, Any], tag: str = "") -> None:
         """Append one object to `metrics.jsonl` and its numbers to TensorBoard.
 
-        The numbers appear as `event/name`, or `event/tag/name` (TensorBoard groups by the first).
+        TensorBoard shows them as `event/name`, or `event/tag/name`, grouped by the first part.
         """
         if self._board is None:
             return
@@ -126,7 +126,7 @@ class Telemetry:
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Return the numbers of nested mappings under joined names; other values have no curve."""
+    """Return the numbers in nested mappings under joined names; other values are left out."""
     flat: dict[str, float] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -137,7 +137,7 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 def _truncate(metrics: Path, last_step: int) -> None:
-    """Drop records beyond `last_step`, which a resumed run will write again."""
+    """Drop records after `last_step`, which a resumed run will write again."""
     if not metrics.exists():
         return
     kept = []
@@ -145,21 +145,21 @@ def _truncate(metrics: Path, last_step: int) -> None:
         try:
             step = json.loads(line)["step"]
         except (ValueError, KeyError):
-            continue  # the line that a crash cut short
+            continue  # a line truncated by a crash
         if step <= last_step:
             kept.append(line + "\n")
     metrics.write_text("".join(kept))
 
 
 class Meter:
-    """Time and counts between two log lines.
+    """Times and figures between two log lines.
 
     Attributes:
-        waited: seconds spent waiting for data: tells a starved step from a slow one.
-        paused: seconds spent on verification and saving, which are no training time.
+        waited: seconds spent waiting for data.
+        paused: seconds spent on verification and saving, which do not count as training.
         images: images trained on, over all ranks.
         steps: optimizer steps done.
-        last: numbers of the last step alone, kept on the device until they are read.
+        last: figures of the last step only, kept on the device until they are read.
     """
 
     def __init__(self) -> None:
@@ -172,17 +172,17 @@ class Meter:
         self._start = time.perf_counter()
 
     def add(self, **values: Tensor | float) -> None:
-        """Add parts of a step's numbers; what is on the device stays there."""
+        """Add parts of a step's figures; tensors stay on the device."""
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
 
     def values(self) -> dict[str, float]:
-        """Return the means over the steps, and the last step's numbers. The host waits for them."""
+        """Return the means over the steps, and the last step's figures. Waits for the device."""
         means = {name: float(total) / self.steps for name, total in self._sums.items()}
         return means | {name: float(value) for name, value in self.last.items()}
 
     def elapsed(self) -> float:
-        """Return seconds of training since the meter was made."""
+        """Return seconds of training since this meter was created."""
         return time.perf_counter() - self._start - self.paused
 
     def rates(self) -> dict[str, float]:
@@ -203,7 +203,7 @@ def duration(seconds: float) -> str:
 
 
 def peak_memory_bytes(device: torch.device) -> float:
-    """Return the most bytes used so far: on the GPU, or of this process on a CPU."""
+    """Return the peak memory so far: allocated on the GPU, or of this process on a CPU."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     unit = 1 if sys.platform == "darwin" else 1024

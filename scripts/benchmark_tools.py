@@ -1,8 +1,8 @@
-"""Measure pack_records and check_records beside the bare loops that bound them.
+"""Measure pack_records and check_records, and compare them with the bare loops that bound them.
 
 Each takes turns with a loop that reads, decodes or writes the same bytes and does nothing else.
-Prints a table, and writes it as Markdown and every figure as JSON. It makes its own images first:
-1.8 GB in --folder, which are used again.
+Prints a table, writes it as Markdown, and writes every figure as JSON. It first generates images,
+1.8 GB in --folder, which later runs use again.
 
     python scripts/benchmark_tools.py --markdown docs/benchmarks/tools.md
 """
@@ -17,103 +17,69 @@ from pathlib import Path
 from typing import Any
 
 from data.loading.cores import usable_cores
-from data.progress import progress_bar
-from scripts.benchmarks.common.frame import report_on
-from scripts.benchmarks.tools.cases import (
-    Case,
-    decode_case,
-    encode_case,
-    keep_case,
-    scan_case,
-)
-from scripts.benchmarks.tools.report import markdown, measure, rows_of
+from scripts.benchmarks.common.command import new_parser, run_benchmark
+from scripts.benchmarks.common.machine import ROOT, describe
+from scripts.benchmarks.common.turns import take_turns
+from scripts.benchmarks.tools.cases import ToolCase, tool_cases
+from scripts.benchmarks.tools.report import markdown, measure_case, record
 from scripts.command import exit_with
 
-ROOT = Path(__file__).parents[1]
 _STARTS = 5
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser("benchmark_tools", __doc__)
     add = parser.add_argument
-    add("--folder", type=Path, default=Path("datasets/benchmark_tools"), help="for what it makes, "
-        "on the disk that is to be measured")  # fmt: skip
-    add("--images", type=int, default=39_760, help="of the set")
-    add("--large", type=int, default=270_000, help="of a file that is only read; 0 leaves it out")
+    add("--folder", type=Path, default=Path("datasets/benchmark_tools"), help="for the generated "
+        "files, on the disk to be measured")  # fmt: skip
+    add("--images", type=int, default=39_760, help="in the set")
+    add("--large", type=int, default=270_000, help="in a file that is only read; 0: no such file")
     add("--rounds", type=int, default=7, help="turns of each case")
-    add("--json", type=Path, default=Path("runs/benchmark_tools.json"), help="file of all figures")
-    add("--markdown", type=Path, help="file for the table, for docs/benchmarks/")
     return parser.parse_args(arguments)
 
 
-def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
+def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure everything; return the report."""
     workers = usable_cores()
     cases = _cases(options, workers)
-    with progress_bar("measuring", "turn") as progress:
-        turns = iter(range(1, options.rounds * len(cases) + 1))
-        total = options.rounds * len(cases)
-        seconds = measure(cases, options.rounds, lambda: progress(next(turns), total))
+    seconds = take_turns(cases, measure_case, options.rounds)
     return {
-        "command": command,
-        "machine": _machine(workers),
+        "machine": describe(workers, packages=("numpy", "simplejpeg", "pillow")),
         "settings": f"{options.images:,} JPEGs of 112x112 pixels, some 5.5 kB each; {workers} "
         f"workers; {options.rounds} rounds",
-        "rows": rows_of(cases, seconds),
+        "rows": record(cases, seconds),
         "start": statistics.median(_start_seconds() for _ in range(_STARTS)),
     }
 
 
-def _cases(options: argparse.Namespace, workers: int) -> list[Case]:
+def _cases(options: argparse.Namespace, workers: int) -> list[ToolCase]:
     folder, count = options.folder.absolute(), options.images
     if count < 1 or options.large < 0:
         raise ValueError(
-            f"--images {count} --large {options.large}: expected at least 1, and at least 0"
+            f"--images {count} --large {options.large}: expected --images of at least 1 and "
+            "--large of at least 0"
         )
-    making = [str(folder), str(count), str(options.large)]
+    arguments = [str(folder), str(count), str(options.large)]
     subprocess.run(
-        [sys.executable, "-m", "scripts.benchmarks.tools.images", *making], cwd=ROOT, check=True
+        [sys.executable, "-m", "scripts.benchmarks.tools.images", *arguments], cwd=ROOT, check=True
     )
-    people, records = folder / f"people_{count}", folder / f"records_{count}" / "train.rec"
-    scratch = folder / "scratch"
-    cases = [scan_case("check_records --no-decode", records, cold=True)]
-    if options.large:
-        large = folder / f"records_{options.large}" / "train.rec"
-        cases.append(scan_case("the same, a larger file", large, cold=True))
-    return [
-        *cases,
-        scan_case("the same, in the cache", records, cold=False),
-        decode_case(records, workers),
-        keep_case(people, scratch, count),
-        encode_case(people, scratch, count, workers),
-    ]
+    large = folder / f"records_{options.large}" / "train.rec" if options.large else None
+    records = folder / f"records_{count}" / "train.rec"
+    return tool_cases(folder / f"people_{count}", records, folder / "scratch", workers, large)
 
 
 def _start_seconds() -> float:
-    """Return how long Python takes until a command's work begins."""
-    begun = time.perf_counter()
+    """Return how long Python takes to start a command."""
+    started = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import scripts.check_records"], cwd=ROOT, check=True)
-    return time.perf_counter() - begun
-
-
-def _machine(workers: int) -> dict[str, Any]:
-    # Here, since the packer's worker processes import this file, and torch takes seconds.
-    import torch
-
-    from scripts.benchmarks.common.machine import describe, installed
-
-    machine = describe(torch.device("cpu"), workers)
-    machine["versions"] |= installed(("numpy", "simplejpeg", "pillow"))
-    return machine
+    return time.perf_counter() - started
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status."""
     options = parse(arguments)
-    return report_on("scripts/benchmark_tools.py", options, arguments, run, markdown)
+    return run_benchmark(options, arguments, run, markdown)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Judge a network on verification sets by the published protocol.
+"""Verify a network on verification sets by the published protocol.
 
 The network is a run folder, a checkpoint folder, a file of weights under the published names, or
-an ONNX file. Prints a table and writes every figure, with the hashes of all files and the
-protocol, to a JSON file.
+an ONNX file. Prints a table, and writes all figures with the protocol and the hashes of all files
+to a JSON file.
 
     python scripts/benchmark_verification.py --model runs/demo --sets datasets/demo/lfw.bin
     python scripts/benchmark_verification.py --model r50.onnx --folder sets --sets lfw cfp_fp
@@ -49,12 +49,12 @@ PROTOCOL: Final = {
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network and what the report says about it."""
+    """A network, and what the report says about it."""
 
     embed: Model
     image_size: int
     file: Path
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -63,15 +63,17 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", type=Path, required=True, help="folder, weights or .onnx file")
-    parser.add_argument("--sets", nargs="+", required=True, help=".bin files, or their names")
-    parser.add_argument("--folder", type=Path, help="where sets are looked up by name")
+    parser.add_argument("--sets", nargs="+", required=True, help=".bin files, or names of sets")
+    parser.add_argument("--folder", type=Path, help="of sets that are given by name")
     parser.add_argument(
         "--checkpoint", choices=["latest", "best"], default="latest", help="of a run folder"
     )
-    parser.add_argument("--image-size", type=int, help="if the model does not say; else 112")
+    parser.add_argument("--image-size", type=int, help="if the model does not state it; else 112")
     parser.add_argument("--mean", type=float, default=MID_GREY, help="subtracted from pixels")
     parser.add_argument("--std", type=float, default=MID_GREY, help="pixels are divided by it")
-    parser.add_argument("--channels", choices=["rgb", "bgr"], default="rgb", help="of the model")
+    parser.add_argument(
+        "--channels", choices=["rgb", "bgr"], default="rgb", help="that the model expects"
+    )
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--output", type=Path, default=Path("results.json"))
@@ -79,57 +81,57 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def load_model(options: argparse.Namespace, device: torch.device) -> LoadedModel:
-    """Return the network that `--model` means; raises `ValueError` if there is none."""
+    """Return the network that `--model` names; raises `ValueError` if there is none."""
     path: Path = options.model
     if not path.exists():
         raise ValueError(f"--model {path} does not exist: expected a folder, weights or .onnx file")
     if path.suffix == ".onnx":
         onnx = OnnxModel(path, device)
-        size = _agreed_size(options.image_size, onnx.image_size, path)
+        size = _image_size(options.image_size, onnx.image_size, path)
         return LoadedModel(onnx, size, path, {"kind": "onnx", "provider": onnx.provider})
-    facts: dict[str, Any] = {"kind": "weights"}
+    metadata: dict[str, Any] = {"kind": "weights"}
     trained_size = None
     if path.is_dir():
         checkpoint = _checkpoint_folder(path, options.checkpoint)
         saved = read_metadata(checkpoint)
-        facts = {"kind": "checkpoint", "step": saved["step"]}
+        metadata = {"kind": "checkpoint", "step": saved["step"]}
         trained_size = int(saved["config"]["data"]["image_size"])
         path = checkpoint / "backbone.pt"
-    size = _agreed_size(options.image_size, trained_size, path)
+    size = _image_size(options.image_size, trained_size, path)
     weights = read_weights(path)
     name, backbone = build_for_weights(weights, str(path), image_size=size)
     backbone.eval().to(device).to(memory_format=torch.channels_last)
-    return LoadedModel(backbone, size, path, {**facts, "backbone": name})
+    return LoadedModel(backbone, size, path, {**metadata, "backbone": name})
 
 
 def _checkpoint_folder(path: Path, which: str) -> Path:
-    """Return the checkpoint that a run folder or a checkpoint folder means."""
+    """Return the checkpoint in a run folder, or a checkpoint folder itself."""
     if which == "latest" or (path / "run.json").is_file():
         return resolve(path)
     pointer = path / "checkpoints" / which
     if not pointer.is_file():
         raise CheckpointError(
-            f"{path}: no best checkpoint is marked, which a run does when it verifies and saves "
-            "at the same step; use --checkpoint latest"
+            f"{path}: no best checkpoint is marked; a run marks one when it verifies and saves at "
+            "the same step; use --checkpoint latest"
         )
     return pointer.parent / pointer.read_text().strip()
 
 
-def _agreed_size(wanted: int | None, own: int | None, path: Path) -> int:
-    if wanted is not None and own is not None and wanted != own:
-        raise ValueError(f"--image-size is {wanted}, {path} takes {own}: leave the option out")
-    return wanted or own or 112
+def _image_size(option: int | None, stated: int | None, path: Path) -> int:
+    if option is not None and stated is not None and option != stated:
+        raise ValueError(f"--image-size is {option}, {path} expects {stated}: omit the option")
+    return option or stated or 112
 
 
 def adapted(model: Model, options: argparse.Namespace, advance: Callable[[int], object]) -> Model:
-    """Return the model as one of RGB images in [-1, 1], telling `advance` of each batch."""
+    """Return the model for RGB images in [-1, 1]; `advance` gets the size of each batch."""
     if options.std <= 0:
         raise ValueError(f"--std is {options.std}: expected a positive number")
-    own_range = (options.mean, options.std) != (MID_GREY, MID_GREY)
+    rescale = (options.mean, options.std) != (MID_GREY, MID_GREY)
 
     def embed(images: Tensor) -> Tensor:
         advance(len(images))
-        if own_range:
+        if rescale:
             images = (images * MID_GREY + MID_GREY - options.mean) / options.std
         return model(images.flip(1) if options.channels == "bgr" else images)
 
@@ -166,7 +168,7 @@ def report(
     verifier: Verifier,
     results: Sequence[VerificationResult],
 ) -> dict[str, Any]:
-    """Return everything that a reader needs to trust or repeat the figures."""
+    """Return everything that a reader needs to trust or reproduce the figures."""
     versions = {
         "partialfc": __version__,
         "python": platform.python_version(),
@@ -179,7 +181,7 @@ def report(
         "model": {
             "path": str(model.file),
             "sha256": sha256(model.file),
-            **model.facts,
+            **model.metadata,
             "image_size": model.image_size,
             "mean": options.mean,
             "std": options.std,
@@ -207,9 +209,9 @@ def sha256(path: Path) -> str:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Judge, print and write; raises `ValueError` for what the user can mend."""
+    """Verify, print and write; raises `ValueError` for errors that the user can fix."""
     device, _ = choose_device(options.device, World())
-    # Figures should not depend on the kind of GPU: no TF32 in convolutions.
+    # The figures must not depend on the kind of GPU: no TF32 in convolutions.
     torch.backends.cudnn.allow_tf32 = False
     model = load_model(options, device)
     verifier = Verifier(

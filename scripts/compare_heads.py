@@ -1,10 +1,10 @@
-"""Train the same network with every method of a comparison, and put the figures side by side.
+"""Train the same network with every method of a comparison, and report the figures side by side.
 
     python scripts/compare_heads.py --config configs/compare.yaml --quick
 
 Each method and seed is a run of train.py. The same command continues where it was interrupted: a
-finished run is not trained again, an unfinished one goes on from its last checkpoint. Writes
-results.md, results.json, cosine.png and a TensorBoard folder into the comparison's own.
+finished run is not trained again, an unfinished one continues from its last checkpoint. Writes
+results.md, results.json, cosine.png and a TensorBoard folder into the comparison's folder.
 """
 
 import argparse
@@ -19,10 +19,11 @@ from typing import Any
 from data.build import build_dataset
 from eval.build import build_verifier
 from recognition.distributed import World
-from scripts.comparison.cells import CellResult, command, train_all
+from scripts.command import exit_with
 from scripts.comparison.curves import draw_curves, require_matplotlib, write_tensorboard
-from scripts.comparison.report import Facts, around_marks, insert, markdown, write_json
-from scripts.comparison.settings import Cell, load_comparison, make_cells
+from scripts.comparison.report import SharedSetup, around_marks, insert, markdown, write_json
+from scripts.comparison.runs import RunResult, command, train_all
+from scripts.comparison.settings import MethodRun, load_comparison, make_runs
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -30,71 +31,64 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", type=Path, required=True, help="e.g. configs/compare.yaml")
-    parser.add_argument(
-        "--quick", action="store_true", help="minutes: with the settings of the config's quick"
-    )
-    parser.add_argument("--output", type=Path, help="in place of the config's folder")
-    parser.add_argument(
-        "--methods", nargs="+", default=[], metavar="NAME", help="only these, of the config's"
-    )
-    parser.add_argument(
-        "--docs", type=Path, metavar="PAGE",
-        help="put the report into a markdown page, too, between its marks for it",
-    )  # fmt: skip
-    parser.add_argument(
-        "--dry-run", action="store_true", help="check everything, print each run's command, stop"
-    )
+    add = parser.add_argument
+    add("--config", type=Path, required=True, help="e.g. configs/compare.yaml")
+    add("--quick", action="store_true", help="minutes: apply the config's settings in quick")
+    add("--output", type=Path, help="in place of the config's folder")
+    add("--methods", nargs="+", default=[], metavar="NAME", help="only these of the config's")
+    add("--docs", type=Path, metavar="PAGE", help="also put the report into a Markdown page, "
+        "between its marks for it")  # fmt: skip
+    add("--dry-run", action="store_true", help="check everything, print each run's command, stop")
     return parser.parse_args(arguments)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Compare; return the exit status. Raises `ValueError` for what the user can mend."""
+def compare(options: argparse.Namespace) -> int:
+    """Compare; return the exit status. Raises `ValueError` for what the user can fix."""
     comparison = load_comparison(options.config)
     output: Path = options.output or comparison.output
     if options.quick and options.output is None:
         output = output.with_name(f"{output.name}_quick")
-    cells = make_cells(
+    runs = make_runs(
         comparison, options.config.parent, output=output, quick=options.quick,
         methods=options.methods,
     )  # fmt: skip
     if options.dry_run:
-        for cell in cells:
-            print(shlex.join(command(cell, comparison.ranks)))
+        for run in runs:
+            print(shlex.join(command(run, comparison.ranks)))
         return 0
     require_matplotlib()
     if options.docs is not None:
-        around_marks(options.docs)  # better now than after an hour
-    facts = prepare(cells[0], comparison.ranks)
-    results, failed = train_all(cells, comparison.ranks)
+        around_marks(options.docs)  # a page without marks must fail now, not after an hour
+    setup = prepare(runs[0], comparison.ranks)
+    results, failed = train_all(runs, comparison.ranks)
     if results:
-        report(output, facts, results)
+        report(output, setup, results)
         if options.docs is not None:
             picture = options.docs.with_name(f"{options.docs.stem}_cosine.png")
             shutil.copyfile(output / "cosine.png", picture)
             text = (output / "results.md").read_text()
-            insert(options.docs, f"{text}\n![mean cosine to the own centre]({picture.name})")
+            insert(options.docs, f"{text}\n![mean cosine to the target centre]({picture.name})")
     if failed:
         print(
-            f"error: {len(failed)} of {len(cells)} runs failed: {', '.join(failed)}; the same "
+            f"error: {len(failed)} of {len(runs)} runs failed: {', '.join(failed)}; the same "
             "command tries them again",
             file=sys.stderr,
         )
     return 1 if failed else 0
 
 
-def prepare(cell: Cell, ranks: int) -> Facts:
-    """Make the data if it is the demo's, and check data and verification sets, which all share."""
-    dataset = build_dataset(cell.config.data, World())
-    build_verifier(cell.config, World())
-    return Facts(cell.config, dataset.num_classes, len(dataset), ranks)
+def prepare(run: MethodRun, ranks: int) -> SharedSetup:
+    """Generate the data if it is the demo's; check the data and verification sets of all runs."""
+    dataset = build_dataset(run.config.data, World())
+    build_verifier(run.config, World())
+    return SharedSetup(run.config, dataset.num_classes, len(dataset), ranks)
 
 
-def report(output: Path, facts: Facts, results: Sequence[CellResult]) -> None:
-    """Write everything that the figures go into, and print the tables."""
-    text = markdown(facts, results)
+def report(output: Path, setup: SharedSetup, results: Sequence[RunResult]) -> None:
+    """Write every file of the report, and print the tables."""
+    text = markdown(setup, results)
     (output / "results.md").write_text(text)
-    write_json(output / "results.json", facts, results)
+    write_json(output / "results.json", setup, results)
     draw_curves(output / "cosine.png", results)
     write_tensorboard(output / "tensorboard", results)
     print(f"\n{text}\nin {output}: results.md, results.json, cosine.png, tensorboard")
@@ -104,20 +98,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status."""
     options = parse(arguments)
     try:
-        return run(options)
+        return compare(options)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command continues", file=sys.stderr)
-        return 130
 
 
 def _stop(number: int, frame: Any) -> None:
-    """End like Ctrl-C does: the run in progress ends too, and is continued the next time."""
+    """End as after Ctrl-C: the run in progress ends too, and is continued the next time."""
     raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _stop)
-    sys.exit(main())
+    exit_with(main, "interrupted; the same command continues")

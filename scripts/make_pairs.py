@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from data.pairs.choose import pack_folder
-from data.pairs.lists import Progress, Written, pack_pair_list, unpack_pair_file
-from data.progress import progress_bar
+from data.pairs.lists import Written, pack_pair_list, unpack_pair_file
+from data.progress import ProgressCallback, progress_bar
 from scripts.command import exit_with
 from scripts.help_format import HelpFormatter
 
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _make(options: argparse.Namespace, progress: Progress) -> Written:
+def _make(options: argparse.Namespace, progress: ProgressCallback) -> Written:
     if options.unpack:
         return unpack_pair_file(
             options.source, options.output, folds=options.folds, progress=progress

@@ -9,15 +9,16 @@ import simplejpeg
 import torch
 from hypothesis import HealthCheck, settings
 
-# Triton reads this when it is first imported, which torchvision does: hence before any import
-# of this project. Where there is no GPU its kernels then run in its interpreter.
+# Triton reads this variable when it is first imported, which torchvision does; so it is set before
+# any import of this project. Without a GPU, kernels then run in Triton's interpreter.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from data.pairs.bin_file import write_pair_file
-from data.records.format import HEADER, PART, write_face_records
+from data.records.format import HEADER, PART
+from data.records.writer import write_face_records
 
-# The same examples each time and nothing kept between runs; `--hypothesis-profile=fuzz` searches.
+# The same examples in every run; `--hypothesis-profile=fuzz` searches for new ones.
 _slow = settings(deadline=None, suppress_health_check=list(HealthCheck))
 settings.register_profile("fixed", _slow, max_examples=200, derandomize=True, database=None)
 settings.register_profile("fuzz", _slow, max_examples=20_000)
@@ -25,7 +26,7 @@ settings.load_profile("fixed")
 
 
 def picture(identity: int, number: int, size: int = 32) -> bytes:
-    """Return a JPEG: a pattern of the identity under noise of the image."""
+    """Return a JPEG: a pattern per identity with noise per image."""
     low = np.random.default_rng([identity, 7]).uniform(30, 220, (4, 4, 3))
     image = low.repeat(size // 4, 0).repeat(size // 4, 1)
     image += np.random.default_rng([identity, number]).normal(0, 12, image.shape)
@@ -34,7 +35,7 @@ def picture(identity: int, number: int, size: int = 32) -> bytes:
 
 
 def corrupt(folder: Path, keys: list[int]) -> list[str]:
-    """Spoil the images of `keys` in `folder/train.rec`; return key and offset of each in words."""
+    """Corrupt the images of `keys` in `folder/train.rec`; return the key and offset of each."""
     lines = (folder / "train.idx").read_text().splitlines()
     offsets = {int(key): int(offset) for key, offset in (line.split("\t") for line in lines)}
     with (folder / "train.rec").open("r+b") as file:

@@ -1,17 +1,17 @@
-"""Runs a function on n ranks, each a process of its own, joined by gloo on this machine.
+"""Runs a function on n ranks, each its own process, connected by gloo on this machine.
 
     def check(scale: float) -> float: ...
 
     results = run_ranks(check, 2, 3.0)   # [check(3.0) on rank 0, check(3.0) on rank 1]
 
-The function must be importable (defined at the top of a module) and its arguments and result
-picklable. On each rank the environment is that of `torchrun` (RANK, WORLD_SIZE, LOCAL_RANK, …) and
-the default process group is up, so `torch.distributed` and `recognition.distributed` work as in
-a real run. Do several checks in one function rather than one launch for each.
+The function must be importable (defined at the top level of a module) and its arguments and
+result picklable. Each rank has the environment variables of `torchrun` (RANK, WORLD_SIZE,
+LOCAL_RANK, …) and the default process group, so `torch.distributed` and
+`recognition.distributed` work as in a real run. Do several checks per launch.
 
-Processes are forked from a server that has imported torch once, which makes a launch take
-tenths of a second where a fresh interpreter takes seconds a rank. No port is ever guessed: the
-parent serves the rendezvous on a port that the system gave it.
+Processes are forked from a server that has imported torch once, so that a launch takes tenths of
+a second, where a fresh interpreter takes seconds per rank. The parent serves the rendezvous on a
+port chosen by the system, so that no port is ever guessed.
 """
 
 import multiprocessing
@@ -33,7 +33,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 Result = TypeVar("Result")
 
-# Once a rank has failed, its peers may wait for it for ever; they get this long to say more.
+# Once a rank has failed, the others may wait for it forever; they get this long to report more.
 GRACE_SECONDS = 2.0
 
 
@@ -51,15 +51,15 @@ def run_ranks(
     """Call `function(*args)` on `world_size` ranks and return the results by rank.
 
     Args:
-        function: importable; finds its rank by `torch.distributed.get_rank()` or the environment.
-        world_size: how many ranks.
-        args: handed to every rank.
-        timeout: seconds for the whole launch; also the limit of each collective.
-        join_group: whether the default process group is started; without it the function can
-            start its own, for the environment has all that `init_process_group` needs.
+        function: importable; gets its rank from `torch.distributed.get_rank()` or the environment.
+        world_size: number of ranks.
+        args: passed to every rank.
+        timeout: seconds for the whole launch, and for each collective.
+        join_group: whether to start the default process group; without it the function can start
+            its own, since the environment has all that `init_process_group` needs.
 
-    Raises `RankError` if any rank raises, dies or does not end in time. No process outlives
-    the call.
+    Raises `RankError` if any rank raises, dies or does not end in time. No process outlives the
+    call.
     """
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     context = multiprocessing.get_context("forkserver")
@@ -92,7 +92,7 @@ def _environment(rank: int, world_size: int, port: int) -> dict[str, str]:
         "LOCAL_WORLD_SIZE": str(world_size),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the parent serves; rank 0 is a client too
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the parent is the server; rank 0 is a client too
         "GLOO_SOCKET_IFNAME": "lo",  # the machine's own name may not resolve in a container
         "OMP_NUM_THREADS": "1",
     }
@@ -118,7 +118,7 @@ def _run_rank(
         sender.send_bytes(pickle.dumps((True, result)))
     except BaseException:
         sender.send_bytes(pickle.dumps((False, traceback.format_exc())))
-        # Without the teardown of a group whose peers may be stuck in a collective.
+        # Without tearing down a group whose other ranks may be stuck in a collective.
         os._exit(1)
 
 
@@ -139,9 +139,9 @@ def _collect(ranks: list[tuple[BaseProcess, Connection]], timeout: float) -> lis
             if not succeeded:
                 deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
     if failures or waiting:
-        told = [f"--- rank {rank} failed\n{text}" for rank, text in failures.items()]
-        told += [f"--- rank {rank} had not ended" for rank in waiting.values()]
-        raise RankError(f"{len(ranks)} ranks, limit {timeout} s\n" + "\n".join(told))
+        lines = [f"--- rank {rank} failed\n{text}" for rank, text in failures.items()]
+        lines += [f"--- rank {rank} has not ended" for rank in waiting.values()]
+        raise RankError(f"{len(ranks)} ranks, limit {timeout} s\n" + "\n".join(lines))
     return [results[rank] for rank in range(len(ranks))]
 
 
@@ -150,5 +150,5 @@ def _receive(receiver: Connection, process: BaseProcess) -> tuple[bool, Any]:
         answer: tuple[bool, Any] = pickle.loads(receiver.recv_bytes())
     except EOFError:
         process.join()
-        return False, f"ended without a word, exit code {process.exitcode}"
+        return False, f"ended without a result, exit code {process.exitcode}"
     return answer

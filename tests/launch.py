@@ -1,7 +1,7 @@
-"""Starts `train.py` as users do, on any number of ranks, and watches every rank by itself.
+"""Starts `train.py` as users do, on any number of ranks, and watches each rank.
 
-Ranks are started directly and not through torchrun, which would end the others for us: the tests
-want to see that each rank ends on its own, and with which code.
+Ranks are started directly and not through torchrun, which would end the others after a failure:
+the tests check that each rank ends on its own, and with which exit code.
 """
 
 import os
@@ -25,7 +25,7 @@ class Ended:
 
 
 class Ranks:
-    """Running ranks of `train.py`; a context manager that leaves no process behind."""
+    """Running ranks of `train.py`; a context manager that leaves no process running."""
 
     def __init__(self, arguments: Sequence[str], count: int) -> None:
         with socket.socket() as free:
@@ -57,7 +57,7 @@ class Ranks:
             process.wait()
 
     def wait(self, seconds: float = 120) -> list[Ended]:
-        """Return how every rank ended; fails the test if one is still there after `seconds`."""
+        """Return how every rank ended; fail the test if one still runs after `seconds`."""
         end = time.monotonic() + seconds
         ended = []
         for rank, process in enumerate(self.processes):

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from data.datasets.class_ids import number_datasets
-from data.datasets.lists import LIST_SUFFIXES, read_list
+from data.datasets.lists import read_list
 from data.datasets.texts import Texts
 from data.records.format import SIZE_MASK
-from data.records.locations import DatasetError
+from data.records.locations import LIST_SUFFIXES, DatasetError
 
 logger = logging.getLogger(__name__)
 

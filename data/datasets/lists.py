@@ -27,7 +27,6 @@ from data.datasets.texts import Texts
 
 logger = logging.getLogger(__name__)
 
-LIST_SUFFIXES = (".lst", ".csv", ".tsv", ".txt")
 _HEAD = ["path", "label"]
 _NUMBER = re.compile(r"(\d{1,15})(?:\.0*)?", re.ASCII)
 _NO_CLASS = re.compile(r"-\d+(?:\.\d*)?|\d+\.\d+|nan", re.ASCII | re.IGNORECASE)

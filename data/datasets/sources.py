@@ -4,7 +4,8 @@ What a class is called comes from here; `data.datasets.class_ids` makes numbers 
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -12,11 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from data.datasets.folders import FolderImages, ListImages
-from data.datasets.lists import LIST_SUFFIXES
 from data.records.cache import open_images
 from data.records.format import HEADER, Bytes, RecordError, unpack_record
-from data.records.locations import DatasetError, Location, is_glob, is_url
-from data.records.reader import open_record_file
+from data.records.locations import (
+    LIST_SUFFIXES,
+    DatasetError,
+    Location,
+    LocationKind,
+    location_kind,
+    record_url,
+)
+from data.records.open import open_record_file
 from data.records.shards import RECORDS, find_records
 
 _FLAG_AND_LABEL = struct.Struct("<If")
@@ -64,21 +71,18 @@ def open_sources(
     Raises `DatasetError` for a location that holds none, for shards that are missing or of
     different layouts, and what the reader of each kind raises.
     """
-    if is_url(location) and not is_glob(location):
-        text = str(location)
-        url = text if text.endswith(".rec") else text.rstrip("/") + "/train.rec"
-        return [RecordImages(url, cache_folder=cache_folder)]
-    path = Path(location)
-    if path.suffix.lower() in LIST_SUFFIXES and path.is_file():
-        listed = ListImages(path, root=list_root)
-        listed.look_for_files()
-        return [listed]
-    if path.is_dir() and not any(path.glob("*.rec")):
-        return [FolderImages(path)]
-    is_record_file = path.suffix == ".rec" and path.is_file()
-    if not (is_glob(location) or path.is_dir() or is_record_file):
-        state = "is none of what can be read" if path.exists() else "does not exist"
-        raise DatasetError(f"{path} {state}: {_EXPECTED}")
+    match location_kind(location):
+        case LocationKind.URL:
+            return [RecordImages(record_url(str(location)), cache_folder=cache_folder)]
+        case LocationKind.LIST:
+            listed = ListImages(Path(location), root=list_root)
+            listed.look_for_files()
+            return [listed]
+        case LocationKind.FOLDER:
+            return [FolderImages(Path(location))]
+        case None:
+            state = "is none of what can be read" if Path(location).exists() else "does not exist"
+            raise DatasetError(f"{location} {state}: {_EXPECTED}")
     shards = [RecordImages(file, cache_folder=cache_folder) for file in find_records(location)]
     _check_layouts(location, shards)
     return shards
@@ -99,8 +103,8 @@ class RecordImages:
     """The images of a `.rec` file, in the order of its `.idx`.
 
     In the layout with a header record that is the order of the keys 1 … n; without an `.idx`, the
-    order of the file. A pickle holds the places of the file and of its cached table; both are
-    mapped again where they are read. Raises `RecordError` for damaged RecordIO and for records
+    order of the file. A pickle holds the location: the process that gets it opens the file again,
+    and maps the same cached table. Raises `RecordError` for damaged RecordIO and for records
     that are no labelled image.
 
     Attributes:
@@ -113,9 +117,13 @@ class RecordImages:
     def __init__(self, location: Location, *, cache_folder: Path | None = None) -> None:
         self.location = location
         self.names: Sequence[int | str] | None = None
+        self._cache_folder = cache_folder
         self._file = open_record_file(location, cache_folder=cache_folder)
         self._table = open_images(self._file, cache_folder=cache_folder)
         self._file.know_offsets(self._table.offsets)
+
+    def __reduce__(self) -> tuple[Callable[[], "RecordImages"], tuple[()]]:
+        return partial(RecordImages, self.location, cache_folder=self._cache_folder), ()
 
     @property
     def keys(self) -> npt.NDArray[np.int64] | range:

@@ -24,7 +24,7 @@ from data.demo.conditions import Period, Pose, Shot
 from data.demo.render import render_identity
 from data.loading.cores import usable_cores
 from data.pairs.bin_file import write_pair_file
-from data.records.format import write_face_records
+from data.records.writer import write_face_records
 
 GENERATOR_VERSION = 1
 """Goes up whenever the same parameters no longer give the same bytes."""

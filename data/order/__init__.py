@@ -1,1 +1,1 @@
-"""Which sample stands at which position of the stream."""
+"""The order of samples: which one is at each position of the stream."""

@@ -2,15 +2,15 @@
 
 Shape legend: n samples of the dataset, m positions of a request.
 
-Training reads one stream of positions 0, 1, 2, … and an order says which sample is at each: a pure
-function of (seed, position). No list of n indices is made and no generator has a state, so any
-part of any epoch costs only itself: a run resumes at position 10⁹ at once, and every rank computes
-its own slice. Every order here visits each sample once in each epoch, the positions
-`[e*n, (e+1)*n)`; those of `data.order.class_orders` choose samples by their class.
+Training reads one stream of positions 0, 1, 2, … and an order gives the sample at each position, as
+a pure function of (seed, position). There is no list of n indices and no generator with a state, so
+the cost depends on the length of a request only: a run resumes at position 10⁹ at once, and every
+rank computes its own slice. The orders of this module visit each sample once in each epoch, the
+positions `[e*n, (e+1)*n)`; those of `data.order.class_orders` choose samples by their class.
 
-Two orders go by where images lie: `stored[i]` is the index of the image that is i-th in the files
-(`FaceDataset.storage_order`), which need not be image i. That is an int32 an image, 68 MB for 17
-million, where the two differ, and nothing where they do not.
+Two orders follow the files: `stored[i]` is the index of the image that is i-th in the files
+(`FaceDataset.storage_order`), which need not be image i. Where the two differ, this takes one int32
+per image, 68 MB for 17 million; otherwise it takes nothing.
 """
 
 from typing import Any, Protocol
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from data.order.permutation import make_keys, permute
 
-# Numbers that keep apart the keys for different decisions of one seed. `GlobalOrder` has none:
-# its keys are those of (seed, epoch). Numbers are never given to another decision.
+# Each random decision has a number, so that its keys differ from those of the others for the same
+# seed. `GlobalOrder` has none: its keys are those of (seed, epoch). Never reuse a number.
 START, BLOCKS, MIXTURE, CLASSES, IMAGES = range(1, 6)
 
 
@@ -34,14 +34,14 @@ class SampleOrder(Protocol):
 
     @property
     def neighbours_follow(self) -> bool:
-        """Return whether what lies beside a sample in its file comes soon, too."""
+        """Return whether the neighbours of a sample in its file come soon after it."""
 
     def order(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the samples at positions `[start, stop)` and the epoch of each.
 
         Both arrays are int64 [m] with m = stop - start; the range may span several epochs. Memory
-        and time grow with m only. A sample never comes twice with the same epoch, so what is drawn
-        by (epoch, sample), as augmentation is, differs at each visit. Raises `ValueError` unless
+        and time grow with m only. A sample never occurs twice with the same epoch, so random draws
+        by (epoch, sample), such as augmentation, differ at each visit. Raises `ValueError` unless
         `0 <= start <= stop`.
         """
 
@@ -54,9 +54,9 @@ def positions_between(start: int, stop: int) -> NDArray[np.int64]:
 
 
 class GlobalOrder:
-    """A random order of the whole dataset, another one in each epoch.
+    """A random order of the whole dataset, a different one in each epoch.
 
-    Position p of epoch e = p // n holds the sample
+    The sample at position p of epoch e = p // n is
 
         permute(p - e*n, key(seed, e), n)
 
@@ -83,13 +83,13 @@ class GlobalOrder:
 
 
 class FileOrder:
-    """The order of the files, the same in each epoch: position p holds `stored[p % n]`.
+    """The order of the files, the same in each epoch: position p has the sample `stored[p % n]`.
 
     Args:
         num_samples: n, at least 1.
-        stored: the storage order, integers [n]; None where it is the order of the indices.
+        stored: the storage order, integers [n]; None if it is the order of the indices.
 
-    Raises `ValueError` for no samples, or an order of another number of samples.
+    Raises `ValueError` for no samples, or for a storage order of another length.
     """
 
     neighbours_follow = True
@@ -103,34 +103,34 @@ class FileOrder:
     def order(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """See `SampleOrder`."""
         epochs_m, offsets_m = np.divmod(positions_between(start, stop), self.num_samples)
-        return _look_up(self._stored, offsets_m), epochs_m
+        return look_up(self._stored, offsets_m), epochs_m
 
 
 class BlockOrder:
-    """Runs of records in random order, and a random order of the images of a few runs at a time.
+    """Blocks of consecutive records in random order, with the images of a few blocks shuffled.
 
-    For storage that is slow at random reads: at any time images come from at most M runs of S
-    consecutive records, which are used up before others are begun, so what a reader holds is
-    bounded by M·S records. Position p of epoch e = p // n, with u = p - e*n, is found so:
+    For storage with slow random reads: at any time the images come from at most M blocks of S
+    consecutive records, which are finished before other blocks are started, so a reader holds at
+    most M·S records. The record at position p of epoch e = p // n, with u = p - e*n, is:
 
-    1. The files, taken as a ring, are cut into blocks of S records from record
-       `key(seed, START, e) % n` on. The n // S whole blocks are put in the order
-       `permute(·, key(seed, BLOCKS, e), n // S)`; what remains of the ring stays last.
-    2. This order of ceil(n/S) blocks is parted as evenly as possible (`part_range`) into the fewest
-       groups of at most M. Of the group with f <= u < g, counted in records of that order, the
+    1. The files, as a ring, are divided into blocks of S records, starting at record
+       `key(seed, START, e) % n`. The n // S whole blocks are put in the order
+       `permute(·, key(seed, BLOCKS, e), n // S)`; the rest of the ring comes last.
+    2. These ceil(n/S) blocks are divided as evenly as possible (`part_range`) into the fewest
+       groups of at most M. In the group of the records `[f, g)` of this order, with f <= u < g, the
        record is number `f + permute(u - f, key(seed, MIXTURE, e, f), g - f)`.
 
-    A block may begin in one file and end in the next. As the cut moves, each sample is equally
-    likely at each position of an epoch, and has other company in its block in other epochs.
+    A block may begin in one file and end in the next. As the start moves, each sample is equally
+    likely at each position of an epoch, and shares its block with other samples in each epoch.
 
     Args:
         num_samples: n, at least 1.
         seed: 0 <= seed < 2**64.
-        block_records: S, records a block, at least 1.
-        mixing_blocks: M, blocks that are mixed, at least 1; the more, the better mixed is a batch.
-        stored: the storage order, integers [n]; None where it is the order of the indices.
+        block_records: S, records per block, at least 1.
+        mixing_blocks: M, blocks that are mixed, at least 1; with more, batches are mixed better.
+        stored: the storage order, integers [n]; None if it is the order of the indices.
 
-    Raises `ValueError` for values outside these ranges, or an order of another number of samples.
+    Raises `ValueError` for values outside these ranges, or for a storage order of another length.
     """
 
     neighbours_follow = True
@@ -157,7 +157,7 @@ class BlockOrder:
         self._whole_blocks = num_samples // block_records
         blocks = -(-num_samples // block_records)
         groups = -(-blocks // mixing_blocks)
-        # `larger` groups have one block more than the others, which have `smaller_span` records.
+        # The first `larger` groups have `smaller + 1` blocks, the others `smaller`.
         smaller, larger = divmod(blocks, groups)
         self._smaller_span = smaller * block_records
         self._larger_span = (smaller + 1) * block_records
@@ -177,7 +177,7 @@ class BlockOrder:
 
         starts_m = make_keys(self.seed, START, epochs_m) % np.uint64(self.num_samples)
         records_m = starts_m.astype(np.int64) + blocks_m * self.block_records + within_m
-        return _look_up(self._stored, records_m % self.num_samples), epochs_m
+        return look_up(self._stored, records_m % self.num_samples), epochs_m
 
     def _groups(self, offsets_m: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the first offset of each offset's group, and the records of that group."""
@@ -189,7 +189,7 @@ class BlockOrder:
 
 
 def compact(indices: NDArray[np.signedinteger[Any]]) -> NDArray[np.signedinteger[Any]]:
-    """Return indices below n = len(indices) in 4 bytes each where they fit, else as they are."""
+    """Return indices below n = len(indices) as int32 if they fit, otherwise as they are."""
     return indices.astype(np.int32, copy=False) if len(indices) <= 2**31 else indices
 
 
@@ -212,8 +212,8 @@ def _checked_storage(
     return compact(stored)
 
 
-def _look_up(
-    table: NDArray[np.signedinteger[Any]] | None, places_m: NDArray[np.int64]
+def look_up(
+    table: NDArray[np.signedinteger[Any]] | None, indices_m: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Return the table's entries as int64 [m]; the places themselves where there is no table."""
-    return places_m if table is None else table[places_m].astype(np.int64)
+    """Return the table's entries as int64 [m], or the indices themselves if there is no table."""
+    return indices_m if table is None else table[indices_m].astype(np.int64)

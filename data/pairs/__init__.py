@@ -1,1 +1,1 @@
-"""Verification sets: files of pairs, and choosing pairs."""
+"""Verification sets: their files, and lists and choices of pairs for them."""

@@ -1,9 +1,9 @@
-"""Verification sets in the `.bin` format: pairs of encoded images, and whether each pair is same.
+"""Verification sets in the `.bin` format: pairs of encoded images, and whether they match.
 
 Shape legend: p pairs, 2p images.
 
-The file is a pickle of `(images, same)`, as the published LFW, CFP-FP and AgeDB-30 files are:
-image 2k and image 2k+1 form pair k, and `same[k]` says whether they show one person.
+The file is a pickle of `(images, same)`, like the published LFW, CFP-FP and AgeDB-30 files:
+images 2k and 2k+1 form pair k, and `same[k]` says whether they show one person.
 """
 
 import mmap
@@ -12,21 +12,16 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.files import write_atomically
-from data.pairs.pickle_values import PickledArray, UnsafePickleError
-from data.pairs.safe_pickle import MAX_OPCODES, loads
-
-_LFS_POINTER: Final = b"version https://git-lfs"
-_REWRITE: Final = "write such files with data.pairs.bin_file.write_pair_file"
+from data.files import atomic_write, refuse_lfs_pointer
+from data.pairs.safe_pickle import MAX_OPCODES, UnsafePickleError, loads, value_of
 
 
 class PairFileError(ValueError):
-    """A verification set cannot be used; the message names the file, the fault and the mend."""
+    """A verification set cannot be used; the message has the file, the fault and the fix."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,142 +52,131 @@ class PairFile:
 
 
 def read_pair_file(path: Path) -> PairFile:
-    """Read a verification set without running anything that the file may contain.
+    """Read a verification set without running any code that the file may contain.
 
-    Pickles of Python 2 and 3 and of any protocol are read; images may be byte strings or
-    one-dimensional uint8 arrays, `same` a list or an array of booleans or of 0 and 1. The file is
-    mapped, not copied.
+    Pickles of Python 2 and 3 and of any protocol are read. Images may be byte strings or uint8
+    arrays with a single row; `same` may be a list or an array of booleans or of 0 and 1. The file
+    is mapped, not copied.
 
     Raises `PairFileError` (a `ValueError`) when the file is absent, is not a pickle of plain
     data, asks for code to be run, or does not hold twice as many images as pairs.
     """
+    data = _map(path)
     try:
-        content = loads(_map(path))
-    except UnsafePickleError as error:
+        content = loads(data)
+        if not isinstance(content, tuple | list) or len(content) != 2:
+            raise PairFileError(f"holds {_kind(content)} in place of (images, same)")
+        images = [_image(i, value_of(item)) for i, item in enumerate(_items("images", content[0]))]
+        same = [_same(k, value_of(item)) for k, item in enumerate(_items("same", content[1]))]
+        if len(images) != 2 * len(same) or not images:
+            raise PairFileError(f"{len(images)} images for {len(same)} pairs")
+    except (UnsafePickleError, PairFileError) as error:
         raise PairFileError(
-            f"{path}: not a verification set that is safe to read: {error}. Expected a pickle of "
-            f"(images, same) made of lists, bytes, booleans and NumPy arrays only; take the file "
-            f"from a source you trust, or {_REWRITE}"
+            f"{path} is not a verification set: {error}. Expected a pickle of (images, same) that "
+            "consists of lists, bytes, booleans and NumPy arrays, with two images per pair and at "
+            "least one pair; get the file from a source that you trust, or write it with "
+            "data.pairs.bin_file.write_pair_file"
         ) from None
-    if not isinstance(content, tuple | list) or len(content) != 2:
-        raise PairFileError(
-            f"{path}: holds {_kind(content)}, expected the two items (images, same); {_REWRITE}"
-        )
-    images = [_image(path, i, item) for i, item in enumerate(_items(path, "images", content[0]))]
-    same = _same(path, _items(path, "same", content[1]))
-    if len(images) != 2 * len(same) or not images:
-        raise PairFileError(
-            f"{path}: {len(images)} images and {len(same)} pair labels, expected two images a "
-            f"pair, that is {2 * len(same)}, and at least one pair; {_REWRITE}"
-        )
-    return PairFile(path, images, same)
+    return PairFile(path, images, np.array(same, dtype=np.bool_))
 
 
 def write_pair_file(
     path: Path, images: Sequence[bytes | memoryview], same: Sequence[bool] | NDArray[np.bool_]
 ) -> None:
-    """Write a verification set that this and other systems read; it replaces `path` whole.
+    """Write a verification set that this and other systems read, in place of a file at `path`.
 
-    `images` are 2p encoded images, two a pair; `same` has p booleans. The published protocol cuts
-    the pairs into ten folds in file order, so both kinds should be spread over the file:
+    `images` are 2p encoded images, two per pair; `same` has p booleans. The published protocol
+    divides the pairs into ten folds in file order, so both kinds should be spread over the file:
     `balanced_order` gives such an order. Images with the same bytes are stored once.
 
-    Raises `PairFileError` when the counts do not fit.
+    Raises `PairFileError` when the counts do not match.
     """
     if len(images) != 2 * len(same) or len(same) == 0:
         raise PairFileError(
             f"{path}: {len(images)} images for {len(same)} pairs, expected {2 * len(same)} and at "
-            "least one pair: image 2k and image 2k+1 form pair k"
+            "least one pair: images 2k and 2k+1 form pair k"
         )
-    once: dict[bytes, bytes] = {}  # pickle stores an object once, however often it occurs
+    once: dict[bytes, bytes] = {}  # pickle stores an object once, not one per occurrence
     content = (
         [once.setdefault(image, image) for image in map(bytes, images)],
         [bool(value) for value in same],
     )
-    write_atomically(path, lambda file: pickle.dump(content, file, protocol=4))
+    with atomic_write(path) as file:
+        pickle.dump(content, file, protocol=4)
 
 
 def balanced_order(same: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return an order of the pairs, int64 [p], in which both kinds are spread evenly.
 
-    Each kind keeps its own order. A stretch of the new order, such as one of ten folds, holds
-    both kinds in their overall proportion, give or take one pair.
+    Each kind keeps its own order. Any chunk of the new order, such as one of ten folds, holds both
+    kinds in their overall proportion, give or take one pair.
     """
-    places = np.empty(len(same), dtype=np.float64)
+    positions = np.empty(len(same), dtype=np.float64)
     for kind in (False, True):
         members = np.flatnonzero(same == kind)
-        places[members] = (np.arange(len(members)) + 0.5) / max(len(members), 1)
-    return np.argsort(places, kind="stable").astype(np.int64)
+        positions[members] = (np.arange(len(members)) + 0.5) / max(len(members), 1)
+    return np.argsort(positions, kind="stable").astype(np.int64)
 
 
-def _map(path: Path) -> memoryview:
+def _map(path: Path) -> mmap.mmap:
     """Return the file's contents as a read-only mapping, which lives as long as its views."""
     if not path.is_file():
         raise PairFileError(f"{path}: no such file; expected a verification set (.bin)")
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size == 0:
             raise PairFileError(f"{path}: the file is empty; copy or download it again")
-        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    if bytes(data[: len(_LFS_POINTER)]) == _LFS_POINTER:
-        raise PairFileError(
-            f"{path}: a Git LFS pointer of {len(data)} bytes, not the set itself; fetch it with "
-            "`git lfs pull`"
-        )
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    refuse_lfs_pointer(path, data[:512], PairFileError)
     return data
 
 
-def _items(path: Path, name: str, value: object) -> list[object]:
+def _items(name: str, value: object) -> list[object]:
     """Return a list, tuple or one-dimensional array as a list."""
-    if isinstance(value, PickledArray):
-        value = value.values
+    value = value_of(value)
     if isinstance(value, np.ndarray):
-        # A shape of (2**40, 0) fits into a small file, but a list of as many rows nowhere.
+        # A small file can hold an array of shape (2**40, 0), but no memory a list of its rows.
         if value.ndim != 1 or value.size > MAX_OPCODES:
             raise PairFileError(
-                f"{path}: {name} is an array of shape {value.shape}, expected one dimension and at "
-                f"most {MAX_OPCODES} items; {_REWRITE}"
+                f"{name} is an array of shape {value.shape} in place of one dimension and at most "
+                f"{MAX_OPCODES} items"
             )
         value = value.tolist()
     if not isinstance(value, list | tuple):
-        raise PairFileError(f"{path}: {name} is {_kind(value)}, expected a list; {_REWRITE}")
+        raise PairFileError(f"{name} is {_kind(value)} in place of a list")
     return list(value)
 
 
-def _image(path: Path, i: int, item: object) -> memoryview:
+def _image(i: int, value: object) -> memoryview:
     """Return an image's bytes."""
-    if isinstance(item, PickledArray) and isinstance(item.values, np.ndarray):
-        array = item.values
-        if array.dtype == np.uint8 and array.size == max(array.shape, default=0):
-            return memoryview(array.reshape(-1).data)
-        raise PairFileError(
-            f"{path}: image {i} is an array of shape {array.shape}, {array.dtype}; expected an "
-            f"encoded image (JPEG or PNG), bytes or a row of uint8; {_REWRITE}"
-        )
-    if not isinstance(item, memoryview):
-        raise PairFileError(
-            f"{path}: image {i} is {_kind(item)}, expected an encoded image (JPEG or PNG) as "
-            f"bytes or uint8 array; {_REWRITE}"
-        )
-    return item
+    if (
+        isinstance(value, np.ndarray)
+        and value.dtype == np.uint8
+        and value.size == max(value.shape, default=0)
+    ):
+        value = value.reshape(-1).data
+    if not isinstance(value, bytes | memoryview):
+        raise PairFileError(f"image {i} is {_kind(value)} in place of an encoded image")
+    return memoryview(value)
 
 
-def _same(path: Path, items: list[object]) -> NDArray[np.bool_]:
-    """Return the pair labels; anything but true, false, 1 and 0 is refused."""
-    for k, item in enumerate(items):
-        if not isinstance(item, int | float) or item not in (0, 1):
-            raise PairFileError(
-                f"{path}: the label of pair {k} is {_kind(item)}, expected true or false (1 or "
-                f"0); {_REWRITE}"
-            )
-    return np.array(items, dtype=np.bool_)
+def _same(k: int, value: object) -> bool:
+    """Return a pair's label."""
+    if not isinstance(value, int | float) or value not in (0, 1):
+        raise PairFileError(f"the label of pair {k} is {_kind(value)} in place of true or false")
+    return bool(value)
 
 
 def _kind(value: object) -> str:
     """Return a short description of an unpickled value for messages."""
-    if isinstance(value, list | tuple):
-        return f"a {type(value).__name__} of {len(value)} items"
-    if isinstance(value, memoryview):
-        return f"a byte string of {len(value)} bytes"
-    if isinstance(value, PickledArray):
-        return "an array"
-    return f"{str(value)[:40]!r} ({type(value).__name__})"
+    match value:
+        case list() | tuple():
+            return f"a {type(value).__name__} of {len(value)} items"
+        case bytes() | memoryview():
+            return f"a byte string of {len(value)} bytes"
+        case np.ndarray():
+            return f"an array of shape {value.shape}, {value.dtype}"
+        case str() | float() | None:
+            return repr(value)[:40]
+        case int() if value.bit_length() <= 64:  # Python refuses to print very large numbers
+            return repr(value)
+    return f"a value of type {type(value).__name__}"

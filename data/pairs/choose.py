@@ -1,4 +1,4 @@
-"""Chooses verification pairs from folders of identities, fold by fold."""
+"""Chooses verification pairs from a folder of identities, fold by fold."""
 
 import random
 from collections.abc import Sequence
@@ -10,7 +10,8 @@ import numpy as np
 from data.datasets.folders import FolderImages
 from data.loading.decode import BadImage, decode_into
 from data.pairs.bin_file import write_pair_file
-from data.pairs.lists import PairListError, Progress, Written
+from data.pairs.lists import PairListError, Written
+from data.progress import ProgressCallback
 
 Choice = tuple[int, int, bool]  # two images, and whether they show one person
 
@@ -22,22 +23,23 @@ def pack_folder(
     pairs: int,
     folds: int = 10,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Written:
-    """Choose pairs among the images of a folder and write them as a verification set.
+    """Choose pairs of images from a folder and write them as a verification set.
 
-    Every fold has as many pairs of one person as of two, no pair twice, and people of its own.
+    Every fold has as many pairs of one person as of two. No pair occurs twice and no person is in
+    two folds.
 
     Args:
-        folder: one sub-folder of images an identity.
-        output: the `.bin`, replaced whole.
-        pairs: how many in all, a multiple of twice the number of folds.
-        folds: into how many folds the set is to be cut; the published protocol has 10.
-        seed: names the choice.
-        progress: called with (images read, images in all).
+        folder: has one sub-folder of images per identity.
+        output: the `.bin`, replaced if it exists.
+        pairs: the number of pairs, a multiple of twice the number of folds.
+        folds: the number of folds; the published protocol has 10.
+        seed: the same seed gives the same choice.
+        progress: called with (images read, all images).
 
-    Raises `PairListError` where there are too few identities or images, and for an image that
-    cannot be used; `DatasetError` for a folder of another kind.
+    Raises `PairListError` if there are too few identities or images, and for an image that cannot
+    be used; `DatasetError` for a folder of another layout.
     """
     dataset = FolderImages(folder)
     counts = np.bincount(dataset.labels).tolist()
@@ -45,50 +47,50 @@ def pack_folder(
         chosen = choose_pairs(counts, pairs=pairs, folds=folds, seed=seed)
     except PairListError as error:
         raise PairListError(f"{folder}: {error}") from None
+    images = sorted({image for a, b, _ in chosen for image in (a, b)})
     contents: dict[int, bytes] = {}
-    needed = sorted({image for a, b, _ in chosen for image in (a, b)})
-    for number, image in enumerate(needed, start=1):
+    for number, image in enumerate(images, start=1):
         contents[image] = bytes(dataset.encoded(image))
         try:
             decode_into(np.empty((112, 112, 3), np.uint8), contents[image])
         except BadImage as error:
             raise PairListError(f"{dataset.describe(image)}: {error}; remove it") from error
         if progress is not None:
-            progress(number, len(needed))
+            progress(number, len(images))
     write_pair_file(
         output,
         [contents[image] for a, b, _ in chosen for image in (a, b)],
         [same for _, _, same in chosen],
     )
-    return Written(len(chosen), len(chosen) // 2, len(needed), ())
+    return Written(len(chosen), len(chosen) // 2, len(images), ())
 
 
 def choose_pairs(counts: Sequence[int], *, pairs: int, folds: int, seed: int) -> list[Choice]:
-    """Return pairs in the order of the file, of images numbered through all identities.
+    """Return pairs in file order; images are numbered consecutively through the identities.
 
-    `counts` is how many images each identity has. Identities are dealt out to the folds so that
-    each fold has enough pairs of one person; these are spread over its people as evenly as can
-    be. Pairs of two people are uniform in the people. Raises as `pack_folder`.
+    `counts` is the number of images of each identity. Identities are assigned to folds so that each
+    fold has enough pairs of one person, and these are spread over its people as evenly as possible.
+    Pairs of two people are uniform in the people. Raises `PairListError` like `pack_folder`.
     """
     if folds < 2 or pairs < 1 or pairs % (2 * folds):
         raise PairListError(
-            f"{pairs} pairs in {folds} folds: expected two folds or more and a multiple of twice "
+            f"{pairs} pairs in {folds} folds: expected at least two folds, and a multiple of twice "
             f"their number, {2 * folds}, so that each has as many pairs of one person as of two"
         )
     half = pairs // folds // 2
     rng = random.Random(seed)
     starts = np.cumsum([0, *counts]).tolist()
     chosen: list[Choice] = []
-    for fold, members in enumerate(_deal(counts, half, folds, rng)):
+    for fold, members in enumerate(_assign(counts, half, folds, rng)):
         same_at_most = sum(comb(counts[person], 2) for person in members)
         images = sum(counts[person] for person in members)
         two_at_most = comb(images, 2) - same_at_most
         if same_at_most < half or two_at_most < half:
             raise PairListError(
-                f"{pairs} pairs in {folds} folds with people of their own need {half} pairs of "
-                f"either kind in each; fold {fold} gets {len(members)} people with {images} images,"
-                f" who make {same_at_most} pairs of one person and {two_at_most} of two: ask for "
-                "fewer pairs or folds, or add images"
+                f"{pairs} pairs in {folds} folds without common people need {half} pairs of each "
+                f"kind per fold; fold {fold} has {len(members)} people with {images} images, which "
+                f"make {same_at_most} pairs of one person and {two_at_most} of two: ask for fewer "
+                "pairs or folds, or add images"
             )
         for person, quota in _quotas(counts, members, half, rng):
             for rank in rng.sample(range(comb(counts[person], 2)), quota):
@@ -99,29 +101,29 @@ def choose_pairs(counts: Sequence[int], *, pairs: int, folds: int, seed: int) ->
     return chosen
 
 
-def _deal(counts: Sequence[int], half: int, folds: int, rng: random.Random) -> list[list[int]]:
-    """Deal identities out to folds, those with most pairs first, to whom it lacks most."""
+def _assign(counts: Sequence[int], half: int, folds: int, rng: random.Random) -> list[list[int]]:
+    """Assign identities to folds: those with most pairs first, each to the fold that needs most."""
     people = list(range(len(counts)))
     rng.shuffle(people)
     people.sort(key=lambda person: -min(comb(counts[person], 2), half))
     members: list[list[int]] = [[] for _ in range(folds)]
-    able = [0] * folds  # pairs of one person, as far as they are needed
+    possible = [0] * folds  # pairs of one person, up to the number that is needed
     for person in people:
-        fold = min(range(folds), key=lambda f: (able[f], len(members[f])))
+        fold = min(range(folds), key=lambda f: (possible[f], len(members[f])))
         members[fold].append(person)
-        able[fold] = min(half, able[fold] + comb(counts[person], 2))
+        possible[fold] = min(half, possible[fold] + comb(counts[person], 2))
     return members
 
 
 def _quotas(
     counts: Sequence[int], members: list[int], half: int, rng: random.Random
 ) -> list[tuple[int, int]]:
-    """Return how many pairs of each person to take, `half` in all and as even as can be."""
+    """Return the number of pairs of each person, `half` in total and as even as possible."""
     left = half
     people = sorted(rng.sample(members, len(members)), key=lambda person: counts[person])
     quotas = []
     for number, person in enumerate(people):
-        # Whoever has fewer than an even share gives all, and the share of the others grows.
+        # People with too few images for an equal part give all their pairs, the others more.
         quota = min(comb(counts[person], 2), left // (len(people) - number))
         quotas.append((person, quota))
         left -= quota
@@ -129,7 +131,7 @@ def _quotas(
 
 
 def _unranked(rank: int) -> tuple[int, int]:
-    """Return number `rank` of all pairs 0 <= a < b, in the order of b and then of a."""
+    """Return pair number `rank` of all pairs 0 <= a < b, ordered by b and then by a."""
     b = (1 + isqrt(1 + 8 * rank)) // 2
     return rank - comb(b, 2), b
 
@@ -142,8 +144,8 @@ def _different(
     at_most: int,
     rng: random.Random,
 ) -> list[tuple[int, int]]:
-    """Return `half` different pairs of images of two people."""
-    if 2 * half > at_most:  # drawing would meet the same ones again and again
+    """Return `half` different pairs of images of two people, of the `at_most` that exist."""
+    if 2 * half > at_most:  # drawing at random would find too many repeats
         owners = [(starts[p] + i, p) for p in sorted(members) for i in range(counts[p])]
         every = [(a, b) for j, (b, q) in enumerate(owners) for a, p in owners[:j] if p != q]
         return rng.sample(every, half)

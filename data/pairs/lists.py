@@ -1,7 +1,7 @@
 """Verification pairs from a list into a `.bin`, and back.
 
-The protocol cuts a `.bin` into folds in file order, so the order is where folds are made: each has
-as many pairs of one person as of two.
+The protocol divides a `.bin` into folds in file order, so the order of the pairs makes the folds:
+each has as many pairs of one person as of two.
 
 A list is a CSV file of `path_a,path_b,same` or `path_a,path_b,same,fold`, with or without these
 names in its first line. Paths are relative to a folder; `same` is 1, 0, true or false; pairs of
@@ -9,7 +9,7 @@ one fold keep their order.
 """
 
 import csv
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,25 +18,24 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from data.files import make_output_folder
 from data.loading.decode import BadImage, decode_into
-from data.output_folder import make_empty
 from data.pairs.bin_file import balanced_order, read_pair_file, write_pair_file
+from data.progress import ProgressCallback
 from recognition.distributed import part_range
 
 COLUMNS: Final = ("path_a", "path_b", "same", "fold")
 _SAME: Final = {"1": True, "true": True, "0": False, "false": False}
 _SUFFIXES: Final = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"BM": ".bmp", b"RI": ".webp"}
 
-Progress = Callable[[int, int], None]
-
 
 class PairListError(ValueError):
-    """Pairs that cannot be made into a verification set; says where, and the mend."""
+    """Pairs that cannot be made into a verification set; has the location and the fix."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two images as a list names them, whether they show one person, and the fold if stated."""
+    """Two images by their names in a list, whether they show one person, and a fold if stated."""
 
     a: str
     b: str
@@ -46,13 +45,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class Written:
-    """What became of pairs.
+    """The pairs that were written.
 
     Attributes:
-        pairs: how many there are.
-        same: how many of them are of one person.
-        images: how many different images they have.
-        remarks: what a person should know, in sentences.
+        pairs: their number.
+        same: the number of those of one person.
+        images: the number of different images.
+        remarks: what the user should know about them, one sentence each.
     """
 
     pairs: int
@@ -62,7 +61,7 @@ class Written:
 
 
 def read_pair_list(path: Path) -> list[Pair]:
-    """Read a list; raises `PairListError` with the first line that is no pair."""
+    """Read a list; raises `PairListError` with the first line that is not a pair."""
     pairs: list[Pair] = []
     width = 0
     try:
@@ -82,7 +81,9 @@ def read_pair_list(path: Path) -> list[Pair]:
                     )
                 pairs.append(Pair(cells[0], cells[1], same, cells[3] if width == 4 else None))
     except (OSError, UnicodeError, csv.Error) as error:
-        raise PairListError(f"{path} cannot be read as CSV: {error}") from error
+        raise PairListError(
+            f"{path} cannot be read as CSV: {error}; expected UTF-8 lines of path_a,path_b,same"
+        ) from error
     if not pairs:
         raise PairListError(f"{path} lists no pairs: expected lines of path_a,path_b,same")
     return pairs
@@ -99,24 +100,24 @@ def pack_pair_list(
     *,
     folds: int = 10,
     uneven: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Written:
     """Write the pairs of the list `path` as a verification set.
 
     Args:
         path: the list.
         images: the folder that its paths are relative to.
-        output: the `.bin`, replaced whole.
-        folds: into how many folds the set is to be cut; the published protocol has 10.
+        output: the `.bin`, replaced if it exists.
+        folds: the number of folds; the published protocol has 10.
         uneven: allow folds with more pairs of one kind than of the other.
-        progress: called with (images read, images in all).
+        progress: called with (images read, all images).
 
-    Raises `PairListError` for a list or an image that cannot be used, and for pairs of which even
-    folds cannot be made.
+    Raises `PairListError` for a list or an image that cannot be used, and for pairs that cannot be
+    divided into even folds.
     """
     pairs = read_pair_list(path)
     order, remarks = _fold_order(path, pairs, folds, uneven)
-    pairs = [pairs[place] for place in order.tolist()]
+    pairs = [pairs[index] for index in order.tolist()]
     remarks += _repeated(pairs)
     names = list(dict.fromkeys(name for pair in pairs for name in (pair.a, pair.b)))
     contents: dict[str, bytes] = {}
@@ -133,21 +134,22 @@ def pack_pair_list(
 
 
 def unpack_pair_file(
-    path: Path, folder: Path, *, folds: int = 10, progress: Progress | None = None
+    path: Path, folder: Path, *, folds: int = 10, progress: ProgressCallback | None = None
 ) -> Written:
     """Write the images of a verification set and its pairs, as `pairs.csv`, into `folder`.
 
-    Images with the same bytes become one file. `pack_pair_list` makes the same set of it.
+    Images with the same bytes become one file. `pack_pair_list` turns the folder back into the
+    same set.
 
-    Raises `PairFileError` for a file that is no verification set, `OutputFolderError` for a folder
-    that is not empty, and `PairListError` for more folds than pairs.
+    Raises `PairFileError` for a file that is not a verification set, `OutputFolderError` for a
+    folder that is not empty, and `PairListError` for more folds than pairs.
     """
     pairs = read_pair_file(path)
     if not 1 <= folds <= len(pairs.same):
         raise PairListError(
-            f"{path}: {folds} folds of {len(pairs.same)} pairs: expected 1 to as many"
+            f"{path}: {folds} folds of {len(pairs.same)} pairs: expected 1 to {len(pairs.same)}"
         )
-    make_empty(folder)
+    make_output_folder(folder)
     (folder / "images").mkdir()
     names: dict[bytes, str] = {}
     for index, view in enumerate(pairs.images):
@@ -157,13 +159,13 @@ def unpack_pair_file(
             (folder / names[image]).write_bytes(image)
         if progress is not None:
             progress(index + 1, len(pairs.images))
-    of_image = [names[bytes(view)] for view in pairs.images]
+    paths = [names[bytes(view)] for view in pairs.images]
     with (folder / "pairs.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for fold in range(folds):
             for k in range(*part_range(len(pairs.same), folds, fold)):
-                writer.writerow([of_image[2 * k], of_image[2 * k + 1], int(pairs.same[k]), fold])
+                writer.writerow([paths[2 * k], paths[2 * k + 1], int(pairs.same[k]), fold])
     return Written(len(pairs.same), int(pairs.same.sum()), len(names), ())
 
 
@@ -172,13 +174,12 @@ def _fold_order(
 ) -> tuple[NDArray[np.int64], list[str]]:
     """Return the order of the pairs in the file, int64 [p], and remarks on it."""
     same = np.array([pair.same for pair in pairs])
-    sizes = [
-        stop - start for start, stop in (part_range(len(pairs), folds, f) for f in range(folds))
-    ]
+    ranges = [part_range(len(pairs), folds, fold) for fold in range(folds)]
+    sizes = [stop - start for start, stop in ranges]
     if folds < 2 or len(pairs) < folds or same.all() or not same.any():
         raise PairListError(
             f"{path}: {same.sum()} pairs of one person and {(~same).sum()} of two for {folds} "
-            "folds: expected two folds or more, a pair for each, and some pairs of either kind"
+            "folds: expected at least two folds, a pair for each, and some pairs of each kind"
         )
     remarks: list[str] = []
     if pairs[0].fold is not None:
@@ -187,38 +188,38 @@ def _fold_order(
         order = np.arange(len(pairs))
     else:
         order = balanced_order(same)
-        remarks = ["the pairs were put in another order, with both kinds spread over all folds"]
+        remarks = ["the pairs were reordered to spread both kinds over all folds"]
     if not uneven and not _is_even(same[order], sizes):
         raise PairListError(
-            f"{path}: {same.sum()} pairs of one person and {(~same).sum()} of two cannot be cut "
-            f"into {folds} folds with as many of either kind: expected the same number of both, a "
-            f"multiple of {folds}, and each fold so, where the list states folds; leave some out, "
-            "or allow uneven folds (--uneven)"
+            f"{path}: {same.sum()} pairs of one person and {(~same).sum()} of two cannot be "
+            f"divided into {folds} folds with equally many of each kind: expected the same number "
+            f"of both, a multiple of {folds}, and in each fold if the list states folds; omit "
+            "some pairs, or allow uneven folds (--uneven)"
         )
     return order, remarks
 
 
 def _stated_order(path: Path, stated: list[str], sizes: list[int]) -> NDArray[np.int64]:
-    """Return the order by the folds that the list states."""
-    # Numbers in the order of their values, any other names in that of the alphabet.
+    """Return the order of the pairs by the folds that the list states."""
+    # Numbers in numerical order, then any other names in alphabetical order.
     names = sorted(set(stated), key=lambda name: (not name.isdecimal(), name.rjust(20), name))
     counts = [stated.count(name) for name in names]
     if counts != sizes:
         raise PairListError(
             f"{path}: folds of {counts} pairs: expected {len(sizes)} folds of {sizes} pairs, as "
-            "the protocol cuts them; give each fold as many pairs, or leave the fold column out"
+            "in the protocol; give each fold that many pairs, or omit the fold column"
         )
     return np.argsort([names.index(name) for name in stated], kind="stable").astype(np.int64)
 
 
 def _is_even(same: NDArray[np.bool_], sizes: Iterable[int]) -> bool:
-    """Return whether every fold, cut in order, has as many pairs of one person as of two."""
+    """Return whether each of the consecutive folds has as many pairs of one person as of two."""
     ends = np.cumsum([0, *sizes])
     return all(2 * same[a:b].sum() == b - a for a, b in pairwise(ends))
 
 
 def _repeated(pairs: Sequence[Pair]) -> list[str]:
-    """Say what does not make a set wrong, but worth less."""
+    """Return remarks on pairs that are valid but of less value."""
     alone = sum(pair.a == pair.b for pair in pairs)
     again = len(pairs) - len({frozenset((pair.a, pair.b)) for pair in pairs})
     remarks = [f"{alone} pairs are of an image with itself"] if alone else []
@@ -231,7 +232,5 @@ def _read_image(path: Path) -> bytes:
         content = path.read_bytes()
         decode_into(np.empty((112, 112, 3), np.uint8), content)
     except (OSError, BadImage) as error:
-        raise PairListError(
-            f"{path}: {error}; replace the image, or leave its pairs out"
-        ) from error
+        raise PairListError(f"{path}: {error}; replace the image, or omit its pairs") from error
     return content

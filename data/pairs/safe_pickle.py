@@ -1,277 +1,219 @@
-"""A reader of pickles that can build data and nothing else.
+"""Reads pickles that hold data and nothing else.
 
 Verification sets travel as pickles from strangers, and `pickle.load` runs whatever program a
-pickle contains. `loads` interprets the pickle's opcodes itself (protocols 0 to 5, documented in
-Python's `pickletools`) and knows only those that make lists, tuples, byte strings, text, numbers,
-booleans and None, plus the few function names with which NumPy and Python 2 spell arrays and byte
-strings. Those names select code of this file: nothing is imported, no attribute is set, nothing
-named in the file is called. Any other opcode or name is refused before anything happens.
+pickle contains. `loads` is Python's own unpickler with three restrictions:
 
-Byte strings come back as views of the input, so a mapped file is not copied. Work and memory are
-at most proportional to the input: a memo index, a length or a shape that promises more than the
-file holds is an error, not an allocation.
+- It knows only the opcodes of lists, tuples, byte strings, text, numbers and arrays.
+- It knows only the few names with which NumPy and Python 2 spell arrays and byte strings, and it
+  imports and calls nothing: a call becomes a `Call`, from which `value_of` makes an array.
+- The number of opcodes is limited and every read stops at the end of the file, so time and memory
+  are at most proportional to the size of the file, whatever lengths and shapes it claims.
+
+Byte strings are views of the file, which is mapped and not copied.
+
+`pickle.Unpickler` cannot be bounded. It is written in C; a memo index of 2**32 - 1, five bytes in a
+file, makes it allocate and fill 64 GiB, and it allocates a byte string before it checks how much is
+left to read. `pickle._Unpickler` does the same work in Python, and its memo is a dictionary.
 """
 
+import mmap
+import pickle
 import re
 import struct
 from collections.abc import Callable
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
-from data.pairs.pickle_values import BUILDERS, DType, PickledArray, UnsafePickleError, array, text
+import numpy as np
 
 MAX_OPCODES: Final = 3_000_000  # a set of 100,000 pairs takes about half a million
+_MAX_DIMENSIONS: Final = 8
+_DTYPE: Final = re.compile("[<>=|]?(b1|[ui][1248]|f[248]|O[48]?)")
+_LATIN1: Final = ((), (b"latin1",), (b"latin-1",))
 
-
-class _Name:
-    """A global name that was looked up; only `reduce` gives it a meaning."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-
-def loads(data: bytes | memoryview) -> object:
-    """Return what the pickle `data` describes.
-
-    The result consists of lists, tuples, `memoryview` (every byte string), `str`, `int`, `float`,
-    `bool`, `None` and `PickledArray`. Bytes after the end of the pickle are ignored, as `pickle`
-    ignores them. Raises `UnsafePickleError` for anything else and for damaged input.
-    """
-    machine = _Machine(memoryview(data))
-    try:
-        return machine.run()
-    except UnsafePickleError as error:
-        raise UnsafePickleError(f"at byte {machine.start}: {error}") from None
-    except (IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise UnsafePickleError(
-            f"at byte {machine.start}: damaged pickle ({str(error)[:200]})"
-        ) from None
-
-
-class _Machine:
-    """The pickle virtual machine: a stack, marks on it, and a memo."""
-
-    def __init__(self, data: memoryview) -> None:
-        self.data = data
-        self.position = 0
-        self.start = 0  # of the opcode in work, for messages
-        self.stack: list[object] = []
-        self.marks: list[int] = []
-        self.memo: dict[int, object] = {}
-        self.built = 0  # bytes that calls have made
-
-    def run(self) -> object:
-        for _ in range(MAX_OPCODES):
-            self.start = self.position
-            opcode = bytes(self.read(1))
-            if opcode == b".":
-                return self.stack.pop()
-            if opcode not in _OPCODES:
-                raise UnsafePickleError(f"opcode {opcode!r} is not one that plain data needs")
-            _OPCODES[opcode](self)
-        raise UnsafePickleError(f"more than {MAX_OPCODES:,} opcodes")
-
-    def read(self, size: int) -> memoryview:
-        if size < 0 or size > len(self.data) - self.position:
-            left = len(self.data) - self.position
-            raise UnsafePickleError(
-                f"{size} bytes are announced, {left} are left: truncated or damaged"
-            )
-        self.position += size
-        return self.data[self.position - size : self.position]
-
-    def unpack(self, code: str) -> int:
-        (value,) = struct.unpack("<" + code, self.read(struct.calcsize("<" + code)))
-        return int(value)
-
-    def line(self) -> bytes:
-        begin, block = self.position, b""
-        while b"\n" not in block:
-            block = bytes(self.read(min(4096, max(len(self.data) - self.position, 1))))
-        self.position += block.index(b"\n") + 1 - len(block)
-        return bytes(self.data[begin : self.position - 1])
-
-    def push(self, value: object) -> None:
-        self.stack.append(value)
-
-    def pop_list(self) -> list[object]:
-        """Return what lies above the last mark and drop the mark."""
-        mark = self.marks.pop()
-        items = self.stack[mark:]
-        del self.stack[mark:]
-        return items
-
-    def extend(self, items: list[object]) -> None:
-        target = self.stack[-1]
-        if not isinstance(target, list):
-            raise UnsafePickleError(f"items are added to a {type(target).__name__}, not to a list")
-        target.extend(items)
-
-    def find(self, module: str, name: str) -> None:
-        full = f"{module}.{name}"
-        if full not in BUILDERS:
-            raise UnsafePickleError(f"it asks for {full[:80]}, which plain data does not need")
-        self.push(_Name(full))
-
-    def reduce(self) -> None:
-        arguments, function = self.stack.pop(), self.stack.pop()
-        if not isinstance(function, _Name) or not isinstance(arguments, tuple):
-            raise UnsafePickleError("a call of something that is not a function's name")
-        value = BUILDERS[function.name](*arguments)
-        # A text kept in the memo could be turned into bytes any number of times.
-        self.built += len(value) if isinstance(value, memoryview) else 0
-        if self.built > len(self.data):
-            raise UnsafePickleError("more bytes are built than the file holds")
-        self.push(value)
-
-    def build(self) -> None:
-        state, target = self.stack.pop(), self.stack[-1]
-        if not isinstance(state, tuple):
-            raise UnsafePickleError(f"a state of type {type(state).__name__}: expected a tuple")
-        if isinstance(target, DType):
-            _, order, subarray, names, fields = state[:5]
-            if (subarray, names, fields) != (None, None, None):
-                raise UnsafePickleError(
-                    "an array of records: expected booleans, numbers or objects"
-                )
-            target.set_order(text(order))
-        elif isinstance(target, PickledArray):
-            _, shape, dtype, column_order, contents = state
-            target.values = array(contents, dtype, shape, "F" if column_order else "C")
-        else:
-            raise UnsafePickleError(f"a state for a {type(target).__name__}: only arrays have one")
-
-
-_Step = Callable[[_Machine], None]
-
-# All that Python 2's repr of a byte string escapes.
-_ESCAPE: Final = re.compile(rb"\\(x[0-9a-f]{2}|[\\'\"nrt])")
-_ESCAPED: Final = {b"\\": b"\\", b"'": b"'", b'"': b'"', b"n": b"\n", b"r": b"\r", b"t": b"\t"}
-
-
-def _unescape(line: bytes) -> memoryview:
-    """Return the bytes of a quoted Python 2 string."""
-    if len(line) < 2 or line[:1] not in (b"'", b'"') or line[:1] != line[-1:]:
-        raise UnsafePickleError("a byte string without quotes")
-
-    def plain(match: re.Match[bytes]) -> bytes:
-        escape = match[1]
-        return _ESCAPED[escape] if escape in _ESCAPED else bytes([int(escape[1:], 16)])
-
-    return memoryview(_ESCAPE.sub(plain, line[1:-1]))
-
-
-def _constant(value: object) -> _Step:
-    return lambda machine: machine.push(value)
-
-
-def _number(code: str) -> _Step:
-    return lambda machine: machine.push(machine.unpack(code))
-
-
-def _bytes_of(code: str) -> _Step:
-    return lambda machine: machine.push(machine.read(machine.unpack(code)))
-
-
-def _text_of(code: str) -> _Step:
-    return lambda machine: machine.push(
-        bytes(machine.read(machine.unpack(code))).decode("utf-8", "surrogatepass")
-    )
-
-
-def _tuple_of(size: int) -> _Step:
-    def step(machine: _Machine) -> None:
-        items = [machine.stack.pop() for _ in range(size)]
-        machine.push(tuple(reversed(items)))
-
-    return step
-
-
-def _put(index: Callable[[_Machine], int]) -> _Step:
-    def step(machine: _Machine) -> None:
-        machine.memo[index(machine)] = machine.stack[-1]
-
-    return step
-
-
-def _get(index: Callable[[_Machine], int]) -> _Step:
-    return lambda machine: machine.push(machine.memo[index(machine)])
-
-
-def _line_number(machine: _Machine) -> int | bool:
-    line = machine.line()
-    return {b"00": False, b"01": True}.get(line, int(line.rstrip(b"L")))
-
-
-def _stack_global(machine: _Machine) -> None:
-    name, module = machine.stack.pop(), machine.stack.pop()
-    machine.find(text(module), text(name))
-
-
-_OPCODES: Final[dict[bytes, _Step]] = {
-    b"\x80": lambda machine: _check_protocol(machine.unpack("B")),
-    b"\x95": lambda machine: _ignore(machine.unpack("Q")),  # a frame's length
-    # constants, numbers
-    b"N": _constant(None),
-    b"\x88": _constant(True),
-    b"\x89": _constant(False),
-    b"I": lambda machine: machine.push(_line_number(machine)),
-    b"L": lambda machine: machine.push(_line_number(machine)),
-    b"K": _number("B"),
-    b"M": _number("H"),
-    b"J": _number("i"),
-    b"\x8a": lambda machine: machine.push(
-        int.from_bytes(machine.read(machine.unpack("B")), "little", signed=True)
-    ),
-    b"F": lambda machine: machine.push(float(machine.line())),
-    b"G": lambda machine: machine.push(struct.unpack(">d", machine.read(8))[0]),
-    # byte strings (S, T and U are Python 2's `str`)
-    b"S": lambda machine: machine.push(_unescape(machine.line())),
-    b"T": _bytes_of("i"),
-    b"U": _bytes_of("B"),
-    b"C": _bytes_of("B"),
-    b"B": _bytes_of("I"),
-    b"\x8e": _bytes_of("Q"),
-    b"\x96": _bytes_of("Q"),
-    # text
-    b"V": lambda machine: machine.push(machine.line().decode("raw-unicode-escape")),
-    b"\x8c": _text_of("B"),
-    b"X": _text_of("I"),
-    b"\x8d": _text_of("Q"),
-    # lists and tuples
-    b"(": lambda machine: machine.marks.append(len(machine.stack)),
-    b"]": lambda machine: machine.push([]),
-    b"l": lambda machine: machine.push(machine.pop_list()),
-    b"a": lambda machine: machine.extend([machine.stack.pop()]),
-    b"e": lambda machine: machine.extend(machine.pop_list()),
-    b")": _constant(()),
-    b"t": lambda machine: machine.push(tuple(machine.pop_list())),
-    b"\x85": _tuple_of(1),
-    b"\x86": _tuple_of(2),
-    b"\x87": _tuple_of(3),
-    # the memo
-    b"p": _put(lambda machine: int(machine.line())),
-    b"q": _put(lambda machine: machine.unpack("B")),
-    b"r": _put(lambda machine: machine.unpack("I")),
-    b"\x94": _put(lambda machine: len(machine.memo)),
-    b"g": _get(lambda machine: int(machine.line())),
-    b"h": _get(lambda machine: machine.unpack("B")),
-    b"j": _get(lambda machine: machine.unpack("I")),
-    # names, calls and states, all of them fixed in this file
-    b"c": lambda machine: machine.find(_ascii(machine.line()), _ascii(machine.line())),
-    b"\x93": _stack_global,
-    b"R": lambda machine: machine.reduce(),
-    b"b": lambda machine: machine.build(),
+# The names that are known, and what calls of them make.
+NAMES: Final = {
+    "_codecs.encode": "bytes",
+    "__builtin__.bytearray": "bytes",
+    "__builtin__.bytes": "bytes",
+    "builtins.bytearray": "bytes",
+    "builtins.bytes": "bytes",
+    "numpy.dtype": "dtype",
+    "numpy.ndarray": "class",
+    "numpy.core.multiarray._reconstruct": "array",
+    "numpy._core.multiarray._reconstruct": "array",
+    "numpy.core.multiarray.scalar": "scalar",
+    "numpy._core.multiarray.scalar": "scalar",
+    "numpy.core.numeric._frombuffer": "buffer",
+    "numpy._core.numeric._frombuffer": "buffer",
 }
 
 
-def _ascii(line: bytes) -> str:
-    return line.decode("ascii")
+class UnsafePickleError(ValueError):
+    """The bytes are not a pickle of plain data; the message says what was found."""
 
 
-def _ignore(_: object) -> None:
-    pass
+@dataclass(eq=False, slots=True)
+class Call:
+    """A call that a pickle asks for, and that is never made.
+
+    Attributes:
+        makes: what it would make, a value of `NAMES`.
+        arguments: its arguments.
+        state: the state that its result would be given.
+    """
+
+    makes: object
+    arguments: object
+    state: object = ()
 
 
-def _check_protocol(version: int) -> None:
-    if version > 5:
-        raise UnsafePickleError(f"pickle protocol {version}: expected 0 to 5")
+def loads(data: mmap.mmap) -> object:
+    """Return what the pickle in a mapped file describes.
+
+    The result consists of lists, tuples, `memoryview`, `bytes`, `str`, `int`, `float`, `bool`,
+    `None` and `Call`. Text is `str` if it is short and of protocol 4 or later, and Latin-1 bytes
+    otherwise. Bytes after the end of the pickle are ignored, as `pickle` ignores them. Raises
+    `UnsafePickleError` for anything else.
+    """
+    try:
+        return _DataUnpickler(data).load()
+    except Exception as error:  # a damaged pickle can raise almost anything, as `pickle` documents
+        reason = str(error)[:300] or "the file ends too early"
+        raise UnsafePickleError(f"at byte {data.tell()}: {reason}") from None
+
+
+def value_of(item: object) -> object:
+    """Return the number or array that a `Call` describes, and any other item as it is.
+
+    An array of numbers is a view of the file, an array of objects is a list. Raises
+    `UnsafePickleError` for a call that describes neither.
+    """
+    try:
+        match item:
+            case Call("array", _, (_, shape, dtype, is_fortran, contents)):
+                return _array(contents, dtype, shape, "F" if is_fortran else "C")
+            case Call("buffer", (contents, dtype, shape, order)):
+                return _array(contents, dtype, shape, _text(order))
+            case Call("scalar", (dtype, contents)):
+                return _array(contents, dtype, (1,), "C").item()
+            case Call(makes):
+                raise UnsafePickleError(f"an unusual call, for {_text(makes)[:40]!r}")
+        return item
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
+        raise UnsafePickleError(f"no array or number can be made: {str(error)[:200]}") from None
+
+
+def _array(contents: Any, dtype: object, shape: Any, order: Any) -> Any:
+    """Return a view of `contents` as an array; it never occupies more than the file does."""
+    match dtype:
+        case Call("dtype", (code, *_), ()):
+            name = _text(code)
+        case Call("dtype", (code, *_), (_, byte_order, None, None, None, *_)):
+            name = _text(byte_order) + _text(code)
+        case _:
+            raise UnsafePickleError("the dtype is not one of booleans, numbers or objects")
+    if not _DTYPE.fullmatch(name):
+        raise UnsafePickleError(f"dtype {name[:40]!r} is not one of booleans, numbers or objects")
+    # NumPy would put any other shape into its message: a tuple of tuples, each with the one before
+    # it twice, takes few bytes in a file and any amount of text.
+    if not isinstance(shape, tuple) or len(shape) > _MAX_DIMENSIONS:
+        raise UnsafePickleError(f"the shape is not a tuple of at most {_MAX_DIMENSIONS} numbers")
+    if not all(isinstance(n, int) and n >= 0 for n in shape):
+        raise UnsafePickleError("the shape has something other than whole numbers")
+    if "O" in name and isinstance(contents, list) and shape == (len(contents),):
+        return contents
+    return np.frombuffer(contents, name).reshape(shape, order=order)
+
+
+def _text(value: Any) -> str:
+    """Return text, which Python 2 wrote as bytes."""
+    return value if isinstance(value, str) else str(value, "ascii")
+
+
+class _Dispatch:
+    """Hands out the handler of each opcode, and counts them."""
+
+    def __init__(self) -> None:
+        self.opcodes = 0
+
+    def __getitem__(self, code: int) -> Callable[[Any], object]:
+        self.opcodes += 1
+        if self.opcodes > MAX_OPCODES:
+            raise UnsafePickleError(f"more than {MAX_OPCODES:,} opcodes")
+        if code not in _HANDLERS:
+            raise UnsafePickleError(f"opcode {bytes([code])!r} is not one that plain data needs")
+        return _HANDLERS[code]
+
+
+class _DataUnpickler(pickle._Unpickler):
+    def __init__(self, file: mmap.mmap) -> None:
+        super().__init__(file, encoding="bytes")
+        self.file, self.contents = file, memoryview(file)
+        self.dispatch = _Dispatch()  # type: ignore[assignment, misc]  # a class attribute there
+
+    def find_class(self, module: str, name: str) -> str:
+        full = f"{module}.{name}"
+        if full not in NAMES:
+            raise UnsafePickleError(f"it asks for {full[:80]}, which plain data does not need")
+        return NAMES[full]
+
+
+def _load_call(unpickler: Any) -> None:
+    arguments, makes = unpickler.stack.pop(), unpickler.stack.pop()
+    if makes != "bytes":
+        unpickler.append(Call(makes, arguments))
+        return
+    # Protocols 0 to 2 spell bytes as `encode(text, "latin1")`; `_latin1` has encoded the text.
+    if not isinstance(arguments, tuple) or arguments[1:] not in _LATIN1:
+        raise UnsafePickleError("bytes are made from something other than Latin-1 text")
+    unpickler.append(memoryview(arguments[0]) if arguments else b"")
+
+
+def _load_state(unpickler: Any) -> None:
+    state = unpickler.stack.pop()
+    if not isinstance(unpickler.stack[-1], Call):
+        raise UnsafePickleError(f"a state for a {type(unpickler.stack[-1]).__name__}")
+    unpickler.stack[-1].state = state
+
+
+def _byte_string(length: str) -> Callable[[Any], None]:
+    """Return a handler for a byte string that follows its length, a number of this format."""
+    number = struct.Struct(length)
+
+    def load(unpickler: Any) -> None:
+        file, contents = unpickler.file, unpickler.contents
+        start = file.tell() + number.size
+        (size,) = number.unpack_from(contents, start - number.size)
+        if size > len(contents) - start:
+            raise UnsafePickleError(f"{size} bytes are announced, {len(contents) - start} are left")
+        unpickler.append(contents[start : start + size])
+        file.seek(start + size)
+
+    return load
+
+
+def _latin1(load_text: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Return a handler that keeps text as bytes: it spells some, and must not be held twice."""
+
+    def load(unpickler: Any) -> None:
+        load_text(unpickler)
+        unpickler.stack[-1] = unpickler.stack[-1].encode("latin1")
+
+    return load
+
+
+_STANDARD: Final = pickle._Unpickler.dispatch
+_HANDLERS: Final[dict[int, Callable[[Any], object]]] = {
+    **{code: _STANDARD[code] for code in b"\x80.N\x88\x89ILKMJ\x8aGS\x8c(]laet)\x85\x86\x87"},
+    **{code: _STANDARD[code] for code in b"pqr\x94ghjc\x93"},
+    **{code: _byte_string("<B") for code in b"UC"},
+    **{code: _byte_string("<I") for code in b"TB"},
+    **{code: _byte_string("<Q") for code in b"\x8e\x96"},
+    **{code: _latin1(_STANDARD[code]) for code in b"VX\x8d"},
+    # `float` repeats what it cannot read in its message, however long that is.
+    ord("F"): lambda unpickler: unpickler.append(float(unpickler.readline()[:100])),
+    ord("R"): _load_call,
+    ord("b"): _load_state,
+    0x95: lambda unpickler: unpickler.read(8),  # the length of a frame, useless in a mapped file
+}

@@ -1,1 +1,1 @@
-"""RecordIO: the format, files of it here and far away, their indexes and labels."""
+"""RecordIO files: their format, indexes and labels, on disks and in object stores."""

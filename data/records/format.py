@@ -1,50 +1,49 @@
 """RecordIO, the container of the public face datasets, read and written without MXNet.
 
-A `.rec` file is a chain of parts, each on a 4-byte boundary, all words little-endian:
+A `.rec` file is a sequence of parts. Each starts at a multiple of 4 bytes; all words are
+little-endian:
 
     uint32 magic 0xced7230a | uint32 flag << 29 | size | `size` bytes | zeros up to 4 bytes
 
-Flag 0 is a whole record. A payload that holds the magic on a 4-byte boundary of its own is cut
-there, the magic left out: flag 1 starts such a record, 2 goes on, 3 ends it, and the reader puts
-the magic back between the parts. So no part ever contains the magic on a boundary.
+Flag 0 is a whole record. A payload that contains the magic at a multiple of 4 bytes is split
+there, without the magic: flag 1 marks the first part, 2 a middle one, 3 the last, and the reader
+puts the magic back in between. So no part contains the magic at a multiple of 4 bytes.
 
 The payload of an image record starts with `uint32 flag, float32 label, uint64 id, uint64 id2`.
-With `flag > 0` that many float32 labels follow and the label field is 0. The image's bytes are
-the rest. The `.idx` beside the file is text, `key<tab>offset` on each line.
+With `flag > 0`, `flag` float32 labels follow and the label field is 0. The rest is the encoded
+image. The `.idx` file of the same name is text, `key<tab>offset` on each line.
 """
 
-import os
 import struct
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 Bytes = bytes | memoryview
+ByteRange = tuple[int, int]  # start and stop, in bytes of a file
 
-MAGIC = 0xCED7230A
-MAGIC_BYTES = struct.pack("<I", MAGIC)
-PART = struct.Struct("<II")  # magic, flag and size
-HEADER = struct.Struct("<IfQQ")  # number of labels, label, id, second id
-SIZE_BITS = 29
-SIZE_MASK = (1 << SIZE_BITS) - 1
+MAGIC: Final = 0xCED7230A
+MAGIC_BYTES: Final = struct.pack("<I", MAGIC)
+PART: Final = struct.Struct("<II")  # magic, flag and size
+HEADER: Final = struct.Struct("<IfQQ")  # number of labels, label, id, second id
+SIZE_BITS: Final = 29
+SIZE_MASK: Final = (1 << SIZE_BITS) - 1
 WHOLE, FIRST, MIDDLE, LAST = range(4)
-_PADDING = (b"", bytes(3), bytes(2), bytes(1))  # by size modulo 4
+
+# Words of a record that `decode_headers` needs: its frame, its header and two labels.
+HEADER_WORDS: Final = (PART.size + HEADER.size + 8) // 4
 
 
 class RecordError(ValueError):
-    """A `.rec` or `.idx` file that is not what it should be; says where, and the mend."""
+    """A damaged or wrong `.rec` or `.idx` file; says where, and how to fix it."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """A payload taken apart.
+    """The fields of a payload.
 
     Attributes:
         labels: float32 [m], m >= 1; the first is the class.
@@ -62,12 +61,12 @@ class Record:
 
 
 def unpack_record(payload: Bytes) -> Record:
-    """Take a payload apart; raises `RecordError` if it is too short for its own header."""
+    """Return the fields of a payload; raise `RecordError` if it is shorter than its header."""
     flag = HEADER.unpack_from(payload)[0] if len(payload) >= HEADER.size else 0
     start = HEADER.size + 4 * flag
     if len(payload) < start:
         raise RecordError(
-            f"a payload of {len(payload)} bytes holds no image header: expected at least {start}"
+            f"a payload of {len(payload)} bytes has no image header: expected at least {start}"
         )
     _, label, record_id, id2 = HEADER.unpack_from(payload)
     if flag:
@@ -98,262 +97,55 @@ def pack_record(
     return b"".join((header, labels.tobytes(), image))
 
 
-class WriteError(ValueError):
-    """A file that cannot be written, as on a full disk; says which, and the mend."""
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what the system says about a write to `path` into a `WriteError`."""
-    try:
-        yield
-    except OSError as error:
-        raise WriteError(
-            f"{path} cannot be written: {error.strerror or error}; make room on its disk or choose "
-            "another, and run again"
-        ) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in `folder` are on the disk, where the system can say so."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def framed_bytes(size: int) -> int:
+    """Return the bytes that a part of `size` bytes takes in the file."""
+    return PART.size + (size + 3 & ~3)
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """How far the files of a `RecordWriter` are safely on the disk.
+class Headers:
+    """The headers of n records, column by column.
 
     Attributes:
-        rec_bytes: of the `.rec`.
-        idx_bytes: of the `.idx`.
+        flags: number of labels after the header, 0 for a single label in it; uint32 [n].
+        labels: first two labels, NaN where there is none; float32 [n, 2].
+        ids: uint64 [n].
+        image_sizes: bytes after header and labels; int64 [n]. Negative where the payload is too
+            short to hold them: such a record has no header, and its other columns are undefined.
     """
 
-    rec_bytes: int
-    idx_bytes: int
+    flags: npt.NDArray[np.uint32]
+    labels: npt.NDArray[np.float32]
+    ids: npt.NDArray[np.uint64]
+    image_sizes: npt.NDArray[np.int64]
 
 
-class RecordWriter:
-    """Writes `<name>.rec` and `<name>.idx`, byte for byte as MXNet's indexed writer does.
+def decode_headers(words: npt.NDArray[np.uint32]) -> Headers:
+    """Decode the first words, uint32 [HEADER_WORDS, n], of n records that are in one part.
 
-    A context manager. Both files appear under their names only when the block ends without an
-    exception and all of them is on the disk, so that nobody reads half a file; until then they
-    carry `.partial` at the end. After an exception those are deleted, unless there is a
-    checkpoint of them to go on from.
-
-    Memory is `BUFFER_BYTES` and 16 bytes for each break in a run of consecutive keys.
-
-    Args:
-        path: the `.rec` file.
-        resume: go on from this checkpoint of an earlier writer; what it wrote later is dropped.
-
-    Raises `WriteError` when the disk is full, and when the files to go on from are not there.
+    Words beyond the end of a record may be anything. For a record in several parts, pass
+    `joined_words`.
     """
-
-    BUFFER_BYTES = 1 << 18
-
-    def __init__(self, path: Path, *, resume: Checkpoint | None = None) -> None:
-        self.path = path
-        self._paths = (path, path.with_suffix(".idx"))
-        self._partial = tuple(p.with_name(p.name + ".partial") for p in self._paths)
-        self._pieces: list[bytes] = []  # of the .rec, not handed to the system yet
-        self._lines: list[str] = []  # of the .idx, likewise
-        self._buffered_from = self._offset = 0
-        self._starts, self._stops = array("q"), array("q")  # runs of keys
-        self._keep = resume is not None
-        with writing(path):
-            mode = "wb+" if resume is None else "rb+"
-            self._files = [open(partial, mode) for partial in self._partial]  # noqa: SIM115
-            if resume is not None:
-                self._resume(resume)
-
-    def _resume(self, at: Checkpoint) -> None:
-        sizes = (at.rec_bytes, at.idx_bytes)
-        for file, partial, size in zip(self._files, self._partial, sizes, strict=True):
-            found = partial.stat().st_size
-            if found < size:
-                raise WriteError(
-                    f"{partial} has {found} bytes, expected {size} or more: it is not what the "
-                    "earlier run wrote; delete it with its folder, and run again"
-                )
-            file.truncate(size)
-        text = self._files[1].read().decode("ascii")
-        keys = np.fromstring(text, np.int64, sep=" ")[::2]
-        if len(keys):
-            breaks = np.flatnonzero(np.diff(keys) != 1) + 1
-            self._starts.extend(keys[np.append(0, breaks)].tolist())
-            self._stops.extend((keys[np.append(breaks - 1, -1)] + 1).tolist())
-        self._files[0].seek(at.rec_bytes)
-        self._buffered_from = self._offset = at.rec_bytes
-
-    @property
-    def offset(self) -> int:
-        """Where the next record starts."""
-        return self._offset
-
-    def write(self, key: int, payload: Bytes) -> int:
-        """Append a record and return its offset.
-
-        Raises `ValueError` for a negative key or a payload of 2**29 bytes or more.
-        """
-        size = len(payload)
-        if key < 0 or size > SIZE_MASK:
-            raise ValueError(
-                f"{self.path}, key {key}, {size} bytes: expected a key of 0 or more and "
-                f"at most {SIZE_MASK} bytes"
-            )
-        offset = self._offset
-        content = bytes(payload)
-        if content.rfind(MAGIC_BYTES) >= 0:  # half of the time that `in` takes
-            self._append_parts(_split_at_magic(content))
-        else:
-            self._pieces += (PART.pack(MAGIC, size), content, _PADDING[size % 4])
-            self._offset += framed_bytes(size)
-        self._lines.append(f"{key}\t{offset}\n")
-        if not self._stops or key != self._stops[-1]:
-            self._starts.append(key)
-            self._stops.append(key)
-        self._stops[-1] = key + 1
-        if self._offset - self._buffered_from >= self.BUFFER_BYTES:
-            self._flush()
-        return offset
-
-    def _append_parts(self, parts: list[bytes]) -> None:
-        flags = [FIRST, *[MIDDLE] * (len(parts) - 2), LAST] if len(parts) > 1 else [WHOLE]
-        for flag, part in zip(flags, parts, strict=True):
-            word = flag << SIZE_BITS | len(part)
-            self._pieces += (PART.pack(MAGIC, word), part, _PADDING[len(part) % 4])
-            self._offset += framed_bytes(len(part))
-
-    def checkpoint(self) -> Checkpoint:
-        """Wait until all that was written is on the disk, and return how far that is.
-
-        From now on the partial files stay where they are when the block ends with an exception.
-        """
-        self._sync()
-        self._keep = True
-        return Checkpoint(self._offset, self._files[1].tell())
-
-    def _flush(self) -> None:
-        """Hand what is buffered to the system in one piece: a call a record would cost more."""
-        with writing(self.path):
-            self._files[0].write(b"".join(self._pieces))
-            self._files[1].write("".join(self._lines).encode("ascii"))
-        self._pieces.clear()
-        self._lines.clear()
-        self._buffered_from = self._offset
-
-    def _sync(self) -> None:
-        self._flush()
-        with writing(self.path):
-            for file in self._files:
-                file.flush()
-                os.fsync(file.fileno())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is not None:
-            self._abandon()
-            return
-        try:
-            self._refuse_repeated_keys()
-            self._sync()
-            with writing(self.path):
-                for file in self._files:
-                    file.close()
-                # An index of an older file under the new one would be worse than none at all.
-                self._paths[1].unlink(missing_ok=True)
-                for partial, path in zip(self._partial, self._paths, strict=True):
-                    partial.replace(path)
-                sync_folder(self.path.parent)
-        except BaseException:
-            self._abandon()
-            raise
-
-    def _abandon(self) -> None:
-        for file in self._files:
-            with suppress(OSError):  # closing writes what a full disk has not taken
-                file.close()
-        if not self._keep:
-            for partial in self._partial:
-                partial.unlink(missing_ok=True)
-
-    def _refuse_repeated_keys(self) -> None:
-        starts, stops = (np.frombuffer(runs, np.int64) for runs in (self._starts, self._stops))
-        order = np.argsort(starts, kind="stable")
-        repeated = starts[order[1:]][starts[order[1:]] < stops[order[:-1]]]
-        if len(repeated):
-            self._keep = False
-            raise ValueError(
-                f"{self.path}: key {repeated[0]} was written more than once: expected "
-                "every key once; nothing was kept"
-            )
+    flags = words[2]
+    labels = np.stack([np.where(flags > 0, words[8], words[3]), words[9]], 1).view(np.float32)
+    labels[flags < 2, 1] = np.nan
+    ids = words[4].astype(np.uint64) | words[5].astype(np.uint64) << np.uint64(32)
+    sizes = (words[1] & SIZE_MASK).astype(np.int64)
+    return Headers(flags, labels, ids, sizes - HEADER.size - 4 * flags.astype(np.int64))
 
 
-def framed_bytes(size: int) -> int:
-    """Return the bytes that a part of `size` bytes takes in the file."""
-    return 8 + (size + 3 & ~3)
+def joined_words(parts: Sequence[Bytes]) -> npt.NDArray[np.uint32]:
+    """Return the first words, uint32 [HEADER_WORDS], that a record would have in one part.
 
-
-def _split_at_magic(data: bytes) -> list[bytes]:
-    parts: list[bytes] = []
-    start, at = 0, data.find(MAGIC_BYTES)
-    while at >= 0:
-        if at % 4 == 0:
-            parts.append(data[start:at])
-            start = at + 4
-        at = data.find(MAGIC_BYTES, at + 1 if at % 4 else at + 4)
-    return [*parts, data[start:]]
-
-
-def write_face_records(
-    folder: Path, images: Iterable[tuple[int, Bytes]], *, image_size: int = 112
-) -> tuple[int, int]:
-    """Write `train.rec`, `train.idx` and `property` in the layout of the public face datasets.
-
-    `images` gives (class, encoded image), sorted by class, with every class from 0 on. They get
-    the keys 1 … n; one record for each class with its range of keys follows, then record 0 with
-    [n + 1, n + 1 + classes]. Returns the numbers of images and of classes.
-
-    Raises `ValueError` for classes out of order or left out, and for no images at all.
+    `parts` are those of its payload, of at most `SIZE_MASK` bytes in all. No more of them is
+    joined than the words need.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    starts: list[int] = []  # first key of each class
-    key = 0
-    with RecordWriter(folder / "train.rec") as writer:
-        for key, (label, image) in enumerate(images, start=1):
-            if label == len(starts):
-                starts.append(key)
-            elif label != len(starts) - 1:
-                raise ValueError(
-                    f"{folder}: image {key} has class {label} after class {len(starts) - 1}: "
-                    "expected images sorted by class, with no class left out"
-                )
-            writer.write(key, pack_record(float(label), key, image))
-        if not starts:
-            raise ValueError(f"{folder}: no images were given to write")
-        write_identity_ranges(writer, starts, key + 1)
-    property_text = f"{len(starts)},{image_size},{image_size}\n"
-    (folder / "property").write_text(property_text, encoding="ascii")
-    return key, len(starts)
-
-
-def write_identity_ranges(writer: RecordWriter, starts: Sequence[int], stop: int) -> None:
-    """End a file whose images have the keys 1 … `stop` - 1: one record an identity, and record 0.
-
-    `starts` holds the first key of each identity, ascending.
-    """
-    for number, (first, end) in enumerate(zip(starts, [*starts[1:], stop], strict=True)):
-        writer.write(stop + number, pack_record([first, end], stop + number, b""))
-    writer.write(0, pack_record([stop, stop + len(starts)], 0, b""))
+    size = sum(map(len, parts)) + len(MAGIC_BYTES) * (len(parts) - 1)
+    needed = 4 * HEADER_WORDS - PART.size
+    start = bytearray(parts[0][:needed])
+    for part in parts[1:]:
+        if len(start) >= needed:
+            break
+        start += MAGIC_BYTES + part[:needed]
+    words = PART.pack(MAGIC, size) + start[:needed].ljust(needed, b"\0")
+    return np.frombuffer(words, "<u4")

@@ -1,4 +1,4 @@
-"""Where the records of a `.rec` file start: read from its `.idx`, or found by a walk through it."""
+"""Where the records of a `.rec` file start: read from its `.idx`, or found by scanning the file."""
 
 import errno
 import logging
@@ -6,28 +6,28 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from data.files import write_atomically
-from data.records.format import RecordError
-from data.records.locations import beside, cache_name, default_cache_folder, places_beside
-from data.records.reader import RecordFile, refuse_lfs_pointer
+from data.files import atomic_write, refuse_lfs_pointer
+from data.records.format import PART, RecordError
+from data.records.locations import sibling, storage_paths
+from data.records.reader import RecordFile
 
 logger = logging.getLogger(__name__)
 
-_DIGITS = 18  # of the largest key or offset, so that both fit an int64
-_LINE = re.compile(rb"\d{1,18}\t\d{1,18}")
-_LONGEST_LINE = 2 * _DIGITS + len("\t\r\n")
-_LINES_AT_ONCE = 1 << 16
-_MEND = "copy the .idx again, or delete it to have it rebuilt from the .rec"
+_DIGITS: Final = 18  # of the largest key or offset, so that both fit an int64
+INDEX_LINE: Final = re.compile(rb"(\d{1,18})\t(\d{1,18})")
+_LONGEST_LINE: Final = 2 * _DIGITS + len("\t\r\n")
+_LINES_PER_WRITE: Final = 1 << 16
+_FIX: Final = "copy the .idx again, or delete it to have it rebuilt from the .rec"
 
 
 @dataclass(frozen=True)
 class RecordIndex:
-    """Keys and places of all n records of a file.
+    """Keys and offsets of all n records of a file.
 
     Attributes:
         keys: all different; int64 [n], in the order of the `.idx`, or of the file without one.
@@ -38,10 +38,10 @@ class RecordIndex:
     offsets: npt.NDArray[np.int64]
 
     def sorted(self) -> "RecordIndex":
-        """Return the same in ascending order of the keys."""
+        """Return the same index in ascending order of the keys."""
         if (self.keys[1:] > self.keys[:-1]).all():
             return self
-        order = np.argsort(self.keys, kind="stable")  # fast where they are nearly in order
+        order = np.argsort(self.keys, kind="stable")  # fast where they are nearly sorted
         return RecordIndex(self.keys[order], self.offsets[order])
 
     def between(self, start: int, stop: int) -> "RecordIndex":
@@ -51,12 +51,13 @@ class RecordIndex:
 
 
 def open_index(file: RecordFile, *, cache_folder: Path | None = None) -> RecordIndex:
-    """Return the index of `file`, from the `.idx` of the same name where there is one.
+    """Return the index of `file`, from the `.idx` of the same name if there is one.
 
-    Where there is none it is rebuilt and written beside the file, or, if that folder takes no
-    files, into `cache_folder` (the user's by default), where it is found the next time.
+    Otherwise it is rebuilt and written next to the file, or, if that folder is not writable, into
+    `cache_folder` (by default the user's), where it is found the next time.
 
-    Raises `RecordError` for an index that is damaged or another file's, and for a truncated file.
+    Raises `RecordError` for an index that is damaged or belongs to another file, and for a
+    truncated file.
     """
     path = find_index(file, cache_folder=cache_folder)
     if path is not None:
@@ -65,49 +66,47 @@ def open_index(file: RecordFile, *, cache_folder: Path | None = None) -> RecordI
         _check_offsets(path, index, file)
         return index
     index = scan_index(file)
-    places = places_beside(beside(file.path, ".idx"), _rebuilt_index(file, cache_folder))
-    write_somewhere(places, lambda out: _write_index(out, index))
+    write_to_first(_index_paths(file, cache_folder), lambda out: _write_index(out, index))
     return index
 
 
 def find_index(file: RecordFile, *, cache_folder: Path | None = None) -> Path | None:
-    """Return the `.idx` beside `file`, or the one that was rebuilt for it, or None."""
+    """Return the `.idx` next to `file`, or the one that was rebuilt for it, or None."""
     if (path := file.index_path()) is not None:
         return path
-    rebuilt = _rebuilt_index(file, cache_folder)
+    rebuilt = _index_paths(file, cache_folder)[-1]
     return rebuilt if rebuilt.is_file() else None
 
 
-def _rebuilt_index(file: RecordFile, cache_folder: Path | None) -> Path:
-    """Return where an index of `file` is kept if it cannot be beside it."""
-    # Text says nothing of the file that it was made from: here the name does.
-    name = cache_name(beside(file.path, ".idx"), file.stamp)
-    return (cache_folder or default_cache_folder()) / name
+def _index_paths(file: RecordFile, cache_folder: Path | None) -> list[Path]:
+    # An .idx does not say which state of the file it was made from: in the cache, its name does.
+    return storage_paths(sibling(file.path, ".idx"), cache_folder, file.fingerprint)
 
 
-def write_somewhere(places: list[Path], write: Callable[[IO[bytes]], None]) -> Path | None:
-    """Write a file to the first of `places` that takes it, atomically; return that place.
+def write_to_first(paths: list[Path], write: Callable[[IO[bytes]], None]) -> Path | None:
+    """Write a file atomically to the first of `paths` that is writable, and return that path.
 
-    A folder that nobody may write is left alone, also by root, who could: containers often run as
-    root, on data that is not theirs. The folder of the last place, the cache, is made if need be.
-    Where no place takes the file it is made again each time: that is logged, and no error.
+    A read-only folder is left alone, even by root, who could write there: containers often run as
+    root, on data that is not theirs. The folder of the last path, the cache, is created. If no
+    path is writable, log a warning and return None.
     """
-    faults = []
-    for place in places:
+    failures = []
+    for path in paths:
         try:
-            if place == places[-1]:
-                place.parent.mkdir(parents=True, exist_ok=True)
-            if not place.parent.stat().st_mode & 0o222:
+            if path == paths[-1]:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.parent.stat().st_mode & 0o222:
                 raise PermissionError(errno.EACCES, "the folder is read-only")
-            write_atomically(place, write)
+            with atomic_write(path) as file:
+                write(file)
         except OSError as error:
-            faults.append(f"{place.parent}: {error.strerror}")
+            failures.append(f"{path.parent}: {error.strerror}")
         else:
-            logger.info("wrote %s", place)
-            return place
+            logger.info("wrote %s", path)
+            return path
     logger.warning(
-        "%s cannot be written and will be made again each time; set data.index_cache to a folder "
-        "that takes files (%s)", places[0].name, "; ".join(faults),
+        "%s cannot be written and will be made again each time; set data.index_cache to a writable "
+        "folder (%s)", paths[0].name, "; ".join(failures),
     )  # fmt: skip
     return None
 
@@ -116,22 +115,22 @@ def read_index(path: Path, *, chunk_bytes: int = 1 << 24) -> RecordIndex:
     r"""Parse an `.idx` file, `key\toffset` on each line, at about 15 million lines a second.
 
     Memory beyond the result is a small multiple of `chunk_bytes`. Raises `RecordError` naming the
-    first line that is something else.
+    first line of another form.
     """
     with path.open("rb") as file:
-        refuse_lfs_pointer(path, file.read(512))
+        refuse_lfs_pointer(path, file.read(512), RecordError)
         file.seek(0)
-        most = 1  # the last line may have no end
+        most = 1  # the last line may lack its line end
         while chunk := file.read(chunk_bytes):
             most += chunk.count(b"\n")
         index = RecordIndex(np.empty(most, np.int64), np.empty(most, np.int64))
         file.seek(0)
         count = 0
         while lines := file.read(chunk_bytes):
-            # A file of zeros is a single line, not to be read whole.
+            # Limited, because a file of zeros is a single line.
             lines += (rest := file.readline(_LONGEST_LINE + 1))
             if len(rest) > _LONGEST_LINE:
-                raise _refusal(path, lines, count)
+                raise _bad_line(path, lines, count)
             numbers = _parse_lines(path, lines, count)
             index.keys[count : count + len(numbers)] = numbers[:, 0]
             index.offsets[count : count + len(numbers)] = numbers[:, 1]
@@ -145,42 +144,42 @@ def _parse_lines(path: Path, lines: bytes, lines_before: int) -> npt.NDArray[np.
         lines = lines.replace(b"\r\n", b"\n")
     if not lines.endswith(b"\n"):
         lines += b"\n"
-    # What is left without the digits shows the form of every line in one pass at the speed of
-    # memory; only then may the parser, which takes any white space and stops at garbage, see it.
-    marks = lines.translate(None, b"0123456789")
-    count = len(marks) // 2
-    if marks == b"\t\n" * count:
+    # Without the digits, one comparison at the speed of memory shows the form of every line. Only
+    # then is NumPy's parser used: it accepts any white space and stops at garbage.
+    separators = lines.translate(None, b"0123456789")
+    count = len(separators) // 2
+    if separators == b"\t\n" * count:
         numbers = np.fromstring(lines, dtype=np.int64, sep=" ")
         if len(numbers) == 2 * count and not (numbers >= 10**_DIGITS).any():
             return numbers.reshape(count, 2)
-    raise _refusal(path, lines, lines_before)
+    raise _bad_line(path, lines, lines_before)
 
 
-def _refusal(path: Path, lines: bytes, lines_before: int) -> RecordError:
-    """Return the error that names the first of `lines` that is not what it should be."""
+def _bad_line(path: Path, lines: bytes, lines_before: int) -> RecordError:
+    """Return the error that names the first of `lines` that has another form."""
     for number, line in enumerate(lines.split(b"\n"), start=lines_before + 1):
-        if not _LINE.fullmatch(line):
+        if not INDEX_LINE.fullmatch(line):
             return RecordError(
-                f"{path}, line {number}: found {line[:60]!r}, expected key<tab>offset; {_MEND}"
+                f"{path}, line {number}: found {line[:60]!r}, expected key<tab>offset; {_FIX}"
             )
     raise AssertionError(f"{path}: lines of the expected form were not parsed")
 
 
 def scan_index(file: RecordFile) -> RecordIndex:
-    """Rebuild the index by walking through the file once.
+    """Rebuild the index by reading the file once.
 
     The keys are the ids in the records' headers, as MXNet's tools write them, or 0, 1, 2 … in the
-    order of the file where those are missing or not all different.
+    order of the file if those are missing or not all different.
     """
     logger.info("%s has no .idx: reading the whole file once to find its records", file.path)
     offsets = file.scan()
     keys = np.empty_like(offsets)
-    ids_are_keys = True
+    has_ids = True
     for rows, headers in file.headers_in_chunks(offsets):
         keys[rows] = headers.ids.view(np.int64)  # an id of 2**63 or more becomes negative
-        ids_are_keys &= bool((headers.image_sizes >= 0).all() and (keys[rows] >= 0).all())
+        has_ids &= bool((headers.image_sizes >= 0).all() and (keys[rows] >= 0).all())
     in_order = np.sort(keys)
-    if not ids_are_keys or (in_order[1:] == in_order[:-1]).any():
+    if not has_ids or (in_order[1:] == in_order[:-1]).any():
         keys = np.arange(len(offsets))
     logger.info("%s: found %d records", file.path, len(offsets))
     return RecordIndex(keys, offsets)
@@ -188,15 +187,15 @@ def scan_index(file: RecordFile) -> RecordIndex:
 
 def _write_index(file: IO[bytes], index: RecordIndex) -> None:
     """Write the lines that MXNet reads."""
-    for start in range(0, len(index.keys), _LINES_AT_ONCE):
-        rows = slice(start, start + _LINES_AT_ONCE)
+    for start in range(0, len(index.keys), _LINES_PER_WRITE):
+        rows = slice(start, start + _LINES_PER_WRITE)
         numbers = np.stack([index.keys[rows], index.offsets[rows]], 1).ravel().tolist()
         file.write((b"%d\t%d\n" * (len(numbers) // 2)) % tuple(numbers))
 
 
 def _check_keys(path: Path, keys: npt.NDArray[np.int64]) -> None:
     if len(keys) == 0:
-        raise RecordError(f"{path} names no records: expected one line a record; {_MEND}")
+        raise RecordError(f"{path} is empty: expected one line for each record; {_FIX}")
     if (keys[1:] > keys[:-1]).all():
         return
     order = np.argsort(keys, kind="stable")
@@ -205,21 +204,21 @@ def _check_keys(path: Path, keys: npt.NDArray[np.int64]) -> None:
         line = int(repeated.min())
         earlier = int(np.flatnonzero(keys == keys[line])[0])
         raise RecordError(
-            f"{path}, line {line + 1}: key {keys[line]} was on line {earlier + 1} already: "
-            f"expected every key once; {_MEND}"
+            f"{path}, line {line + 1}: key {keys[line]} is already on line {earlier + 1}: expected "
+            f"every key once; {_FIX}"
         )
 
 
 def _check_offsets(path: Path, index: RecordIndex, file: RecordFile) -> None:
-    """Find what a truncated file or a foreign index gives away without reading every record."""
-    outside = np.flatnonzero((index.offsets > file.size - 8) | (index.offsets % 4 != 0))
+    """Detect a truncated file and the index of another file, without reading every record."""
+    outside = np.flatnonzero((index.offsets > file.size - PART.size) | (index.offsets % 4 != 0))
     if len(outside):
         row = int(outside[0])
         raise RecordError(
-            f"{path}, line {row + 1}: key {index.keys[row]} is said to start at offset "
-            f"{index.offsets[row]} of {file.path}, which has {file.size} bytes: expected a "
-            "multiple of 4 inside the file; the .rec is truncated, or the .idx is another "
-            f"file's ({len(outside)} such lines); copy or make the pair again"
+            f"{path}, line {row + 1}: key {index.keys[row]} has offset {index.offsets[row]} in "
+            f"{file.path}, which has {file.size} bytes: expected a multiple of 4 inside the file; "
+            "the .rec is truncated, or the .idx belongs to another file "
+            f"({len(outside)} such lines); copy or make the pair again"
         )
     last = int(np.argmax(index.offsets))
     file.read(int(index.offsets[last]), int(index.keys[last]))

@@ -1,7 +1,7 @@
-"""Where data lies: the one place that turns what a user writes into files.
+"""Where data is: the one place that interprets the locations that users write.
 
-A location is a `Path`, or the text of a URL, which a `Path` would spoil (`s3://a` becomes `s3:/a`).
-Everything that names, compares or caches data files by their location does it here.
+A location is a `Path`, or the text of a URL, which a `Path` would change: `s3://a` becomes `s3:/a`.
+Everything that names, compares or caches data files by their location does so here.
 """
 
 import glob
@@ -9,24 +9,54 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Hashable
+from enum import Enum
 from pathlib import Path
+from typing import Final
 
 Location = Path | str
 
+LIST_SUFFIXES: Final = (".lst", ".csv", ".tsv", ".txt")
+
 
 class DatasetError(ValueError):
-    """A location that holds no usable set of images; says what was found, and the mend."""
+    """A location without a usable set of images; says what was found and how to fix it."""
+
+
+class LocationKind(Enum):
+    """What a location is."""
+
+    URL = "url"  # one remote .rec file
+    RECORDS = "records"  # a .rec file, a pattern of files, or a folder with .rec files
+    LIST = "list"  # a list of images
+    FOLDER = "folder"  # a folder without .rec files
+
+
+def location_kind(location: Location) -> LocationKind | None:
+    """Return what `location` is, None if it is nothing that images can be read from."""
+    if is_glob(location):
+        return LocationKind.RECORDS
+    if is_url(location):
+        return LocationKind.URL
+    path = Path(location)
+    if path.is_dir():
+        return LocationKind.RECORDS if any(path.glob("*.rec")) else LocationKind.FOLDER
+    if path.is_file() and path.suffix == ".rec":
+        return LocationKind.RECORDS
+    if path.is_file() and path.suffix.lower() in LIST_SUFFIXES:
+        return LocationKind.LIST
+    return None
 
 
 def is_url(location: Location) -> bool:
-    """Return whether `location` is a URL, as `s3://bucket/train.rec`, and no path."""
+    """Return whether `location` is a URL, as `s3://bucket/train.rec`, and not a path."""
     return isinstance(location, str) and "://" in location
 
 
 def is_glob(location: Location) -> bool:
     """Return whether `location` is a pattern of several files: `train-*.rec`.
 
-    A file or folder whose own name has such signs is itself. In a URL only `*` makes a pattern.
+    An existing file or folder with such characters in its name is not a pattern. In a URL only `*`
+    makes a pattern.
     """
     if is_url(location):
         return "*" in str(location)
@@ -34,25 +64,30 @@ def is_glob(location: Location) -> bool:
 
 
 def expand(location: Location) -> list[Path]:
-    """Return the files that match a pattern, in the order of their names.
+    """Return the files that match a pattern, sorted by name.
 
     Raises `DatasetError` for a URL: a web server has no list of its files.
     """
     if is_url(location):
         raise DatasetError(
-            f"{location}: patterns of URLs are not looked up: expected the files one by one; list "
-            "them in data.train, with data.merge: by_name if they are shards of one dataset"
+            f"{location}: patterns of URLs are not supported: expected single files; list them in "
+            "data.train, with data.merge: by_name if they are shards of one dataset"
         )
     return [Path(name) for name in sorted(glob.glob(str(location), recursive=True))]
 
 
+def record_url(url: str) -> str:
+    """Return the URL of the `.rec` file that the URL of a file or of a folder stands for."""
+    return url if url.endswith(".rec") else url.rstrip("/") + "/train.rec"
+
+
 def folder_of(location: Location) -> Path:
-    """Return the folder that holds a file or the files of a pattern; a folder is its own.
+    """Return the folder of a file or of the files of a pattern; for a folder, the folder itself.
 
     Raises `DatasetError` for a URL, which has no folder on this machine.
     """
     if is_url(location):
-        raise DatasetError(f"{location} is in no folder of this machine: state one")
+        raise DatasetError(f"{location} is a URL: expected a location on this machine; state one")
     path = Path(location)
     path = path if path.is_dir() else path.parent
     while glob.has_magic(str(path)) and not path.exists():
@@ -60,50 +95,47 @@ def folder_of(location: Location) -> Path:
     return path
 
 
-def beside(location: Location, suffix: str) -> Location:
+def sibling(location: Location, suffix: str) -> Location:
     """Return the location of the same name with another suffix: `train.rec`, `train.idx`."""
     if is_url(location):
         return str(location).removesuffix(".rec") + suffix
     return Path(location).with_suffix(suffix)
 
 
-def places_beside(location: Location, otherwise: Path) -> list[Path]:
-    """Return where a file for `location` can be tried to be written: there, and in a cache.
+def storage_paths(location: Location, cache_folder: Path | None, *metadata: str) -> list[Path]:
+    """Return where to store a file that belongs at `location`, in the order of preference.
 
-    Nothing is written beside remote files.
+    That is `location` itself, unless it is a URL, and a path in `cache_folder`, by default the
+    user's. The latter is readable, and unique for `location` and `metadata`.
     """
-    return [otherwise] if is_url(location) else [Path(location), otherwise]
+    full = str(location) if is_url(location) else os.path.abspath(location)
+    digest = hashlib.sha256("\n".join([full, *metadata]).encode()).hexdigest()[:16]
+    name = f"{digest}-{Path(location).name[-80:]}"  # file systems limit names to 255 bytes
+    cached = (cache_folder or default_cache_folder()) / name
+    return [cached] if is_url(location) else [Path(location), cached]
 
 
-def stamp(status: os.stat_result) -> str:
-    """Return a text that changes when a file is written again: its size and time of change."""
+def fingerprint(status: os.stat_result) -> str:
+    """Return a text that changes when a file is written again: its size and modification time."""
     return f"{status.st_size}:{status.st_mtime_ns}"
 
 
 def same_file_key(location: Location) -> Hashable:
-    """Return what two locations of one file have in common, whatever links lead to it."""
+    """Return a key that is equal for two locations of one file, whatever links lead to it."""
     if is_url(location):
         return location
     status = os.stat(location)
     return status.st_dev, status.st_ino
 
 
-def cache_name(location: Location, *facts: str) -> str:
-    """Return a file name for things derived from `location`: readable, and only its own."""
-    place = str(location) if is_url(location) else os.path.abspath(location)
-    whole = "\n".join([place, *facts])
-    digest = hashlib.sha256(whole.encode()).hexdigest()[:16]
-    return f"{digest}-{Path(location).name[-80:]}"  # file systems end names at 255 bytes
-
-
 def default_cache_folder() -> Path:
     """Return the user's cache folder: `$XDG_CACHE_HOME/partialfc`, usually `~/.cache/partialfc`.
 
-    A user without a home, as in a container that runs under any number, has one of that number
-    among the temporary files.
+    For a user without a home, as in a container with an arbitrary user id, it is a folder among
+    the temporary files, named by that id.
     """
     base = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(base):  # the XDG standard has relative values ignored
+    if os.path.isabs(base):  # the XDG standard says to ignore relative values
         return Path(base) / "partialfc"
     try:
         return Path.home() / ".cache" / "partialfc"

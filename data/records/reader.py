@@ -1,21 +1,20 @@
-"""Reading RecordIO: a memory-mapped file, its records one by one or their headers in bulk."""
+"""Reads RecordIO files: single records, or the headers of many at once."""
 
 import mmap
 import os
-import re
-import struct
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from data.files import refuse_lfs_pointer
 from data.records.format import (
     FIRST,
-    HEADER,
+    HEADER_WORDS,
     LAST,
     MAGIC,
     MAGIC_BYTES,
@@ -25,116 +24,96 @@ from data.records.format import (
     SIZE_MASK,
     WHOLE,
     Bytes,
+    Headers,
     RecordError,
+    decode_headers,
+    joined_words,
 )
-from data.records.locations import Location, beside, is_url, stamp
+from data.records.locations import fingerprint, sibling
 
-_LFS_POINTER = re.compile(rb"version https://git-lfs\S*\n(?:.*\n)*?size (\d+)")
-# A payload holds the magic by chance once in 4 billion words. So many parts are no record but an
-# attempt to have a list of billions of them built.
-MAX_PARTS = 1 << 16
-_MEND = "copy or make the pair again, or delete the .idx to have it rebuilt from a whole .rec"
-_HEADER_AND_LABELS = HEADER.size + 8  # as far as two labels reach
-
-# What is looked at of a record in bulk: magic, size, and the payload up to its second label.
-HEADER_WORDS = 10
+# A payload contains the magic by chance once in 4 billion words. More parts than this are not a
+# record but an attack on memory.
+MAX_PARTS: Final = 1 << 16
+_FRAME: Final = PART.size  # a look-up less per image
+_FIX: Final = "copy or make the pair again, or delete the .idx to have it rebuilt from a whole .rec"
 
 Keys = npt.NDArray[np.int64] | range
 
 
-@dataclass(frozen=True)
-class Headers:
-    """The headers of n records, column by column.
-
-    Attributes:
-        flags: number of labels after the header, 0 for a single label in it; uint32 [n].
-        labels: first two labels, NaN where there is none; float32 [n, 2].
-        ids: uint64 [n].
-        image_sizes: bytes after header and labels; int64 [n]. Negative where the payload is too
-            short to hold them: such a record has no header, and its other columns mean nothing.
-    """
-
-    flags: npt.NDArray[np.uint32]
-    labels: npt.NDArray[np.float32]
-    ids: npt.NDArray[np.uint64]
-    image_sizes: npt.NDArray[np.int64]
-
-
 class RecordFile:
-    """A memory-mapped `.rec` file.
+    """A memory-mapped `.rec` file. The mapping is read-only and survives a fork.
 
-    Safe in worker processes: the mapping is read-only and survives a fork; a pickle holds the
-    path alone and opens the file again.
-
-    Attributes:
-        path: of the file; a URL in `remote.reader`, which has all of this for remote files.
-        size: bytes.
-        is_remote: whether looking at a record costs a request: then as few as will do are.
-
-    Raises `RecordError` when the file is missing, empty, a Git LFS pointer, or no RecordIO.
+    `data.records.remote.reader.RemoteRecordFile` has the same interface for a URL.
 
     Attributes:
-        path: of the file.
+        path: of the file, or its URL.
         size: in bytes.
-        stamp: text that changes when the file is written again; see `data.records.locations.stamp`.
+        fingerprint: a text that changes when the file is written again.
+        is_remote: whether reading costs requests, so that as little as possible should be read.
+
+    Raises `RecordError` if the file is missing, empty, a Git LFS pointer or not RecordIO.
     """
 
     path: Path | str
     size: int
+    fingerprint: str
     is_remote = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if not path.is_file() or path.stat().st_size == 0:
-            state = "is empty" if path.is_file() else "does not exist"
-            raise RecordError(f"{path} {state}: expected a RecordIO file; copy or make it again")
+        if not path.is_file():
+            raise RecordError(
+                f"{path} does not exist: expected a RecordIO file; copy or make it again"
+            )
         with path.open("rb") as file:
+            self._check_start(file.read(512))
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self.stamp = stamp(os.fstat(file.fileno()))
+            self.fingerprint = fingerprint(os.fstat(file.fileno()))
         self._view = memoryview(self._map)
         self.size = len(self._view)
-        self._check_start(bytes(self._view[:512]))
         self._words = np.frombuffer(self._map, "<u4", count=self.size // 4)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return RecordFile, (self.path,)
-
     def index_path(self) -> Path | None:
-        """Return the `.idx` of the same name, None where there is none."""
-        path = Path(beside(self.path, ".idx"))
+        """Return the `.idx` of the same name, or None if there is none."""
+        path = Path(sibling(self.path, ".idx"))
         return path if path.is_file() else None
 
     def know_offsets(self, offsets: npt.NDArray[np.int64]) -> None:
-        """Tell where records start, int64 [n]; of use to remote files only."""
+        """Tell a remote file where records start, int64 [n]."""
 
     def prefetch(self, offsets: npt.NDArray[np.int64], *, whole_blocks: bool = False) -> None:
-        """Tell what is read next, int64 [m]; of use to remote files only."""
+        """Tell a remote file which records are read next, by their offsets, int64 [m]."""
+
+    def opening_lock(self) -> AbstractContextManager[None]:
+        """Return a lock under which one process of the machine opens a remote file for all."""
+        return nullcontext()
 
     def where(self, offset: int, key: int | None = None) -> str:
-        """Return the place of a record in words, for messages."""
+        """Return the location of a record in words, for messages."""
         return f"{self.path}, {'' if key is None else f'key {key}, '}offset {offset}"
 
     def read(self, offset: int, key: int | None = None) -> Bytes:
-        """Return the payload of the record at `offset`: no copy unless it is split into parts.
+        """Return the payload of the record at `offset`, without a copy unless it is in parts.
 
         Raises `RecordError`, naming file, `key` and offset, if no whole record starts there.
         """
-        if 0 <= offset <= self.size - 8:
-            magic, word = PART.unpack_from(self._view, offset)
-            stop = offset + 8 + (word & SIZE_MASK)
-            if magic == MAGIC and word >> SIZE_BITS == WHOLE and stop <= self.size:
-                return self._view[offset + 8 : stop]
+        if 0 <= offset <= self.size - _FRAME:
+            data = self._start_of(offset)
+            magic, word = PART.unpack_from(data)
+            stop = _FRAME + (word & SIZE_MASK)
+            if magic == MAGIC and word >> SIZE_BITS == WHOLE and stop <= len(data):
+                return data[_FRAME:stop]
         parts, _ = self._parts(offset, key)
         return parts[0] if len(parts) == 1 else MAGIC_BYTES.join(parts)
 
     def scan(self) -> npt.NDArray[np.int64]:
-        """Return the offsets of all records, int64 [n], found by walking through the file once.
+        """Return the offsets of all records, int64 [n], found by reading the file once.
 
-        Raises `RecordError` at the first place where no whole record starts.
+        Raises `RecordError` at the first offset where a whole record should start and none does.
         """
         offsets = array("q")
         append, unpack, data = offsets.append, PART.unpack_from, self._map
-        magic_word, split, last = MAGIC, WHOLE + 1 << SIZE_BITS, self.size - 8
+        magic_word, split, last = MAGIC, WHOLE + 1 << SIZE_BITS, self.size - PART.size
         offset = 0
         while offset < self.size:
             magic, word = unpack(data, offset) if offset <= last else (0, 0)
@@ -146,91 +125,69 @@ class RecordFile:
         return np.frombuffer(offsets, np.int64)
 
     def headers(self, offsets: npt.NDArray[np.int64], keys: Keys | None = None) -> Headers:
-        """Return the headers of the records at `offsets`, int64 [n], without touching the images.
+        """Return the headers of the records at `offsets`, int64 [n], without reading the images.
 
-        Raises `RecordError`, naming the key among `keys`, if no whole record starts at one.
+        Raises `RecordError`, naming the key among `keys`, if no whole record starts at an offset.
         """
-        outside = (offsets < 0) | (offsets % 4 != 0) | (offsets > self.size - 8)
-        word = self._header_words(np.where(outside, 0, offsets))
-        sizes = (word[1] & SIZE_MASK).astype(np.int64)
-        flags = word[2]
-        labels = np.stack([np.where(flags > 0, word[8], word[3]), word[9]], 1).view(np.float32)
-        labels[flags < 2, 1] = np.nan
-        ids = word[4].astype(np.uint64) | word[5].astype(np.uint64) << np.uint64(32)
-        image_sizes = sizes - HEADER.size - 4 * flags.astype(np.int64)
-        found = Headers(flags, labels, ids, image_sizes)
-        # What is split into parts, or no record at all, is left to the reader of single records.
-        plain = (word[0] == MAGIC) & (word[1] >> SIZE_BITS == WHOLE) & ~outside
-        plain &= offsets + 8 + sizes <= self.size
-        for row in np.flatnonzero(~plain).tolist():
-            key = None if keys is None else int(keys[row])
-            self._read_header(self._parts(int(offsets[row]), key)[0], found, row)
-        return found
+        outside = (offsets < 0) | (offsets % 4 != 0) | (offsets > self.size - PART.size)
+        words = self._header_words(np.where(outside, 0, offsets))
+        whole = (words[0] == MAGIC) & (words[1] >> SIZE_BITS == WHOLE) & ~outside
+        whole &= offsets + PART.size + (words[1] & SIZE_MASK) <= self.size
+        for row in np.flatnonzero(~whole).tolist():
+            parts, _ = self._parts(int(offsets[row]), None if keys is None else int(keys[row]))
+            words[:, row] = joined_words(parts)
+        return decode_headers(words)
 
     def headers_in_chunks(
         self, offsets: npt.NDArray[np.int64], keys: Keys | None = None, *, chunk: int = 1 << 16
     ) -> Iterator[tuple[slice, Headers]]:
-        """Yield the headers of `chunk` records at a time, with their place in `offsets`.
+        """Yield the headers of `chunk` records at a time, with their rows in `offsets`.
 
-        The pages read go back to the system's cache each time, where they do not count as memory
-        of this process: one page a record would add up to gigabytes.
+        Each time, the pages that were read are released: one page per record would add up to
+        gigabytes of this process's memory.
         """
         for start in range(0, len(offsets), chunk):
             rows = slice(start, min(start + chunk, len(offsets)))
             yield rows, self.headers(offsets[rows], None if keys is None else keys[rows])
             self.release_pages()
 
+    def release_pages(self) -> None:
+        """Release the memory of the pages read so far; they stay in the system's cache."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
     def _check_start(self, start: bytes) -> None:
-        """Raise `RecordError` if `start`, up to 512 bytes, starts no RecordIO file."""
-        refuse_lfs_pointer(self.path, start)
+        """Raise `RecordError` if `start`, up to 512 bytes, is not the start of a RecordIO file."""
+        refuse_lfs_pointer(self.path, start, RecordError)
         if not start:
             raise RecordError(
                 f"{self.path} is empty: expected a RecordIO file; copy or make it again"
             )
         if not start.startswith(MAGIC_BYTES):
             raise RecordError(
-                f"{self.path} is no RecordIO file: it starts with {start[:8]!r}, expected "
+                f"{self.path} is not a RecordIO file: it starts with {start[:8]!r}, expected "
                 f"{MAGIC_BYTES!r}; copy or make it again"
             )
 
     def _header_words(self, offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
         """Return the first words of the records at `offsets`: uint32 [HEADER_WORDS, n].
 
-        Beyond the end of a record, and of the file, they may be anything.
+        Words beyond the end of a record or of the file may be anything.
         """
         words = np.empty((HEADER_WORDS, len(offsets)), np.uint32)
         for number, column in enumerate(words):
             np.take(self._words, offsets // 4 + number, out=column, mode="clip")
         return words
 
+    def _start_of(self, offset: int) -> memoryview:
+        """Return bytes from `offset` on, at least the frame of the part that starts there."""
+        return self._view[offset:]
+
     def _bytes(self, start: int, stop: int) -> Bytes:
         return self._view[start:stop]
 
-    def release_pages(self) -> None:
-        """Give the pages read so far back to the system's cache; they are read again on demand."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED)
-
-    def _read_header(self, parts: list[Bytes], into: Headers, row: int) -> None:
-        """Fill in `row` from the `parts` of a payload, joining only what the header needs."""
-        size = sum(map(len, parts)) + len(MAGIC_BYTES) * (len(parts) - 1)
-        start = bytearray(parts[0][:_HEADER_AND_LABELS])
-        for part in parts[1:]:
-            if len(start) >= _HEADER_AND_LABELS:
-                break
-            start += MAGIC_BYTES + part[: _HEADER_AND_LABELS - len(start)]
-        into.image_sizes[row] = -1
-        if size < HEADER.size:
-            return
-        flag, label, into.ids[row], _ = HEADER.unpack_from(start)
-        into.flags[row] = flag
-        into.image_sizes[row] = size - HEADER.size - 4 * flag
-        if into.image_sizes[row] >= 0:
-            values = [*struct.unpack_from(f"<{min(flag, 2)}f", start, HEADER.size), np.nan]
-            into.labels[row] = (values if flag else [label, np.nan])[:2]
-
     def _parts(self, offset: int, key: int | None) -> tuple[list[Bytes], int]:
-        """Return the parts of the record at `offset` and where the next record starts."""
+        """Return the parts of the record at `offset` and the offset of the next record."""
         parts: list[Bytes] = []
         at, size = offset, -len(MAGIC_BYTES)
         while True:
@@ -239,15 +196,15 @@ class RecordFile:
             if flag not in expected:
                 raise RecordError(
                     f"{self.where(offset, key)}: the part at {at} has flag {flag}, expected "
-                    f"{expected[0]} or {expected[1]}; {_MEND}"
+                    f"{expected[0]} or {expected[1]}; {_FIX}"
                 )
-            parts.append(self._bytes(at + 8, stop))
+            parts.append(self._bytes(at + PART.size, stop))
             size += len(MAGIC_BYTES) + len(parts[-1])
             if len(parts) > MAX_PARTS or size > SIZE_MASK:
                 raise RecordError(
-                    f"{self.where(offset, key)}: the record goes on after {len(parts)} parts and "
-                    f"{size} bytes: expected at most {MAX_PARTS} parts and {SIZE_MASK} "
-                    f"bytes; {_MEND}"
+                    f"{self.where(offset, key)}: the record has not ended after {len(parts)} parts "
+                    f"and {size} bytes: expected at most {MAX_PARTS} parts and {SIZE_MASK} bytes; "
+                    f"{_FIX}"
                 )
             at = (stop + 3) & ~3
             if flag in (WHOLE, LAST):
@@ -256,49 +213,21 @@ class RecordFile:
     def _part(self, at: int, offset: int, key: int | None) -> tuple[int, int]:
         """Return flag and end of the part at `at`, which belongs to the record at `offset`."""
         where = self.where(offset, key)
-        if not 0 <= at <= self.size - 8:
+        if not 0 <= at <= self.size - PART.size:
             raise RecordError(
                 f"{where}: a record should start at {at}, but the file has {self.size} bytes: "
-                f"it is truncated, or the .idx is another file's; {_MEND}"
+                f"it is truncated, or the .idx belongs to another file; {_FIX}"
             )
-        magic, word = PART.unpack(self._bytes(at, at + 8))
+        magic, word = PART.unpack(self._bytes(at, at + PART.size))
         if magic != MAGIC:
             raise RecordError(
                 f"{where}: no record starts at {at}: found {magic:#010x}, expected {MAGIC:#010x}: "
-                f"the file is damaged, or the .idx is another file's; {_MEND}"
+                f"the file is damaged, or the .idx belongs to another file; {_FIX}"
             )
-        stop = at + 8 + (word & SIZE_MASK)
+        stop = at + PART.size + (word & SIZE_MASK)
         if stop > self.size:
             raise RecordError(
                 f"{where}: the record ends at {stop}, but the file has {self.size} bytes: "
-                f"it is truncated; {_MEND}"
+                f"it is truncated; {_FIX}"
             )
         return word >> SIZE_BITS, stop
-
-
-def open_record_file(location: Location, *, cache_folder: Path | None = None) -> RecordFile:
-    """Return the `.rec` file at a path, or at a URL that fsspec knows.
-
-    `cache_folder` is for what is kept of remote files; the user's by default. Raises as
-    `RecordFile`, and `data.records.remote.ranges.RemoteError` for a URL that cannot be read.
-    """
-    if is_url(location):
-        try:
-            from data.records.remote.reader import RemoteRecordFile  # which is built on this module
-        except ImportError as error:
-            raise RecordError(
-                f"{location}: URLs need packages that are missing ({error}): "
-                "pip install -e '.[remote]'"
-            ) from error
-        return RemoteRecordFile(str(location), cache_folder=cache_folder)
-    return RecordFile(Path(location))
-
-
-def refuse_lfs_pointer(path: Location, start: bytes) -> None:
-    """Raise `RecordError` if `start`, the first bytes of `path`, are those of a Git LFS pointer."""
-    pointer = _LFS_POINTER.match(start)
-    if pointer:
-        raise RecordError(
-            f"{path} is a Git LFS pointer to a file of {int(pointer[1]):,} bytes, not the data; "
-            "run `git lfs pull` in its repository"
-        )

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from data.datasets.folders import IMAGE_SUFFIXES
+from data.files import make_output_folder
 from data.loading.cores import usable_cores
-from data.output_folder import make_empty
 from data.tools.alignment import (
     TEMPLATE,
     TEMPLATE_SIZE,
@@ -171,7 +171,7 @@ def align_folder(
     threads = usable_cores() if threads is None else threads
     if threads < 1:
         raise AlignmentError(f"threads is {threads}: expected at least 1")
-    make_empty(output)
+    make_output_folder(output)
     findings = Findings(KINDS)
     written = 0
     names = _names(faces, cut.format)

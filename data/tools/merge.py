@@ -9,7 +9,8 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from data.records.format import RecordError, writing
+from data.files import writing
+from data.records.format import RecordError
 from data.tools.pack_job import check_space, made_at_once
 from data.tools.record_set import (
     CLASSES,

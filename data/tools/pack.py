@@ -18,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from data.datasets.folders import ImageFiles, digest, find_images
+from data.files import writing
 from data.loading.cores import usable_cores
 from data.loading.decode import BadImage
 from data.loading.workers import Workers
 from data.order.orders import GlobalOrder
-from data.records.format import HEADER, framed_bytes, unpack_record, writing
+from data.records.format import HEADER, framed_bytes, unpack_record
 from data.records.reader import RecordFile
 from data.records.shards import find_records
 from data.tools.encoded_image import ENCODINGS, Encoding, check_whole, reencode

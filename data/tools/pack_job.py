@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.records.format import sync_folder, writing
+from data.files import sync_folder, writing
 from data.tools.record_set import RecordSetWriter, SetCheckpoint
 
 try:

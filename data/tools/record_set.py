@@ -25,24 +25,22 @@ import numpy as np
 import numpy.typing as npt
 
 from data.datasets.class_ids import number_datasets
+from data.files import writing
 from data.records.format import (
     HEADER,
     MAGIC_BYTES,
     Bytes,
-    Checkpoint,
     Record,
     RecordError,
-    RecordWriter,
     framed_bytes,
     pack_record,
     unpack_record,
-    write_identity_ranges,
-    writing,
 )
 from data.records.index import open_index, read_index
 from data.records.labels import INEXACT_FROM, ImageTable, read_images
 from data.records.reader import RecordFile
 from data.records.shards import find_records
+from data.records.writer import RecordWriter, WriterPosition, write_identity_ranges
 from data.tools.encoded_image import pixel_size
 
 Layout = Literal["identity", "plain"]
@@ -109,7 +107,7 @@ class SetCheckpoint:
 
     shard: int
     stop: int
-    file: Checkpoint
+    file: WriterPosition
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as plain values."""
@@ -118,7 +116,7 @@ class SetCheckpoint:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """Return the checkpoint that `to_json` gave."""
-        return cls(values["shard"], values["stop"], Checkpoint(**values["file"]))
+        return cls(values["shard"], values["stop"], WriterPosition(**values["file"]))
 
 
 class RecordSetWriter:

@@ -11,8 +11,9 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
+from data.files import writing
 from data.order.orders import GlobalOrder
-from data.records.format import unpack_record, writing
+from data.records.format import unpack_record
 from data.tools.pack_job import check_space, made_at_once
 from data.tools.record_set import Cut, RecordSet, RecordSetWriter, write_set_files
 

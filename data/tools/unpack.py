@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.records.format import RecordError, writing
+from data.files import writing
+from data.records.format import RecordError
 from data.tools.encoded_image import suffix_of
 from data.tools.pack_job import check_space, made_at_once
 from data.tools.record_set import CLASSES, RecordSet

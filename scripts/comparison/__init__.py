@@ -1,1 +1,1 @@
-"""What `scripts/compare_heads.py` is made of: settings, cells, their figures, and the report."""
+"""What `scripts/compare_heads.py` consists of: settings, runs, their figures, and the report."""

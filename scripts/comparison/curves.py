@@ -1,20 +1,19 @@
-"""The curves of a comparison: mean cosine between samples and their own centres, step by step.
+"""The curves of a comparison: mean cosine between samples and their target centres, per step.
 
-The Partial FC paper's picture of what sampling does to training ("average cosine distance", arXiv
-2010.05222): how far samples have moved to their centres, before any margin.
+The Partial FC paper shows with it what sampling does to training ("average cosine distance", arXiv
+2010.05222): how close samples are to their centres, before any margin.
 """
 
 import math
 import shutil
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from scripts.comparison.cells import CellResult
 from scripts.comparison.report import by_method
+from scripts.comparison.runs import RunResult, flat
 
 
 def require_matplotlib() -> None:
@@ -27,8 +26,8 @@ def require_matplotlib() -> None:
         ) from error
 
 
-def draw_curves(file: Path, results: Sequence[CellResult]) -> None:
-    """Draw one line a method, the mean over its seeds, into a PNG."""
+def draw_curves(file: Path, results: Sequence[RunResult]) -> None:
+    """Draw one line per method, the mean over its seeds, into a PNG."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
@@ -38,19 +37,19 @@ def draw_curves(file: Path, results: Sequence[CellResult]) -> None:
     colours = colormaps["turbo"]
     for position, (method, runs) in enumerate(methods.items()):
         steps, cosines = mean_curve(runs)
-        # Neighbours in the list differ in dash as well as in colour: many lines lie close.
+        # Neighbours in the list differ in dash and in colour, as many lines are close together.
         axes.plot(
             steps, cosines, label=method, linewidth=1.4, linestyle=("-", "--", ":")[position % 3],
             color=colours(0.05 + 0.9 * position / max(len(methods) - 1, 1)),
         )  # fmt: skip
     axes.set_xlabel("step")
-    axes.set_ylabel("mean cosine to the own class centre")
+    axes.set_ylabel("mean cosine to the target centre")
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize="small", frameon=False)
     figure.savefig(file, dpi=130)
 
 
-def mean_curve(runs: Sequence[CellResult]) -> tuple[list[int], list[float]]:
+def mean_curve(runs: Sequence[RunResult]) -> tuple[list[int], list[float]]:
     """Return steps and the mean cosine over the runs at each; all runs have the same steps."""
     steps = [step for step, _ in runs[0].curve]
     assert all([step for step, _ in run.curve] == steps for run in runs), "one method, one schedule"
@@ -58,10 +57,10 @@ def mean_curve(runs: Sequence[CellResult]) -> tuple[list[int], list[float]]:
     return steps, [statistics.mean(at_step) for at_step in values]
 
 
-def write_tensorboard(folder: Path, results: Sequence[CellResult]) -> None:
+def write_tensorboard(folder: Path, results: Sequence[RunResult]) -> None:
     """Write each run's curve and, as hyperparameters, its head and its final figures.
 
-    `folder` belongs to the comparison and is written anew each time.
+    `folder` belongs to the comparison; its old content is deleted.
     """
     if folder.exists():
         shutil.rmtree(folder)
@@ -69,7 +68,7 @@ def write_tensorboard(folder: Path, results: Sequence[CellResult]) -> None:
         with SummaryWriter(str(folder / result.method / f"seed_{result.seed}")) as board:
             for step, cosine in result.curve:
                 board.add_scalar("compare/cosine_positive", cosine, step)
-            # Under its own name it would be a second run on the dashboard, beside its curve.
+            # With another name it would be a second run on the dashboard, apart from its curve.
             board.add_hparams(
                 hyperparameters(result),
                 final_figures(result),
@@ -78,12 +77,14 @@ def write_tensorboard(folder: Path, results: Sequence[CellResult]) -> None:
             )
 
 
-def hyperparameters(result: CellResult) -> dict[str, bool | str | float | int]:
-    """Return method, seed and every value of the head's section, by joined names."""
-    return {"method": result.method, "seed": result.seed, **_flat(result.head)}
+def hyperparameters(result: RunResult) -> dict[str, bool | str | float | int]:
+    """Return method, seed and every value of the section `head`, by dotted names."""
+    head = flat(result.head).items()
+    values = {key: value for key, value in head if isinstance(value, bool | str | float | int)}
+    return {"method": result.method, "seed": result.seed, **values}
 
 
-def final_figures(result: CellResult) -> dict[str, float]:
+def final_figures(result: RunResult) -> dict[str, float]:
     """Return the figures that the dashboard's table of runs shows."""
     figures = {
         "final/cosine_positive": result.curve[-1][1],
@@ -100,13 +101,3 @@ def final_figures(result: CellResult) -> dict[str, float]:
             if tar is not None:
                 figures[f"final/{name}/tar_at_far_{rate}"] = tar
     return {name: value for name, value in figures.items() if math.isfinite(value)}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, bool | str | float | int]:
-    flat: dict[str, bool | str | float | int] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        elif isinstance(value, bool | str | float | int):
-            flat[prefix + key] = value
-    return flat

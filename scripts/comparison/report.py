@@ -2,7 +2,6 @@
 
 import json
 import math
-import platform
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,58 +10,92 @@ from pathlib import Path
 import torch
 
 from recognition.config import Config
-from recognition.version import __version__
-from scripts.comparison.cells import CellResult
+from scripts.benchmarks.common.machine import cpu_name, versions
+from scripts.benchmarks.common.page import MISSING, table
+from scripts.comparison.runs import RunResult
 
-MISSING = "–"
 START = "<!-- comparison: written by scripts/compare_heads.py --docs -->"
 END = "<!-- end of comparison -->"
 
+Methods = Mapping[str, Sequence[RunResult]]
+Figures = Callable[[RunResult], Mapping[str, float | None]]
+"""Numbers of one run, by the heading of their column."""
+
 
 @dataclass(frozen=True)
-class Facts:
-    """What all runs of a comparison share.
+class SharedSetup:
+    """What all runs of a comparison have in common."""
 
-    Attributes:
-        config: of one of the runs.
-        identities: classes of the training set.
-        images: of the training set.
-        ranks: processes a run.
-    """
-
-    config: Config
+    config: Config  # of one of the runs
     identities: int
     images: int
     ranks: int
 
 
-def write_json(file: Path, facts: Facts, results: Sequence[CellResult]) -> None:
+def _accuracies(run: RunResult) -> dict[str, float | None]:
+    percent = {name: 100 * figures.accuracy for name, figures in run.sets.items()}
+    return {**percent, "mean": statistics.mean(percent.values())}
+
+
+def _tars(run: RunResult) -> dict[str, float | None]:
+    return {
+        f"{name} @ {rate}": None if value is None else 100 * value
+        for name, figures in run.sets.items()
+        for rate, value in figures.tar_at_far.items()
+    }
+
+
+def _cost(run: RunResult) -> dict[str, float | None]:
+    selection = run.selection_seconds
+    return {
+        "ms a step": 1000 * run.step_seconds,
+        "of it selection": None if selection is None else 1000 * selection,
+        "memory, MiB": 1024 * run.memory_gib,
+        "active classes": run.active_classes,
+        "final cosine": run.curve[-1][1],
+        "final loss": run.loss,
+    }
+
+
+# How the mean over the seeds is written, if not as "{:.2f}".
+_FORMS = {
+    "ms a step": "{:.1f}",
+    "memory, MiB": "{:,.0f}",
+    "active classes": "{:,.0f}",
+    "final cosine": "{:.3f}",
+    "final loss": "{:.3f}",
+}
+
+
+def write_json(file: Path, setup: SharedSetup, results: Sequence[RunResult]) -> None:
     """Write every figure of every run, the curves included."""
     record = {
         "machine": machine(),
         "versions": versions(),
-        "identities": facts.identities,
-        "images": facts.images,
+        "identities": setup.identities,
+        "images": setup.images,
         "runs": [result.model_dump(mode="json") for result in results],
     }
     file.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def markdown(facts: Facts, results: Sequence[CellResult]) -> str:
-    """Return the report: the setting, accuracies, TAR at FAR, cost, spread between seeds.
+def markdown(setup: SharedSetup, results: Sequence[RunResult]) -> str:
+    """Return the report: the setup, accuracies, TAR at FAR, cost, spread between seeds.
 
-    A figure of a method with several seeds is the mean of them.
+    A figure of a method with several seeds is their mean.
     """
     methods = by_method(results)
-    sets = list(results[0].sets)
+    # Only the false accept rates that a set is large enough for.
+    tars = [name for name, value in _tars(results[0]).items() if value is not None]
     parts = [
-        setting(facts, results),
+        _describe(setup, results),
         "Accuracy with flip, in percent:",
-        table(["method", *sets, "mean"], _rows(methods, _accuracy_columns(sets))),
-        *_tar_table(methods, results),
-        "Cost, and the mean cosine between samples and their own centres at the end:",
-        table(["method", *COST], _rows(methods, COST.values())),
-        *_notes(methods, sets),
+        _table(methods, _accuracies, list(_accuracies(results[0]))),
+        "TAR at FAR, in percent:" if tars else "No set has enough pairs for a TAR at FAR.",
+        *([_table(methods, _tars, tars)] if tars else []),
+        "Cost, and the mean cosine between samples and their target centres at the end:",
+        _table(methods, _cost, list(_cost(results[0]))),
+        *_notes(methods),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -77,9 +110,9 @@ def insert(page: Path, text: str) -> None:
 
 
 def around_marks(page: Path) -> tuple[str, str]:
-    """Return what a page has before and after its place for the report.
+    """Return the text of a page before and after the two marks.
 
-    Raises `ValueError` for a page without the two marks.
+    Raises `ValueError` for a page without them.
     """
     before, start, rest = page.read_text(encoding="utf-8").partition(START)
     _, end, after = rest.partition(END)
@@ -88,152 +121,74 @@ def around_marks(page: Path) -> tuple[str, str]:
     return before, after
 
 
-def by_method(results: Iterable[CellResult]) -> dict[str, list[CellResult]]:
+def by_method(results: Iterable[RunResult]) -> dict[str, list[RunResult]]:
     """Return the results of each method, in order of first appearance."""
-    methods: dict[str, list[CellResult]] = {}
+    methods: dict[str, list[RunResult]] = {}
     for result in results:
         methods.setdefault(result.method, []).append(result)
     return methods
 
 
-def setting(facts: Facts, results: Sequence[CellResult]) -> str:
+def machine() -> str:
+    """Return the processor, and the GPU if there is one."""
+    cpu = f"{torch.get_num_threads()} thread(s) of {cpu_name()}"
+    return f"{torch.cuda.get_device_name()} and {cpu}" if torch.cuda.is_available() else cpu
+
+
+def _describe(setup: SharedSetup, results: Sequence[RunResult]) -> str:
     """Return one paragraph that says what was trained, on what, and where."""
-    config = facts.config
+    config = setup.config
     seeds = sorted({result.seed for result in results})
     return (
-        f"{facts.images:,} images of {facts.identities:,} identities at a side of "
-        f"{config.data.image_size}; `{config.backbone.name}`, embedding size "
-        f"{config.backbone.embedding_size}; {results[0].steps:,} steps of "
+        f"{setup.images:,} images of {setup.identities:,} identities with "
+        f"{config.data.image_size}x{config.data.image_size} pixels; `{config.backbone.name}`, "
+        f"embedding size {config.backbone.embedding_size}; {results[0].steps:,} steps of "
         f"{config.train.global_batch_size} images, {config.train.precision}; "
-        f"seed(s) {', '.join(map(str, seeds))}; {facts.ranks} rank(s) on {machine()}; "
+        f"seed(s) {', '.join(map(str, seeds))}; {setup.ranks} rank(s) on {machine()}; "
         f"{', '.join(f'{name} {version}' for name, version in versions().items())}."
     )
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a markdown table; the first column is text, the others are numbers."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def machine() -> str:
-    """Return the processor, and the GPU if there is one."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        models = [line for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        name = models[0].partition(":")[2].strip() if models else name
-    cpu = f"{torch.get_num_threads()} thread(s) of {name}"
-    return f"{torch.cuda.get_device_name()} and {cpu}" if torch.cuda.is_available() else cpu
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that figures may depend on."""
-    return {
-        "partialfc": __version__,
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
-    }
-
-
-Figure = Callable[[CellResult], float | None]
-Column = tuple[Figure, str]
-"""A number of one run, and how the mean over the seeds is written."""
-
-COST: Mapping[str, Column] = {
-    "ms a step": (lambda run: 1000 * run.step_seconds, "{:.1f}"),
-    "of it selection": (
-        lambda run: None if run.selection_seconds is None else 1000 * run.selection_seconds,
-        "{:.2f}",
-    ),
-    "memory, MiB": (lambda run: 1024 * run.memory_gib, "{:,.0f}"),
-    "active classes": (lambda run: run.active_classes, "{:,.0f}"),
-    "final cosine": (lambda run: run.curve[-1][1], "{:.3f}"),
-    "final loss": (lambda run: run.loss, "{:.3f}"),
-}
-
-
-def _accuracy_columns(sets: Sequence[str]) -> list[Column]:
-    return [(_accuracy_of(name), "{:.2f}") for name in sets] + [(mean_accuracy, "{:.2f}")]
-
-
-def _accuracy_of(name: str) -> Figure:
-    return lambda run: 100 * run.sets[name].accuracy
-
-
-def mean_accuracy(run: CellResult) -> float:
-    """Return the mean accuracy over the sets, in percent."""
-    return 100 * statistics.mean(figures.accuracy for figures in run.sets.values())
-
-
-def _tar_rates(results: Sequence[CellResult]) -> list[tuple[str, str]]:
-    """Return each (set, false accept rate) that the set is large enough for."""
-    return [
-        (name, rate)
-        for name, figures in results[0].sets.items()
-        for rate, value in figures.tar_at_far.items()
-        if value is not None
-    ]
-
-
-def _tar_table(
-    methods: Mapping[str, Sequence[CellResult]], results: Sequence[CellResult]
-) -> list[str]:
-    rates = _tar_rates(results)
-    if not rates:
-        return ["No set has the pairs for a TAR at FAR."]
-    columns: list[Column] = [(_tar_of(name, rate), "{:.2f}") for name, rate in rates]
-    head = ["method", *(f"{name} @ {rate}" for name, rate in rates)]
-    return ["TAR at FAR, in percent:", table(head, _rows(methods, columns))]
-
-
-def _tar_of(name: str, rate: str) -> Figure:
-    def figure(run: CellResult) -> float | None:
-        value = run.sets[name].tar_at_far[rate]
-        return None if value is None else 100 * value
-
-    return figure
-
-
-def _rows(
-    methods: Mapping[str, Sequence[CellResult]], columns: Iterable[Column]
-) -> list[list[str]]:
-    columns = list(columns)
-    return [
-        [f"`{method}`", *(_mean(runs, figure, form) for figure, form in columns)]
+def _table(methods: Methods, figures: Figures, names: Sequence[str]) -> str:
+    """Return a table of the figures with these names, each the mean over a method's runs."""
+    cells = [
+        [f"`{method}`", *(_mean([figures(run)[name] for run in runs], name) for name in names)]
         for method, runs in methods.items()
     ]
+    return table(["method", *names], cells)
 
 
-def _mean(runs: Sequence[CellResult], figure: Figure, form: str) -> str:
-    values = [value for value in map(figure, runs) if value is not None]
-    return form.format(statistics.mean(values)) if len(values) == len(runs) else MISSING
+def _mean(values: Sequence[float | None], name: str) -> str:
+    known = [value for value in values if value is not None]
+    form = _FORMS.get(name, "{:.2f}")
+    return form.format(statistics.mean(known)) if len(known) == len(values) else MISSING
 
 
-def _notes(methods: Mapping[str, Sequence[CellResult]], sets: Sequence[str]) -> list[str]:
-    """Say how large a difference must be to mean something, as far as the runs tell."""
+def _notes(methods: Methods) -> list[str]:
+    """Say how large a difference must be to be meaningful, as far as the runs tell."""
     runs = [run for several in methods.values() for run in several]
     errors = []
-    for name in sets:
-        share = statistics.mean(run.sets[name].accuracy for run in runs)
-        error = 100 * math.sqrt(share * (1 - share) / runs[0].sets[name].pairs)
-        errors.append(f"{name} {error:.2f}")
+    for name, figures in runs[0].sets.items():
+        mean = statistics.mean(run.sets[name].accuracy for run in runs)
+        errors.append(f"{name} {100 * math.sqrt(mean * (1 - mean) / figures.pairs):.2f}")
     notes = [
-        "Standard error of an accuracy for the number of pairs alone, in points: "
+        "Standard error of an accuracy from the number of pairs alone, in points: "
         f"{', '.join(errors)}."
     ]
     for method, several in methods.items():
         if len(several) > 1:
-            spreads = [f"{name} {_spread(several, _accuracy_of(name)):.2f}" for name in sets]
+            spreads = [
+                f"{name} {_spread([run.sets[name].accuracy for run in several]):.2f}"
+                for name in several[0].sets
+            ]
+            means = [statistics.mean(s.accuracy for s in run.sets.values()) for run in several]
             notes.append(
-                f"Spread of `{method}` over {len(several)} seeds, highest less lowest accuracy, in "
-                f"points: {', '.join(spreads)}, mean of the sets "
-                f"{_spread(several, mean_accuracy):.2f}. A difference between methods that is no "
-                "larger may be noise."
+                f"Spread of `{method}` over {len(several)} seeds, highest minus lowest accuracy, "
+                f"in points: {', '.join(spreads)}, mean of the sets {_spread(means):.2f}. A "
+                "difference between methods that is not larger may be noise."
             )
     return notes
 
 
-def _spread(runs: Sequence[CellResult], figure: Figure) -> float:
-    values = [value for value in map(figure, runs) if value is not None]
-    return max(values) - min(values)
+def _spread(accuracies: Sequence[float]) -> float:
+    return 100 * (max(accuracies) - min(accuracies))

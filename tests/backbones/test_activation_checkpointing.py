@@ -1,4 +1,4 @@
-"""Computing activations twice changes nothing but memory."""
+"""Activation checkpointing changes nothing but the use of memory."""
 
 import pytest
 import torch
@@ -58,10 +58,10 @@ def test_fewer_activations_are_kept() -> None:
             return tensor
 
         backbone = build_backbone("r18", image_size=64, activation_checkpointing=recompute)
-        own = {parameter.data_ptr() for parameter in backbone.parameters()}
+        weights = {parameter.data_ptr() for parameter in backbone.parameters()}
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             embeddings = backbone(torch.randn(4, 3, 64, 64))
         assert embeddings.requires_grad
-        return sum(size for pointer, size in sizes.items() if pointer not in own)
+        return sum(size for pointer, size in sizes.items() if pointer not in weights)
 
     assert saved_bytes(recompute=True) < 0.5 * saved_bytes(recompute=False)

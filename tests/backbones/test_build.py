@@ -1,4 +1,4 @@
-"""Options that every backbone takes."""
+"""The options of all backbones."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ SMALL = ("r18", "mbf", "rtiny")
 
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("image_size", [16, 33, 112])
-def test_any_size(name: str, image_size: int) -> None:
+def test_any_image_size(name: str, image_size: int) -> None:
     backbone = build_backbone(name, embedding_size=24, image_size=image_size)
     embeddings = backbone(torch.randn(2, 3, image_size, image_size))
     assert embeddings.shape == (2, 24)
@@ -29,7 +29,7 @@ def test_embeddings_are_float32_under_autocast(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_dropout_acts_in_training_alone(name: str) -> None:
+def test_dropout_acts_in_training_only(name: str) -> None:
     torch.manual_seed(0)
     backbone = build_backbone(name, dropout=0.5, image_size=32, embedding_size=8).eval()
     x = torch.randn(2, 3, 32, 32)
@@ -47,22 +47,23 @@ def test_published_initial_weights() -> None:
     assert mbf["conv_sep.layers.0.weight"].std().item() == pytest.approx(he, rel=0.01)
 
 
-def test_the_last_scale_of_an_iresnet_is_not_learnt() -> None:
+@pytest.mark.parametrize("name", ["r18", "rtiny"])
+def test_the_scale_of_the_last_layer_is_not_trained(name: str) -> None:
     with torch.device("meta"):
-        learnt = {n for n, p in build_backbone("r18").named_parameters() if p.requires_grad}
-    assert "features.bias" in learnt
-    assert "features.weight" not in learnt
+        trained = {n for n, p in build_backbone(name).named_parameters() if p.requires_grad}
+    assert "features.bias" in trained
+    assert "features.weight" not in trained
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "message"),
+    ("name", "options", "values"),
     [
-        ("r51", {}, "backbone 'r51' is not known: expected one of r18, r34, r50"),
-        ("r18", {"embedding_size": 0}, "embedding_size is 0: expected 1 or more"),
-        ("r18", {"image_size": 15}, "image_size is 15: expected 16 or more"),
-        ("r18", {"dropout": 1.0}, "dropout is 1.0: expected 0 <= dropout < 1"),
+        ("r51", {}, "'r51'.* r18, r34, r50"),
+        ("r18", {"embedding_size": 0}, r"embedding_size is 0\b.* 1 "),
+        ("r18", {"image_size": 15}, "image_size is 15.* 16 "),
+        ("r18", {"dropout": 1.0}, "dropout is 1.0.* < 1"),
     ],
 )
-def test_refusals(name: str, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_invalid_options_are_refused(name: str, options: dict[str, Any], values: str) -> None:
+    with pytest.raises(ValueError, match=values):
         build_backbone(name, **options)

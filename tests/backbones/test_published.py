@@ -16,7 +16,7 @@ STATE_DICTS = json.loads((GOLDEN / "backbone_state_dicts.json").read_text())
 
 
 def formula_weight(name: str, shape: tuple[int, ...]) -> Tensor:
-    """Weights that need no file: a sine whose phase comes from the name."""
+    """Weights without a file: a sine whose phase is computed from the name."""
     if name.endswith("num_batches_tracked"):
         return torch.tensor(0)
     count = int(np.prod(shape))

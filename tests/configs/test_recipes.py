@@ -10,7 +10,7 @@ from recognition.config_file import load_config
 from recognition.head import arcface, cosface
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-OTHER_KINDS = {"compare"}  # not a run: see tests/scripts/test_compare_heads.py
+OTHER_KINDS = {"compare"}  # not a run: see tests/scripts/comparison/test_compare_heads.py
 SHIPPED = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - OTHER_KINDS)
 COUNTS = {
     "casia": (10_572, 490_623),

@@ -1,123 +1,147 @@
+import multiprocessing
 import os
-import pickle
 import stat
 import threading
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, Any
 
-import numpy as np
 import pytest
 
-from data.files import Array, ArrayFile, ArrayFileError, array_file_writer, write_atomically
+from data.files import (
+    OutputFolderError,
+    WriteError,
+    atomic_write,
+    file_lock,
+    make_output_folder,
+    publish,
+    refuse_lfs_pointer,
+    writing,
+)
 
-ARRAYS: dict[str, Array] = {
-    "offsets": np.arange(0, 700, 7),
-    "none": np.empty(0, np.int32),
-    "labels": np.arange(100, dtype=np.int32) % 13,
-    "bytes": np.frombuffer(b"abc", np.uint8),
-}
-FACTS = {"text": "ß", "numbers": [1, 2**53, None]}
-
-
-def write_array_file(path: Path, arrays: dict[str, Array], facts: dict[str, Any]) -> None:
-    write_atomically(path, array_file_writer(arrays, facts))
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    write_array_file(tmp_path / "x.cache", ARRAYS, FACTS)
-    return tmp_path / "x.cache"
+# Files that appear whole
 
 
-def test_arrays_and_facts_come_back(path: Path) -> None:
-    file = ArrayFile(path)
-    assert file.facts == FACTS
-    assert list(file.arrays) == list(ARRAYS)
-    for name, array in ARRAYS.items():
-        assert file.arrays[name].dtype == array.dtype
-        np.testing.assert_array_equal(file.arrays[name], array)
+def write(path: Path, content: bytes) -> None:
+    with atomic_write(path) as file:
+        file.write(content)
 
 
-def test_arrays_are_mapped_aligned_and_read_only(path: Path) -> None:
-    for array in ArrayFile(path).arrays.values():
-        assert not array.flags.writeable
-        assert array.ctypes.data % 64 == 0 or not array.size
-    with pytest.raises(ValueError, match="read-only"):
-        ArrayFile(path).arrays["labels"][0] = 1
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    def fail() -> None:
+        with atomic_write(tmp_path / "x") as file:
+            file.write(b"half")
+            raise RuntimeError
+
+    write(tmp_path / "x", b"old")
+    with pytest.raises(RuntimeError):
+        fail()
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
 
-def test_a_pickle_holds_the_path_and_maps_the_same_file(path: Path) -> None:
-    pickled = pickle.dumps(ArrayFile(path))
-    assert len(pickled) < 300
-    copy = pickle.loads(pickled)
-    np.testing.assert_array_equal(copy.arrays["offsets"], ARRAYS["offsets"])
-
-
-def test_a_file_with_other_arrays_by_then_is_refused(path: Path) -> None:
-    pickled = pickle.dumps(ArrayFile(path))
-    write_array_file(path, ARRAYS, {"other": "facts"})
-    assert pickle.loads(pickled).facts == {"other": "facts"}
-    write_array_file(path, {"offsets": np.arange(3)}, {})
-    with pytest.raises(ArrayFileError, match=r"x\.cache was written again while in use"):
-        pickle.loads(pickled)
-
-
-def test_a_flipped_byte_anywhere_and_a_cut_anywhere_are_found(path: Path) -> None:
-    whole = path.read_bytes()
-    for place in [*range(24), *range(24, len(whole), 41)]:
-        damaged = bytearray(whole)
-        damaged[place] ^= 1
-        for content in (damaged, whole[:place]):
-            path.write_bytes(content)
-            with pytest.raises(ArrayFileError, match=r"x\.cache (is damaged|starts with)"):
-                ArrayFile(path)
-
-
-def test_what_fails_to_be_written_leaves_the_old_file(path: Path) -> None:
-    before = path.read_bytes()
-
-    def fail(file: IO[bytes]) -> None:
-        file.write(b"half")
-        raise RuntimeError("out of luck")
-
-    with pytest.raises(RuntimeError, match="out of luck"):
-        write_atomically(path, fail)
-    assert path.read_bytes() == before
-    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
-
-
-def test_the_name_appears_when_the_content_is_on_the_disk(
+def test_the_content_is_on_the_disk_before_the_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "x.cache"
-    waited: list[tuple[int, bool]] = []
+    path = tmp_path / "x"
+    waited: list[tuple[bool, int, bool]] = []  # for a file or a folder, its size, is x there
 
     def sync(handle: int) -> None:
-        waited.append((os.fstat(handle).st_size, path.exists()))
+        status = os.fstat(handle)
+        waited.append((stat.S_ISREG(status.st_mode), status.st_size, path.exists()))
 
     monkeypatch.setattr(os, "fsync", sync)
-    write_array_file(path, ARRAYS, FACTS)
-    assert waited == [(path.stat().st_size, False)]
+    write(path, bytes(1000))
+    assert waited[0] == (True, 1000, False)
+    assert [(is_file, exists) for is_file, _, exists in waited[1:]] == [(False, True)]
 
 
-def test_a_file_beside_shared_data_is_readable_by_all_that_the_umask_lets(tmp_path: Path) -> None:
+def test_a_new_file_has_the_permissions_of_the_umask(tmp_path: Path) -> None:
     mask = os.umask(0o027)
     try:
-        write_array_file(tmp_path / "x.cache", ARRAYS, {})
+        write(tmp_path / "x", b"content")
     finally:
         os.umask(mask)
-    assert stat.S_IMODE((tmp_path / "x.cache").stat().st_mode) == 0o640
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o640
 
 
 def test_many_writers_at_once_leave_one_whole_file(tmp_path: Path) -> None:
-    path = tmp_path / "x.cache"
-    large: dict[str, Array] = {"numbers": np.arange(100_000)}
+    contents = [bytes([number]) * 1_000_000 for number in range(8)]
     threads = [
-        threading.Thread(target=write_array_file, args=(path, large, FACTS)) for _ in range(8)
+        threading.Thread(target=write, args=(tmp_path / "x", content)) for content in contents
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert ArrayFile(path).arrays["numbers"].tolist() == large["numbers"].tolist()
-    assert [entry.name for entry in tmp_path.iterdir()] == ["x.cache"]
+    (path,) = tmp_path.iterdir()
+    assert path.read_bytes() in contents
+
+
+def test_a_folder_is_published_over_an_empty_one_only(tmp_path: Path) -> None:
+    (tmp_path / "partial").mkdir()
+    (tmp_path / "partial" / "x").touch()
+    (tmp_path / "empty").mkdir()
+    publish(tmp_path / "partial", tmp_path / "empty")
+    assert [path.name for path in (tmp_path / "empty").iterdir()] == ["x"]
+    (tmp_path / "other").mkdir()
+    with pytest.raises(OSError, match="empty"):
+        publish(tmp_path / "other", tmp_path / "empty")
+
+
+def test_a_write_error_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "absent" / "x"
+    with pytest.raises(WriteError) as caught, writing(path):
+        write(path, b"content")
+    assert str(path) in str(caught.value)
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+
+
+# Output folders
+
+
+def test_an_output_folder_is_made_or_may_be_empty(tmp_path: Path) -> None:
+    for _ in range(2):
+        make_output_folder(tmp_path / "a" / "b")
+        assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file"):
+        with pytest.raises(OutputFolderError) as caught:
+            make_output_folder(path)
+        assert str(path) in str(caught.value)
+
+
+# Locks
+
+
+def hold(path: Path, connection: Connection) -> None:
+    with file_lock(path):
+        connection.send("held")
+        connection.recv()
+
+
+def test_a_lock_is_held_by_one_process_and_freed_when_that_is_killed(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    holder = context.Process(target=hold, args=(tmp_path / "lock", there), daemon=True)
+    holder.start()
+    assert here.poll(60)
+    with pytest.raises(BlockingIOError), file_lock(tmp_path / "lock", wait=False):
+        pass
+    threading.Timer(0.2, holder.kill).start()
+    with file_lock(tmp_path / "lock"):
+        holder.join(60)
+        assert holder.exitcode is not None
+    with file_lock(tmp_path / "lock", wait=False):
+        pass
+
+
+# Git LFS pointers
+
+
+@pytest.mark.parametrize("size", ["", "size 268322544\n"])
+def test_a_git_lfs_pointer_is_refused(size: str) -> None:
+    start = f"version https://git-lfs.github.com/spec/v1\noid sha256:1\n{size}".encode()
+    with pytest.raises(WriteError) as caught:
+        refuse_lfs_pointer("s3://faces/x.rec", start, WriteError)
+    assert "s3://faces/x.rec" in str(caught.value)
+    assert ("268,322,544" in str(caught.value)) == bool(size)
+    refuse_lfs_pointer("x.rec", b"other content", WriteError)

@@ -1,6 +1,6 @@
-"""Damaged and hostile files: nothing but the documented errors, in bounded time and memory.
+"""Damaged and malicious files cause only the documented errors, in limited time and memory.
 
-The default run takes the same few hundred inputs a test each time. To search for new ones:
+The default run uses the same few hundred inputs per test each time. To search for new ones:
 
     pytest tests/data/test_fuzz.py --hypothesis-profile=fuzz --timeout=0
 """
@@ -26,14 +26,14 @@ from data.datasets.class_ids import NumberingError
 from data.datasets.dataset import open_dataset
 from data.loading.decode import BadImage, decode_into
 from data.pairs.bin_file import PairFileError, read_pair_file
-from data.pairs.pickle_values import BUILDERS
+from data.pairs.safe_pickle import NAMES
 from data.records.format import MAGIC_BYTES, RecordError, pack_record, unpack_record
 from data.records.index import read_index
 from data.records.reader import RecordFile
 from tests.data.loading.test_decode_limits import BOMBS
 
-MOST_MEMORY = 1 << 30  # beyond what the process has; an image may take a quarter
-MOST_SECONDS = 20  # of the processor; seen: 1
+MOST_MEMORY = 1 << 30  # in addition to what the process has; an image may take a quarter
+MOST_SECONDS = 20  # of CPU time; 1 was observed
 
 NUMBERS = [0, 1, 7, 0xFF, 2**15, 60_000, 2**16 - 1, 2**29 - 1, 2**29, 2**31 - 1, 2**31, 2**32 - 1]
 WORDS = st.one_of(
@@ -47,9 +47,9 @@ WORDS = st.one_of(
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Fail where the block takes too long, or more memory than any input here is worth.
+    """Fail if the block takes too much time or memory.
 
-    The limit is on the address space of this process: what C code reserves counts too.
+    The limit is on the address space of this process, so memory reserved by C code counts too.
     """
     before = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -63,12 +63,12 @@ def bounded() -> Iterator[None]:
 
 
 @contextmanager
-def refused(*kinds: type[ValueError], place: object = "") -> Iterator[None]:
-    """Let the block be refused with a message that names the place and fits on a screen."""
+def refused(*kinds: type[ValueError], location: object = "") -> Iterator[None]:
+    """Allow an error of one of `kinds`, whose message must have the location and be short."""
     try:
         yield
     except kinds as error:
-        if str(place) not in str(error) or not 0 < len(str(error)) < 1000:
+        if str(location) not in str(error) or not 0 < len(str(error)) < 1000:
             raise AssertionError(f"a poor message: {str(error)[:2000]}") from error
 
 
@@ -101,7 +101,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def replace(path: Path, content: bytes) -> Path:
-    """Write a new file; the old one may still be mapped, and must not change."""
+    """Write a new file; the old one may still be mapped and must not change."""
     path.unlink(missing_ok=True)
     path.write_bytes(content)
     return path
@@ -117,7 +117,7 @@ PAYLOADS = st.one_of(
 
 
 def framed(payloads: list[bytes]) -> bytes:
-    """Return a record: one part, or a chain of several."""
+    """Return a record of one part or of several."""
     flags = [1, *[2] * (len(payloads) - 2), 3] if len(payloads) > 1 else [0]
     return b"".join(
         MAGIC_BYTES + struct.pack("<I", flag << 29 | len(part)) + part + bytes(-len(part) % 4)
@@ -136,12 +136,12 @@ OFFSETS = st.one_of(st.integers(0, 60).map(lambda word: 4 * word), st.integers(-
 )
 def test_record_files(folder: Path, content: bytes, offsets: list[int]) -> None:
     path = replace(folder / "x.rec", content)
-    with bounded(), refused(RecordError, place=path):
+    with bounded(), refused(RecordError, location=path):
         file = RecordFile(path)
         for offset in offsets:
-            with refused(RecordError, place=f"{path}, key 5, offset {offset}: "):
+            with refused(RecordError, location=f"{path}, key 5, offset {offset}: "):
                 file.read(offset, 5)
-            with refused(RecordError, place=f"{path}, key 5, offset {offset}: "):
+            with refused(RecordError, location=f"{path}, key 5, offset {offset}: "):
                 file.headers(np.array([offset]), range(5, 6))
         found = file.scan()
         headers = file.headers(found)
@@ -177,7 +177,7 @@ def test_index_files(folder: Path, content: bytes, chunk_bytes: int) -> None:
     for line in lines:
         number = re.fullmatch(rb"([0-9]{1,18})\t([0-9]{1,18})", line)
         expected.append(number and [int(number[1]), int(number[2])])
-    with bounded(), refused(RecordError, place=f"{path}, line "):
+    with bounded(), refused(RecordError, location=f"{path}, line "):
         index = read_index(path, chunk_bytes=chunk_bytes)
         found = np.stack([index.keys, index.offsets], 1).tolist()
         assert found == expected
@@ -193,7 +193,7 @@ IMAGE_RECORDS = st.builds(
 
 @st.composite
 def datasets(draw: st.DrawFn) -> tuple[bytes, bytes]:
-    """Draw a `.rec` of images and an `.idx` that fits it, with or without a header record."""
+    """Draw a `.rec` of images and its `.idx`, with or without a header record."""
     records = draw(st.lists(IMAGE_RECORDS, min_size=1, max_size=6))
     if draw(st.booleans()):
         bounds = [len(records) + 1, draw(st.sampled_from([len(records) + 1, 2**24, 3e38]))]
@@ -205,7 +205,7 @@ def datasets(draw: st.DrawFn) -> tuple[bytes, bytes]:
 
 @st.composite
 def damaged_datasets(draw: st.DrawFn) -> tuple[bytes, bytes]:
-    """Draw such a pair with damage to either file, or to both."""
+    """Draw such a pair with damage to one file or both."""
     rec, idx = draw(datasets())
     which = draw(st.integers(0, 3))
     rec = draw(damaged(st.just(rec))) if which & 1 else rec
@@ -218,13 +218,13 @@ def test_datasets(folder: Path, pair: tuple[bytes, bytes], has_index: bool, rema
     index = replace(folder / "train.idx", pair[1])
     if not has_index:
         index.unlink()
-    with bounded(), refused(NumberingError, RecordError, place=folder / "train."):
+    with bounded(), refused(NumberingError, RecordError, location=folder / "train."):
         dataset = open_dataset(path, remap_labels=remap)
         assert len(dataset) == len(dataset.labels)
         assert set(dataset.labels.tolist()) == set(range(dataset.num_classes))
         for number in range(len(dataset)):
             assert str(path) in dataset.describe(number)
-            with refused(RecordError, place=dataset.describe(number)):
+            with refused(RecordError, location=dataset.describe(number)):
                 assert len(dataset.encoded(number)) > 0
 
 
@@ -267,12 +267,12 @@ def test_images(content: bytes) -> None:
         decode_into(image, memoryview(content))
 
 
-NAMES = [name.rpartition(".") for name in BUILDERS]
+GLOBALS = [name.rpartition(".") for name in NAMES]
 TEXTS = ["", "latin1", "u1", "f8", "O8", "i3", "<", "C", "F", "b1", "9" * 30, *"|=>"]
 # Every opcode that is read, with arguments that fit and some that do not.
 OPCODES = st.one_of(
     st.sampled_from([bytes([code]) for code in b"N\x88\x89(]la)t\x85\x86\x87e\x94\x93Rb."]),
-    st.sampled_from([f"c{module}\n{name}\n".encode() for module, _, name in NAMES]),
+    st.sampled_from([f"c{module}\n{name}\n".encode() for module, _, name in GLOBALS]),
     st.sampled_from(TEXTS).map(lambda text: f"V{text}\n".encode()),
     st.sampled_from(TEXTS).map(lambda text: b"\x8c" + bytes([len(text)]) + text.encode()),
     st.sampled_from(["I{}\n", "L{}L\n", "F{}\n", "S'{}'\n", "p{}\n", "g{}\n"]).flatmap(
@@ -341,7 +341,7 @@ SETS = [
 def test_pair_files(folder: Path, content: bytes) -> None:
     path = replace(folder / "x.bin", content)
     pairs = None
-    with bounded(), refused(PairFileError, place=path):
+    with bounded(), refused(PairFileError, location=path):
         pairs = read_pair_file(path)
     if pairs is None:
         return

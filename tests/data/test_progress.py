@@ -28,7 +28,7 @@ def run(stderr: int) -> str:
     return ended.stderr
 
 
-def test_messages_have_lines_of_their_own_beside_a_bar() -> None:
+def test_log_messages_appear_on_lines_of_their_own_above_a_bar() -> None:
     terminal, its_end = pty.openpty()
     termios.tcsetwinsize(its_end, (24, 100))
     run(its_end)
@@ -36,10 +36,10 @@ def test_messages_have_lines_of_their_own_beside_a_bar() -> None:
     os.close(terminal)
     os.close(its_end)
     assert "looking:  33%" in shown
-    lines = re.split(r"[\r\n]+", shown)  # each is written over the one before, or below it
+    lines = re.split(r"[\r\n]+", shown)  # each overwrites the one before, or follows it
     assert "a warning" in lines
     assert "error: too bad" in lines
 
 
-def test_a_file_has_messages_and_no_bar() -> None:
+def test_a_file_gets_the_messages_without_a_bar() -> None:
     assert run(subprocess.PIPE) == "a warning\nerror: too bad\n"

@@ -1,1 +1,1 @@
-"""Tests, one folder for each folder of the project."""
+"""Tests of `eval`."""

@@ -21,7 +21,7 @@ def write_network(
     last: str = "Flatten",
     outputs: int = 1,
 ) -> Path:
-    """A network that averages squares of pixels; the embedding is that small picture."""
+    """A network that averages squares of pixels; the embedding is the resulting small image."""
     names = [f"embedding{i}" for i in range(outputs)]
     pool = helper.make_node(
         "AveragePool", ["input"], ["small"], kernel_shape=[4, 4], strides=[4, 4]
@@ -51,7 +51,7 @@ def test_every_file_runs_with_any_number_of_images(tmp_path: Path, batch: int | 
     assert model.provider == "CPUExecutionProvider"
 
 
-def test_channels_last_images_are_taken(tmp_path: Path) -> None:
+def test_channels_last_images_are_accepted(tmp_path: Path) -> None:
     model = OnnxModel(write_network(tmp_path / "net.onnx"), CPU)
     images = IMAGES.contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(model(images), EXPECTED)
@@ -67,42 +67,39 @@ def test_an_open_image_size_and_half_precision(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("network", "message"),
+    ("network", "found"),
     [
-        ({"shape": ("n", 16, 16, 3)}, r"\['n', 16, 16, 3\]; expected one input of float images"),
-        ({"shape": ("n", 1, 16, 16)}, r"\['n', 1, 16, 16\]; expected"),
-        ({"shape": ("n", 3, 16, 12)}, r"\['n', 3, 16, 12\]; expected"),
+        ({"shape": ("n", 16, 16, 3)}, r"\['n', 16, 16, 3\]"),
+        ({"shape": ("n", 1, 16, 16)}, r"\['n', 1, 16, 16\]"),
+        ({"shape": ("n", 3, 16, 12)}, r"\['n', 3, 16, 12\]"),
         ({"dtype": TensorProto.INT8, "last": "Identity"}, r"tensor\(int8\)"),
-        ({"outputs": 2}, r"2 outputs \(embedding0 .*export the network with that output alone"),
+        ({"outputs": 2}, r"2 .*embedding0 .*embedding1 "),
     ],
 )
-def test_other_networks_are_refused(tmp_path: Path, network: dict[str, Any], message: str) -> None:
+def test_other_networks_are_refused(tmp_path: Path, network: dict[str, Any], found: str) -> None:
     path = write_network(tmp_path / "net.onnx", **network)
-    with pytest.raises(OnnxModelError, match=rf"net\.onnx: .*{message}"):
+    with pytest.raises(OnnxModelError, match=rf"net\.onnx: .*{found}"):
         OnnxModel(path, CPU)
 
 
 def test_wrong_images_and_outputs_are_named(tmp_path: Path) -> None:
     model = OnnxModel(write_network(tmp_path / "net.onnx"), CPU)
-    with pytest.raises(OnnxModelError, match=r"takes images \[n, 3, 16, 16\], got \[5, 3, 8, 8\]"):
+    with pytest.raises(OnnxModelError, match=r"\[n, 3, 16, 16\].*\[5, 3, 8, 8\]"):
         model(IMAGES[:, :, :8, :8])
     path = write_network(tmp_path / "map.onnx", last="Identity")
-    with pytest.raises(OnnxModelError, match=r"returns \(5, 3, 4, 4\) for 5 images"):
+    with pytest.raises(OnnxModelError, match=r"map\.onnx: .*\(5, 3, 4, 4\) .* 5 "):
         OnnxModel(path, CPU)(IMAGES)
     model = OnnxModel(write_network(tmp_path / "one.onnx", last="Reshape"), CPU)
     torch.testing.assert_close(model(IMAGES[:1]), EXPECTED[:1])
-    with pytest.raises(
-        OnnxModelError,
-        match=r"fails on images \[5, .*; if it runs with one image only, use batch size 1",
-    ):
+    with pytest.raises(OnnxModelError, match=r"one\.onnx: .*\[5, 3, 16, 16\]"):
         model(IMAGES)
 
 
-def test_files_that_are_no_networks_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_networks_are_refused(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(OnnxModelError, match=r"net\.onnx: onnxruntime cannot load it"):
+    with pytest.raises(OnnxModelError, match=r"net\.onnx"):
         OnnxModel(tmp_path / "net.onnx", CPU)
-    with pytest.raises(OnnxModelError, match="no such file"):
+    with pytest.raises(OnnxModelError, match=r"absent\.onnx"):
         OnnxModel(tmp_path / "absent.onnx", CPU)
 
 

@@ -10,7 +10,7 @@ from eval.protocol import (
     THRESHOLD_STEP,
     Bools,
     Floats,
-    fold_ranges,
+    fold_indices,
     roc_curve,
     squared_distances,
     tar_at_far,
@@ -24,7 +24,7 @@ GOLDEN = json.loads(
 
 
 @pytest.mark.parametrize("case", GOLDEN)
-def test_accuracies_equal_the_published_code_s_exactly(case: str) -> None:
+def test_accuracies_equal_those_of_the_published_code_exactly(case: str) -> None:
     expected = GOLDEN[case]
     count, size, noise = expected["n"], expected["dim"], expected["noise"]
     rng = np.random.default_rng(expected["seed"])
@@ -39,8 +39,8 @@ def test_accuracies_equal_the_published_code_s_exactly(case: str) -> None:
     assert scores.std == expected["accuracy_std"]
 
 
-def _plainly(distances: Floats, same: Bools) -> tuple[list[float], list[float]]:
-    """The protocol as it is told: a loop over folds and thresholds."""
+def _ten_fold_in_loops(distances: Floats, same: Bools) -> tuple[list[float], list[float]]:
+    """The protocol as papers describe it: a loop over folds and thresholds."""
     thresholds = np.arange(0, 4, 0.01)
     accuracies, chosen = [], []
     for train, test in KFold(n_splits=10, shuffle=False).split(distances):
@@ -53,14 +53,14 @@ def _plainly(distances: Floats, same: Bools) -> tuple[list[float], list[float]]:
 
 @pytest.mark.parametrize("count", [10, 11, 19, 57, 400])
 @pytest.mark.parametrize("grid", [False, True])
-def test_any_set_gets_what_the_plain_loop_gives(count: int, grid: bool) -> None:
+def test_every_set_gets_the_result_of_the_loops(count: int, grid: bool) -> None:
     rng = np.random.default_rng(count)
     same = rng.random(count) < 0.5
     distances = np.clip(rng.normal(np.where(same, 1.0, 1.5), 0.4), 0, 4.5)
-    if grid:  # distances on the very thresholds: `distance < threshold` is strict
+    if grid:  # distances equal to thresholds: `distance < threshold` is strict
         distances = np.round(distances * 100) * THRESHOLD_STEP
     scores = ten_fold(distances, same)
-    accuracies, thresholds = _plainly(distances, same)
+    accuracies, thresholds = _ten_fold_in_loops(distances, same)
     assert list(scores.accuracy) == accuracies
     assert list(scores.threshold) == thresholds
     assert scores.mean_threshold == np.mean(thresholds)
@@ -71,26 +71,27 @@ def test_the_thresholds_are_the_published_ones() -> None:
     assert (ours == np.arange(0, 4, 0.01)).all()
 
 
-def test_the_folds_are_unshuffled() -> None:
-    ranges = [(int(test[0]), int(test[-1]) + 1) for _, test in KFold(10).split(np.zeros(37))]
-    assert fold_ranges(37) == ranges
+def test_the_folds_are_in_file_order_and_the_first_are_larger() -> None:
+    folds = fold_indices(37)
+    assert [len(fold) for fold in folds] == [4] * 7 + [3] * 3
+    assert np.concatenate(folds).tolist() == list(range(37))
 
 
-def test_identical_distances_give_the_share_of_one_kind() -> None:
+def test_identical_distances_give_the_fraction_of_one_kind() -> None:
     same = np.arange(40) % 2 == 0
     assert ten_fold(np.zeros(40), same).mean == 0.5
 
 
 @pytest.mark.parametrize(
-    ("distances", "same", "message"),
+    ("distances", "same", "values"),
     [
-        (np.zeros(9), np.ones(9, bool), "9 distances and 9 pair labels: .* at least 10"),
-        (np.zeros(12), np.ones(11, bool), "12 distances and 11"),
-        (np.array([np.nan] * 3 + [1.0] * 9), np.ones(12, bool), "3 of 12 distances"),
+        (np.zeros(9), np.ones(9, bool), "^9 .* 9 .* 10"),
+        (np.zeros(12), np.ones(11, bool), "^12 .* 11 "),
+        (np.array([np.nan] * 3 + [1.0] * 9), np.ones(12, bool), "^3 of 12 "),
     ],
 )
-def test_what_cannot_be_judged_is_refused(distances: Floats, same: Bools, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_invalid_distances_are_refused(distances: Floats, same: Bools, values: str) -> None:
+    with pytest.raises(ValueError, match=values):
         ten_fold(distances, same)
 
 
@@ -99,33 +100,44 @@ def test_unit_rows() -> None:
     assert rows.tolist() == [[0.6, 0.8], [0.0, 0.0]]
 
 
-def test_tar_at_far_is_the_best_that_the_rate_allows() -> None:
+@pytest.mark.parametrize("decimals", [1, 2, 9])  # with many ties, some, none
+def test_tar_at_far_is_the_highest_that_the_rate_allows(decimals: int) -> None:
     rng = np.random.default_rng(0)
     same = np.arange(3000) % 3 == 0
-    distances = np.round(rng.normal(np.where(same, 1.0, 1.6), 0.3), 2)  # many ties
-    for rate in (1e-2, 1e-3, 0.3, 1.0):
+    distances = np.round(rng.normal(np.where(same, 1.0, 1.6), 0.3), decimals)
+    rates = np.array([1e-2, 1e-3, 0.3, 1.0])
+    for rate, tar in zip(rates, tar_at_far(distances, same, rates), strict=True):
         allowed = [
             float(np.mean(distances[same] < limit))
             for limit in [*np.unique(distances), np.inf]
             if np.mean(distances[~same] < limit) <= rate + 1e-12
         ]
-        assert tar_at_far(distances, same, rate) == max(allowed)
+        assert tar == max(allowed)
 
 
-def test_a_rate_that_is_a_whole_number_of_pairs_allows_that_many() -> None:
+@pytest.mark.parametrize("allowed", [7, 29])
+def test_a_rate_that_is_a_whole_number_of_pairs_allows_that_many(allowed: int) -> None:
     assert 0.29 * 100 < 29  # in floating point
+    assert 0.07 * 100 > 7
     same = np.arange(101) == 100
-    distances = np.append(np.arange(100.0), 28.5)
-    assert tar_at_far(distances, same, 0.29) == 1.0
+    distances = np.append(np.arange(100.0), allowed - 0.5)
+    rates = np.array([(allowed - 1) / 100, allowed / 100])
+    assert tar_at_far(distances, same, rates).tolist() == [0.0, 1.0]
+
+
+def test_points_on_a_straight_line_count() -> None:
+    same = np.arange(20) % 2 == 0
+    rates = np.array([k / 10 for k in range(1, 11)])
+    assert tar_at_far(np.repeat(np.arange(10.0), 2), same, rates).tolist() == rates.tolist()
 
 
 def test_tar_at_far_needs_enough_negative_pairs() -> None:
     for negatives, supported in [(999, False), (1000, True), (3000, True)]:
         same = np.arange(negatives + 5) < 5
-        rate = tar_at_far(np.where(same, 0.5, 1.5), same, 1e-3)
-        assert rate == (1.0 if supported else None)
-    with pytest.raises(ValueError, match="no positive pairs"):
-        tar_at_far(np.ones(10), np.zeros(10, bool), 1e-2)
+        (rate,) = tar_at_far(np.where(same, 0.5, 1.5), same, np.array([1e-3]))
+        assert rate == 1.0 if supported else np.isnan(rate)
+    with pytest.raises(ValueError, match="0 positive and 10 negative"):
+        tar_at_far(np.ones(10), np.zeros(10, bool), np.array([1e-2]))
 
 
 def test_the_curve_rises_from_one_false_accept_to_all() -> None:
@@ -137,7 +149,6 @@ def test_the_curve_rises_from_one_false_accept_to_all() -> None:
     assert curve.far[0] == pytest.approx(1 / 600)
     assert curve.far[-1] == curve.tar[-1] == 1
     assert (np.diff(curve.tar) >= 0).all()
-    middle = tar_at_far(distances, same, float(curve.far[7]))
-    assert curve.tar[7] == middle
-    with pytest.raises(ValueError, match="no negative pairs"):
+    assert curve.tar[7] == tar_at_far(distances, same, curve.far[7:8])
+    with pytest.raises(ValueError, match="10 positive and 0 negative"):
         roc_curve(np.ones(10), np.ones(10, bool))

@@ -1,8 +1,8 @@
-"""Checks RecordIO against MXNet itself, in both directions: `python -m tests.mxnet.judge`.
+"""Compares RecordIO with MXNet itself, in both directions: `python -m tests.mxnet.judge`.
 
-Runs where `pip install -e '.[mxnet]'` was run: an environment of its own on Python 3.11. Every
-dialect of `tests/fixtures/recordio` and records made to be awkward are read by both, written by
-both, and compared byte for byte; images are decoded by both. Ends with 1 if anything differs.
+Needs an environment of its own on Python 3.11, made by `pip install -e '.[mxnet]'`. Both read and
+write every dialect of `tests/fixtures/recordio` and some difficult records, and the results are
+compared byte for byte; both decode the images. The exit status is 1 if anything differs.
 """
 
 import random
@@ -17,14 +17,9 @@ from mxnet.recordio import IRHeader, MXIndexedRecordIO
 
 from data.datasets.dataset import open_dataset
 from data.loading.decode import decode_batch
-from data.records.format import (
-    MAGIC_BYTES,
-    RecordWriter,
-    pack_record,
-    unpack_record,
-    write_face_records,
-)
+from data.records.format import MAGIC_BYTES, pack_record, unpack_record
 from data.records.reader import RecordFile
+from data.records.writer import RecordWriter, write_face_records
 
 DIALECTS = Path(__file__).parents[1] / "fixtures" / "recordio"
 WITHOUT_HEADERS = ("multipart", "magic_everywhere")  # raw payloads
@@ -32,8 +27,8 @@ WITHOUT_HEADERS = ("multipart", "magic_everywhere")  # raw payloads
 Records = Mapping[int, bytes]  # payloads by key, in the order of the file
 
 
-class Difference(Exception):  # noqa: N818 - what the judge is there to find
-    """Something that MXNet does otherwise."""
+class Difference(Exception):  # noqa: N818 - a result, not an error
+    """Something that MXNet does differently."""
 
 
 def main() -> int:
@@ -54,7 +49,7 @@ def main() -> int:
 
 
 def all_records(scratch: Path) -> dict[str, Records]:
-    """Return the records of every dialect: files of MXNet's, and made here."""
+    """Return the records of every dialect: those of MXNet's files, and some made here."""
     found: dict[str, Records] = {
         path.parent.name: read_ours(path) for path in sorted(DIALECTS.glob("*/train.rec"))
     }
@@ -89,7 +84,7 @@ def all_records(scratch: Path) -> dict[str, Records]:
 
 
 def judge(name: str, records: Records, folder: Path) -> str:
-    """Compare all that can be done with some records; return what was compared, in words.
+    """Compare everything that can be done with some records; return in words what was compared.
 
     Raises `Difference`.
     """
@@ -108,16 +103,16 @@ def judge(name: str, records: Records, folder: Path) -> str:
     for source, path in sources.items():
         same(f"{source}, read by mxnet", read_theirs(path), dict(records))
         same(f"{source}, read here", read_ours(path), dict(records))
-    said = f"{len(records)} records, {theirs.stat().st_size} bytes"
+    summary = f"{len(records)} records, {theirs.stat().st_size} bytes"
     if name in WITHOUT_HEADERS:
-        return said
+        return summary
     for key, payload in records.items():
         compare_headers(f"key {key}", payload)
-    return f"{said}, {compare_images(fixture)} images" if fixture.exists() else said
+    return f"{summary}, {compare_images(fixture)} images" if fixture.exists() else summary
 
 
 def compare_headers(where: str, payload: bytes) -> None:
-    """Compare what both unpack of a payload, and what both pack of that again."""
+    """Compare how both unpack a payload and pack the result again."""
     header, image = mxnet.recordio.unpack(payload)
     record = unpack_record(payload)
     same(f"{where}, labels", np.ravel(header.label).tolist(), record.labels.tolist())
@@ -129,7 +124,7 @@ def compare_headers(where: str, payload: bytes) -> None:
 
 
 def compare_images(path: Path) -> int:
-    """Compare the pixels of a dataset's images, each at its own size; return how many."""
+    """Compare the pixels of a dataset's images, each at its own size; return their number."""
     dataset = open_dataset(path, remap_labels=True)
     for index in range(len(dataset)):
         theirs = mxnet.image.imdecode(bytes(dataset.encoded(index))).asnumpy()

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
     assert backbone_file(tmp_path).parent.name == "step_00000005"
 
 
-def test_an_interrupted_save_never_passes_for_a_checkpoint(
+def test_an_interrupted_save_is_never_mistaken_for_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = checkpoints(tmp_path, World())
@@ -96,30 +97,28 @@ def test_an_interrupted_save_never_passes_for_a_checkpoint(
 
     with monkeypatch.context() as patched:
         patched.setattr(torch, "save", full_disk)
-        with pytest.raises(
-            CheckpointError, match=r"cannot be written: on rank 0, OSError.*No space"
-        ):
+        with pytest.raises(CheckpointError, match=r"step_00000002.*rank 0, OSError.*No space"):
             writer.save(2, make_state(World()), best=False)
     assert writer.find("auto") == tmp_path / "checkpoints" / "step_00000001"
     state = make_state(World(), empty=True)
     writer.load(tmp_path / "checkpoints" / "step_00000001", state)
     assert_loaded(state, World())
-    writer.save(2, make_state(World()), best=False)  # and the leftovers are gone
+    writer.save(2, make_state(World()), best=False)  # which removes the leftovers
     assert not list((tmp_path / "checkpoints").glob("*.partial"))
 
 
-def test_what_is_not_a_checkpoint_is_refused_with_a_way_on(tmp_path: Path) -> None:
+def test_what_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:
     assert checkpoints(tmp_path, World()).find("auto") is None
-    with pytest.raises(CheckpointError, match="holds no checkpoint; expected a run folder"):
+    with pytest.raises(CheckpointError, match=re.escape(str(tmp_path))):
         checkpoints(tmp_path, World()).find(str(tmp_path))
     folder = checkpoints(tmp_path, World()).save(1, make_state(World()), best=False)
     other = make_state(World())
     larger = State({"layer.weight": torch.zeros(4, 3)}, other.replicated, other.rows, {})
-    with pytest.raises(CheckpointError, match="cannot be loaded"):
+    with pytest.raises(CheckpointError, match=folder.name):
         checkpoints(tmp_path, World()).load(folder, larger)
     (folder / "backbone.pt").write_bytes(b"damaged")
-    with pytest.raises(CheckpointError, match="resume from an earlier one"):
+    with pytest.raises(CheckpointError, match="--resume PATH"):
         checkpoints(tmp_path, World()).load(folder, make_state(World()))
     (folder / "run.json").write_text('{"format": 99}')
-    with pytest.raises(CheckpointError, match="expected checkpoint format 1, found 99"):
+    with pytest.raises(CheckpointError, match=r"run\.json.* 99.* 1$"):
         read_metadata(folder)

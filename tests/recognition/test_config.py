@@ -21,81 +21,90 @@ def small(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("head.sampel_rate=0.2", r"head\.sampel_rate: no such setting; did you mean sample_rate\?"),
-        ("zzz=1", r"zzz: no such setting; expected one of output, seed"),
-        ("data.demo.identites=5", r"did you mean identities\?"),
-        ("optimizer.lr=fast", r"optimizer\.lr: .*found 'fast'"),
-        ("optimizer.lr=0", r"optimizer\.lr: .*greater than 0 \(found 0\)"),
-        ("train.epochs=null", r"exactly one of epochs and steps"),
-        ("train.steps=5", r"exactly one of epochs and steps"),
-        ("head.sample_rate=0.1", r"sample_rate is 0\.1 but sampling is all"),
-        ("head.sampling=random_negative", r"needs a sample_rate"),
-        ("head.sampling=hardest", r"'all', 'random_negative', 'random_all'"),
-        ("head.loss={name: arcfase}", r"head\.loss: .*'arcfase'.*'adaface', 'arcface'"),
-        ("head.loss={name: cosface, m2: 0.3}", r"head\.loss: .*'cosface'.*'m2'.*0\.3.*\['m'\]"),
-        ("head.loss={name: cosface, m: 0.4, detached: true}", r"'cosface'.*'detached'"),
-        ("head.loss={name: adaface, m: 0.4, k: 3}", r"'adaface'.*'k'.*3.*\['m', 'h', 'alpha'\]"),
-        ("head.loss={name: arcface, m: true}", r"option m: True"),
-        ("head.loss={name: arcface, m: wide}", r"option m: 'wide'"),
-        ("head.loss={name: arcface, m: -0.1}", r"option m: -0\.1"),
-        ("head.loss={name: subcenter_arcface, k: 2.5}", r"option k: 2\.5"),
-        ("head.rebuild_every=5", r"rebuild_every is 5 but sampling is all"),
-        ("head.hard_share=0.5", r"hard_share is 0\.5 but sampling is all"),
-        ("head={sampling: hash_forest, sample_rate: 0.1, placement: replicated}", r"copies would"),
-        ("optimizer={name: adamw, nesterov: true}", r"nesterov is a form of sgd"),
-        ("head.momentum=bf16;optimizer.name=adamw", r"bf16, which belongs to sgd"),
-        ("train.accumulation=65", r"accumulation 65 exceeds global_batch_size 64"),
-        ("schedule.name=step", r"needs milestone_steps or milestone_epochs"),
-        ("schedule={name: step, milestone_steps: [9, 5]}", r"milestones must rise"),
-        ("schedule={warmup_steps: 1, warmup_epochs: 1}", r"state only one"),
-        ("data.augment.blurr=0.1", r"data\.augment\.blurr: no such setting; did you mean blur"),
-        ("data.augment.jpeg=1.1", r"data\.augment\.jpeg: .*equal to 1 \(found 1\.1\)"),
-        ("data.augment.hue=0.6", r"data\.augment\.hue: .*equal to 0\.5 \(found 0\.6\)"),
-        ("data.augment.blur_sigma=[0, 1]", r"data\.augment\.blur_sigma.*greater than 0"),
-        ("data.augment.blur_sigma=[2, 1]", r"blur_sigma is \[2\.0, 1\.0\]: state the least first"),
-        ("data.augment.low_resolution_side=0.5", r"data\.augment\.low_resolution_side"),
-        ("data.augment.jpeg_quality=[50, 101]", r"jpeg_quality.*equal to 100 \(found 101\)"),
-        ("data.augment.jpeg_quality=[1.5, 50]", r"jpeg_quality.*found 1\.5"),
-        ("data.order=random", r"'global', 'blocks' or 'none'"),
-        ("data.mixing_blocks=0", r"data\.mixing_blocks: .*\(found 0\)"),
-        (
-            "data={train: x, order: none, sampler: class_balanced}",
-            r"order is none but sampler is c",
-        ),
-        (
-            "data={train: x, sampler: p_k, images_per_identity: 4}",
-            r"p_k needs identities_per_batch",
-        ),
-        ("data.images_per_identity=4", r"images_per_identity is 4 but sampler is uniform"),
-        (
-            f"data={P_K}",
-            r"batch_size is 64, no multiple of .* 12 x data\.images_per_identity 4 = 48",
-        ),
-        ("data.train=null", r"data\.train: expected a path, a URL, or a list of .*found None"),
-        ("data.train=[]", r"data\.train: .* one or more of these \(found \[\]\)"),
-        ("data.train=[a, [b]]", r"data\.train: .* one or more of these \(found \['a', \['b'\]\]\)"),
-        ("data.train=''", r"data\.train: .* one or more of these \(found ''\)"),
-        ("data.merge=name", r"data\.merge: .*'offset' or 'by_name' \(found 'name'\)"),
-        ("data={train: [a, b], demo: {}}", r"demo is made in one folder .* train is \[.*set train"),
-        ("data={train: 's3://bucket/a', demo: {}}", r"demo is made in one folder .* s3://bucket/a"),
-        (
-            "data.on_bad_record=ignore",
-            r"data\.on_bad_record: .*'stop' or 'skip' \(found 'ignore'\)",
-        ),
-        ("data.max_bad_share=0", r"data\.max_bad_share: .*greater than 0 \(found 0\)"),
-        ("seed", r"--set seed: expected key=value"),
-        ("seed=[1", r"not valid YAML"),
-    ],
-)
-def test_a_wrong_setting_is_named_with_its_mend(small: Path, override: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+# What is wrong, then the key that the message must name and the values that it must show.
+WRONG = [
+    ("head.sampel_rate=0.2", "head.sampel_rate", ["sample_rate?"]),
+    ("zzz=1", "zzz", ["output, seed"]),
+    ("data.demo.identites=5", "data.demo.identites", ["identities?"]),
+    ("optimizer.lr=fast", "optimizer.lr", ["'fast'"]),
+    ("optimizer.lr=0", "optimizer.lr", ["greater than 0", "found 0"]),
+    ("train.epochs=null", "train", ["epochs is None", "steps is None"]),
+    ("train.steps=5", "train", ["epochs is 2.0", "steps is 5"]),
+    ("head.sample_rate=0.1", "head", ["sample_rate is 0.1", "sampling is all", "hash_forest"]),
+    ("head.sampling=random_negative", "head", ["random_negative", "sample_rate"]),
+    ("head.sampling=hardest", "head.sampling", ["'hardest'", "random_negative"]),
+    ("head.loss={name: arcfase}", "head.loss", ["'arcfase'", "'adaface', 'arcface'"]),
+    ("head.loss={name: cosface, m2: 0.3}", "head.loss", ["'cosface'", "'m2'", "0.3", "['m']"]),
+    ("head.loss={name: cosface, detached: true}", "head.loss", ["'cosface'", "'detached'"]),
+    ("head.loss={name: adaface, k: 3}", "head.loss", ["'k'", "3", "['m', 'h', 'alpha']"]),
+    ("head.loss={name: arcface, m: true}", "head.loss", ["option m", "True", "float"]),
+    ("head.loss={name: arcface, m: wide}", "head.loss", ["option m", "'wide'", "float"]),
+    ("head.loss={name: arcface, m: -0.1}", "head.loss", ["option m", "-0.1"]),
+    ("head.loss={name: subcenter_arcface, k: 2.5}", "head.loss", ["option k", "2.5", "int"]),
+    ("head.rebuild_every=5", "head", ["rebuild_every is 5", "sampling is all"]),
+    ("head.hard_share=0.5", "head", ["hard_share is 0.5", "sampling is all"]),
+    (
+        "head={sampling: hash_forest, sample_rate: 0.1, placement: replicated}",
+        "head",
+        ["sampling: hash_forest", "replicated"],
+    ),
+    ("optimizer={name: adamw, nesterov: true}", "optimizer", ["nesterov", "adamw", "0.9"]),
+    ("head.momentum=bf16;optimizer.name=adamw", "config", ["head.momentum", "bf16", "adamw"]),
+    ("train.accumulation=65", "train", ["accumulation 65", "global_batch_size 64"]),
+    ("schedule.name=step", "schedule", ["name is step", "None", "milestone_steps"]),
+    ("schedule={name: step, milestone_steps: [9, 5]}", "schedule", ["[9, 5]"]),
+    ("schedule={warmup_steps: 1, warmup_epochs: 2}", "schedule", ["warmup_steps is 1", "2.0"]),
+    ("verification={every_steps: 3, every_epochs: 2}", "verification", ["every_steps is 3", "2.0"]),
+    ("checkpoint={every_steps: 3, every_epochs: 2}", "checkpoint", ["every_steps is 3", "2.0"]),
+    ("data.augment.blurr=0.1", "data.augment.blurr", ["blur"]),
+    ("data.augment.jpeg=1.1", "data.augment.jpeg", ["equal to 1", "1.1"]),
+    ("data.augment.hue=0.6", "data.augment.hue", ["0.5", "0.6"]),
+    ("data.augment.blur_sigma=[0, 1]", "data.augment.blur_sigma.0", ["greater than 0"]),
+    ("data.augment.blur_sigma=[2, 1]", "data.augment", ["blur_sigma is [2.0, 1.0]"]),
+    ("data.augment.low_resolution_side=0.5", "data.augment.low_resolution_side", ["0.5"]),
+    ("data.augment.jpeg_quality=[50, 101]", "data.augment.jpeg_quality.1", ["100", "101"]),
+    ("data.augment.jpeg_quality=[1.5, 50]", "data.augment.jpeg_quality.0", ["1.5"]),
+    ("data.order=random", "data.order", ["'global', 'blocks' or 'none'"]),
+    ("data.mixing_blocks=0", "data.mixing_blocks", ["found 0"]),
+    (
+        "data={train: x, order: none, sampler: class_balanced}",
+        "data",
+        ["order is none", "sampler is class_balanced"],
+    ),
+    (
+        "data={train: x, sampler: p_k, images_per_identity: 4}",
+        "data",
+        ["identities_per_batch is None", "p_k"],
+    ),
+    ("data.images_per_identity=4", "data", ["images_per_identity is 4", "sampler is uniform"]),
+    (f"data={P_K}", "config", ["batch_size is 64", "12 x data.images_per_identity 4 = 48"]),
+    ("data.train=null", "data.train", ["None"]),
+    ("data.train=[]", "data.train", ["found []"]),
+    ("data.train=[a, [b]]", "data.train", ["found ['a', ['b']]"]),
+    ("data.train=''", "data.train", ["found ''"]),
+    ("data.merge=name", "data.merge", ["'offset' or 'by_name'", "'name'"]),
+    ("data={train: [a, b], demo: {}}", "data", ["train is [", "demo: null"]),
+    ("data={train: 's3://bucket/a', demo: {}}", "data", ["train is s3://bucket/a", "demo: null"]),
+    ("data.on_bad_record=ignore", "data.on_bad_record", ["'stop' or 'skip'", "'ignore'"]),
+    ("data.max_bad_share=0", "data.max_bad_share", ["greater than 0", "found 0"]),
+    ("seed", "--set seed", ["key=value"]),
+    ("seed=[1", "--set seed=[1", ["YAML"]),
+]
+
+
+@pytest.mark.parametrize(("override", "key", "values"), WRONG)
+def test_a_wrong_setting_is_named_with_what_was_found_and_expected(
+    small: Path, override: str, key: str, values: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
         load_config(small, override.split(";"))
+    lines = [line.strip() for line in str(caught.value).splitlines()]
+    assert any(line.startswith(f"{key}: ") for line in lines), lines
+    for value in values:
+        assert value in str(caught.value)
 
 
-def test_all_errors_are_told_at_once(small: Path) -> None:
+def test_all_errors_are_reported_at_once(small: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(small, ["head.sampel_rate=1", "optimizer.momentum=2"])
     assert "sampel_rate" in str(caught.value)
@@ -120,25 +129,25 @@ def test_a_loss_is_replaced_whole_and_never_mixed(small: Path) -> None:
     assert combined.head.loss.build() == build_loss("combined", m1=1.0, m2=0.3, m3=0.2)
 
 
-def test_what_a_loss_leaves_out_has_the_defaults_of_its_function(small: Path) -> None:
+def test_an_option_left_out_has_the_default_of_the_loss_function(small: Path) -> None:
     assert load_config(small).head.loss.build() == cosface()
-    # Written by a version that stated all options of all losses.
+    # An earlier version wrote down all options of all losses.
     old = "head.loss={name: arcface, m: 0.5, detached: null, k: null}"
     assert load_config(small, [old]).head.loss.build() == arcface(0.5)
 
 
-def test_bases_in_a_circle_and_twice_given_keys_are_refused(tmp_path: Path) -> None:
+def test_circular_bases_and_duplicate_keys_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("base: b.yaml\n")
     (tmp_path / "b.yaml").write_text("base: a.yaml\n")
-    with pytest.raises(ConfigError, match="in a circle"):
+    with pytest.raises(ConfigError, match=r"a\.yaml -> .*b\.yaml -> .*a\.yaml"):
         load_config(tmp_path / "a.yaml")
     (tmp_path / "c.yaml").write_text(SMALL + "seed: 1\nseed: 2\n")
-    with pytest.raises(ConfigError, match="'seed' is given twice"):
+    with pytest.raises(ConfigError, match="'seed'"):
         load_config(tmp_path / "c.yaml")
 
 
-def test_a_missing_file_names_those_that_exist(small: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no such config; .* holds small\.yaml"):
+def test_for_a_missing_file_the_existing_ones_are_listed(small: Path) -> None:
+    with pytest.raises(ConfigError, match=r"smal\.yaml: .*small\.yaml"):
         load_config(small.with_name("smal.yaml"))
 
 
@@ -150,7 +159,7 @@ def test_a_missing_file_names_those_that_exist(small: Path) -> None:
         ("[a.rec, s3://bucket/faces]", [Path("a.rec"), "s3://bucket/faces"]),
     ],
 )
-def test_training_data_is_a_path_a_url_or_a_list_of_them(
+def test_training_data_is_a_path_a_url_or_a_list_of_these(
     small: Path, value: str, train: object, tmp_path: Path
 ) -> None:
     config = load_config(small, [f"data.train={value}"])
@@ -159,7 +168,7 @@ def test_training_data_is_a_path_a_url_or_a_list_of_them(
     assert load_config(tmp_path / "copy.yaml") == config
 
 
-def test_the_resolved_config_loads_to_itself(small: Path, tmp_path: Path) -> None:
+def test_the_dumped_config_loads_to_the_same(small: Path, tmp_path: Path) -> None:
     config = load_config(small, ["head.sampling=random_negative", "head.sample_rate=0.1"])
     copy = tmp_path / "copy.yaml"
     copy.write_text(dump_config(config))

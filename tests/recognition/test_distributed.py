@@ -52,15 +52,15 @@ def test_more_ranks_than_gpus_are_refused(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    with pytest.raises(ValueError, match=f"2 processes on this machine, {gpus} CUDA devices"):
+    with pytest.raises(ValueError, match=rf"\b2 processes.*\b{gpus} CUDA"):
         choose_device(requested, World(0, 2, 0, 2))
 
 
-def test_cores_are_spread_over_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_are_divided_among_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert choose_threads(torch.device("cpu"), World(0, 2, 0, 2))[0] == 4
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)  # somebody set OMP_NUM_THREADS
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)  # OMP_NUM_THREADS is set
     assert choose_threads(torch.device("cpu"), World(0, 2, 0, 2))[0] == 3
 
 
@@ -90,7 +90,7 @@ def test_shard_range_is_that_of_dtensor(count: int, parts: int) -> None:
 
 
 def test_a_part_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ValueError, match="part 4 of 4 does not exist"):
+    with pytest.raises(ValueError, match="part 4 of 4"):
         part_range(10, 4, 4)
     with pytest.raises(ValueError, match="-1 items"):
         shard_range(-1, 4, 0)

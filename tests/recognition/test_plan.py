@@ -44,7 +44,7 @@ def test_warmup_rises_linearly_and_does_not_start_at_the_full_rate() -> None:
 def test_steps_outside_the_run_are_refused() -> None:
     schedule = make_schedule(Schedule(), 0.1, plan())
     for step in (-1, 100):
-        with pytest.raises(ValueError, match="outside the run's 100 steps"):
+        with pytest.raises(ValueError, match=rf"{step}\b.* 100 "):
             schedule.lr_at(step)
 
 
@@ -52,12 +52,12 @@ def test_steps_outside_the_run_are_refused() -> None:
     "late",
     [{"warmup_steps": 100}, {"name": "step", "milestone_steps": [50, 100]}, {"warmup_epochs": 10}],
 )
-def test_what_lies_beyond_the_end_is_refused(late: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="at step 100 is not before the run's end at step 100"):
+def test_a_milestone_or_warm_up_beyond_the_end_is_refused(late: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="step 100 of 100"):
         make_schedule(Schedule(**late), 0.1, plan())
 
 
-def test_the_plan_counts_epochs_over_a_stream_that_runs_on() -> None:
+def test_an_epoch_need_not_be_a_whole_number_of_steps() -> None:
     made = make_plan(config(verification={"every_epochs": 1}, checkpoint={"every_steps": 7}), 1000)
     assert made.steps_per_epoch == 1000 / 64
     assert made.total_steps == math.floor(2 * 1000 / 64)
@@ -66,6 +66,6 @@ def test_the_plan_counts_epochs_over_a_stream_that_runs_on() -> None:
     assert [step for step in range(1, 32) if made.save_after(step)] == [7, 14, 21, 28, 31]
 
 
-def test_a_run_of_no_step_is_refused() -> None:
-    with pytest.raises(ValueError, match="less than one step"):
+def test_a_run_of_less_than_one_step_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"31 images.*global_batch_size 64"):
         make_plan(config(), 31)

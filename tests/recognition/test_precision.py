@@ -31,8 +31,8 @@ def test_the_scale_halves_on_overflow_and_doubles_after_good_steps() -> None:
     assert restored == scaler
 
 
-def test_overflow_without_end_is_an_error() -> None:
+def test_endless_overflow_is_an_error() -> None:
     scaler = LossScaler(enabled=True, scale=2.0**-13)
     scaler.update(overflowed=True)
-    with pytest.raises(ValueError, match="even at a loss scale of"):
+    with pytest.raises(ValueError, match="2\\^-14"):
         scaler.update(overflowed=True)

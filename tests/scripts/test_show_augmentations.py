@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.augmentations.augment import PROBABILITIES
-from data.records.format import write_face_records
+from data.records.writer import write_face_records
 from scripts.show_augmentations import main
 
 CONFIG = """

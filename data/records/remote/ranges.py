@@ -1,7 +1,10 @@
-"""Byte ranges of one remote object, through fsspec: `s3://`, `gs://`, `https://` and others.
+"""Reads byte ranges of one remote object through fsspec: `s3://`, `gs://`, `https://` and others.
 
-Requests run as coroutines on fsspec's own event loop, so that any number of them are under way
-without threads of ours. A connection belongs to one process: a fork opens its own at first use.
+fsspec knows the stores, their credentials and how to merge ranges. This module adds what training
+needs and fsspec does not have: requests that start at once and run while others are read (its
+caches fetch one block at a time, in the reader's thread), a time limit and retries for each
+request, detection of an object that changes while it is read, and errors that name URL and bytes.
+Requests are coroutines on fsspec's event loop, so many can be under way without threads of ours.
 """
 
 import asyncio
@@ -11,33 +14,36 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 
-Value = TypeVar("Value")
-Span = tuple[int, int]
+from data.records.format import ByteRange
 
-# Requests under way in a process. Records in random order are each a request that mostly waits,
-# 20 to 50 ms on S3: so many at once bring 600 to 1,600 a second.
-PARALLEL_REQUESTS = 32
-# Asked for ahead of a reader in order, blocks of 4 MiB eight: S3 gives a connection 50 to 90 MB/s.
-AHEAD_BYTES = 32 << 20
+Value = TypeVar("Value")
+
+# Requests under way in a process. Each record in random order is a request that mostly waits, 20
+# to 50 ms on S3: this many at once bring 600 to 1,600 a second.
+PARALLEL_REQUESTS: Final = 32
+# Fetched ahead of a reader in file order: S3 gives one connection 50 to 90 MB/s.
+AHEAD_BYTES: Final = 32 << 20
 # How often a process asks whether the object is still the one that was opened.
 RECHECK_SECONDS = 60.0
-WAITS = (0.0, 0.25, 1.0, 4.0)  # seconds before each try
-# What fsspec's file systems say of an object's content: one of the first, or a time.
-_CONTENT_FIELDS = ("ETag", "etag", "md5Hash", "Content-MD5", "generation", "VersionId")
-_TIME_FIELDS = ("LastModified", "last_modified", "Last-Modified", "updated", "mtime", "created")
+WAITS = (0.0, 0.25, 1.0, 4.0)  # seconds before each attempt
+# How fsspec's file systems name what identifies an object's content, and its time if nothing does.
+_CONTENT_FIELDS: Final = ("ETag", "etag", "md5Hash", "Content-MD5", "generation", "VersionId")
+_TIME_FIELDS: Final = (
+    "LastModified", "last_modified", "Last-Modified", "updated", "mtime", "created",
+)  # fmt: skip
 
 
 class RemoteError(ValueError):
-    """An object that cannot be reached or read; says where, what was found, and the mend.
+    """An object that cannot be reached or read; says where, what was found and how to fix it.
 
-    No `RecordError`: a record that the network does not deliver is not a bad record, and must
-    never be left out as one.
+    Not a `RecordError`: a record that the network does not deliver is not a bad record and must
+    never be replaced as one.
     """
 
 
@@ -45,48 +51,18 @@ class RemoteMissing(RemoteError):  # noqa: N818 - one kind of RemoteError
     """An object that does not exist."""
 
 
-class _Connection:
-    """A file system and its event loop, for the process that made it."""
-
-    def __init__(self, url: str) -> None:
-        self.pid = os.getpid()
-        try:
-            fs, self.path = fsspec.url_to_fs(url, **_client_options(url))
-        except ImportError as error:
-            raise RemoteError(
-                f"{url}: a package for this kind of URL is missing ({error}): "
-                "pip install -e '.[remote]' for s3://, or what the message names for others"
-            ) from error
-        except ValueError as error:
-            raise RemoteError(
-                f"{url}: {error}; expected a URL that fsspec knows, such as s3://bucket/train.rec"
-            ) from error
-        if not fs.async_impl:
-            fs = AsyncFileSystemWrapper(fs, asynchronous=False)
-        self.fs: AsyncFileSystem = fs
-        for name in ("aiobotocore", "botocore"):  # each tells at INFO where it found its settings
-            if logging.getLogger(name).level == logging.NOTSET:
-                logging.getLogger(name).setLevel(logging.WARNING)
-        self.slots = asyncio.Semaphore(PARALLEL_REQUESTS)
-        self.checked_at = float("-inf")  # a process asks before its first range
-
-    def start(self, work: Coroutine[Any, Any, Value]) -> Future[Value]:
-        return asyncio.run_coroutine_threadsafe(work, self.fs.loop)
-
-
 class RemoteObject:
-    """One object of a store, of which ranges of bytes are read.
+    """One object of a store, of which ranges of bytes are read. Survives a fork.
 
-    A pickle holds URL, size and version; connections are opened where it is used. Credentials
-    and endpoints are those of the environment, never of a config that a run writes down.
+    Credentials and endpoints come from the environment, never from a config that a run writes down.
 
     Args:
         url: as fsspec takes it.
-        patience: seconds that one try of a request may take.
+        patience: seconds that one attempt of a request may take.
 
     Attributes:
-        size: bytes.
-        version: what the store said of the content when it was opened: etag, size, times.
+        size: in bytes.
+        version: what the store said of the content when it was opened: size, and etag or time.
 
     Raises `RemoteMissing` for an object that does not exist, else `RemoteError`.
     """
@@ -94,34 +70,37 @@ class RemoteObject:
     def __init__(self, url: str, *, patience: float = 30.0) -> None:
         self.url = url
         self.patience = patience
-        self._connection: _Connection | None = None
-        info = self._here().start(self._persistently(self._info, "")).result()
+        self.version: dict[str, str] = {}
+        self._pid = -1
+        info = self._start(lambda: self._retry(self._info)).result()
         if info.get("type") != "file" or not isinstance(info.get("size"), int):
             raise RemoteError(
                 f"{url}: found {info.get('type')} of {info.get('size')} bytes, expected one file "
                 "of a known size"
             )
-        self._here().checked_at = time.monotonic()
+        self._checked_at = time.monotonic()
         self.size: int = info["size"]
         self.version = _version(info)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_connection": None}
+    def pieces(self, start: int, stop: int, size: int) -> list[ByteRange]:
+        """Return which pieces of `size` bytes of the object the bytes `[start, stop)` are in."""
+        starts = range(start - start % size, min(stop, self.size), size)
+        return [(first, min(first + size, self.size)) for first in starts]
 
     def fetch(self, start: int, stop: int) -> Future[bytes]:
         """Start to read the bytes `[start, stop)` and return at once.
 
-        The future's result is all of them, or a `RemoteError` that names URL and offset: after a
-        few tries, or as soon as the object is seen to have changed.
+        The future's result is all of them, or a `RemoteError` that names URL and bytes: after a few
+        attempts, or as soon as the object is seen to have changed.
         """
-        return self._here().start(self._fetch(start, stop))
+        return self._start(lambda: self._fetch(start, stop))
 
-    def stream(self, spans: Iterable[Span]) -> Iterator[bytes]:
-        """Yield the bytes of each span in turn, while those that follow are on their way."""
+    def stream(self, ranges: Iterable[ByteRange]) -> Iterator[bytes]:
+        """Yield the bytes of each range in turn, while the next ones are being read."""
         ahead: deque[tuple[int, Future[bytes]]] = deque()
         total = 0
         try:
-            for start, stop in spans:
+            for start, stop in ranges:
                 ahead.append((stop - start, self.fetch(start, stop)))
                 total += stop - start
                 while len(ahead) > PARALLEL_REQUESTS or total > AHEAD_BYTES:
@@ -136,80 +115,96 @@ class RemoteObject:
 
     def refuse_change(self) -> None:
         """Raise `RemoteError` if the object is no longer the one that was opened."""
-        self._here().start(self._persistently(self._refuse_change, "")).result()
+        self._start(lambda: self._retry(self._refuse_change)).result()
 
-    def _here(self) -> _Connection:
-        # Two threads may both make one at first: each works, and one of them is forgotten.
-        if self._connection is None or self._connection.pid != os.getpid():
-            self._connection = _Connection(self.url)
-        return self._connection
+    def _start(self, work: Callable[[], Coroutine[Any, Any, Value]]) -> Future[Value]:
+        if self._pid != os.getpid():  # a connection cannot be used after a fork
+            self._connect()
+        return asyncio.run_coroutine_threadsafe(work(), self._fs.loop)
+
+    def _connect(self) -> None:
+        # If two threads do this at once, either of the two connections works.
+        try:
+            fs, self._path = fsspec.url_to_fs(self.url, **_client_options(self.url))
+        except ImportError as error:
+            raise RemoteError(
+                f"{self.url}: a package for this kind of URL is missing ({error}): "
+                "pip install -e '.[remote]' for s3://, or what the message names for others"
+            ) from error
+        except ValueError as error:
+            raise RemoteError(
+                f"{self.url}: {error}; expected a URL that fsspec knows, such as "
+                "s3://bucket/train.rec"
+            ) from error
+        for name in ("aiobotocore", "botocore"):  # they log at INFO where they found credentials
+            if logging.getLogger(name).level == logging.NOTSET:
+                logging.getLogger(name).setLevel(logging.WARNING)
+        if not fs.async_impl:
+            fs = AsyncFileSystemWrapper(fs, asynchronous=False)
+        self._fs: AsyncFileSystem = fs
+        self._slots = asyncio.Semaphore(PARALLEL_REQUESTS)
+        self._checked_at = float("-inf")  # a new process asks before its first range
+        self._pid = os.getpid()
 
     async def _fetch(self, start: int, stop: int) -> bytes:
-        connection = self._here()
-        place = f", bytes {start} to {stop}"
+        part = f", bytes {start} to {stop}"
 
-        async def once() -> bytes:
-            data: bytes = await connection.fs._cat_file(connection.path, start=start, end=stop)
+        async def get() -> bytes:
+            data: bytes = await self._fs._cat_file(self._path, start=start, end=stop)
             if len(data) > stop - start:
                 raise RemoteError(
-                    f"{self.url}{place}: got {len(data)} bytes: the server does not serve ranges "
+                    f"{self.url}{part}: got {len(data)} bytes: the server does not support ranges "
                     "of bytes; copy the file to a disk, or to a server that does"
                 )
             if len(data) < stop - start:
                 raise ConnectionError(f"got {len(data)} bytes of {stop - start}")
             return data
 
-        async with connection.slots:
-            now = time.monotonic()
-            if now - connection.checked_at >= RECHECK_SECONDS:
-                connection.checked_at = now
-                await self._persistently(self._refuse_change, place)
-            return await self._persistently(once, place, suspect=True)
+        async with self._slots:
+            if time.monotonic() - self._checked_at >= RECHECK_SECONDS:
+                self._checked_at = time.monotonic()
+                await self._retry(self._refuse_change, part)
+            return await self._retry(get, part)
 
-    async def _persistently(
-        self, call: Callable[[], Coroutine[Any, Any, Value]], place: str, *, suspect: bool = False
-    ) -> Value:
-        """Return what `call` does, tried again after failures that may pass.
-
-        With `suspect` a failure also raises the question whether the object was changed.
-        """
+    async def _retry(self, call: Callable[[], Coroutine[Any, Any, Value]], part: str = "") -> Value:
+        """Return the result of `call`, repeated after failures that may be temporary."""
         failure: Exception | None = None
         started = time.monotonic()
-        for wait in WAITS:
+        for attempt, wait in enumerate(WAITS):
             await asyncio.sleep(wait)
             try:
-                # Each try has its own time: a process that was stopped for long tries again.
+                # A time limit for each attempt: after a long suspension of this process there is
+                # another one.
                 async with asyncio.timeout(self.patience):
+                    if attempt and self.version:  # the failure may come from a changed object
+                        await self._refuse_change()
                     return await call()
             except RemoteError:
                 raise
             except FileNotFoundError as error:
                 raise RemoteMissing(
-                    f"{self.url}{place} does not exist: is the name right, and the endpoint that "
-                    "the environment names?"
+                    f"{self.url}{part} does not exist: check the name, and the endpoint that the "
+                    "environment states"
                 ) from error
             except PermissionError as error:
                 raise RemoteError(
-                    f"{self.url}{place}: the store refuses access ({error}); give credentials "
+                    f"{self.url}{part}: the store refuses access ({error}); provide credentials "
                     "that may read it, as the store's own tools take them (for S3: AWS_PROFILE, "
                     "or AWS_ACCESS_KEY_ID and its secret)"
                 ) from error
-            except Exception as error:  # each store's client has exceptions of its own
+            except Exception as error:  # each store's client has its own exceptions
                 if failure is None or not isinstance(error, TimeoutError):
                     failure = error
-            if suspect:
-                await self._refuse_change_if_reachable()
         reason = f"{type(failure).__name__}: {failure}".rstrip(": ")
         raise RemoteError(
-            f"{self.url}{place}: no answer in {len(WAITS)} tries and "
+            f"{self.url}{part}: no answer in {len(WAITS)} attempts and "
             f"{time.monotonic() - started:.0f} s ({reason}); check the network, the endpoint and "
             "the credentials, then resume the run"
         ) from failure
 
     async def _info(self) -> dict[str, Any]:
-        connection = self._here()
-        connection.fs.invalidate_cache(connection.path)  # ask the store, not a listing of it
-        info: dict[str, Any] = await connection.fs._info(connection.path)
+        self._fs.invalidate_cache(self._path)  # ask the store, not an earlier listing of it
+        info: dict[str, Any] = await self._fs._info(self._path)
         return info
 
     async def _refuse_change(self) -> None:
@@ -225,29 +220,18 @@ class RemoteObject:
                 "it as it is now"
             )
 
-    async def _refuse_change_if_reachable(self) -> None:
-        try:
-            async with asyncio.timeout(self.patience):
-                await self._refuse_change()
-        except RemoteError:
-            raise
-        except FileNotFoundError as error:
-            raise RemoteMissing(f"{self.url} was removed while in use; put it back") from error
-        except Exception:  # the failure that made us ask is what will be told
-            return
-
 
 def _client_options(url: str) -> dict[str, Any]:
-    """Return what a file system must be told, on top of what the environment says."""
+    """Return what a file system needs in addition to what the environment says."""
     if not url.startswith(("s3://", "s3a://")):
         return {}
     stated = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
-    # botocore's own choice is ten connections, for which the other requests would wait.
+    # botocore's default is ten connections, for which the other requests would wait.
     return {"config_kwargs": {"max_pool_connections": PARALLEL_REQUESTS, **stated}}
 
 
 def _version(info: dict[str, Any]) -> dict[str, str]:
-    """Return what tells one content from another: its size, and a hash of it or else a time."""
+    """Return what distinguishes the content from another: its size, and a hash or else a time."""
     content = [name for name in _CONTENT_FIELDS if info.get(name) is not None]
     times = [name for name in _TIME_FIELDS if info.get(name) is not None]
     return {name: str(info[name]) for name in ["size", *(content or times[:1])]}

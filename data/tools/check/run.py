@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from data.files import refuse_lfs_pointer
 from data.loading.cores import usable_cores
 from data.loading.workers import Workers
 from data.records.format import MAGIC_BYTES, RecordError
-from data.records.reader import refuse_lfs_pointer
 from data.tools.check.content import (
     Mask,
     RecordTable,
@@ -153,7 +153,7 @@ def _check_start(path: Path) -> int:
     """Return the size of a file; raise `RecordError` unless it can be RecordIO."""
     with path.open("rb") as file:
         start = file.read(1 << 20)
-    refuse_lfs_pointer(path, start[:512])
+    refuse_lfs_pointer(path, start[:512], RecordError)
     if not start:
         raise RecordError(f"{path} is empty: expected a RecordIO file; copy or make it again")
     at = start.find(MAGIC_BYTES)

@@ -30,10 +30,10 @@ from data.records.format import (
     SIZE_MASK,
     WHOLE,
     Bytes,
+    Headers,
     RecordError,
     unpack_record,
 )
-from data.records.reader import Headers
 from data.tools.check.window import Offsets, Span, Window, Words
 
 _SAMPLES: Final = 16  # words of an image in its fingerprint

@@ -1,1 +1,1 @@
-"""What the benchmarks share: their frame, the facts of the machine, and the form of a table."""
+"""What the benchmarks share: command line, report, turns, processes, and facts of the machine."""

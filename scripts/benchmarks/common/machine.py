@@ -1,72 +1,71 @@
-"""What the machine is: what a reader needs to place the figures."""
+"""What a reader needs to know about the machine to interpret the figures.
+
+torch is imported inside functions: the worker processes of `scripts/benchmark_tools.py` import
+this module, and torch takes seconds.
+"""
 
 import importlib.metadata
 import os
 import platform
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-import torch
-
-from recognition.version import __version__
 
 ROOT = Path(__file__).parents[3]
 
 
-def describe(device: torch.device, threads: int) -> dict[str, Any]:
-    """Return what a reader needs to place the figures: device, versions, commit."""
-    versions = {
-        "partialfc": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        versions["cuda"] = str(torch.version.cuda)
-    else:
-        name = _cpu_name()
+def describe(threads: int, *, device: str = "cpu", packages: Sequence[str] = ()) -> dict[str, Any]:
+    """Return device ("cpu" or "cuda"), CPU threads, versions and commit.
+
+    The versions are those of `versions` and of `packages` where they are installed.
+    """
+    import torch
+
+    known, name = versions(), cpu_name()
+    if device == "cuda":
+        name = torch.cuda.get_device_name()
+        known["cuda"] = str(torch.version.cuda)
+    for package in packages:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            known[package] = importlib.metadata.version(package)
     return {
         "device": name,
         "cores": os.cpu_count(),
         "threads": threads,
-        "versions": versions,
+        "versions": known,
         "commit": _commit(),
     }
 
 
-def installed(packages: Sequence[str]) -> dict[str, str]:
-    """Return the versions of those of the packages that are installed."""
-    found = {}
-    for name in packages:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+def versions() -> dict[str, str]:
+    """Return the versions that every figure depends on."""
+    import torch
+
+    from recognition.version import __version__
+
+    return {
+        "partialfc": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+    }
 
 
-def _cpu_name() -> str:
-    try:
+def cpu_name() -> str:
+    """Return the processor's name as the system has it."""
+    with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    except OSError:
-        pass
     return platform.processor() or platform.machine()
 
 
 def _commit() -> str | None:
     """Return the commit of this clone, marked where files differ from it; None without git."""
+    command = ["git", "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty= with changes"]
     try:
-        commit = _git("rev-parse", "--short=12", "HEAD")
-        changed = _git("status", "--porcelain", "--untracked-files=no")
+        found = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit + (" with changes" if changed else "")
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True)
-    return done.stdout.strip()
+    return found.stdout.strip()

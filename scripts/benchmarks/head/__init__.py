@@ -1,1 +1,1 @@
-"""What `scripts/benchmark_head.py` is made of: methods, processes, measuring, the report."""
+"""What `scripts/benchmark_head.py` consists of: methods, processes, measuring, the report."""

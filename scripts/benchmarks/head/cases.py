@@ -1,4 +1,4 @@
-"""What is measured: one `Case` is one method at one size, on so many ranks."""
+"""What is measured: a `HeadCase` is one method at one size, on a number of ranks."""
 
 from dataclasses import dataclass
 
@@ -9,33 +9,19 @@ MIB = 1 << 20
 
 
 @dataclass(frozen=True)
-class Case:
-    """One method at one size. Every process of it gets the same one.
+class HeadCase:
+    """One method at one size. All its processes get the same one."""
 
-    Attributes:
-        method: a name in `methods.METHODS`.
-        classes: C, over all ranks.
-        rate: share of the classes that take part in a step, `0 < rate <= 1`; 1 takes all.
-        dtype: of the matrix products, a name in `DTYPES`.
-        ranks: processes that share the work.
-        batch: N, samples of the global batch.
-        dim: d, embedding size.
-        threads: CPU threads of all ranks together.
-        device: "cpu" or "cuda"; rank r takes CUDA device r.
-        seed: of the initial centres, the batches and the sampling.
-        lr: learning rate of the steps.
-    """
-
-    method: str
-    classes: int
-    rate: float = 1.0
-    dtype: str = "fp32"
-    ranks: int = 1
-    batch: int = 128
-    dim: int = 512
-    threads: int = 1
-    device: str = "cpu"
-    seed: int = 0
+    method: str  # a name in `methods.METHODS`
+    classes: int  # C, over all ranks
+    rate: float = 1.0  # fraction of the classes that take part in a step, `0 < rate <= 1`
+    dtype: str = "fp32"  # of the matrix products, a name in `DTYPES`
+    ranks: int = 1  # processes that share the work
+    batch: int = 128  # N, samples of the global batch
+    dim: int = 512  # d, embedding size
+    threads: int = 1  # CPU threads of all ranks together
+    device: str = "cpu"  # or "cuda": rank r uses CUDA device r
+    seed: int = 0  # of the initial centres, the batches and the sampling
     lr: float = 0.02
 
     def __post_init__(self) -> None:
@@ -61,8 +47,14 @@ class Case:
         """Bytes of all ranks' centres in float32."""
         return 4 * self.classes * self.dim
 
+    def __str__(self) -> str:
+        return (
+            f"{self.method}, {self.classes:,} classes, rate {self.rate:g}, {self.dtype}, "
+            f"{self.ranks} rank{'s' if self.ranks > 1 else ''}"
+        )
 
-def global_batch(case: Case, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+
+def global_batch(case: HeadCase, step: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the embeddings and labels of a step: float32 [N, d] and int64 [N], on the CPU.
 
     A function of (seed, step), so that every method and every rank sees the same samples.

@@ -1,4 +1,4 @@
-"""Measures methods beside the usual approach, their steps taken in turn."""
+"""Measures methods against the baseline, their steps taken in turn."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -6,19 +6,20 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from scripts.benchmarks.head.cases import Case, global_batch
-from scripts.benchmarks.head.memory import available_bytes
-from scripts.benchmarks.head.methods import REFERENCE, comparable, needed_bytes
-from scripts.benchmarks.head.processes import Account, CaseError, Running, Step, in_fresh_process
+from scripts.benchmarks.common.memory import available_bytes
+from scripts.benchmarks.common.processes import ProcessError, in_fresh_process
+from scripts.benchmarks.head.cases import HeadCase, global_batch
+from scripts.benchmarks.head.methods import BASELINE, comparable, needed_bytes
+from scripts.benchmarks.head.processes import RunningCase, Step, Usage
 
-OTHER_CLASSES = 64  # looked at beside those of the first batch when centres are compared
+OTHER_CLASSES = 64  # whose centres are compared in addition to those of the first batch
 
-Say = Callable[[str], None]
+Announce = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How many steps: to warm up, then timed ones, in turns of so many and one more a method."""
+class StepCounts:
+    """How many steps: `warm_up`, then `steps` that are timed, `turn` of them per method's turn."""
 
     warm_up: int = 2
     steps: int = 5
@@ -32,149 +33,129 @@ class Plan:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far a method is from the usual approach after the warm-up, which both start alike.
+    """How far a method is from the baseline after the warm-up, which both start alike."""
 
-    Attributes:
-        loss: largest relative difference of a step's loss.
-        weight: largest difference of a centre's component over the largest component.
-    """
-
-    loss: float
-    weight: float
+    loss: float  # largest relative difference of a step's loss
+    weight: float  # largest difference of a centre's component over the largest component
 
 
 @dataclass(frozen=True)
-class Row:
-    """What is known of a case; `problem` says why it was not measured, if it was not.
+class CaseResult:
+    """What was measured of a case."""
 
-    `reference` are the usual approach's steps in turn with these, `first` the warm-up's.
-    """
-
-    case: Case
-    problem: str | None = None
-    first: list[Step] = field(default_factory=list)
+    case: HeadCase
+    problem: str | None = None  # why it was not measured
+    warm_up: list[Step] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
-    reference: list[Step] = field(default_factory=list)
-    account: Account | None = None
+    baseline: list[Step] = field(default_factory=list)  # the baseline's, in turn with `steps`
+    usage: Usage | None = None
     agreement: Agreement | None = None
 
 
-@dataclass
 class _Warm:
-    """Running processes after their warm-up, and what they had reached by then.
+    """A running case after its warm-up, and the centres by then if they can be compared."""
 
-    `centres` is None where there is nothing to compare them with.
-    """
-
-    running: Running
-    first: list[Step]
-    centres: torch.Tensor | None
-
-    @classmethod
-    def up(cls, running: Running, plan: Plan) -> "_Warm":
-        first = running.steps(plan.warm_up)
+    def __init__(self, running: RunningCase, counts: StepCounts) -> None:
+        self.running = running
+        self.steps = running.steps(counts.warm_up)
         case = running.case
-        return cls(running, first, running.rows(_probed(case)) if comparable(case) else None)
+        self.centres = running.rows(_probed(case)) if comparable(case) else None
 
 
-def measure_group(cases: Sequence[Case], plan: Plan, say: Say) -> list[Row]:
-    """Measure cases of one size, rate and number of ranks, each in turn with the usual approach.
+def measure_group(
+    cases: Sequence[HeadCase], counts: StepCounts, announce: Announce
+) -> list[CaseResult]:
+    """Measure cases of one size, rate and number of ranks, each in turn with the baseline.
 
-    That one's processes stay up for the whole group; the others' come and go, one case at a time.
-    What cannot run for want of memory gets a row that says so.
+    The baseline's processes live as long as the group; those of the others are started and ended
+    one case after another. A case that does not fit in memory gets a result that says so.
     """
-    reference = replace(cases[0], method=REFERENCE, dtype="fp32")
+    reference = replace(cases[0], method=BASELINE, dtype="fp32")
     others = [case for case in cases if case != reference]
     free = _free(reference)
-    rows: list[Row] = []
+    results: list[CaseResult] = []
     with ExitStack() as stack:
-        usual: _Warm | None = None
-        taken: list[Step] = []
+        baseline: _Warm | None = None
+        steps: list[Step] = []
         problem = _too_large([reference, *others[:1]], free)
         if reference in cases and problem is None:
+            announce(str(reference))
             try:
-                say(_name(reference))
-                usual = _Warm.up(stack.enter_context(Running(reference)), plan)
-            except CaseError as error:
+                baseline = _Warm(stack.enter_context(RunningCase(reference)), counts)
+            except ProcessError as error:
                 problem = str(error)
         for case in others:
-            beside = [] if usual is None else [reference]
-            say(_name(case))
-            row = _measure(case, usual, plan, _too_large([case, *beside], free))
-            taken += row.reference
-            rows.append(row)
+            together = [case] if baseline is None else [case, reference]
+            announce(str(case))
+            results.append(_measure(case, baseline, counts, _too_large(together, free)))
+            steps += results[-1].baseline
         if reference not in cases:
-            return rows
-        if usual is None:
-            return [Row(reference, problem), *rows]
-        taken = taken or usual.running.steps(plan.steps)
-        account = usual.running.account()
-        return [Row(reference, None, usual.first, taken, taken, account), *rows]
+            return results
+        if baseline is None:
+            return [CaseResult(reference, problem), *results]
+        steps = steps or baseline.running.steps(counts.steps)
+        usage = baseline.running.usage()
+        return [CaseResult(reference, None, baseline.steps, steps, steps, usage), *results]
 
 
-def _measure(case: Case, usual: _Warm | None, plan: Plan, problem: str | None) -> Row:
+def _measure(
+    case: HeadCase, baseline: _Warm | None, counts: StepCounts, problem: str | None
+) -> CaseResult:
     if problem is not None:
-        return Row(case, problem)
+        return CaseResult(case, problem)
     steps: list[Step] = []
-    reference: list[Step] = []
+    of_baseline: list[Step] = []
     try:
-        with Running(case) as running:
-            warm = _Warm.up(running, plan)
-            for first in range(0, plan.steps, plan.turn):
-                count = min(plan.turn, plan.steps - first)
-                if usual is not None:
-                    reference += _turn(usual.running, count)
-                steps += _turn(running, count)
-            account = running.account()
-    except CaseError as error:
-        return Row(case, str(error))
-    agreement = None if usual is None else _agreement(warm, usual)
-    return Row(case, None, warm.first, steps, reference, account, agreement)
+        with RunningCase(case) as running:
+            warm = _Warm(running, counts)
+            for first in range(0, counts.steps, counts.turn):
+                count = min(counts.turn, counts.steps - first)
+                if baseline is not None:
+                    of_baseline += _take_turn(baseline.running, count)
+                steps += _take_turn(running, count)
+            usage = running.usage()
+    except ProcessError as error:
+        return CaseResult(case, str(error))
+    agreement = None if baseline is None else _agreement(warm, baseline)
+    return CaseResult(case, None, warm.steps, steps, of_baseline, usage, agreement)
 
 
-def _turn(running: Running, count: int) -> list[Step]:
+def _take_turn(running: RunningCase, count: int) -> list[Step]:
     """Take one step that is not counted, and `count` that are.
 
-    While the other method had its turn, this one's table left the caches, and the system may have
-    taken its large pages apart; in training the steps follow one another.
+    During the other method's turn this one's table left the caches, and the system may have split
+    its huge pages; in training the steps follow one another.
     """
     return running.steps(1 + count)[1:]
 
 
-def _agreement(warm: _Warm, usual: _Warm) -> Agreement | None:
-    if warm.centres is None or usual.centres is None:
+def _agreement(warm: _Warm, baseline: _Warm) -> Agreement | None:
+    if warm.centres is None or baseline.centres is None:
         return None
-    pairs = zip(warm.first, usual.first, strict=True)
-    difference = (warm.centres - usual.centres).abs().max() / usual.centres.abs().max()
+    pairs = zip(warm.steps, baseline.steps, strict=True)
+    difference = (warm.centres - baseline.centres).abs().max() / baseline.centres.abs().max()
     return Agreement(
         max(abs(one.loss - other.loss) / abs(other.loss) for one, other in pairs),
         difference.item(),
     )
 
 
-def _probed(case: Case) -> torch.Tensor:
+def _probed(case: HeadCase) -> torch.Tensor:
     _, labels = global_batch(case, 0)
     others = torch.linspace(0, case.classes - 1, OTHER_CLASSES).long()
     return torch.cat([labels, others])
 
 
-def _free(case: Case) -> int | None:
+def _free(case: HeadCase) -> int | None:
     if case.device == "cpu":
         return available_bytes(torch.device("cpu"))
     free = in_fresh_process(available_bytes, torch.device("cuda", 0))
     return None if free is None else free * case.ranks
 
 
-def _too_large(cases: Sequence[Case], free: int | None) -> str | None:
+def _too_large(cases: Sequence[HeadCase], free: int | None) -> str | None:
     need = sum(needed_bytes(case) for case in cases)
     if free is None or need <= free:
         return None
     names = " and ".join(case.method for case in cases)
     return f"not run: {names} need about {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
-
-
-def _name(case: Case) -> str:
-    return (
-        f"{case.method}, {case.classes:,} classes, rate {case.rate:g}, {case.dtype}, "
-        f"{case.ranks} rank{'s' if case.ranks > 1 else ''}"
-    )

@@ -5,10 +5,11 @@ in `METHODS`.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -24,60 +25,58 @@ from recognition.head import (
 )
 from recognition.head.choices import choose
 from recognition.head.online_softmax.settings import KEEP_BYTES, StreamSettings, budget
-from scripts.benchmarks.head.cases import MIB, Case
-from scripts.benchmarks.head.usual import MARGIN, MOMENTUM, SCALE, WEIGHT_DECAY, UsualHead
+from scripts.benchmarks.head.baseline import MARGIN, MOMENTUM, SCALE, WEIGHT_DECAY, BaselineHead
+from scripts.benchmarks.head.cases import MIB, HeadCase
 
-REFERENCE = "usual"
+BASELINE = "usual"  # the baseline's name in recorded results, in tables and on the command line
+
+Head = TypeVar("Head", BaselineHead, PartialFC)
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one rank does in a step, as far as a limit of the machine follows from it.
+    """What one rank does in a step, as far as it determines a limit of the machine."""
 
-    Attributes:
-        active: classes of this rank that take part.
-        flops: operations of its matrix products, two a multiplication.
-        state_bytes: bytes read and written if each row of state that the rule changes is read
-            once and written once.
-    """
-
-    active: int
-    flops: int
-    state_bytes: int
+    active: int  # classes of this rank that take part
+    flops: int  # of its matrix products, two per multiplication and addition
+    state_bytes: int  # of the state that the update changes, read once and written once
 
 
-class Method(Protocol):
-    """A head that can be stepped. One instance is one rank's."""
+class Method(ABC, Generic[Head]):
+    """One rank's head that can be stepped."""
 
+    selection_seconds: float | None = None  # of choosing classes in the last step, if known
+
+    def __init__(self, case: HeadCase, head: Head) -> None:
+        self._case = case
+        self._head: Head = head
+
+    @abstractmethod
     def step(self, x: torch.Tensor, labels: torch.Tensor, lr: float) -> torch.Tensor:
-        """Make a forward pass, a backward pass into `x` and an update; return the loss."""
-        ...
+        """Run a forward pass, a backward pass to `x` and an update; return the loss."""
 
-    def state_bytes(self) -> int:
-        """Return the bytes of this rank's centres and of what their optimizer keeps."""
-        ...
-
+    @abstractmethod
     def work(self) -> Work:
         """Return the work of the last step."""
-        ...
 
-    def selection_seconds(self) -> float | None:
-        """Return how long the last step chose classes; None if the method does not say."""
-        ...
+    def state_bytes(self) -> int:
+        """Return the bytes of this rank's centres and their optimizer state."""
+        return sum(tensor.nbytes for tensor in self._head.state_tensors().values())
 
     def rows(self, classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return those of `classes` whose centres this rank holds, and the centres, on the CPU."""
-        ...
+        start, stop = self._head.shard
+        local = classes[(classes >= start) & (classes < stop)]
+        weight_Ld = self._head.weight.detach()
+        return local, weight_Ld[(local - start).to(weight_Ld.device)].cpu()
 
 
-class Usual:
-    """The usual approach; in bf16 its matrix product runs under autocast."""
+class BaselineMethod(Method[BaselineHead]):
+    """The baseline; in bf16 its matrix product runs under autocast."""
 
-    def __init__(self, case: Case, device: torch.device) -> None:
-        self._case, self._device = case, device
-        self._head = UsualHead(
-            case.dim, case.classes, rate=case.rate, seed=case.seed, device=device
-        )
+    def __init__(self, case: HeadCase, device: torch.device) -> None:
+        super().__init__(case, BaselineHead(case, device))
+        self._device = device
 
     def step(self, x: torch.Tensor, labels: torch.Tensor, lr: float) -> torch.Tensor:
         """See `Method`."""
@@ -89,36 +88,22 @@ class Usual:
         self._head.step(lr)
         return loss.detach()
 
-    def state_bytes(self) -> int:
-        """See `Method`."""
-        return _bytes(self._head.weight.detach(), self._head.momentum)
-
     def work(self) -> Work:
-        """See `Method`: three products, and the whole table is updated, whatever the rate."""
+        """See `Method`: three products; whatever the rate, the whole table is updated."""
         case, active = self._case, min(self._head.quota, len(self._head.weight))
         return Work(active, 6 * case.batch * active * case.dim, 2 * self.state_bytes())
 
-    def selection_seconds(self) -> float | None:
-        """See `Method`."""
-        return None
 
-    def rows(self, classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `Method`."""
-        return _rows(self._head.weight.detach(), self._head.shard, classes)
-
-
-class Ours:
+class PartialFCMethod(Method[PartialFC]):
     """`PartialFC` with the options of a method."""
 
-    def __init__(self, case: Case, device: torch.device, **options: Any) -> None:
-        self._case = case
+    def __init__(self, case: HeadCase, device: torch.device, **options: Any) -> None:
+        super().__init__(case, _partial_fc(case, device, **options))
         self._keep_bytes = budget(options.get("keep_bytes"), KEEP_BYTES, device)
-        self._head = _partial_fc(case, device, **options)
         # Replicated centres meet the samples of their own rank only.
         samples = case.batch // case.ranks if self._head.replicated else case.batch
         self._samples = math.ceil(samples * self._head.loss.batch_rate)
         self._active = 0
-        self._selection: float | None = None
 
     def step(self, x: torch.Tensor, labels: torch.Tensor, lr: float) -> torch.Tensor:
         """See `Method`."""
@@ -126,15 +111,11 @@ class Ours:
         torch.autograd.backward(output.loss)
         self._head.step(lr)
         self._active = output.active_classes
-        self._selection = float(output.figures["selection_seconds"])
+        self.selection_seconds = float(output.figures["selection_seconds"])
         return output.loss.detach()
 
-    def state_bytes(self) -> int:
-        """See `Method`."""
-        return _bytes(*self._head.state_tensors().values())
-
     def work(self) -> Work:
-        """See `Method`: four products, three where the first ones are kept; only active rows."""
+        """See `Method`: four products, or three where the first ones are kept; only active rows."""
         centres = self._active * self._head.loss.centres_per_class
         settings = StreamSettings(
             SCALE, keep_bytes=self._keep_bytes, matmul_dtype=self._case.torch_dtype
@@ -148,17 +129,9 @@ class Ours:
             round(2 * changed * self.state_bytes()),
         )
 
-    def selection_seconds(self) -> float | None:
-        """See `Method`."""
-        return self._selection
 
-    def rows(self, classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `Method`."""
-        return _rows(self._head.weight, self._head.shard, classes)
-
-
-def _partial_fc(case: Case, device: torch.device, **options: Any) -> PartialFC:
-    """Build the head; all that this benchmark knows of `PartialFC`'s arguments is here."""
+def _partial_fc(case: HeadCase, device: torch.device, **options: Any) -> PartialFC:
+    """Return the head; all that this benchmark knows of `PartialFC`'s arguments is here."""
     settings: dict[str, Any] = {
         "sampling": "all" if case.rate == 1.0 else "random_negative",
         "loss": cosface(MARGIN),
@@ -177,59 +150,58 @@ def _partial_fc(case: Case, device: torch.device, **options: Any) -> PartialFC:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """A method of the table.
+class MethodEntry:
+    """A method of the table."""
 
-    Attributes:
-        build: makes a rank's head.
-        same: whether at rate 1 it computes the loss and the centres of the usual approach.
-        tables: memory of its centres and their state, in float32 tables of one centre a class.
-    """
-
-    build: Callable[[Case, torch.device], Method]
-    same: bool = False
-    tables: float = 2.0
+    build: Callable[[HeadCase, torch.device], Method[Any]]
+    same: bool = False  # whether at rate 1 it computes the loss and the centres of the baseline
+    tables: float = 2.0  # memory of centres and state, in float32 tables of one centre per class
 
 
-_KEEP_BYTES = 32 << 30  # of one batch of 1,024 and 10 million classes in bf16 it takes 20 GB
+_KEEP_BYTES = 32 << 30  # a batch of 1,024 with 10 million classes needs 20 GB in bf16
 _BF16_MOMENTUM = RowSGD(MOMENTUM, WEIGHT_DECAY, momentum_dtype=torch.bfloat16)
 
-METHODS: dict[str, Recipe] = {
-    REFERENCE: Recipe(Usual, same=True),
-    "partial_fc": Recipe(Ours, same=True),
-    "kept": Recipe(partial(Ours, keep_bytes=_KEEP_BYTES), same=True),
-    "bf16_momentum": Recipe(partial(Ours, optimizer=_BF16_MOMENTUM), same=True, tables=1.5),
-    "adamw": Recipe(partial(Ours, optimizer=RowAdamW()), tables=3.0),
-    "dense_update": Recipe(partial(Ours, dense_update=True), same=True),
-    "replicated": Recipe(partial(Ours, placement="replicated"), same=True),
-    "host": Recipe(partial(Ours, placement="host"), same=True),
-    "random_all": Recipe(partial(Ours, sampling="random_all")),
-    "hash_forest": Recipe(partial(Ours, sampling="hash_forest")),
-    "hard_negative": Recipe(partial(Ours, sampling="hard_negative")),
-    "subcenter_arcface": Recipe(partial(Ours, loss=subcenter_arcface(k=3)), tables=6.0),
-    "curricularface": Recipe(partial(Ours, loss=curricularface())),
-    "d_softmax_b": Recipe(partial(Ours, loss=d_softmax(batch_rate=0.25))),
+
+def _variant(*, same: bool = False, tables: float = 2.0, **options: Any) -> MethodEntry:
+    return MethodEntry(partial(PartialFCMethod, **options), same, tables)
+
+
+METHODS: dict[str, MethodEntry] = {
+    BASELINE: MethodEntry(BaselineMethod, same=True),
+    "partial_fc": _variant(same=True),
+    "kept": _variant(keep_bytes=_KEEP_BYTES, same=True),
+    "bf16_momentum": _variant(optimizer=_BF16_MOMENTUM, same=True, tables=1.5),
+    "adamw": _variant(optimizer=RowAdamW(), tables=3.0),
+    "dense_update": _variant(dense_update=True, same=True),
+    "replicated": _variant(placement="replicated", same=True),
+    "host": _variant(placement="host", same=True),
+    "random_all": _variant(sampling="random_all"),
+    "hash_forest": _variant(sampling="hash_forest"),
+    "hard_negative": _variant(sampling="hard_negative"),
+    "subcenter_arcface": _variant(loss=subcenter_arcface(k=3), tables=6.0),
+    "curricularface": _variant(loss=curricularface()),
+    "d_softmax_b": _variant(loss=d_softmax(batch_rate=0.25)),
 }
 
 
-def build(case: Case, device: torch.device) -> Method:
+def build(case: HeadCase, device: torch.device) -> Method[Any]:
     """Return a rank's head; raises `ValueError` for a method that does not exist."""
     return choose(METHODS, case.method, "method").build(case, device)
 
 
-def comparable(case: Case) -> bool:
-    """Return whether the case computes what the usual approach computes."""
+def comparable(case: HeadCase) -> bool:
+    """Return whether the case computes what the baseline computes."""
     return case.rate == 1.0 and METHODS[case.method].same
 
 
-def needed_bytes(case: Case) -> int:
-    """Estimate what all ranks of a case take at their peak, to tell what cannot run.
+def needed_bytes(case: HeadCase) -> int:
+    """Estimate the peak memory of all ranks of a case, to tell what cannot run.
 
-    The usual approach at rate 1 was measured at 7.0 tables with its logits, at 200,000 classes;
-    below 1 it is counted: weight, momentum, gradient, decay, and the picked rows six times.
+    For the baseline at rate 1, 7.0 tables with its logits were measured at 200,000 classes; below
+    1 they are counted: weight, momentum, gradient, decay, and six times the selected rows.
     """
     spare = case.ranks * 512 * MIB
-    if case.method != REFERENCE:
+    if case.method != BASELINE:
         copies = case.ranks if case.method == "replicated" else 1
         kept = case.torch_dtype.itemsize * case.batch * round(case.rate * case.classes)
         if case.method == "kept":
@@ -238,14 +210,3 @@ def needed_bytes(case: Case) -> int:
     logits = 4 * case.batch * round(case.rate * case.classes)
     tables = 7.0 if case.rate == 1.0 else 4.0 + 6.0 * case.rate
     return round(tables * case.table_bytes) + 4 * logits + spare
-
-
-def _bytes(*tensors: torch.Tensor) -> int:
-    return sum(tensor.numel() * tensor.itemsize for tensor in tensors)
-
-
-def _rows(
-    weight_Ld: torch.Tensor, shard: tuple[int, int], classes: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    mine = classes[(classes >= shard[0]) & (classes < shard[1])]
-    return mine, weight_Ld[(mine - shard[0]).to(weight_Ld.device)].cpu()

@@ -3,64 +3,42 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
-from scripts.benchmarks.common.table import machine_lines, table
-from scripts.benchmarks.head.compare import Row
-from scripts.benchmarks.head.machine import Rates
-
-NOTES = """\
-- step: forward pass, backward pass into the embeddings, and update, median of the timed steps.
-- choose: of that, choosing the classes that take part.
-- faster: the usual approach's median, from steps taken in turn with these, over this one.
-- beyond state: largest memory of the processes during all steps, less the centres and what their
-  optimizer keeps.
-- state a class: bytes of one class's centre and of what the optimizer keeps for it.
-- TFLOP/s: of the matrix products made; beside it the share of the rate of square products here.
-- GB/s: state of the rows that the rule changes, read once and written once, over the step; beside
-  it the share of the rate of copying memory here.
-- over limit: the step over the longer of these two at the machine's own rates.
-- loss, centres: largest relative difference to the usual approach after the warm-up steps."""
+from scripts.benchmarks.common.page import MISSING, Column, Row, page, table
+from scripts.benchmarks.head.compare import CaseResult
+from scripts.benchmarks.head.rates import Rates
 
 
-def record(row: Row, rates: Rates) -> dict[str, Any]:
-    """Return all that is known of a row, in seconds, bytes and operations."""
-    case = row.case
-    known: dict[str, Any] = {
-        "method": case.method,
-        "classes": case.classes,
-        "rate": case.rate,
-        "dtype": case.dtype,
-        "ranks": case.ranks,
-        "batch": case.batch,
-        "dim": case.dim,
-        "problem": row.problem,
-    }
-    if row.account is None:
+def record(result: CaseResult, rates: Rates) -> dict[str, Any]:
+    """Return all that is known of a case, in seconds, bytes and operations."""
+    case = result.case
+    keys = ("method", "classes", "rate", "dtype", "ranks", "batch", "dim")
+    known: dict[str, Any] = {key: getattr(case, key) for key in keys}
+    known["problem"] = result.problem
+    if result.usage is None:
         return known
-    step = _times([one.seconds for one in row.steps])
+    step = _times([one.seconds for one in result.steps])
     known["step_seconds"] = step
-    known["loss"] = [one.loss for one in row.first]
-    if row.reference:
-        known["reference_seconds"] = _times([one.seconds for one in row.reference])
+    known["loss"] = [one.loss for one in result.warm_up]
+    if result.baseline:
+        known["reference_seconds"] = _times([one.seconds for one in result.baseline])
         known["times_faster"] = known["reference_seconds"]["median"] / step["median"]
-    chosen = [one.selection_seconds for one in row.steps if one.selection_seconds is not None]
-    known["selection_seconds"] = statistics.median(chosen) if chosen else None
-    known["agreement"] = None if row.agreement is None else asdict(row.agreement)
-    account, work = row.account, row.account.work
-    known |= {
-        "active_classes": work.active,
-        "state_bytes": account.state_bytes,
-        "state_bytes_per_class": account.state_bytes / case.classes,
-        "beyond_state_bytes": account.beyond_bytes,
-        "beyond_state_share": account.beyond_bytes / account.state_bytes,
-        "memory_source": account.memory_source,
-    }
+    choosing = [one.selection_seconds for one in result.steps if one.selection_seconds is not None]
+    known["selection_seconds"] = statistics.median(choosing) if choosing else None
+    known["agreement"] = None if result.agreement is None else asdict(result.agreement)
+    usage, work = result.usage, result.usage.work
     # Ranks share one CPU; each has a GPU of its own.
     machines = case.ranks if case.device == "cuda" else 1
     products = work.flops / (rates.flops[case.dtype] * machines)
     traffic = work.state_bytes / (rates.copy * machines)
     return known | {
+        "active_classes": work.active,
+        "state_bytes": usage.state_bytes,
+        "state_bytes_per_class": usage.state_bytes / case.classes,
+        "beyond_state_bytes": usage.beyond_bytes,
+        "beyond_state_share": usage.beyond_bytes / usage.state_bytes,
+        "memory_source": usage.memory_source,
         "flops": work.flops,
         "flops_per_second": work.flops / step["median"],
         "flops_share": products / step["median"],
@@ -72,70 +50,107 @@ def record(row: Row, rates: Rates) -> dict[str, Any]:
     }
 
 
-def markdown(report: Mapping[str, Any]) -> str:
-    """Return the report as a page: machine, table, and what the columns mean."""
-    rates = report["rates"]
-    flops = rates["flops"].items()
-    products = ", ".join(f"{rate / 1e12:.2f} TFLOP/s {name}" for name, rate in flops)
-    lines = [
-        "# The head's speed and memory",
-        "",
-        f"    {report['command']}",
-        "",
-        *machine_lines(report["machine"]),
-        f"- measured here: {products} (square products), {rates['copy'] / 1e9:.1f} GB/s copied",
-        f"- {report['settings']}",
-        "",
-        *_table(report["rows"]),
-        "",
-        NOTES,
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    head = [
-        "method", "classes", "rate", "dtype", "ranks", "batch",
-        "step ms", "min ms", "choose ms", "faster", "beyond state MB", "of state", "state a class",
-        "TFLOP/s", "of limit", "GB/s", "of limit", "over limit", "loss", "centres",
-    ]  # fmt: skip
-    cells = [[*_what(row), *_figures(row, len(head) - 6)] for row in rows]
-    return table(head, cells)
-
-
-def _what(row: Mapping[str, Any]) -> list[str]:
-    return [
-        row["method"],
-        f"{row['classes']:,}",
-        f"{row['rate']:g}",
-        row["dtype"],
-        str(row["ranks"]),
-        str(row["batch"]),
-    ]
-
-
-def _figures(row: Mapping[str, Any], count: int) -> list[str]:
-    if "step_seconds" not in row:
-        problem = str(row["problem"]).strip().splitlines()[-1]
-        return [problem, *[""] * (count - 1)]
-    agreement, chosen = row["agreement"], row["selection_seconds"]
-    return [
-        f"{row['step_seconds']['median'] * 1e3:.1f}",
-        f"{row['step_seconds']['min'] * 1e3:.1f}",
-        "–" if chosen is None else f"{chosen * 1e3:.1f}",
-        f"{row['times_faster']:.2f}x" if "times_faster" in row else "–",
-        f"{row['beyond_state_bytes'] / 1e6:.1f}",
-        f"{row['beyond_state_share']:.1%}",
-        f"{row['state_bytes_per_class']:.0f} B",
-        f"{row['flops_per_second'] / 1e12:.3f}",
-        f"{row['flops_share']:.0%}",
-        f"{row['bytes_per_second'] / 1e9:.1f}",
-        f"{row['bytes_share']:.0%}",
-        f"{row['times_limit']:.2f}",
-        "–" if agreement is None else f"{agreement['loss']:.0e}",
-        "–" if agreement is None else f"{agreement['weight']:.0e}",
-    ]
-
-
 def _times(seconds: Sequence[float]) -> dict[str, Any]:
     return {"median": statistics.median(seconds), "min": min(seconds), "all": list(seconds)}
+
+
+class _Group(NamedTuple):
+    """Columns that belong together, and what they mean."""
+
+    columns: list[Column]
+    notes: str
+
+
+_CASE: list[Column] = [
+    ("method", lambda row: row["method"]),
+    ("classes", lambda row: f"{row['classes']:,}"),
+    ("rate", lambda row: f"{row['rate']:g}"),
+    ("dtype", lambda row: row["dtype"]),
+    ("ranks", lambda row: str(row["ranks"])),
+    ("batch", lambda row: str(row["batch"])),
+]
+
+_TIMES = _Group(
+    [
+        ("step ms", lambda row: f"{row['step_seconds']['median'] * 1e3:.1f}"),
+        ("min ms", lambda row: f"{row['step_seconds']['min'] * 1e3:.1f}"),
+        ("choose ms", lambda row: _optional(row["selection_seconds"], "{:.1f}", 1e3)),
+        ("faster", lambda row: _optional(row.get("times_faster"), "{:.2f}x")),
+    ],
+    """\
+- step: forward pass, backward pass to the embeddings, and update; median of the timed steps.
+- choose: the part of the step that chooses which classes take part.
+- faster: the step time of `usual` over this one, from steps taken in turn. `usual` is the baseline:
+  a dense softmax and stock SGD over the whole table, in plain PyTorch.""",
+)
+
+_MEMORY = _Group(
+    [
+        ("beyond state MB", lambda row: f"{row['beyond_state_bytes'] / 1e6:.1f}"),
+        ("of state", lambda row: f"{row['beyond_state_share']:.1%}"),
+        ("state a class", lambda row: f"{row['state_bytes_per_class']:.0f} B"),
+    ],
+    """\
+- beyond state: peak memory of the processes during all steps, minus the centres and their optimizer
+  state.
+- state a class: bytes per class of the centre and its optimizer state.""",
+)
+
+_LIMITS = _Group(
+    [
+        ("TFLOP/s", lambda row: f"{row['flops_per_second'] / 1e12:.3f}"),
+        ("of limit", lambda row: f"{row['flops_share']:.0%}"),
+        ("GB/s", lambda row: f"{row['bytes_per_second'] / 1e9:.1f}"),
+        ("of limit", lambda row: f"{row['bytes_share']:.0%}"),
+        ("over limit", lambda row: f"{row['times_limit']:.2f}"),
+    ],
+    """\
+- TFLOP/s: of the matrix products; of limit: relative to this machine's rate of square products.
+- GB/s: the state of all rows that the update changes, read once and written once, over the step
+  time; of limit: relative to this machine's rate of copying memory.
+- over limit: the step time over the longer of the two times that products and state traffic would
+  take at these rates.""",
+)
+
+_AGREEMENT = _Group(
+    [
+        ("loss", lambda row: _difference(row, "loss")),
+        ("centres", lambda row: _difference(row, "weight")),
+    ],
+    "- loss, centres: largest relative difference from `usual` after the warm-up steps.",
+)
+
+
+def markdown(report: Mapping[str, Any], *, times: bool = True) -> str:
+    """Return the report as a page; without `times` only memory and agreement are in its table."""
+    groups = [_TIMES, _MEMORY, _LIMITS, _AGREEMENT] if times else [_MEMORY, _AGREEMENT]
+    columns = [column for group in groups for column in group.columns]
+    head = [name for name, _ in [*_CASE, *columns]]
+    cells = [[*(cell(row) for _, cell in _CASE), *_figures(row, columns)] for row in report["rows"]]
+    rates = report["rates"]
+    products = ", ".join(
+        f"{rate / 1e12:.2f} TFLOP/s {name}" for name, rate in rates["flops"].items()
+    )
+    measured = f"measured here: {products} (square products), {rates['copy'] / 1e9:.1f} GB/s copied"
+    return page(
+        "The head's speed and memory" if times else "The head's memory",
+        report,
+        table(head, cells),
+        "\n".join(group.notes for group in groups),
+        setting=[measured] if times else [],
+    )
+
+
+def _figures(row: Row, columns: Sequence[Column]) -> list[str]:
+    if "step_seconds" not in row:
+        problem = str(row["problem"]).strip().splitlines()[-1]
+        return [problem, *[""] * (len(columns) - 1)]
+    return [cell(row) for _, cell in columns]
+
+
+def _optional(value: float | None, form: str, factor: float = 1.0) -> str:
+    return MISSING if value is None else form.format(value * factor)
+
+
+def _difference(row: Row, name: str) -> str:
+    return _optional((row["agreement"] or {}).get(name), "{:.0e}")

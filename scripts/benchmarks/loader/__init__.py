@@ -1,1 +1,1 @@
-"""What `scripts/benchmark_loader.py` is made of: the ways to load, measuring, the report."""
+"""What `scripts/benchmark_loader.py` consists of: the ways to load, measuring, the report."""

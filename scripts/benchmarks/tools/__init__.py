@@ -1,1 +1,1 @@
-"""What `scripts/benchmark_tools.py` is made of."""
+"""What `scripts/benchmark_tools.py` consists of: images, cases, the report."""

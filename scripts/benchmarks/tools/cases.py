@@ -1,4 +1,4 @@
-"""What each tool is measured beside: the least that any program would do for the same result."""
+"""What each tool is compared with: the least that any program would do for the same result."""
 
 import os
 import shutil
@@ -21,77 +21,67 @@ from data.tools.record_set import RecordSet
 Item = TypeVar("Item")
 
 _READ_AT_ONCE = 4 << 20  # bytes
-_PARTS = 64  # of the work, shared out among the processes
+_PARTS = 64  # of the work, distributed over the processes
 _QUALITY = 95
 
 
 @dataclass(frozen=True)
-class Case:
-    """A tool, and the bare loop beside it.
-
-    Attributes:
-        name: of the case.
-        amount, unit: of work: megabytes or images.
-        bare, tool: each does it once.
-        before: called before each of them, out of the time that counts.
-    """
+class ToolCase:
+    """A tool, and the bare loop that bounds it."""
 
     name: str
-    amount: float
-    unit: str
-    bare: Callable[[], object]
+    amount: float  # of work, in `unit`
+    unit: str  # "MB" or "images"
+    bare: Callable[[], object]  # does the work once, as does `tool`
     tool: Callable[[], object]
-    before: Callable[[], object]
+    before: Callable[[], object]  # called before each of them, not timed
 
 
-def scan_case(name: str, records: Path, *, cold: bool) -> Case:
-    """Return the case of a check without decoding, from the disk or from the system's cache."""
-    return Case(
-        name,
-        records.stat().st_size / 1e6,
-        "MB",
-        partial(_read, records),
-        partial(check_records, [records], decode=False),
-        partial(_evict if cold else _read, records),
-    )
+def tool_cases(
+    people: Path, records: Path, scratch: Path, workers: int, large: Path | None = None
+) -> list[ToolCase]:
+    """Return the cases, in the order of the table.
 
-
-def decode_case(records: Path, workers: int) -> Case:
-    """Return the case of a check that decodes every image."""
+    `people` is a folder of images to pack, `records` a `.rec` file of the same images, `large` a
+    larger one to check without decoding, `scratch` a folder that is emptied and written to.
+    """
     offsets: list[int] = RecordSet(records).tables[0].offsets.tolist()
-    return Case(
-        "check_records",
-        len(offsets),
-        "images",
-        partial(_in_processes, partial(_decode_records, records), offsets, workers),
-        partial(check_records, [records], workers=workers),
-        partial(_read, records),
-    )
+    packed, options = scratch / "packed", PackOptions(encoding="jpeg", quality=_QUALITY)
+    return [
+        _scan_case("check_records --no-decode", records, _evict),
+        *([] if large is None else [_scan_case("the same, a larger file", large, _evict)]),
+        _scan_case("the same, in the cache", records, _read),
+        ToolCase(
+            "check_records",
+            len(offsets),
+            "images",
+            partial(_in_processes, partial(_decode_records, records), offsets, workers),
+            partial(check_records, [records], workers=workers),
+            partial(_read, records),
+        ),
+        ToolCase(
+            "pack_records",
+            len(offsets),
+            "images",
+            partial(_append_all, people, scratch / "all"),
+            partial(pack_records, people, packed, PackOptions()),
+            partial(_clear, scratch),
+        ),
+        ToolCase(
+            "pack_records --encode jpeg",
+            len(offsets),
+            "images",
+            partial(_encode_all, people, workers),
+            partial(pack_records, people, packed, options, workers=workers),
+            partial(_clear, scratch),
+        ),
+    ]
 
 
-def keep_case(people: Path, scratch: Path, count: int) -> Case:
-    """Return the case of packing files byte for byte."""
-    return Case(
-        "pack_records",
-        count,
-        "images",
-        partial(_append_all, people, scratch / "all"),
-        partial(pack_records, people, scratch / "packed", PackOptions()),
-        partial(_clear, scratch),
-    )
-
-
-def encode_case(people: Path, scratch: Path, count: int, workers: int) -> Case:
-    """Return the case of packing files that are encoded anew."""
-    options = PackOptions(encoding="jpeg", quality=_QUALITY)
-    return Case(
-        "pack_records --encode jpeg",
-        count,
-        "images",
-        partial(_encode_all, people, workers),
-        partial(pack_records, people, scratch / "packed", options, workers=workers),
-        partial(_clear, scratch),
-    )
+def _scan_case(name: str, records: Path, before: Callable[[Path], None]) -> ToolCase:
+    """Return the case of a check without decoding; `before` decides what the cache holds."""
+    bare, tool = partial(_read, records), partial(check_records, [records], decode=False)
+    return ToolCase(name, records.stat().st_size / 1e6, "MB", bare, tool, partial(before, records))
 
 
 def _read(path: Path) -> None:
@@ -102,7 +92,7 @@ def _read(path: Path) -> None:
 
 
 def _evict(path: Path) -> None:
-    """Have the system forget what it keeps of a file."""
+    """Drop a file from the system's cache."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -122,8 +112,8 @@ def _listed(people: Path) -> list[str]:
     return paths
 
 
-def _append_all(people: Path, to: Path) -> None:
-    with to.open("wb") as out:
+def _append_all(people: Path, target: Path) -> None:
+    with target.open("wb") as out:
         for path in _listed(people):
             with open(path, "rb") as file:
                 out.write(file.read())

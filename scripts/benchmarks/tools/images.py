@@ -1,7 +1,7 @@
-"""Images to pack and to check: faces of the demo, each made another one by a comment of its own.
+"""Images to pack and to check: the demo's faces, each made unique by a comment in its JPEG.
 
-A program of its own: it imports torch, which the packer's worker processes would then have to do
-too, and which makes forking slow for the loops beside the tools.
+A separate program: it imports torch, which the packer's worker processes would then have to import
+too, and which slows down forking for the bare loops.
 """
 
 import random
@@ -11,28 +11,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from data.datasets.dataset import open_dataset
-from data.demo.generate import make_demo_data
-from data.progress import progress_bar
-from data.records.format import write_face_records
+from data.records.writer import write_face_records
+from scripts.benchmarks.common.demo import demo_dataset
 
 PER_PERSON = 20
-_IDENTITIES, _FACES = 200, 2000  # that are painted
-_COMMENT = (800, 1200)  # bytes, of random content: what follows stands elsewhere in each image
-
-
-def demo_faces(folder: Path) -> list[bytes]:
-    """Return the JPEGs of synthetic people, which are made in `folder` the first time."""
-    with progress_bar(str(folder), "image") as progress:
-        make_demo_data(
-            folder, identities=_IDENTITIES, images=_FACES, people_per_set=20, progress=progress
-        )
-    dataset = open_dataset(folder)
-    return [bytes(dataset.encoded(number)) for number in range(len(dataset))]
+_COMMENT = (800, 1200)  # bytes, of random content: what follows has another offset in each image
 
 
 def unique_images(faces: list[bytes], count: int) -> Iterator[tuple[int, bytes]]:
-    """Yield (person, JPEG) `count` times; no two JPEGs are the same, nor alike in their bytes."""
+    """Yield (person, JPEG) `count` times; all JPEGs differ, and most of their bytes do."""
     for number in range(count):
         rng = random.Random(number)
         comment = rng.randbytes(rng.randint(*_COMMENT))
@@ -42,7 +29,7 @@ def unique_images(faces: list[bytes], count: int) -> Iterator[tuple[int, bytes]]
 
 
 def make_people(folder: Path, faces: list[bytes], count: int) -> None:
-    """Write `count` files, a folder a person, into `folder` unless it is there."""
+    """Write `count` files, one folder per person, into `folder` unless it exists."""
     partial = folder.with_name(folder.name + ".partial")
     if folder.exists():
         return
@@ -56,14 +43,15 @@ def make_people(folder: Path, faces: list[bytes], count: int) -> None:
 
 
 def make_records(folder: Path, faces: list[bytes], count: int) -> None:
-    """Write records of `count` images into `folder` unless they are there."""
+    """Write records of `count` images into `folder` unless they exist."""
     if not (folder / "property").is_file():  # which is written last
         write_face_records(folder, unique_images(faces, count))
 
 
 def make_all(folder: Path, images: int, large: int) -> None:
-    """Make in `folder` what the cases need and is not there; `large` may be 0."""
-    faces = demo_faces(folder / "demo")
+    """Generate in `folder` what the cases need, unless it exists; `large` may be 0."""
+    demo = demo_dataset(folder / "demo")
+    faces = [bytes(demo.encoded(index)) for index in range(len(demo))]
     make_people(folder / f"people_{images}", faces, images)
     for count in (images, large):
         if count:

@@ -11,7 +11,8 @@ import simplejpeg
 from data.datasets.class_ids import NumberingError
 from data.datasets.dataset import DatasetError, FaceDataset, ImageDataset, open_dataset
 from data.datasets.sources import RecordImages
-from data.records.format import RecordError, RecordWriter, pack_record, write_face_records
+from data.records.format import RecordError, pack_record
+from data.records.writer import RecordWriter, write_face_records
 
 RECORDS = Path(__file__).parents[2] / "fixtures" / "recordio"
 EXPECTED = json.loads((RECORDS / "expected.json").read_text())

@@ -4,8 +4,9 @@ import pytest
 
 from data.datasets.folders import FolderImages, ListImages
 from data.datasets.sources import RecordImages, open_sources
-from data.records.format import RecordWriter, pack_record, write_face_records
+from data.records.format import pack_record
 from data.records.locations import DatasetError
+from data.records.writer import RecordWriter, write_face_records
 
 
 def write_shards(folder: Path, *names: str) -> None:

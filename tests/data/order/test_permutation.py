@@ -30,7 +30,7 @@ def test_it_is_frozen() -> None:
     assert far.tolist() == [491945, 5354515]
 
 
-def test_keys_of_other_numbers_are_others() -> None:
+def test_different_numbers_have_different_keys() -> None:
     epochs = np.arange(1000)
     keys = [
         make_keys(7),
@@ -54,13 +54,13 @@ def test_all_orders_of_a_tiny_set_are_equally_frequent(count: int) -> None:
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64])
-def test_a_wrong_seed_is_refused(seed: int) -> None:
-    with pytest.raises(ValueError, match=rf"seed is {seed}: expected 0 <= seed < 2"):
+def test_an_invalid_seed_is_refused(seed: int) -> None:
+    with pytest.raises(ValueError, match=f"seed is {seed}:"):
         make_keys(seed)
 
 
 def chi_square_sigmas(observed: np.ndarray) -> float:
-    """How many deviations the chi-square of equal frequencies lies above its mean."""
+    """How many standard deviations the chi-square of equal frequencies is above its mean."""
     expected = observed.sum() / len(observed)
     chi_square = ((observed - expected) ** 2 / expected).sum()
     freedom = len(observed) - 1

@@ -11,36 +11,8 @@ from data.pairs.lists import PairListError
 from tests.conftest import picture
 
 UNEQUAL = [
-    1,
-    1,
-    2,
-    3,
-    2,
-    40,
-    2,
-    2,
-    5,
-    3,
-    2,
-    2,
-    9,
-    2,
-    1,
-    6,
-    2,
-    2,
-    3,
-    4,
-    2,
-    2,
-    2,
-    2,
-    3,
-    7,
-    2,
-    2,
-    2,
-    8,
+    *(1, 1, 2, 3, 2, 40, 2, 2, 5, 3, 2, 2, 9, 2, 1),
+    *(6, 2, 2, 3, 4, 2, 2, 2, 2, 3, 7, 2, 2, 2, 8),
 ]
 
 
@@ -54,7 +26,9 @@ UNEQUAL = [
         ([4, 2, 2, 2, 2, 1, 1, 1, 1], 16, 2),
     ],
 )
-def test_folds_are_even_and_share_nobody(counts: list[int], pairs: int, folds: int) -> None:
+def test_folds_are_even_and_have_no_person_in_common(
+    counts: list[int], pairs: int, folds: int
+) -> None:
     chosen = choose_pairs(counts, pairs=pairs, folds=folds, seed=3)
     owner = np.repeat(np.arange(len(counts)), counts)
     assert len(chosen) == pairs == len({frozenset(pair[:2]) for pair in chosen})
@@ -75,33 +49,33 @@ def test_pairs_of_one_person_are_spread_over_the_people() -> None:
     assert sorted(per_person.values()) == [1, 1, 4, 4, 4, 4, 4, 4]
 
 
-def test_every_pair_can_be_asked_for() -> None:
+def test_all_possible_pairs_can_be_chosen() -> None:
     chosen = choose_pairs([3, 3, 1, 3, 3, 1], pairs=24, folds=2, seed=1)
     assert sum(same for _, _, same in chosen[:12]) == 6
     assert len({pair[:2] for pair in chosen}) == 24
 
 
-def test_the_seed_names_the_choice() -> None:
+def test_the_same_seed_gives_the_same_choice() -> None:
     first, again, other = (choose_pairs([4] * 40, pairs=40, folds=10, seed=s) for s in (0, 0, 1))
     assert first == again != other
 
 
 @pytest.mark.parametrize(
-    ("counts", "pairs", "folds", "message"),
+    ("counts", "pairs", "folds", "values"),
     [
-        ([4] * 40, 30, 10, "30 pairs in 10 folds: expected .* a multiple of twice .*, 20"),
-        ([4] * 40, 0, 10, "0 pairs"),
-        ([4] * 40, 20, 1, "two folds or more"),
-        ([4] * 9, 20, 10, "fold 0 gets 1 people with 4 images, who make 6 .* and 0 of two"),
-        ([9] * 10, 20, 10, "gets 1 people with 9 images, who make 36 pairs of one person and 0"),
-        ([1] * 40, 20, 10, "0 pairs of one person"),
-        ([3] * 4, 28, 2, "need 7 pairs of either kind .* 6 pairs of one person and 9 of two"),
+        ([4] * 40, 30, 10, "30 pairs in 10 folds: .* 20,"),
+        ([4] * 40, 0, 10, "0 pairs in 10 folds"),
+        ([4] * 40, 20, 1, "20 pairs in 1 folds"),
+        ([4] * 9, 20, 10, "20 pairs in 10 .* fold 0 .* 1 .* 4 .* 6 .* 0 "),
+        ([9] * 10, 20, 10, "20 pairs in 10 .* fold 0 .* 1 .* 9 .* 36 .* 0 "),
+        ([1] * 40, 20, 10, "20 pairs in 10 .* fold 0 .* 4 .* 4 .* 0 .* 6 "),
+        ([3] * 4, 28, 2, "28 pairs in 2 .* 7 .* fold 0 .* 2 .* 6 .* 6 .* 9 "),
     ],
 )
-def test_what_is_impossible_is_refused(
-    counts: list[int], pairs: int, folds: int, message: str
+def test_an_impossible_choice_is_refused(
+    counts: list[int], pairs: int, folds: int, values: str
 ) -> None:
-    with pytest.raises(PairListError, match=message):
+    with pytest.raises(PairListError, match=values):
         choose_pairs(counts, pairs=pairs, folds=folds, seed=0)
 
 
@@ -118,12 +92,12 @@ def test_a_folder_becomes_a_set(tmp_path: Path) -> None:
     people = [owner[bytes(image)] for image in pairs.images]
     assert pairs.same.tolist() == [a == b for a, b in zip(people[::2], people[1::2], strict=True)]
     (tmp_path / "faces" / "07" / "1.jpg").write_bytes(b"no image")
-    with pytest.raises(PairListError, match=r"07/1\.jpg: cannot decode.*; remove it"):
+    with pytest.raises(PairListError, match=r"07/1\.jpg"):
         pack_folder(tmp_path / "faces", tmp_path / "set.bin", pairs=40, seed=5)
-    with pytest.raises(PairListError, match=r"faces: 4000 pairs in 10 folds with people of"):
+    with pytest.raises(PairListError, match=r"faces: 4000 pairs in 10 "):
         pack_folder(tmp_path / "faces", tmp_path / "set.bin", pairs=4000)
 
 
-def test_another_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="holds no sub-folders"):
+def test_a_folder_of_another_layout_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=str(tmp_path)):
         pack_folder(tmp_path, tmp_path / "set.bin", pairs=40)

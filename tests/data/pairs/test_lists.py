@@ -1,11 +1,12 @@
 import csv
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from data.output_folder import OutputFolderError
+from data.files import OutputFolderError
 from data.pairs.bin_file import PairFileError, read_pair_file, write_pair_file
 from data.pairs.lists import (
     Pair,
@@ -31,7 +32,7 @@ def write_list(folder: Path, rows: list[str]) -> Path:
 
 
 def rows_of(kinds: str) -> list[str]:
-    """Return a row for each letter: s for a pair of one person, d for one of two."""
+    """Return a row per letter: s for a pair of one person, d for one of two."""
     return [f"{i}_0.jpg,{i + 500 * (k == 'd')}_1.jpg,{int(k == 's')}" for i, k in enumerate(kinds)]
 
 
@@ -45,23 +46,23 @@ def test_a_list_with_and_without_names_and_folds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "found"),
     [
-        (b"a,b,1\na,b\n", "line 2: found 'a,b', expected path_a,path_b,same with same 1, 0"),
-        (b"a,b,yes\n", "line 1: found 'a,b,yes'"),
-        (b"one,two,same\n", "line 1: found 'one,two,same'"),
-        (b"a,b,1,2\na,b,1\n", "line 2: .* expected path_a,path_b,same,fold"),
+        (b"a,b,1\na,b\n", "line 2: .*'a,b',.* path_a,path_b,same "),
+        (b"a,b,yes\n", "line 1: .*'a,b,yes'"),
+        (b"one,two,same\n", "line 1: .*'one,two,same'"),
+        (b"a,b,1,2\na,b,1\n", "line 2: .* path_a,path_b,same,fold"),
         (b"a,b,1,\n", "line 1"),
         (b"a,,1\n", "line 1"),
         (b"a,b,1,2,3\n", "line 1"),
-        (b"path_a,path_b,same\n", "lists no pairs"),
-        (b"", "lists no pairs"),
-        (b"\xff\xfe\x00", "cannot be read as CSV"),
+        (b"path_a,path_b,same\n", "path_a,path_b,same"),
+        (b"", "path_a,path_b,same"),
+        (b"\xff\xfe\x00", "path_a,path_b,same"),
     ],
 )
-def test_other_lists_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_other_lists_are_refused(tmp_path: Path, content: bytes, found: str) -> None:
     (tmp_path / "x.csv").write_bytes(content)
-    with pytest.raises(PairListError, match=rf"x\.csv.*{message}"):
+    with pytest.raises(PairListError, match=rf"x\.csv.*{found}"):
         read_pair_list(tmp_path / "x.csv")
 
 
@@ -89,14 +90,13 @@ def test_other_pairs_are_spread_over_the_folds(tmp_path: Path) -> None:
     same = read_pair_file(tmp_path / "set.bin").same
     assert same.reshape(10, 4).sum(axis=1).tolist() == [2] * 10
     assert len(written.remarks) == 1
-    assert "put in another order" in written.remarks[0]
 
 
 def test_stated_folds_are_kept_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     rows = [f"{row},{(number * 7) % 10 + 1}" for number, row in enumerate(rows_of("sd" * 10))]
     rows = sorted(rows, key=lambda row: row.split(",")[1][::-1])  # any order
     write_list(tmp_path, rows)
-    with pytest.raises(PairListError, match=r"each fold so, where the list states folds.*--uneven"):
+    with pytest.raises(PairListError, match=r"pairs\.csv: 10 .* 10 .* 10 folds .*--uneven"):
         pack_pair_list(tmp_path / "pairs.csv", tmp_path, tmp_path / "set.bin")
     pack_pair_list(tmp_path / "pairs.csv", tmp_path, tmp_path / "set.bin", uneven=True)
     pairs = read_pair_file(tmp_path / "set.bin")
@@ -107,22 +107,22 @@ def test_stated_folds_are_kept_in_the_order_of_their_numbers(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("kinds", "message"),
+    ("kinds", "values"),
     [
-        ("s" * 20 + "d" * 30, "20 pairs of one person and 30 of two cannot be cut .*--uneven"),
-        ("sd" * 11, "11 pairs of one person and 11 of two cannot be cut"),
-        ("s" * 20, "expected .* some pairs of either kind"),
-        ("sdsd", "a pair for each"),
+        ("s" * 20 + "d" * 30, "20 .* 30 .* 10 folds .*--uneven"),
+        ("sd" * 11, "11 .* 11 .* 10 folds .*--uneven"),
+        ("s" * 20, "20 .* 0 .* 10 folds"),
+        ("sdsd", "2 .* 2 .* 10 folds"),
     ],
 )
-def test_pairs_without_even_folds_are_refused(tmp_path: Path, kinds: str, message: str) -> None:
+def test_pairs_without_even_folds_are_refused(tmp_path: Path, kinds: str, values: str) -> None:
     path = write_list(tmp_path, rows_of(kinds))
-    with pytest.raises(PairListError, match=message):
+    with pytest.raises(PairListError, match=rf"pairs\.csv: {values}"):
         pack_pair_list(path, tmp_path, tmp_path / "set.bin")
     assert not (tmp_path / "set.bin").exists()
 
 
-def test_uneven_folds_are_spread_when_they_are_allowed(tmp_path: Path) -> None:
+def test_uneven_folds_are_spread_if_they_are_allowed(tmp_path: Path) -> None:
     path = write_list(tmp_path, rows_of("s" * 20 + "d" * 33))
     pack_pair_list(path, tmp_path, tmp_path / "set.bin", uneven=True)
     same = read_pair_file(tmp_path / "set.bin").same
@@ -134,7 +134,7 @@ def test_uneven_folds_are_spread_when_they_are_allowed(tmp_path: Path) -> None:
 def test_stated_folds_of_other_sizes_are_refused(tmp_path: Path, column: str, sizes: str) -> None:
     rows = [f"{row},{f}" for row, f in zip(rows_of("sdsdsd"), column, strict=False)]
     path = write_list(tmp_path, rows)
-    with pytest.raises(PairListError, match=rf"folds of \[{sizes}\] pairs: expected 2 folds"):
+    with pytest.raises(PairListError, match=rf"\[{sizes}\] .* 2 folds of "):
         pack_pair_list(path, tmp_path, tmp_path / "set.bin", folds=2)
 
 
@@ -142,20 +142,20 @@ def test_images_that_are_missing_or_damaged_are_named(tmp_path: Path) -> None:
     path = write_list(tmp_path, rows_of("sd" * 10))
     image = (tmp_path / "3_0.jpg").read_bytes()
     (tmp_path / "3_0.jpg").write_bytes(image[:-30])
-    with pytest.raises(PairListError, match=r"3_0\.jpg: cannot decode"):
+    with pytest.raises(PairListError, match=r"3_0\.jpg: "):
         pack_pair_list(path, tmp_path, tmp_path / "set.bin")
     (tmp_path / "3_0.jpg").unlink()
-    with pytest.raises(PairListError, match=r"3_0\.jpg.*No such file"):
+    with pytest.raises(PairListError, match=r"3_0\.jpg: "):
         pack_pair_list(path, tmp_path, tmp_path / "set.bin")
 
 
-def test_pairs_of_little_worth_are_remarked_on(tmp_path: Path) -> None:
+def test_there_are_remarks_on_pairs_of_little_value(tmp_path: Path) -> None:
     rows = rows_of("sd" * 9)
     rows += ["0_0.jpg,0_0.jpg,1", "501_1.jpg,1_0.jpg,0"]
     written = pack_pair_list(write_list(tmp_path, rows), tmp_path, tmp_path / "set.bin")
-    assert written.remarks == (
-        "1 pairs are of an image with itself", "1 pairs are listed more than once",
-    )  # fmt: skip
+    alone, repeated = written.remarks
+    assert alone.startswith("1 pairs ")
+    assert repeated.startswith("1 pairs ")
 
 
 @pytest.mark.parametrize("count", [20, 47])
@@ -172,7 +172,7 @@ def test_a_set_comes_back_byte_for_byte(tmp_path: Path, count: int) -> None:
     packed = pack_pair_list(
         tmp_path / "out" / "pairs.csv", tmp_path / "out", tmp_path / "second.bin", uneven=True
     )
-    assert "1 pairs are of an image with itself" in packed.remarks
+    assert len(packed.remarks) == 1
     assert (tmp_path / "second.bin").read_bytes() == (tmp_path / "first.bin").read_bytes()
 
 
@@ -194,12 +194,12 @@ def test_the_images_of_published_sets_come_back(tmp_path: Path, name: str) -> No
     assert again.same.tolist() == source.same.tolist()
 
 
-def test_what_cannot_be_unpacked_is_refused(tmp_path: Path) -> None:
+def test_invalid_arguments_for_unpacking_are_refused(tmp_path: Path) -> None:
     write_pair_file(tmp_path / "set.bin", [b"1", b"2"], [True])
-    with pytest.raises(PairListError, match="10 folds of 1 pairs"):
+    with pytest.raises(PairListError, match=r"set\.bin: 10 folds of 1 pairs"):
         unpack_pair_file(tmp_path / "set.bin", tmp_path / "out")
-    with pytest.raises(OutputFolderError, match="is no empty folder: choose another"):
+    with pytest.raises(OutputFolderError, match=re.escape(str(tmp_path))):
         unpack_pair_file(tmp_path / "set.bin", tmp_path, folds=1)
-    with pytest.raises(PairFileError, match="no such file"):
+    with pytest.raises(PairFileError, match=r"absent\.bin"):
         unpack_pair_file(tmp_path / "absent.bin", tmp_path / "out")
     assert not (tmp_path / "out").exists()

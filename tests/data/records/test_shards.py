@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def touch(folder: Path, *names: str) -> None:
         (["7"], "*.rec"),
     ],
 )
-def test_a_pattern_is_all_its_shards(names: list[str], pattern: str, tmp_path: Path) -> None:
+def test_a_pattern_stands_for_its_shards(names: list[str], pattern: str, tmp_path: Path) -> None:
     touch(tmp_path, *names)
     found = find_records(tmp_path / pattern)
     assert found == [tmp_path / f"{name}.rec" for name in sorted(names)]
@@ -32,15 +33,15 @@ def test_a_pattern_is_all_its_shards(names: list[str], pattern: str, tmp_path: P
 @pytest.mark.parametrize(
     ("names", "missing"),
     [
-        (["train-00", "train-01", "train-04"], r"2 are missing: train-02\.rec, train-03\.rec;"),
-        (["train-9", "train-11"], r"1 are missing: train-10\.rec"),
-        (["a1-0-of-3", "a1-2-of-3"], r"has 2 shards, .* missing: a1-1-of-3\.rec"),
-        (["x-00-of-03", "x-01-of-03"], r"missing: x-02-of-03\.rec"),
-        (["x-01-of-03", "x-02-of-03"], r"missing: x-00-of-03\.rec"),
-        (["x-02-of-03", "x-03-of-03"], r"missing: x-01-of-03\.rec"),
-        (["x3.faces", "x5.faces"], r"missing: x4\.faces\.rec"),
-        (["x0", "x9"], r"8 are missing: x1\.rec, x2.rec, .*x5\.rec … \(8 in all\)"),
-        (["x1", f"x{10**15}"], rf"x6\.rec … \({10**15 - 2} in all\)"),
+        (["train-00", "train-01", "train-04"], r"2 .*: train-02\.rec, train-03\.rec;"),
+        (["train-9", "train-11"], r"1 .*: train-10\.rec"),
+        (["a1-0-of-3", "a1-2-of-3"], r"2 shards.*: a1-1-of-3\.rec"),
+        (["x-00-of-03", "x-01-of-03"], r": x-02-of-03\.rec"),
+        (["x-01-of-03", "x-02-of-03"], r": x-00-of-03\.rec"),
+        (["x-02-of-03", "x-03-of-03"], r": x-01-of-03\.rec"),
+        (["x3.faces", "x5.faces"], r": x4\.faces\.rec"),
+        (["x0", "x9"], r"8 .*: x1\.rec, x2\.rec, .*x5\.rec … \(8 "),
+        (["x1", f"x{10**15}"], rf"x6\.rec … \({10**15 - 2} "),
     ],
 )
 def test_missing_shards_are_named(names: list[str], missing: str, tmp_path: Path) -> None:
@@ -49,16 +50,16 @@ def test_missing_shards_are_named(names: list[str], missing: str, tmp_path: Path
         find_records(tmp_path / "*.rec")
 
 
-def test_a_pattern_that_fits_nothing_or_other_files_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"train-\*\.rec matches no file: expected"):
+def test_a_pattern_that_matches_nothing_or_other_files_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"train-\*\.rec "):
         find_records(tmp_path / "train-*.rec")
     touch(tmp_path, "train-1", "train-2")
     (tmp_path / "train-1.idx").touch()
-    with pytest.raises(DatasetError, match=r"matches files that are no \.rec: \S+train-1\.idx;"):
+    with pytest.raises(DatasetError, match=r"train-\* .*: \S+train-1\.idx;"):
         find_records(tmp_path / "train-*")
 
 
-def test_a_file_is_itself(tmp_path: Path) -> None:
+def test_a_file_stands_for_itself(tmp_path: Path) -> None:
     touch(tmp_path, "train-[1]", "train-2")
     assert find_records(tmp_path / "train-[1].rec") == [tmp_path / "train-[1].rec"]
 
@@ -71,7 +72,7 @@ def test_a_file_is_itself(tmp_path: Path) -> None:
         (["train-0-of-2", "train-1-of-2"], ["train-0-of-2", "train-1-of-2"]),
     ],
 )
-def test_a_folder_is_its_one_file_or_its_shards(
+def test_a_folder_stands_for_its_train_rec_or_its_shards(
     names: list[str], found: list[str], tmp_path: Path
 ) -> None:
     touch(tmp_path, *names)
@@ -79,25 +80,25 @@ def test_a_folder_is_its_one_file_or_its_shards(
 
 
 @pytest.mark.parametrize(
-    ("names", "message"),
+    ("names", "values"),
     [
-        ([], r"holds no \.rec file: expected a \.rec file, a pattern"),
-        (["b", "a"], r"has no train\.rec; .*one dataset.*/\*\.rec\): a\.rec, b\.rec"),
-        (["train", "train-0"], r"has both train\.rec and shards; .*/train-\[0-9\]\*\.rec\): train"),
-        (["train-00000", "train-00002"], r"has 2 shards, .* 1 are missing: train-00001\.rec"),
+        ([], r"train-00000\.rec"),
+        (["b", "a"], r"train\.rec; .*/\*\.rec\): a\.rec, b\.rec"),
+        (["train", "train-0"], r"train\.rec .*/train-\[0-9\]\*\.rec\): train-0\.rec, train\.rec"),
+        (["train-00000", "train-00002"], r"2 shards.* 1 .*: train-00001\.rec"),
     ],
 )
 def test_a_folder_without_one_dataset_is_refused(
-    names: list[str], message: str, tmp_path: Path
+    names: list[str], values: str, tmp_path: Path
 ) -> None:
     touch(tmp_path, *names)
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(DatasetError, match=rf"^{re.escape(str(tmp_path))} .*{values}"):
         find_records(tmp_path)
 
 
-def test_what_is_no_file_of_records_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"nowhere\.rec does not exist: expected a \.rec file"):
+def test_other_files_and_missing_ones_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"nowhere\.rec "):
         find_records(tmp_path / "nowhere.rec")
     (tmp_path / "train.idx").touch()
-    with pytest.raises(DatasetError, match=r"train\.idx is no \.rec file: expected a \.rec file"):
+    with pytest.raises(DatasetError, match=r"train\.idx "):
         find_records(tmp_path / "train.idx")

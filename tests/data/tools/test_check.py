@@ -14,16 +14,9 @@ from PIL import Image
 
 import data.tools.check.file
 import data.tools.check.run
-from data.records.format import (
-    MAGIC,
-    MAGIC_BYTES,
-    PART,
-    RecordError,
-    RecordWriter,
-    pack_record,
-    write_face_records,
-)
+from data.records.format import MAGIC, MAGIC_BYTES, PART, RecordError, pack_record
 from data.records.reader import RecordFile
+from data.records.writer import RecordWriter, write_face_records
 from data.tools.check.run import CheckResult, check_records
 from tests.conftest import picture
 

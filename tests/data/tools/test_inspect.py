@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.records.format import RecordError, RecordWriter, pack_record, write_face_records
+from data.records.format import RecordError, pack_record
+from data.records.writer import RecordWriter, write_face_records
 from data.tools.inspect import CELL, RecordImages, Spread, draw_grid, inspect_records
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "recordio"

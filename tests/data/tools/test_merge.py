@@ -7,8 +7,9 @@ import pytest
 
 from data.datasets.class_ids import NumberingError
 from data.datasets.dataset import open_dataset
-from data.records.format import MAGIC_BYTES, RecordError, RecordWriter, pack_record, unpack_record
+from data.records.format import MAGIC_BYTES, RecordError, pack_record, unpack_record
 from data.records.reader import RecordFile
+from data.records.writer import RecordWriter
 from data.tools.merge import MAPPING, merge_records
 from data.tools.pack import PackOptions, pack_records
 from data.tools.record_set import CLASSES, Cut, RecordSet

@@ -12,9 +12,10 @@ import pytest
 import simplejpeg
 
 from data.datasets.dataset import ImageDataset, open_dataset
-from data.records.format import MAGIC_BYTES, unpack_record, write_face_records
+from data.records.format import MAGIC_BYTES, unpack_record
 from data.records.index import open_index
 from data.records.reader import RecordFile
+from data.records.writer import write_face_records
 from data.tools import pack_job
 from data.tools.pack import SKIPPED, PackOptions, PackReport, pack_records
 from data.tools.pack_job import MANIFEST

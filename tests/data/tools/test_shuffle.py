@@ -8,9 +8,10 @@ import pytest
 from data.datasets.class_ids import NumberingError
 from data.datasets.dataset import open_dataset
 from data.order.orders import GlobalOrder
-from data.records.format import MAGIC_BYTES, RecordWriter, pack_record, unpack_record
+from data.records.format import MAGIC_BYTES, pack_record, unpack_record
 from data.records.index import open_index
 from data.records.reader import RecordFile
+from data.records.writer import RecordWriter
 from data.tools.pack import PackOptions, pack_records
 from data.tools.record_set import CLASSES, Cut, RecordSet
 from data.tools.shuffle import _OVERHEAD, _pile_bounds, shuffle_records

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from data.datasets.class_ids import NumberingError
-from data.records.format import RecordError, RecordWriter, pack_record
+from data.records.format import RecordError, pack_record
+from data.records.writer import RecordWriter
 from data.tools.pack import PackOptions, pack_records
 from data.tools.record_set import CLASSES, Cut
 from data.tools.unpack import LIST, unpack_records

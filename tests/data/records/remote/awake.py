@@ -1,4 +1,4 @@
-"""A bound on time that a machine which stops its processes now and then does not break."""
+"""A time limit that counts only the time in which this process can run."""
 
 import threading
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ TICK = 0.05
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Fail if the block takes longer than `seconds` of the time in which this process may run."""
+    """Fail if the block takes longer than `seconds`, not counting suspensions of the process."""
     done = threading.Event()
     ticks = 0
 

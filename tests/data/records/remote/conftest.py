@@ -1,4 +1,4 @@
-"""A store in memory, and a cache of the test's own."""
+"""A store in memory, and a cache folder for each test."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Memory as a remote store, and a record file in it."""
+"""A remote store in memory, and a record file in it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,20 +8,21 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from data.records.format import RecordWriter, pack_record
+from data.records.format import pack_record
 from data.records.index import open_index
 from data.records.reader import RecordFile
 from data.records.remote.reader import RemoteRecordFile
+from data.records.writer import RecordWriter
 
 BLOCK = 4096
 
 
 class Store:
-    """Memory that counts the ranges asked of it, and fails on request."""
+    """A store in memory that records the ranges requested from it and fails on demand."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.requests: list[tuple[int, int]] = []
-        self.faults: list[Callable[[bytes], bytes]] = []  # what befalls the next answers
+        self.faults: list[Callable[[bytes], bytes]] = []  # applied to the next answers
         self.files = MemoryFileSystem()
         cat_file = MemoryFileSystem.cat_file
 
@@ -38,10 +39,10 @@ class Store:
             self.files.pipe_file(f"/faces/{path.name}", path.read_bytes())
         return "memory://faces"
 
-    def asked(self) -> list[tuple[int, int]]:
-        """Return the requests since the last call, in the order of the file."""
-        asked, self.requests = sorted(self.requests), []
-        return asked
+    def take_requests(self) -> list[tuple[int, int]]:
+        """Return the requests since the last call, sorted by their start."""
+        requests, self.requests = sorted(self.requests), []
+        return requests
 
 
 def write(folder: Path, sizes: list[int]) -> RecordFile:
@@ -54,7 +55,7 @@ def write(folder: Path, sizes: list[int]) -> RecordFile:
 
 
 def opened(store: Store, local: RecordFile, **options: Any) -> RemoteRecordFile:
-    """Return the same file in the store, with its offsets known, and forget what that took."""
+    """Return the same file in the store, with its offsets known; forget the requests so far."""
     url = store.put(Path(local.path).parent)
     file = RemoteRecordFile(
         f"{url}/train.rec",
@@ -62,7 +63,7 @@ def opened(store: Store, local: RecordFile, **options: Any) -> RemoteRecordFile:
         **{"cache_bytes": 8 * BLOCK} | options,
     )
     file.know_offsets(open_index(local).offsets)
-    store.asked()
+    store.take_requests()
     return file
 
 

@@ -20,12 +20,13 @@ from s3fs import S3FileSystem
 
 from data.datasets.dataset import open_dataset
 from data.loading.loader import Loader
-from data.records.format import write_face_records
 from data.records.index import open_index
-from data.records.reader import RecordFile, open_record_file
+from data.records.open import open_record_file
+from data.records.reader import RecordFile
 from data.records.remote import ranges as remote
 from data.records.remote.ranges import RemoteError, RemoteMissing
 from data.records.remote.reader import RemoteRecordFile
+from data.records.writer import write_face_records
 from tests.data.records.remote.awake import within
 
 RECORDS = Path(__file__).parents[3] / "fixtures" / "recordio"
@@ -131,7 +132,7 @@ def test_every_dialect_reads_as_it_does_from_a_disk(dialect: str, server: Server
         assert bytes(file.read(offset)) == bytes(local.read(offset))
 
 
-def test_a_dataset_opens_by_the_url_of_its_folder(server: Server) -> None:
+def test_a_dataset_is_opened_by_the_url_of_its_folder(server: Server) -> None:
     local = open_dataset(RECORDS / "insightface_header")
     for url in ("s3://faces/insightface_header", "s3://faces/insightface_header/train.rec"):
         dataset = open_dataset(url)
@@ -144,7 +145,7 @@ def test_a_dataset_opens_by_the_url_of_its_folder(server: Server) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_batches_are_those_of_the_local_file(workers: int, server: Server, tmp_path: Path) -> None:
+def test_batches_equal_those_of_a_local_file(workers: int, server: Server, tmp_path: Path) -> None:
     local = faces(tmp_path / "local")
     S3FileSystem().put(str(local), f"faces/batches{workers}", recursive=True)
     near, far = (
@@ -160,7 +161,7 @@ def test_batches_are_those_of_the_local_file(workers: int, server: Server, tmp_p
         assert torch.equal(batch.images, expected.images)
 
 
-def test_a_batch_costs_few_requests(server: Server, tmp_path: Path) -> None:
+def test_a_batch_takes_few_requests(server: Server, tmp_path: Path) -> None:
     S3FileSystem().put(str(faces(tmp_path / "local")), "faces/few", recursive=True)
     server.requests()
     dataset = open_dataset("s3://faces/few")
@@ -171,7 +172,7 @@ def test_a_batch_costs_few_requests(server: Server, tmp_path: Path) -> None:
     assert opening.count("GET /faces/few/train.rec") <= 6
     loader = Loader(dataset, image_size=16, global_batch_size=60)
     list(loader.batches(0, 1))
-    assert server.requests() == ["GET /faces/few/train.rec"]  # near records: one for them all
+    assert server.requests() == ["GET /faces/few/train.rec"]  # one for all the near records
     assert open_dataset("s3://faces/few").labels.tolist() == dataset.labels.tolist()
     again = server.requests()
     assert "GET /faces/few/train.idx" not in again
@@ -184,26 +185,25 @@ def test_an_object_that_changes_is_refused(server: Server, tmp_path: Path) -> No
     dataset = open_dataset("s3://faces/changing")
     connections = {"max_pool_connections": remote.PARALLEL_REQUESTS}
     listing, _ = fsspec.url_to_fs("s3://faces/changing", config_kwargs=connections)
-    listing.ls("faces/changing")  # an old listing that our client would answer from
+    listing.ls("faces/changing")  # an old listing, from which our client could answer
     store.put(str(faces(tmp_path / "new", each=2) / "train.rec"), "faces/changing/train.rec")
-    with pytest.raises(RemoteError, match=r"changing/train\.rec was changed while in use \(ETag"):
+    with pytest.raises(RemoteError, match=r"^s3://faces/changing/train\.rec .*\(ETag"):
         dataset.encoded(100)
 
 
 @pytest.mark.parametrize("url", ["s3://faces/nowhere", "s3://no-bucket/train.rec"])
-def test_what_does_not_exist_is_refused_by_name(url: str, server: Server) -> None:
-    with pytest.raises(RemoteMissing, match=rf"^{url}.* does not exist: is the name right"):
+def test_missing_objects_and_buckets_are_named(url: str, server: Server) -> None:
+    with pytest.raises(RemoteMissing, match=rf"^{url}"):
         open_dataset(url)
 
 
-def test_refused_access_is_told_with_its_mend(tmp_path: Path) -> None:
-    with serving(tmp_path, INITIAL_NO_AUTH_ACTION_COUNT="0"):
-        message = r"^s3://faces/x/train\.rec: the store refuses access .*AWS_PROFILE"
-        with pytest.raises(RemoteError, match=message):
-            open_dataset("s3://faces/x")
+def test_refused_access_is_reported(tmp_path: Path) -> None:
+    refused = pytest.raises(RemoteError, match=r"^s3://faces/x/train\.rec: .*AWS_PROFILE")
+    with serving(tmp_path, INITIAL_NO_AUTH_ACTION_COUNT="0"), refused:
+        open_dataset("s3://faces/x")
 
 
-def test_a_server_that_dies_ends_reading_in_bounded_time(
+def test_a_server_that_dies_is_reported_in_bounded_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "WAITS", (0.0, 0.1, 0.1, 0.1))
@@ -216,6 +216,6 @@ def test_a_server_that_dies_ends_reading_in_bounded_time(
         assert file.read(int(offsets[50]))
         server.stop()
         file.prefetch(offsets[60:80])
-        message = r"dying/train\.rec, bytes \d+ to \d+: no answer in 4 tries and \d+ s"
-        with within(20), pytest.raises(RemoteError, match=message):  # 4 tries, 4 questions: 3 s
+        values = r"^s3://faces/dying/train\.rec, bytes \d+ to \d+: .* 4 .*\d+ s"
+        with within(20), pytest.raises(RemoteError, match=values):
             file.read(int(offsets[60]))

@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 
 from scripts.benchmark_head import PRESETS, groups, main, parse
-from scripts.benchmarks.head.cases import Case, global_batch
-from scripts.benchmarks.head.compare import Plan, measure_group
-from scripts.benchmarks.head.memory import PeakMemory
-from scripts.benchmarks.head.methods import METHODS, Usual, build, comparable
-from scripts.benchmarks.head.processes import CaseError, Running, in_fresh_process
+from scripts.benchmarks.common.processes import ProcessError
+from scripts.benchmarks.head.cases import HeadCase, global_batch
+from scripts.benchmarks.head.compare import StepCounts, measure_group
+from scripts.benchmarks.head.methods import METHODS, BaselineMethod, build, comparable
+from scripts.benchmarks.head.processes import RunningCase
+from scripts.benchmarks.head.report import markdown
 from tests.distributed_harness import run_ranks
 
 CLASSES, DIM, BATCH, LR = 90, 16, 8, 0.02
-MIB = 1 << 20
 
 
 def _run(folder: Path, *arguments: object) -> tuple[dict[str, Any], str]:
@@ -64,7 +64,20 @@ def test_the_report_has_every_figure(report: tuple[dict[str, Any], str]) -> None
     assert f"torch {torch.__version__}" in page
 
 
-def test_both_count_the_work_of_their_rule(report: tuple[dict[str, Any], str]) -> None:
+def test_the_page_of_the_memory_preset_has_no_times(report: tuple[dict[str, Any], str]) -> None:
+    page = markdown(report[0], times=False)
+    table = [line for line in page.splitlines() if line.startswith("|")]
+    assert [cell.strip() for cell in table[0].strip("|").split("|")] == [
+        "method", "classes", "rate", "dtype", "ranks", "batch",
+        "beyond state MB", "of state", "state a class", "loss", "centres",
+    ]  # fmt: skip
+    assert len(table) == 2 + len(report[0]["rows"])
+    assert "TFLOP/s" not in page
+    for name in ("step ms", "beyond state MB", "over limit", "centres"):
+        assert f"| {name} " in report[1]
+
+
+def test_work_is_counted_by_the_rows_that_are_updated(report: tuple[dict[str, Any], str]) -> None:
     product = 2 * BATCH * CLASSES * DIM
     for row in report[0]["rows"]:
         state, active = row["state_bytes"], row["active_classes"]
@@ -72,7 +85,7 @@ def test_both_count_the_work_of_their_rule(report: tuple[dict[str, Any], str]) -
             assert row["flops"] == 3 * active * product // CLASSES
             assert row["state_traffic_bytes"] == 2 * state  # the whole table, whatever the rate
         else:
-            assert row["flops"] == 3 * active * product // CLASSES  # kept, at so few classes
+            assert row["flops"] == 3 * active * product // CLASSES  # products kept for few classes
             assert row["state_traffic_bytes"] == 2 * state * active // CLASSES
         if row["rate"] == 1.0:
             assert active == CLASSES
@@ -84,35 +97,35 @@ def test_both_reach_the_same_loss_and_centres_at_rate_1(
     rows = [row for row in report[0]["rows"] if row["method"] == "partial_fc"]
     for row in rows:
         if row["rate"] == 1.0:
-            # A float32 cosine is off by up to some 2e-7, a logit by 64 times that.
+            # The error of a float32 cosine is up to 2e-7, that of a logit 64 times as much.
             assert row["agreement"]["loss"] < 2e-5
             assert 0.0 < row["agreement"]["weight"] < 2e-5
         else:
-            assert row["agreement"] is None  # they draw other negatives
+            assert row["agreement"] is None  # they draw different negatives
 
 
-def _usual_steps(rate: float) -> tuple[list[float], torch.Tensor]:
+def _baseline_steps(rate: float) -> tuple[list[float], torch.Tensor]:
     ranks = torch.distributed.get_world_size()
-    case = Case("usual", CLASSES, rate, batch=BATCH, dim=DIM, ranks=ranks)
-    head = Usual(case, torch.device("cpu"))
-    share = BATCH // ranks
-    start = torch.distributed.get_rank() * share
+    case = HeadCase("usual", CLASSES, rate, batch=BATCH, dim=DIM, ranks=ranks)
+    head = BaselineMethod(case, torch.device("cpu"))
+    samples = BATCH // ranks
+    start = torch.distributed.get_rank() * samples
     losses, gradient = [], torch.zeros(0)
     for step in range(2):
         x, labels = global_batch(case, step)
-        mine = x[start : start + share].clone().requires_grad_()
-        losses.append(head.step(mine, labels[start : start + share], LR).item())
-        assert mine.grad is not None
-        gradient = mine.grad
+        local = x[start : start + samples].clone().requires_grad_()
+        losses.append(head.step(local, labels[start : start + samples], LR).item())
+        assert local.grad is not None
+        gradient = local.grad
     centres = head.rows(torch.arange(CLASSES))[1]
     return losses, torch.cat([centres, gradient])
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_the_usual_approach_is_its_dense_definition(ranks: int) -> None:
-    found = run_ranks(_usual_steps, ranks, 1.0)
-    case = Case("usual", CLASSES, batch=BATCH, dim=DIM)
-    weight = Usual(case, torch.device("cpu")).rows(torch.arange(CLASSES))[1].double()
+def test_the_baseline_equals_its_dense_definition(ranks: int) -> None:
+    found = run_ranks(_baseline_steps, ranks, 1.0)
+    case = HeadCase("usual", CLASSES, batch=BATCH, dim=DIM)
+    weight = BaselineMethod(case, torch.device("cpu")).rows(torch.arange(CLASSES))[1].double()
     weight.requires_grad_()
     optimizer = torch.optim.SGD([weight], lr=LR, momentum=0.9, weight_decay=5e-4)
     gradient = torch.zeros(0)
@@ -135,14 +148,14 @@ def test_the_usual_approach_is_its_dense_definition(ranks: int) -> None:
     torch.testing.assert_close(gradients.double(), gradient, rtol=1e-3, atol=1e-6)
 
 
-def test_the_usual_approach_picks_its_quota_and_the_batch() -> None:
-    case = Case("usual", CLASSES, 0.2, batch=BATCH, dim=DIM)
-    head = Usual(case, torch.device("cpu"))
+def test_the_baseline_selects_its_quota_and_updates_every_class() -> None:
+    case = HeadCase("usual", CLASSES, 0.2, batch=BATCH, dim=DIM)
+    head = BaselineMethod(case, torch.device("cpu"))
     x, labels = global_batch(case, 0)
     before = head.rows(torch.arange(CLASSES))[1].clone()
     assert math.isfinite(head.step(x.requires_grad_(), labels, LR))
     assert head.work().active == 18
-    # Its decay reaches every centre, drawn or not: what a dense update is.
+    # A dense update: weight decay changes every centre, selected or not.
     after = head.rows(torch.arange(CLASSES))[1]
     assert (before != after).any(1).all()
     assert x.grad is not None
@@ -151,14 +164,14 @@ def test_the_usual_approach_picks_its_quota_and_the_batch() -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("rate", [1.0, 0.5])
 def test_every_method_steps_and_counts_its_work(method: str, rate: float) -> None:
-    case = Case(method, CLASSES, rate, batch=BATCH, dim=DIM)
+    case = HeadCase(method, CLASSES, rate, batch=BATCH, dim=DIM)
     head = build(case, torch.device("cpu"))
-    usual = build(replace(case, method="usual"), torch.device("cpu"))
+    baseline = build(replace(case, method="usual"), torch.device("cpu"))
     for step in range(2):
         x, labels = global_batch(case, step)
         x = x.requires_grad_()
         loss = head.step(x, labels, LR)
-        expected = usual.step(x, labels, LR)
+        expected = baseline.step(x, labels, LR)
         assert loss.isfinite()
         if comparable(case):
             assert loss.item() == pytest.approx(expected.item(), rel=2e-5)
@@ -166,56 +179,37 @@ def test_every_method_steps_and_counts_its_work(method: str, rate: float) -> Non
     assert 0 < work.active <= CLASSES
     assert work.flops >= 2 * 3 * BATCH // 4 * work.active * DIM
     assert work.state_bytes <= 2 * state
-    # Step counts and the like are a few bytes a class beside centres and their state.
+    # Step counts and the like add a few bytes per class to the centres and their state.
     assert 0 <= state / CLASSES - METHODS[method].tables * 4 * DIM <= 8
     if comparable(case):
         found, centres = head.rows(torch.arange(CLASSES))
         assert torch.equal(found, torch.arange(CLASSES))
-        expected_centres = usual.rows(found)[1]
+        expected_centres = baseline.rows(found)[1]
         error = (centres - expected_centres).abs().max() / expected_centres.abs().max()
-        # A bfloat16 keeps 8 bits of the momentum, which is most of what moved a centre.
+        # A bfloat16 keeps 8 bits of the momentum, which is most of a centre's update.
         assert error < (2**-8 if method == "bf16_momentum" else 2e-5)
 
 
-def _peak_of(taken: int, freed_before: int) -> tuple[int, str]:
-    torch.zeros(freed_before // 4)
-    memory = PeakMemory(torch.device("cpu"))
-    kept = torch.ones(taken // 8)
-    dropped = torch.ones(taken // 8)
-    del dropped
-    assert kept.sum() > 0
-    return memory.beyond(), memory.source
+def test_a_case_too_large_for_memory_is_reported_and_not_run() -> None:
+    huge = HeadCase("usual", 10**12)
+    cases = [huge, HeadCase("partial_fc", 10**12)]
+    results = measure_group(cases, StepCounts(1, 1), lambda text: None)
+    assert [result.case for result in results] == cases
+    for result in results:
+        assert result.problem is not None
+        assert result.case.method in result.problem
+        assert result.usage is None
 
 
-@pytest.mark.parametrize("taken", [64 * MIB, 256 * MIB])
-def test_peak_memory_is_what_was_taken(taken: int) -> None:
-    found, source = in_fresh_process(_peak_of, taken, 128 * MIB)
-    if source == "VmHWM":
-        # The kernel counts pages, and takes some for code that runs for the first time.
-        assert taken - MIB <= found <= taken + 16 * MIB
-    else:
-        assert found <= taken + 16 * MIB  # what was freed before hides a part
-
-
-def test_too_large_a_case_is_told_and_not_run() -> None:
-    huge = Case("usual", 10**12)
-    rows = measure_group([huge, Case("partial_fc", 10**12)], Plan(1, 1), lambda text: None)
-    assert [row.case.method for row in rows] == ["usual", "partial_fc"]
-    for row in rows:
-        assert row.problem is not None
-        assert "GB are free" in row.problem
-        assert row.account is None
-
-
-def test_a_failure_in_a_process_is_told() -> None:
+def test_a_failure_in_a_process_is_reported() -> None:
     with (
-        pytest.raises(CaseError, match=r"expected one of .*partial_fc"),
-        Running(Case("nothing", CLASSES, batch=BATCH, dim=DIM)),
+        pytest.raises(ProcessError, match=r"'nothing'.*partial_fc"),
+        RunningCase(HeadCase("nothing", CLASSES, batch=BATCH, dim=DIM)),
     ):
         pass
 
 
-def test_presets_are_the_points_that_are_promised() -> None:
+def test_presets_have_the_documented_sizes() -> None:
     cpu = groups(parse(["--preset", "cpu"]), "cpu", 2)
     points = {(case.classes, case.rate, case.dtype) for group in cpu for case in group}
     assert points == {
@@ -233,20 +227,20 @@ def test_presets_are_the_points_that_are_promised() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "values"),
     [
-        (["--classes", "0"], "classes: 0 found"),
-        (["--rates", "1.5"], "rate: 1.5 found"),
-        (["--batch", "7", "--ranks", "2"], "batch: 7 found for 2 ranks"),
-        (["--steps", "0"], "steps: 0 found"),
-        (["--preset", "cpu", "--classes", "3"], "expected some of"),
+        (["--classes", "0"], ["classes: 0"]),
+        (["--rates", "1.5"], ["rate: 1.5"]),
+        (["--batch", "7", "--ranks", "2"], ["batch: 7", "2 ranks"]),
+        (["--steps", "0"], ["steps: 0"]),
+        (["--preset", "cpu", "--classes", "3"], ["--classes [3]", "(200000, 1.0)"]),
     ],
 )
-def test_mistakes_are_answered_in_one_line(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+def test_mistakes_are_reported_in_one_line(
+    arguments: list[str], values: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*arguments, "--device", "cpu"]) == 1
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ")
-    assert message in error
+    assert all(value in error for value in values)
     assert "\n" not in error

@@ -1,13 +1,11 @@
 """Records of remote files, on fsspec's own file systems."""
 
 import multiprocessing
-import pickle
 import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkContext, SpawnContext
 from operator import methodcaller
 from pathlib import Path
 
@@ -17,18 +15,15 @@ import pytest
 from data.datasets.dataset import open_dataset
 from data.records.format import RecordError
 from data.records.index import open_index
-from data.records.reader import RecordFile, open_record_file
-from data.records.remote.block_cache import BlockCache
+from data.records.open import open_record_file
+from data.records.reader import RecordFile
+from data.records.remote.range_cache import RangeCache
 from data.records.remote.ranges import RemoteObject
 from data.records.remote.reader import RemoteRecordFile
 from tests.data.records.remote.store import BLOCK, Store, opened, sizes, write
 
 RECORDS = Path(__file__).parents[3] / "fixtures" / "recordio"
 DIALECTS = sorted(path.parent.name for path in RECORDS.glob("*/train.rec"))
-CONTEXTS: dict[str, ForkContext | SpawnContext] = {
-    "fork": multiprocessing.get_context("fork"),
-    "spawn": multiprocessing.get_context("spawn"),
-}
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -96,14 +91,14 @@ def test_a_damaged_file_gives_the_messages_of_a_local_one(local: RecordFile, sto
             assert str(found.value) == str(expected.value).replace(str(local.path), url)
 
 
-def test_a_batch_in_random_order_is_one_request_a_record(local: RecordFile, store: Store) -> None:
+def test_a_batch_in_random_order_is_one_request_per_record(local: RecordFile, store: Store) -> None:
     file = opened(store, local)
     offsets = local.scan()
     batch = np.random.default_rng(2).permutation(offsets[::30])
     file.prefetch(batch)
     expected = [bytes(local.read(offset)) for offset in batch.tolist()]
     assert [bytes(file.read(offset)) for offset in batch.tolist()] == expected
-    asked = store.asked()
+    asked = store.take_requests()
     assert asked == list(zip(offsets[::30].tolist(), offsets[1::30].tolist(), strict=True))
 
 
@@ -121,20 +116,20 @@ def test_the_requests_of_a_batch_run_at_once(local: RecordFile, store: Store) ->
     assert [bytes(file.read(at)) for at in offsets.tolist()] == [
         bytes(local.read(at)) for at in offsets.tolist()
     ]
-    assert len(store.asked()) == 4
+    assert len(store.take_requests()) == 4
 
 
 def test_near_records_share_a_request(local: RecordFile, store: Store) -> None:
     file = opened(store, local)
     offsets = local.scan()
     file.prefetch(offsets[[100, 103, 101, 102, 200]])
-    file.prefetch(offsets[[101, 102]])  # on their way already
+    file.prefetch(offsets[[101, 102]])  # already on their way
     for row in (200, 102, 100, 101, 103):
         assert bytes(file.read(int(offsets[row]))) == bytes(local.read(int(offsets[row])))
-    assert store.asked() == [(offsets[100], offsets[104]), (offsets[200], offsets[201])]
-    assert file._cache.held_bytes == 0  # a run goes when it has been read
+    assert store.take_requests() == [(offsets[100], offsets[104]), (offsets[200], offsets[201])]
+    assert file._cache.held_bytes == 0  # a run is dropped when it has been read
     file.read(int(offsets[102]))
-    assert store.asked() == [(offsets[102], offsets[103])]
+    assert store.take_requests() == [(offsets[102], offsets[103])]
 
 
 def test_large_records_are_read_whole_and_unknown_sizes_cost_little(
@@ -146,40 +141,40 @@ def test_large_records_are_read_whole_and_unknown_sizes_cost_little(
     offsets = local.scan()
     file.know_offsets(offsets[[2, -1]])  # as of an index of a part of the file
     assert bytes(file.read(0)) == bytes(local.read(0))
-    store.asked()
+    store.take_requests()
     assert bytes(file.read(int(offsets[2]))) == bytes(local.read(int(offsets[2])))
-    assert sizes(store.asked()) == [64 << 10]
+    assert sizes(store.take_requests()) == [64 << 10]
 
 
-def test_a_dataset_asks_for_just_the_bytes_of_an_image(local: RecordFile, store: Store) -> None:
+def test_an_image_is_read_by_a_request_for_its_record(local: RecordFile, store: Store) -> None:
     dataset = open_dataset(store.put(Path(local.path).parent))
-    store.asked()
+    store.take_requests()
     dataset.encoded(5)
     offsets = local.scan()
-    assert store.asked() == [(offsets[5], offsets[6])]
+    assert store.take_requests() == [(offsets[5], offsets[6])]
 
 
-def test_records_in_blocks_that_are_held_are_not_asked_for(local: RecordFile, store: Store) -> None:
+def test_records_in_held_blocks_are_not_requested(local: RecordFile, store: Store) -> None:
     file = opened(store, local)
     offsets = local.scan()
     near = offsets[offsets < 2 * BLOCK - 1000]
     file.prefetch(near, whole_blocks=True)
     file.prefetch(near)
     assert [len(file.read(at)) for at in near.tolist()] == [len(local.read(at)) for at in near]
-    assert {span for span in store.asked() if span[0] < BLOCK} == {(0, BLOCK)}
+    assert {span for span in store.take_requests() if span[0] < BLOCK} == {(0, BLOCK)}
 
 
-def test_reading_in_order_takes_whole_blocks_once(local: RecordFile, store: Store) -> None:
+def test_reading_in_file_order_requests_whole_blocks_once(local: RecordFile, store: Store) -> None:
     file = opened(store, local)
     for offset in local.scan().tolist():
         assert bytes(file.read(offset)) == bytes(local.read(offset))
-    asked = store.asked()
+    asked = store.take_requests()
     blocks = [(start, min(start + BLOCK, file.size)) for start in range(0, file.size, BLOCK)]
     assert set(blocks) <= set(asked)
-    assert len(asked) == len(blocks) + 4  # records, until it showed that others follow
+    assert len(asked) == len(blocks) + 4  # single records, until the order showed
 
 
-def test_reading_in_order_asks_for_the_blocks_that_follow(local: RecordFile, store: Store) -> None:
+def test_reading_in_file_order_requests_the_next_blocks(local: RecordFile, store: Store) -> None:
     file = opened(store, local)
     for offset in local.scan()[:6].tolist():
         file.read(offset)
@@ -188,7 +183,7 @@ def test_reading_in_order_asks_for_the_blocks_that_follow(local: RecordFile, sto
     assert not file._cache.holds(7 * BLOCK, 8 * BLOCK)
 
 
-def test_blocks_in_a_shuffled_order_are_asked_for_once(local: RecordFile, store: Store) -> None:
+def test_blocks_in_a_shuffled_order_are_requested_once(local: RecordFile, store: Store) -> None:
     file = opened(store, local)
     offsets = local.scan()
     near = offsets[(offsets >= 5 * BLOCK) & (offsets < 9 * BLOCK - 1000)]
@@ -198,11 +193,13 @@ def test_blocks_in_a_shuffled_order_are_asked_for_once(local: RecordFile, store:
         file.prefetch(batch, whole_blocks=True)
         for offset in batch.tolist():
             assert bytes(file.read(offset)) == bytes(local.read(offset))
-    assert store.asked() == [(start, start + BLOCK) for start in range(5 * BLOCK, 9 * BLOCK, BLOCK)]
+    assert store.take_requests() == [
+        (start, start + BLOCK) for start in range(5 * BLOCK, 9 * BLOCK, BLOCK)
+    ]
 
 
 @pytest.mark.parametrize("whole_blocks", [True, False])
-def test_the_cache_keeps_its_bound(local: RecordFile, store: Store, whole_blocks: bool) -> None:
+def test_the_cache_keeps_its_limit(local: RecordFile, store: Store, whole_blocks: bool) -> None:
     file = opened(store, local, cache_bytes=3 * BLOCK)
     offsets = np.random.default_rng(4).permutation(np.tile(local.scan(), 2))
     most = 0
@@ -212,23 +209,23 @@ def test_the_cache_keeps_its_bound(local: RecordFile, store: Store, whole_blocks
         for offset in batch.tolist():
             most = max(most, file._cache.held_bytes)
             assert bytes(file.read(offset)) == bytes(local.read(offset))
-            assert file._cache.held_bytes == sum(sizes(list(file._cache._extents)))
+            assert file._cache.held_bytes == sum(sizes(list(file._cache._ranges)))
     assert 2 * BLOCK < most <= 3 * BLOCK
 
 
-def test_what_was_not_read_gives_way_to_what_is_read(local: RecordFile, store: Store) -> None:
+def test_records_that_are_never_read_are_dropped(local: RecordFile, store: Store) -> None:
     file = opened(store, local, cache_bytes=2 * BLOCK)
     offsets = local.scan()
     for start in range(0, 300, 10):
         file.prefetch(offsets[start : start + 10])  # as by a loader that was closed
-    store.asked()
+    store.take_requests()
     file.prefetch(offsets[300:310])
     for offset in offsets[300:310].tolist():
         file.read(offset)
-    assert max(sizes(store.asked())) > 2000  # together, not one by one
+    assert max(sizes(store.take_requests())) > 2000  # together, not one by one
 
 
-def test_what_was_dropped_unread_is_fetched_when_it_is_read(
+def test_records_that_were_dropped_unread_are_fetched_again(
     local: RecordFile, store: Store
 ) -> None:
     file = opened(store, local, cache_bytes=2 * BLOCK)
@@ -236,7 +233,7 @@ def test_what_was_dropped_unread_is_fetched_when_it_is_read(
     for start in range(0, 40, 4):
         file.prefetch(offsets[start : start + 4])
     assert bytes(file.read(int(offsets[1]))) == bytes(local.read(int(offsets[1])))
-    assert (offsets[1], offsets[2]) in store.asked()
+    assert (offsets[1], offsets[2]) in store.take_requests()
 
 
 def test_threads_share_what_is_fetched(local: RecordFile, store: Store) -> None:
@@ -253,10 +250,10 @@ def test_threads_share_what_is_fetched(local: RecordFile, store: Store) -> None:
     assert file._cache.held_bytes <= 3 * BLOCK
 
 
-def test_a_record_waits_in_one_run_only(local: RecordFile, store: Store) -> None:
+def test_a_record_belongs_to_one_run_only(local: RecordFile, store: Store) -> None:
     cache = opened(store, local)._cache
     cache.fetch_runs([((0, 100), [0])])
-    cache.fetch_runs([((0, 200), [0])])  # of two threads, each of which saw it in none
+    cache.fetch_runs([((0, 200), [0])])  # from another thread that announced the same
     assert cache.held_bytes == 100
     assert cache.take(0, 8) is not None
     assert cache.held_bytes == 0
@@ -264,19 +261,18 @@ def test_a_record_waits_in_one_run_only(local: RecordFile, store: Store) -> None
 
 def test_a_cache_of_less_than_two_blocks_is_refused(local: RecordFile, store: Store) -> None:
     url = store.put(Path(local.path).parent) + "/train.rec"
-    with pytest.raises(ValueError, match="block_bytes is 8 and cache_bytes 15: expected room for"):
-        BlockCache(RemoteObject(url), block_bytes=8, cache_bytes=15)
+    with pytest.raises(ValueError, match="block_bytes is 8 and cache_bytes 15"):
+        RangeCache(RemoteObject(url), block_bytes=8, cache_bytes=15)
 
 
 def _send_first_payload(file: RecordFile, connection: Connection) -> None:
     connection.send(bytes(file.read(0)))
 
 
-@pytest.mark.parametrize("method", CONTEXTS)
-def test_worker_processes_read_the_file(local: RecordFile, method: str) -> None:
+def test_a_forked_process_reads_the_file(local: RecordFile) -> None:
     file = open_record_file(f"file://{local.path}")
     file.read(0)
-    context = CONTEXTS[method]
+    context = multiprocessing.get_context("fork")
     here, there = context.Pipe(duplex=False)
     worker = context.Process(target=_send_first_payload, args=(file, there))
     worker.start()
@@ -286,14 +282,5 @@ def test_worker_processes_read_the_file(local: RecordFile, method: str) -> None:
     assert worker.exitcode == 0
 
 
-def test_a_pickle_asks_nothing_and_holds_no_blocks(local: RecordFile, store: Store) -> None:
-    file = opened(store, local)
-    file.prefetch(local.scan()[:50], whole_blocks=True)
-    file.read(0)
-    store.asked()
-    pickled = pickle.dumps(file)
-    copy = pickle.loads(pickled)
-    assert store.asked() == []
-    assert len(pickled) < 1000 + 8 * 400  # the offsets
-    assert bytes(copy.read(0)) == bytes(local.read(0))
-    assert copy.where(0, 5) == "memory://faces/train.rec, key 5, offset 0"
+def test_a_location_names_the_url(local: RecordFile, store: Store) -> None:
+    assert opened(store, local).where(0, 5) == "memory://faces/train.rec, key 5, offset 0"
