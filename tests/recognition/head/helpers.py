@@ -1,4 +1,4 @@
-"""What several of these tests ask of the head's own parts."""
+"""What several tests of the head share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ def active_classes(
 
 
 def picked_samples(rate: float, sizes: Sequence[int], seed: int, step: int) -> Tensor:
-    """Return the places in the global batch of the samples whose negatives count: int64.
+    """Return the positions in the global batch of the samples whose negatives count: int64.
 
     `sizes` are the samples that each rank works on.
     """
@@ -43,20 +43,20 @@ def picked_samples(rate: float, sizes: Sequence[int], seed: int, step: int) -> T
 
 
 def reader(weight_LKd: Tensor) -> TableReader:
-    """Return the centres as a rule reads them."""
+    """Return the centres as a sampling rule reads them."""
     return TableReader(Table(weight_LKd.flatten(1), {}), weight_LKd.shape[2])
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Trained-looking centres [C, K, d] in groups, and a batch of which each is near its own."""
+    """Centres [C, K, d] in groups, as after training, and samples near their target centres."""
 
     weight: Tensor
     unit: Tensor
     labels: Tensor
 
     def cosines(self) -> Tensor:
-        """Return what every sample and class have: float64 [N, C]."""
+        """Return the cosine of every sample and class: float64 [N, C]."""
         centres = F.normalize(self.weight.double(), dim=2)
         return torch.einsum("nd,ckd->nck", self.unit.double(), centres).amax(2)
 
@@ -101,9 +101,9 @@ def scene(
     generator = torch.Generator().manual_seed(seed)
     group = torch.randn(max(1, classes // 30), size, generator=generator)
     of_class = torch.randint(len(group), (classes,), generator=generator)
-    own = torch.randn(classes, centres, size, generator=generator)
+    offset = torch.randn(classes, centres, size, generator=generator)
     norm = 0.5 + torch.rand(classes, centres, 1, generator=generator)
-    weight = norm * (group[of_class].unsqueeze(1) + own)
+    weight = norm * (group[of_class].unsqueeze(1) + offset)
     labels = torch.randint(classes, (samples,), generator=generator)
     labels[-1] = labels[0]
     noise = 0.5 * torch.randn(samples, size, generator=generator)

@@ -52,8 +52,8 @@ class LossCase:
             shifted = (angle - option["m"] * quality).clamp_min(0)
             return _fold(shifted) - option["m"] * (1 + quality)
         if self.name == "magface":
-            share = (norm.clamp(10, 110) - 10) / 100
-            return _fold(angle + 0.45 + (0.8 - 0.45) * share)
+            fraction = (norm.clamp(10, 110) - 10) / 100
+            return _fold(angle + 0.45 + (0.8 - 0.45) * fraction)
         m1, m3 = option.get("m1", 1.0), option.get("m3", 0.0)
         value = _fold(m1 * angle + option.get("m2", option.get("m", 0.0))) - m3
         return cosine + (value - cosine).detach() if option.get("detached") else value
@@ -61,33 +61,35 @@ class LossCase:
     def total(
         self,
         cosine: Tensor,
-        own: Tensor,
+        is_target: Tensor,
         left_out: Tensor,
         norm: Tensor,
         running: Sequence[float],
         scale: float,
         picked: Tensor,
     ) -> Tensor:
-        """Return the mean loss; `own` and `left_out` are bool [N, C], `picked` bool [N]."""
-        present = (own & ~left_out).any(1)
-        own_cosine = cosine[own]
+        """Return the mean loss; `is_target` and `left_out` are bool [N, C], `picked` bool [N]."""
+        present = (is_target & ~left_out).any(1)
+        target_cosine = cosine[is_target]
         negatives = cosine
         if self.name == "curricularface":
-            bound = self.margin(own_cosine, norm).detach().unsqueeze(1)
+            bound = self.margin(target_cosine, norm).detach().unsqueeze(1)
             negatives = torch.where(cosine > bound, cosine * (running[0] + cosine), cosine)
         if self.name == "d_softmax":
-            intra = torch.log1p(torch.exp(scale * (self.options["d"] - own_cosine)))
-            gone = (left_out | own)[picked]
-            inter = torch.log1p(torch.exp(scale * negatives[picked]).masked_fill(gone, 0).sum(1))
+            intra = torch.log1p(torch.exp(scale * (self.options["d"] - target_cosine)))
+            absent = (left_out | is_target)[picked]
+            inter = torch.log1p(torch.exp(scale * negatives[picked]).masked_fill(absent, 0).sum(1))
             return (intra * present).sum() / max(int(present.sum()), 1) + inter.mean()
-        target = self.margin(own_cosine, norm, running).unsqueeze(1)
-        logits = scale * torch.where(own, target, negatives)
+        with_margin = self.margin(target_cosine, norm, running).unsqueeze(1)
+        logits = scale * torch.where(is_target, with_margin, negatives)
         loss = F.cross_entropy(
-            logits.masked_fill(left_out & ~own, -math.inf), own.int().argmax(1), reduction="none"
+            logits.masked_fill(left_out & ~is_target, -math.inf),
+            is_target.int().argmax(1),
+            reduction="none",
         )
         if self.name == "magface":
-            held = norm.clamp(10, 110)
-            loss = loss + self.options["regulariser"] * (held / 110**2 + 1 / held)
+            norm = norm.clamp(10, 110)
+            loss = loss + self.options["regulariser"] * (norm / 110**2 + 1 / norm)
         return (loss * present).sum() / max(int(present.sum()), 1)
 
 
@@ -150,18 +152,18 @@ class DenseHead:
         """
         x = x.detach().double().requires_grad_()
         weight = self.weight.clone().requires_grad_()
-        own = F.one_hot(y, len(weight)).bool()
+        is_target = F.one_hot(y, len(weight)).bool()
         centres = F.normalize(weight.view(-1, x.shape[1]))
         cosine = (F.normalize(x) @ centres.T).view(len(x), len(weight), -1).amax(2)
         norm = x.norm(dim=1)
-        self.running = self.loss.observe(self.running, cosine[own].detach(), norm.detach())
+        self.running = self.loss.observe(self.running, cosine[is_target].detach(), norm.detach())
         left_out = torch.ones(len(weight), dtype=torch.bool).index_fill_(0, active, False)
-        left_out = left_out.expand_as(own)
+        left_out = left_out.expand_as(is_target)
         if self.inter_class_filter is not None:
-            left_out = left_out | ((cosine > self.inter_class_filter) & ~own)
+            left_out = left_out | ((cosine > self.inter_class_filter) & ~is_target)
         chosen = torch.zeros(len(x), dtype=torch.bool)
         chosen[slice(None) if picked is None else picked] = True
-        loss = self.loss.total(cosine, own, left_out, norm, self.running, self.scale, chosen)
+        loss = self.loss.total(cosine, is_target, left_out, norm, self.running, self.scale, chosen)
         by_x, by_weight = torch.autograd.grad(loss, (x, weight))
         return loss.detach(), by_x, by_weight
 
@@ -177,8 +179,8 @@ def make_batches(
 ) -> list[tuple[Tensor, Tensor]]:
     """Return `steps` global batches of `sum(sizes)` samples, with labels that repeat.
 
-    Sample 0 points nearly away from its centre, beyond where an angular margin passes pi, and
-    sample 1 nearly along it; the others are random, and of many norms.
+    Sample 0 is nearly opposite to its centre, so that an angular margin takes it beyond pi, and
+    sample 1 is close to its centre; the others are random, with various norms.
     """
     generator = torch.Generator().manual_seed(seed)
     batches = []

@@ -1,7 +1,7 @@
 """Compiles the head's kernels for a Hopper GPU, which needs no GPU. Run as a program.
 
 The block operations are called with tensors on the CPU; each launch compiles its kernel to
-machine code and stops short of the device. Prints the kernels' names, a line each.
+machine code without running it. Prints the kernels' names, one per line.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ launch = JITFunction.run
 
 
 class Hopper:
-    """Stands where Triton asks which GPU it compiles for."""
+    """Replaces the driver that tells Triton which GPU to compile for."""
 
     def get_current_target(self) -> GPUTarget:
         return GPUTarget("cuda", 90, 32)
@@ -42,7 +42,7 @@ def compile_only(self: Any, *args: Any, **options: Any) -> Any:
 
 
 def call_all(dtype: torch.dtype, limit: float | None, index: Tensor | None) -> None:
-    """Call every operation once, at sizes of use."""
+    """Call every operation once, at realistic sizes."""
     rows, samples, size = 256, 128, 512
     ops, weight = TritonOps(), torch.zeros(1000, size)
     tensors = {"weight": weight, "momentum": weight.to(dtype)}

@@ -19,7 +19,7 @@ every_form = pytest.mark.parametrize("ops", OPS, ids=["torch", "triton", "compil
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 
 # Rounded to the nearest, a bfloat16 is off by 2^-9 of its power of two at most; the interpreter
-# cuts the bits off instead, which is up to 2^-8 of the power of two, 2^-7 of the number.
+# truncates instead, an error of up to 2^-8 of the power of two, 2^-7 of the number.
 BFLOAT16 = 2.0**-7
 
 
@@ -34,7 +34,7 @@ def block_of(start: int, stop: int, index: Tensor | None, **tensors: Tensor) -> 
 
 
 def tolerance(dtype: torch.dtype, log2_scale: float = 0.0) -> float:
-    """Relative: a logit in float32 is off by some 2^-24 of `log2_scale`, its power by as much."""
+    """Return the relative tolerance: a float32 logit is off by some 2^-24 of `log2_scale`."""
     return 4e-6 + 4.0 * log2_scale * 2.0**-24 + (BFLOAT16 if dtype == torch.bfloat16 else 0.0)
 
 

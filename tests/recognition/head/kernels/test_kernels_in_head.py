@@ -25,7 +25,7 @@ OPTIMIZERS = [
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Triton's interpreter serves one thread; `test_lanes` has several."""
+    """Triton's interpreter serves one thread; `test_threads` has several."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -64,7 +64,7 @@ def _three_steps(
 @pytest.mark.parametrize("sampling", ["all", "random_negative"])
 @pytest.mark.parametrize("placement", ["sharded", "host"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
-def test_steps_are_those_of_torch(
+def test_steps_equal_those_of_torch(
     monkeypatch: pytest.MonkeyPatch,
     kernels: MakeOps,
     sampling: str,
@@ -75,17 +75,17 @@ def test_steps_are_those_of_torch(
     expected = _three_steps(BlockOps, monkeypatch, **options)
     found = _three_steps(kernels, monkeypatch, **options)
     for name, tensor in expected.items():
-        # float32 sums in another order, after three steps. A momentum in bfloat16 may then round
-        # apart, to the next of its 8-bit numbers, and weights follow it at lr 0.01.
-        rough = getattr(optimizer, "momentum_dtype", None) == torch.bfloat16
-        relative = 2**-7 if tensor.dtype == torch.bfloat16 else 3e-4 if rough else 3e-5
+        # float32 sums in another order, after three steps. A bfloat16 momentum may then round to
+        # a neighbouring 8-bit number, and weights follow it at lr 0.01.
+        rounded = getattr(optimizer, "momentum_dtype", None) == torch.bfloat16
+        relative = 2**-7 if tensor.dtype == torch.bfloat16 else 3e-4 if rounded else 3e-5
         bound = relative * float(tensor.abs().max())
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=bound, msg=name)
 
 
 @on_kernels
 @pytest.mark.parametrize("name", ["subcenter_arcface", "curricularface", "d_softmax"])
-def test_losses_without_kernels_take_the_general_form(
+def test_losses_without_kernels_use_the_torch_form(
     monkeypatch: pytest.MonkeyPatch, kernels: MakeOps, name: str
 ) -> None:
     options = {"batch_rate": 0.5} if name == "d_softmax" else {}

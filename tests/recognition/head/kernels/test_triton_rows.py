@@ -1,4 +1,4 @@
-"""Reading and stepping rows of the table, in torch and in Triton, against their definitions."""
+"""Reading and updating rows of the table, in each form, against the definitions."""
 
 import math
 
@@ -43,7 +43,7 @@ def test_reads_rows_with_their_norms(
 @dtypes
 @pytest.mark.parametrize("size", [1, 48, 1100])
 @pytest.mark.parametrize("picked", [True, False])
-def test_own_samples_pull_their_rows_alone(
+def test_targets_are_added_to_their_rows_alone(
     ops: BlockOps, dtype: torch.dtype, size: int, picked: bool
 ) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -52,29 +52,29 @@ def test_own_samples_pull_their_rows_alone(
     start, rows = 1, 5
     of_block = weight[start : start + rows] if index is None else weight[index[start:]]
     gradient = torch.randn(rows, size, generator=generator).to(dtype)
-    own = torch.tensor([4, -1, 0, 5, 2, -9])  # the block has rows 0 to 4
-    pull = torch.randn(len(own), size, generator=generator)
-    pull[1] = math.nan
+    target = torch.tensor([4, -1, 0, 5, 2, -9])  # the block has rows 0 to 4
+    added = torch.randn(len(target), size, generator=generator)
+    added[1] = math.nan
     expected = gradient.double()
     for n in (0, 2, 4):
-        expected[own[n]] += pull[n].double() / of_block[own[n]].double().norm()
+        expected[target[n]] += added[n].double() / of_block[target[n]].double().norm()
     found = gradient.to(DEVICE)
     on_device = None if index is None else index.to(DEVICE)
     block = block_of(start, start + rows, on_device, weight=weight.to(DEVICE))
-    ops.add_targets(block, found, own.to(DEVICE), pull.to(DEVICE))
+    ops.add_targets(block, found, target.to(DEVICE), added.to(DEVICE))
 
     if dtype == torch.float32:
         close(found, expected, rtol=1e-5, atol=1e-6)
-    else:  # what is added may be rounded before it is
+    else:  # the addend may be rounded first
         close(
-            found, expected, rtol=BFLOAT16, atol=BFLOAT16 * float(pull[[0, 2, 4]].abs().max()) / 6
+            found, expected, rtol=BFLOAT16, atol=BFLOAT16 * float(added[[0, 2, 4]].abs().max()) / 6
         )
     assert torch.equal(found.cpu()[[1, 3]], gradient[[1, 3]])
 
 
 @every_form
 @dtypes
-def test_a_step_is_perpendicular_to_its_row(ops: BlockOps, dtype: torch.dtype) -> None:
+def test_an_update_is_perpendicular_to_its_row(ops: BlockOps, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(9, 64, generator=generator) * 5.0
     weight[3] = 0.0
@@ -93,7 +93,7 @@ def test_a_step_is_perpendicular_to_its_row(ops: BlockOps, dtype: torch.dtype) -
 @pytest.mark.parametrize("size", [1, 48, 1100])
 @pytest.mark.parametrize("picked", [True, False])
 @pytest.mark.parametrize("gradient_dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_update_is_that_of_torch_sgd_on_the_rows_alone(
+def test_update_equals_torch_sgd_on_the_rows_alone(
     ops: BlockOps, nesterov: bool, size: int, picked: bool, gradient_dtype: torch.dtype
 ) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -108,9 +108,9 @@ def test_update_is_that_of_torch_sgd_on_the_rows_alone(
     for _ in range(3):
         gradient = torch.randn(stop - start, size, generator=generator).to(gradient_dtype)
         row = parameter.detach()
-        slope = gradient.to(DEVICE).double()
-        along = (slope * row).sum(1) / row.norm(dim=1).clamp_min(1e-12).square()
-        parameter.grad = slope - along.unsqueeze(1) * row
+        grad_unit = gradient.to(DEVICE).double()
+        along = (grad_unit * row).sum(1) / row.norm(dim=1).clamp_min(1e-12).square()
+        parameter.grad = grad_unit - along.unsqueeze(1) * row
         stock.step()
         block = block_of(start, stop, index, weight=weight, momentum=velocity)
         ops.update_rows_sgd(block, gradient.to(DEVICE), RowSGD(0.9, 0.01, nesterov), 0.1, None)
@@ -126,13 +126,13 @@ def test_update_is_that_of_torch_sgd_on_the_rows_alone(
 @every_form
 @pytest.mark.parametrize("picked", [True, False])
 def test_update_rounds_momentum_with_the_bits_of_its_rows(ops: BlockOps, picked: bool) -> None:
-    """To the bit: the numbers are such that float32 arithmetic is exact, fused or not."""
+    """To the bit: with these numbers float32 arithmetic is exact, fused or not."""
     generator = torch.Generator().manual_seed(0)
     size, start, stop = 1100, 3, 24
     weight = torch.randint(-64, 64, (41, size), generator=generator) / 8.0
     momentum = (torch.randint(-64, 64, (41, size), generator=generator) / 8.0).bfloat16()
     gradient = torch.randint(-999, 999, (stop - start, size), generator=generator) / 512.0
-    # Perpendicular to the last bit: what one of them has where the other has not.
+    # Exactly perpendicular: each is zero in the columns where the other is not.
     weight[:, 1::2], gradient[:, ::2] = 0.0, 0.0
     momentum[6, 3], momentum[7, 1000], momentum[8, 0] = math.nan, math.inf, -math.inf
     gradient[4, 7] = math.nan

@@ -88,7 +88,7 @@ def test_random_all_never_overflows_and_takes_all_at_rate_one() -> None:
     assert torch.equal(every, torch.arange(5000))
 
 
-def test_chunks_of_the_hash_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_of_the_hash_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = _active("random_negative", [5, 4000], step=2)
     monkeypatch.setattr(rule, "_CHUNK_OF_THREAD", 7)
 
@@ -104,7 +104,7 @@ def test_rate_one_takes_every_class() -> None:
 
 
 @pytest.mark.parametrize(("labels", "overflow"), [(30, True), (10, True), (9, False)])
-def test_positives_beyond_the_quota_are_all_taken_and_said(labels: int, overflow: bool) -> None:
+def test_positives_beyond_the_quota_are_all_taken_and_reported(labels: int, overflow: bool) -> None:
     ids, (answer,) = _active("random_negative", list(range(labels)), classes=100, rate=0.1)
 
     assert bool(answer.overflow) == overflow
@@ -121,7 +121,7 @@ def test_every_class_in_the_batch_leaves_nothing_to_draw() -> None:
 
 
 @pytest.mark.parametrize("name", LABEL_RULES)
-def test_sets_do_not_know_the_rank_count(name: str) -> None:
+def test_sets_do_not_depend_on_the_number_of_ranks(name: str) -> None:
     alone, _ = _active(name, [1, 50, 4999], step=7)
     for ranks in (2, 3, 7):
         together, _ = _active(name, [1, 50, 4999], step=7, ranks=ranks)
@@ -138,7 +138,7 @@ def test_sets_change_with_step_and_seed_and_with_nothing_else() -> None:
     assert torch.equal(first, again)
     for changed in (later, other):
         shared = len(set(first.tolist()) & set(changed.tolist()))
-        # Independent draws of 500 in 5000 share 50, with a standard deviation below 7.
+        # Independent draws of 500 in 5000 have 50 in common, with a standard deviation below 7.
         assert abs(shared - 50) < 30
 
 

@@ -12,12 +12,14 @@ from recognition.head.sampling.rule import SampleRequest
 @pytest.mark.parametrize("classes", [1, 7, 100, 1001])
 def test_the_shards_parts_of_the_quota_add_up_to_it(classes: int) -> None:
     for ranks in (1, 2, 3, 8):
-        cuts = [shard_range(classes, ranks, rank) for rank in range(ranks)]
+        shards = [shard_range(classes, ranks, rank) for rank in range(ranks)]
         for rate in (0.05, 0.3, 1.0):
-            requests = [SampleRequest(torch.tensor([0]), *cut, classes, rate, 0, 0) for cut in cuts]
+            requests = [
+                SampleRequest(torch.tensor([0]), *shard, classes, rate, 0, 0) for shard in shards
+            ]
             parts = [request.shard_quota for request in requests]
             assert sum(parts) == requests[0].quota
-            sizes = [stop - start for start, stop in cuts]
+            sizes = [stop - start for start, stop in shards]
             assert all(0 <= s <= n for s, n in zip(parts, sizes, strict=True))
 
 
