@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recognition.head.choices import check
 from recognition.head.kernels.reference import EPSILON
 
 _EMBEDDING_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -23,28 +24,23 @@ def check_batch(
     The values of labels are checked on the CPU only: on a GPU the host would have to wait.
     """
     shape = list(embeddings.shape)
-    if len(shape) != 2 or shape[1] != size:
-        raise ValueError(f"embeddings: shape {shape} found, expected [batch, {size}]")
-    if embeddings.dtype not in _EMBEDDING_DTYPES:
-        raise ValueError(
-            f"embeddings: {embeddings.dtype} found, expected one of {_EMBEDDING_DTYPES}"
-        )
+    fits = len(shape) == 2 and shape[1] == size
+    check(fits, "embeddings", f"shape {shape}", f"[batch, {size}]")
+    known = embeddings.dtype in _EMBEDDING_DTYPES
+    check(known, "embeddings", embeddings.dtype, f"one of {_EMBEDDING_DTYPES}")
     if embeddings.device != device:
         raise ValueError(
             f"embeddings: on {embeddings.device}, but the head computes on {device}; move one of "
             "them"
         )
-    if list(labels.shape) != shape[:1]:
-        raise ValueError(f"labels: shape {list(labels.shape)} found, expected {shape[:1]}")
-    if labels.dtype not in _LABEL_DTYPES:
-        raise ValueError(f"labels: {labels.dtype} found, expected class ids as torch.int64")
+    fits, found = list(labels.shape) == shape[:1], f"shape {list(labels.shape)}"
+    check(fits, "labels", found, f"{shape[:1]}")
+    known = labels.dtype in _LABEL_DTYPES
+    check(known, "labels", labels.dtype, "class ids as torch.int64")
     if labels.device.type == "cpu" and len(labels) > 0:
         low, high = (int(value) for value in labels.aminmax())
-        if low < 0 or high >= num_classes:
-            raise ValueError(
-                f"labels: {low} to {high} found, expected class ids in [0, {num_classes}); "
-                "the head's num_classes must be the dataset's"
-            )
+        expected = f"class ids in [0, {num_classes}); the head's num_classes must be the dataset's"
+        check(low >= 0 and high < num_classes, "labels", f"{low} to {high}", expected)
 
 
 def normalise(embeddings_bd: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,6 @@ Shapes: b samples of this rank, N of the global batch, L classes of this rank, C
 centres per class (1 except for sub-centres), d embedding size.
 """
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from recognition.head.batch import check_batch, mask_unknown, normalise
+from recognition.head.choices import check_at_least
 from recognition.head.losses.base import Loss
 from recognition.head.losses.margins import cosface
 from recognition.head.online_softmax.global_loss import (
@@ -35,6 +35,7 @@ from recognition.head.online_softmax.update import CentreUpdate
 from recognition.head.optim.row_optimizers import RowOptimizer, RowSGD
 from recognition.head.placement.build import create_collectives, create_table
 from recognition.head.sampling.build import build_sampler
+from recognition.head.sampling.rule import TableReader
 from recognition.head.sampling.selection import Selection
 
 
@@ -177,10 +178,8 @@ class PartialFC(nn.Module):
         sampler = build_sampler(
             sampling, self.replicated, rebuild_every=rebuild_every, hard_share=hard_share
         )
-        self._selection = Selection(
-            sampler, self.table, embedding_size, shard=self.shard, num_classes=num_classes,
-            rate=sample_rate, seed=seed,
-        )  # fmt: skip
+        reader = TableReader(self.table, embedding_size)
+        self._selection = Selection(sampler, reader, self.shard, num_classes, sample_rate, seed)
         self._softmax = GlobalSoftmax(stream, self.shard, self.loss, self._collectives, seed)
         self._update = CentreUpdate(stream, self.optimizer, self._collectives, self.shard[0], seed)
         self._active_classes = 0
@@ -284,8 +283,7 @@ class PartialFC(nn.Module):
 
         Raises `ValueError` when `lr` is out of range, or when no gradient waits.
         """
-        if not (math.isfinite(lr) and lr >= 0.0):
-            raise ValueError(f"lr: {lr} found, expected a finite number of at least 0")
+        check_at_least("lr", lr)
         if not skip:
             self._update.apply(lr, grad_scale, self.step_count, dense=self.dense_update)
         self.table.finish()

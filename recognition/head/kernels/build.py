@@ -1,18 +1,16 @@
 """The choice of the block operations' form, once, by device."""
 
 import logging
-from collections.abc import Callable
 
 import torch
 
 from recognition.head.kernels.reference import BlockOps
-from recognition.head.kernels.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
 
-def block_ops(device: torch.device) -> Callable[[Workspace], BlockOps]:
-    """Return what makes the operations for tensors on `device`, and log which and why.
+def block_ops(device: torch.device) -> type[BlockOps]:
+    """Return the form of the operations for tensors on `device`, and log which and why.
 
     Triton kernels on CUDA, compiled loops on a CPU, where the package that they need can be
     imported; torch everywhere else.

@@ -30,8 +30,8 @@ class BlockOps:
         space: memory for temporaries.
     """
 
-    def __init__(self, space: Workspace | None = None) -> None:
-        self.space = Workspace() if space is None else space
+    def __init__(self) -> None:
+        self.space = Workspace()
 
     def read_rows(self, block: Block, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return the block's rows in `dtype`, [R, d], and 1 / max(norm, 1e-12) of each, [R].

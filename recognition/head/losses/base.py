@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recognition.head.choices import check, check_at_least
+
 
 @dataclass(frozen=True)
 class LossInputs:
@@ -168,23 +170,17 @@ def differentiate(
     return Derivatives(total.detach(), *derivatives)
 
 
-def check_at_least(option: str, value: float, least: float) -> None:
+def check_option(option: str, value: float, least: float) -> None:
     """Raise `ValueError` unless a loss's option is finite and at least `least`."""
-    if not (math.isfinite(value) and value >= least):
-        raise ValueError(
-            f"loss option {option}: {value} found, expected a finite number of at least {least}"
-        )
+    check_at_least(f"loss option {option}", value, least)
 
 
 def check_above(option: str, value: float, bound: float) -> None:
     """Raise `ValueError` unless a loss's option is finite and above `bound`."""
-    if not (math.isfinite(value) and value > bound):
-        raise ValueError(
-            f"loss option {option}: {value} found, expected a finite number above {bound}"
-        )
+    holds = math.isfinite(value) and value > bound
+    check(holds, f"loss option {option}", value, f"a finite number above {bound}")
 
 
 def check_fraction(option: str, value: float) -> None:
     """Raise `ValueError` unless a loss's option is in (0, 1]."""
-    if not 0.0 < value <= 1.0:
-        raise ValueError(f"loss option {option}: {value} found, expected 0 < {option} <= 1")
+    check(0.0 < value <= 1.0, f"loss option {option}", value, f"0 < {option} <= 1")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from recognition.head.choices import check
 from recognition.head.losses.base import Loss, LossInputs, SampleWeights, check_fraction
 
 
@@ -34,8 +35,7 @@ class DissectedSoftmax(Loss):
     batch_rate: float = 1.0
 
     def __post_init__(self) -> None:
-        if not -1.0 < self.d <= 1.0:
-            raise ValueError(f"loss option d: {self.d} found, expected a cosine in (-1, 1]")
+        check(-1.0 < self.d <= 1.0, "loss option d", self.d, "a cosine in (-1, 1]")
         check_fraction("batch_rate", self.batch_rate)
 
     def total(

@@ -17,8 +17,8 @@ from recognition.head.losses.base import (
     LossInputs,
     MarginSoftmax,
     check_above,
-    check_at_least,
     check_fraction,
+    check_option,
 )
 
 # A float32 cosine near 1 is off by some 1e-7, hence its sine by up to sqrt(2e-7) = 4e-4: below
@@ -61,7 +61,7 @@ class CosFace(MarginSoftmax):
     m: float = 0.4
 
     def __post_init__(self) -> None:
-        check_at_least("m", self.m, 0.0)
+        check_option("m", self.m, 0.0)
 
     def margin(self, inputs: LossInputs) -> Tensor:
         """Return `cos θ − m`, float [N]."""
@@ -85,8 +85,8 @@ class AngularMargin(MarginSoftmax):
 
     def __post_init__(self) -> None:
         check_above("m1", self.m1, 0.0)
-        check_at_least("m2", self.m2, 0.0)
-        check_at_least("m3", self.m3, 0.0)
+        check_option("m2", self.m2, 0.0)
+        check_option("m3", self.m3, 0.0)
 
     def margin(self, inputs: LossInputs) -> Tensor:
         """Return the cosines with margin, float [N]."""
@@ -107,7 +107,7 @@ def arcface(m: float = 0.5, detached: bool = False) -> MarginSoftmax:
 
     Raises `ValueError` when `m` is out of range.
     """
-    check_at_least("m", m, 0.0)
+    check_option("m", m, 0.0)
     return AngularMargin(1.0, m, 0.0, detached)
 
 
@@ -125,7 +125,7 @@ def combined(
     Raises `ValueError` when one of them is out of range.
     """
     if m1 == 1.0 and m2 == 0.0:
-        check_at_least("m3", m3, 0.0)
+        check_option("m3", m3, 0.0)
         return CosFace(m3)  # no angle is needed, and none of its rounding
     return AngularMargin(m1, m2, m3, detached)
 
@@ -138,8 +138,8 @@ def subcenter_arcface(m: float = 0.5, k: int = 3) -> MarginSoftmax:
 
     Raises `ValueError` unless `m` is finite and at least 0 and `k` at least 1.
     """
-    check_at_least("m", m, 0.0)
-    check_at_least("k", k, 1)
+    check_option("m", m, 0.0)
+    check_option("k", k, 1)
     return AngularMargin(1.0, m, 0.0, centres_per_class=k)
 
 
@@ -164,7 +164,7 @@ class AdaFace(MarginSoftmax):
     initial = (20.0, 100.0)  # mean and deviation of norms, as published
 
     def __post_init__(self) -> None:
-        check_at_least("m", self.m, 0.0)
+        check_option("m", self.m, 0.0)
         check_above("h", self.h, 0.0)
         check_fraction("alpha", self.alpha)
 
@@ -206,9 +206,9 @@ class MagFace(MarginSoftmax):
     def __post_init__(self) -> None:
         check_above("lower_norm", self.lower_norm, 0.0)
         check_above("upper_norm", self.upper_norm, self.lower_norm)
-        check_at_least("lower_margin", self.lower_margin, 0.0)
-        check_at_least("upper_margin", self.upper_margin, self.lower_margin)
-        check_at_least("regulariser", self.regulariser, 0.0)
+        check_option("lower_margin", self.lower_margin, 0.0)
+        check_option("upper_margin", self.upper_margin, self.lower_margin)
+        check_option("regulariser", self.regulariser, 0.0)
 
     def margin(self, inputs: LossInputs) -> Tensor:
         """Return `cos(θ + m(a))`, float [N]; the norm a gets its gradient too."""
@@ -244,7 +244,7 @@ class CurricularFace(MarginSoftmax):
     initial = (0.0,)  # t
 
     def __post_init__(self) -> None:
-        check_at_least("m", self.m, 0.0)
+        check_option("m", self.m, 0.0)
         check_fraction("alpha", self.alpha)
 
     def observe(self, inputs: LossInputs) -> Tensor:

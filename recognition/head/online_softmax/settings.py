@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from recognition.head.choices import check
+
 # A block's temporaries should fit the caches of a CPU, and be large enough that the overhead of its
 # few dozen operations is small: of 4, 6, 8, 12 and 16 MiB, 12 was the fastest at d = 512 on two
 # cores with 1 MiB of their own each and 32 MiB shared. A GPU needs few launches instead. The
@@ -44,21 +46,15 @@ class StreamSettings:
     matmul_dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.scale) and self.scale > 0.0):
-            raise ValueError(f"scale: {self.scale} found, expected a finite number above 0")
-        if self.inter_class_filter is not None and not -1.0 <= self.inter_class_filter <= 1.0:
-            raise ValueError(
-                f"inter_class_filter: {self.inter_class_filter} found, expected a cosine in "
-                "[-1, 1], or None for no filter"
-            )
-        if self.block_bytes < 1:
-            raise ValueError(f"block_bytes: {self.block_bytes} found, expected at least 1")
-        if self.keep_bytes < 0:
-            raise ValueError(f"keep_bytes: {self.keep_bytes} found, expected at least 0")
-        if self.matmul_dtype not in _MATMUL_DTYPES:
-            raise ValueError(
-                f"matmul_dtype: {self.matmul_dtype} found, expected one of {_MATMUL_DTYPES}"
-            )
+        positive = math.isfinite(self.scale) and self.scale > 0.0
+        check(positive, "scale", self.scale, "a finite number above 0")
+        limit = self.inter_class_filter
+        in_range = limit is None or -1.0 <= limit <= 1.0
+        check(in_range, "inter_class_filter", limit, "a cosine in [-1, 1], or None for no filter")
+        check(self.block_bytes >= 1, "block_bytes", self.block_bytes, "at least 1")
+        check(self.keep_bytes >= 0, "keep_bytes", self.keep_bytes, "at least 0")
+        known = self.matmul_dtype in _MATMUL_DTYPES
+        check(known, "matmul_dtype", self.matmul_dtype, f"one of {_MATMUL_DTYPES}")
 
     @property
     def log2_scale(self) -> float:

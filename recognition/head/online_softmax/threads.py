@@ -20,7 +20,6 @@ import torch
 
 from recognition.head.kernels.build import block_ops
 from recognition.head.kernels.reference import BlockOps
-from recognition.head.kernels.workspace import Workspace
 from recognition.head.rows import Bounds
 
 Result = TypeVar("Result")
@@ -44,7 +43,7 @@ class Threads:
     def __init__(self, device: torch.device, *, parallel: bool) -> None:
         self._device, self._parallel = device, parallel and device.type == "cpu"
         self._make_ops = block_ops(device)
-        self.ops = self._make_ops(Workspace())
+        self.ops = self._make_ops()
         self._idle: SimpleQueue[BlockOps] = SimpleQueue()
         self._pool: ThreadPoolExecutor | None = None
         self._count = 0
@@ -99,7 +98,7 @@ class Threads:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="head")
         self._count, self._idle = count, SimpleQueue()
         for _ in range(count):
-            self._idle.put(self._make_ops(Workspace()))
+            self._idle.put(self._make_ops())
         started = Barrier(count)
 
         def settle() -> None:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from recognition.head.choices import build
+from recognition.head.choices import build, check, check_at_least
 from recognition.head.optim.rounding import RowNoise, round_stochastically
 
 _MOMENTUM_DTYPES = (torch.float32, torch.bfloat16)
@@ -85,16 +85,14 @@ class RowSGD:
 
     def __post_init__(self) -> None:
         _check_factor("momentum", self.momentum)
-        _check_at_least_zero("weight_decay", self.weight_decay)
+        check_at_least("weight_decay", self.weight_decay)
         if self.nesterov and self.momentum == 0.0:
             raise ValueError(
                 "nesterov: true found with momentum 0, expected a momentum above 0 to look ahead "
                 "along; set one, or nesterov to false"
             )
-        if self.momentum_dtype not in _MOMENTUM_DTYPES:
-            raise ValueError(
-                f"momentum_dtype: {self.momentum_dtype} found, expected one of {_MOMENTUM_DTYPES}"
-            )
+        known = self.momentum_dtype in _MOMENTUM_DTYPES
+        check(known, "momentum_dtype", self.momentum_dtype, f"one of {_MOMENTUM_DTYPES}")
 
     @property
     def rounds(self) -> bool:
@@ -157,13 +155,12 @@ class RowAdamW:
     weight_decay: float = 0.1
 
     def __post_init__(self) -> None:
-        if len(self.betas) != 2:
-            raise ValueError(f"betas: {self.betas} found, expected two numbers in [0, 1)")
+        check(len(self.betas) == 2, "betas", self.betas, "two numbers in [0, 1)")
         for position, beta in enumerate(self.betas):
             _check_factor(f"betas[{position}]", beta)
-        if not (math.isfinite(self.eps) and self.eps > 0.0):
-            raise ValueError(f"eps: {self.eps} found, expected a finite number above 0")
-        _check_at_least_zero("weight_decay", self.weight_decay)
+        positive = math.isfinite(self.eps) and self.eps > 0.0
+        check(positive, "eps", self.eps, "a finite number above 0")
+        check_at_least("weight_decay", self.weight_decay)
 
     def state(self, rows: int, width: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """Return zero `exp_avg` and `exp_avg_sq`, [rows, width], and `steps`, [rows, 1]."""
@@ -208,10 +205,4 @@ def build_row_optimizer(name: str, **options: Any) -> RowOptimizer:
 
 
 def _check_factor(name: str, value: float) -> None:
-    if not 0.0 <= value < 1.0:
-        raise ValueError(f"{name}: {value} found, expected 0 <= {name} < 1")
-
-
-def _check_at_least_zero(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value >= 0.0):
-        raise ValueError(f"{name}: {value} found, expected a finite number of at least 0")
+    check(0.0 <= value < 1.0, name, value, f"0 <= {name} < 1")

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from recognition.distributed import shard_range
+from recognition.head.choices import check
 
 # Newer torch has new names for both and warns of the old ones on every rank.
 _all_gather: Callable[..., Any] = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
@@ -73,17 +74,15 @@ class Collectives:
         if given is None and self.size > 1:
             size_1 = torch.tensor([batch], dtype=torch.int64, device=device)
             sizes = self._gather(size_1, [1] * self.size).tolist()
-        if len(sizes) != self.size:
-            raise ValueError(
-                f"batch_sizes: {sizes} found, expected one for each of {self.size} ranks"
-            )
+        fits = len(sizes) == self.size
+        check(fits, "batch_sizes", sizes, f"one for each of {self.size} ranks")
         if sizes[self.rank] != batch:
             raise ValueError(
                 f"batch_sizes: {sizes} found, but rank {self.rank} has {batch} samples; give every "
                 "rank the same list of all ranks' sizes"
             )
-        if min(sizes) < 0 or sum(sizes) == 0:
-            raise ValueError(f"batch_sizes: {sizes} found, expected at least 1 sample on some rank")
+        some = min(sizes) >= 0 and sum(sizes) > 0
+        check(some, "batch_sizes", sizes, "at least 1 sample on some rank")
         return sizes
 
     def gather_batch(

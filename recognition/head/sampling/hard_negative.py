@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor
 
+from recognition.head.choices import check
 from recognition.head.kernels.reference import inverse_norm
 from recognition.head.online_softmax.settings import BLOCK_BYTES, budget
 from recognition.head.sampling.by_score import ranking, take_best
@@ -41,8 +42,7 @@ class HardNegative(Sampler):
     def __init__(
         self, hard_share: float, dtype: torch.dtype = torch.bfloat16, block_bytes: int | None = None
     ) -> None:
-        if not 0.0 < hard_share <= 1.0:
-            raise ValueError(f"hard_share: {hard_share} found, expected 0 < hard_share <= 1")
+        check(0.0 < hard_share <= 1.0, "hard_share", hard_share, "0 < hard_share <= 1")
         self.hard_share = hard_share
         self.dtype = dtype
         self.block_bytes = block_bytes

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recognition.head.choices import check
 from recognition.head.sampling.by_score import take_best
 from recognition.head.sampling.rule import ActiveSet, Sampler, SampleRequest, TableReader
 
@@ -63,10 +64,9 @@ class HashForest(Sampler):
     uses_embeddings = True
 
     def __init__(self, rebuild_every: int, neighbours: int | None = None) -> None:
-        if rebuild_every < 1:
-            raise ValueError(f"rebuild_every: {rebuild_every} found, expected at least 1 step")
-        if neighbours is not None and neighbours < 1:
-            raise ValueError(f"neighbours: {neighbours} found, expected at least 1, or None")
+        check(rebuild_every >= 1, "rebuild_every", rebuild_every, "at least 1 step")
+        some = neighbours is None or neighbours >= 1
+        check(some, "neighbours", neighbours, "at least 1, or None")
         _faiss()
         self.rebuild_every = rebuild_every
         self.neighbours = neighbours

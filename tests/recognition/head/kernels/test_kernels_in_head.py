@@ -1,6 +1,6 @@
 """The whole head on kernels against the whole head on torch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -9,7 +9,6 @@ from torch import Tensor
 from recognition.head import PartialFC, RowAdamW, RowOptimizer, RowSGD, arcface, build_loss
 from recognition.head.kernels.cpu import CompiledOps
 from recognition.head.kernels.reference import BlockOps
-from recognition.head.kernels.workspace import Workspace
 
 cuda = pytest.importorskip("recognition.head.kernels.cuda", reason="needs Triton")
 
@@ -32,7 +31,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-MakeOps = Callable[[Workspace], BlockOps]
 on_kernels = pytest.mark.parametrize(
     "kernels", [cuda.TritonOps, CompiledOps], ids=["triton", "compiled"]
 )
@@ -40,11 +38,9 @@ BLOCK_BYTES = 20 * 12 * (SAMPLES + SIZE)  # blocks of 20 classes, the last one o
 
 
 def _three_steps(
-    make_ops: MakeOps, monkeypatch: pytest.MonkeyPatch, **options: object
+    ops: type[BlockOps], monkeypatch: pytest.MonkeyPatch, **options: object
 ) -> dict[str, Tensor]:
-    monkeypatch.setattr(
-        "recognition.head.online_softmax.threads.block_ops", lambda device: make_ops
-    )
+    monkeypatch.setattr("recognition.head.online_softmax.threads.block_ops", lambda device: ops)
     settings = {"loss": arcface(0.5), "block_bytes": BLOCK_BYTES, "device": DEVICE} | options
     head = PartialFC(SIZE, CLASSES, sample_rate=0.3, **settings)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(1)
@@ -66,7 +62,7 @@ def _three_steps(
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 def test_steps_equal_those_of_torch(
     monkeypatch: pytest.MonkeyPatch,
-    kernels: MakeOps,
+    kernels: type[BlockOps],
     sampling: str,
     placement: str,
     optimizer: RowOptimizer,
@@ -86,7 +82,7 @@ def test_steps_equal_those_of_torch(
 @on_kernels
 @pytest.mark.parametrize("name", ["subcenter_arcface", "curricularface", "d_softmax"])
 def test_losses_without_kernels_use_the_torch_form(
-    monkeypatch: pytest.MonkeyPatch, kernels: MakeOps, name: str
+    monkeypatch: pytest.MonkeyPatch, kernels: type[BlockOps], name: str
 ) -> None:
     options = {"batch_rate": 0.5} if name == "d_softmax" else {}
     loss = build_loss(name, **options)

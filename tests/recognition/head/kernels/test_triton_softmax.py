@@ -18,7 +18,6 @@ from recognition.head.kernels.block import LogitTransform
 from recognition.head.kernels.build import block_ops
 from recognition.head.kernels.cpu import CompiledOps
 from recognition.head.kernels.reference import BlockOps
-from recognition.head.kernels.workspace import Workspace
 from recognition.head.optim.row_optimizers import RowSGD
 from tests.recognition.head.kernels.kernel_cases import (
     DEVICE,
@@ -178,9 +177,9 @@ def test_an_empty_block_changes_nothing(ops: BlockOps, rows: int, samples: int) 
 
 
 def test_the_cpu_uses_compiled_loops_and_cuda_the_kernels() -> None:
-    assert isinstance(block_ops(torch.device("cpu"))(Workspace()), CompiledOps)
-    assert type(block_ops(torch.device("cuda"))(Workspace())) is type(OPS[1])
-    assert type(block_ops(torch.device("meta"))(Workspace())) is BlockOps
+    assert block_ops(torch.device("cpu")) is CompiledOps
+    assert block_ops(torch.device("cuda")) is type(OPS[1])
+    assert block_ops(torch.device("meta")) is BlockOps
 
 
 def test_without_numba_a_cpu_uses_torch_and_warns(
