@@ -44,17 +44,12 @@ class HeadOutput:
     """What a forward pass of the head returns.
 
     The host waits for a GPU to learn how many classes a sampling rule took, and for nothing else.
-
-    Attributes:
-        loss: float32 scalar, mean over the global batch, the same on every rank; carries the
-            gradient.
-        active_classes: number of classes of this rank that took part.
-        figures: for the log, by name; scalars on the head's device, or numbers. Whoever logs
-            writes all of them, so a new figure is one line here.
     """
 
-    loss: Tensor
-    active_classes: int
+    loss: Tensor  # float32 scalar, mean over the global batch, equal on all ranks; has a gradient
+    active_classes: int  # of this rank
+    # For the log, by name: scalars on the head's device, or numbers. Whoever logs writes all of
+    # them, so a new figure is one line here.
     figures: dict[str, Tensor | float]
 
 

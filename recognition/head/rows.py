@@ -15,16 +15,10 @@ Bounds = Sequence[tuple[int, int]]
 
 @dataclass(frozen=True)
 class RowSet:
-    """A set of rows of the local table, in ascending order.
+    """A set of rows of the local table: of all, they are read as slices, without a copy."""
 
-    Attributes:
-        count: A, how many rows.
-        index: int64 [A], the rows' numbers, strictly ascending; None for rows `0 … count − 1`,
-            which are then read as slices, without a copy.
-    """
-
-    count: int
-    index: Tensor | None = None
+    count: int  # A, how many rows
+    index: Tensor | None = None  # int64 [A], strictly ascending; None for rows `0 … count − 1`
 
     @classmethod
     def of_mask(cls, mask_L: Tensor) -> "RowSet":

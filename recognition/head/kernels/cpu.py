@@ -36,19 +36,13 @@ class CompiledOps(BlockOps):
         return factor_Rd, inverse_R
 
     def softmax_block(
-        self,
-        product_CN: Tensor,
-        inverse_C: Tensor,
-        target_N: Tensor,
-        transform: LogitTransform,
-        running_max_N: Tensor,
-        sum_exp_N: Tensor,
-    ) -> Tensor | None:
+        self, product_CN: Tensor, inverse_C: Tensor, target_N: Tensor, transform: LogitTransform,
+        running_max_N: Tensor, sum_exp_N: Tensor,
+    ) -> Tensor | None:  # fmt: skip
         """See `BlockOps.softmax_block`."""
         if not (transform.is_plain and transform.max_is_fixed):
-            return super().softmax_block(
-                product_CN, inverse_C, target_N, transform, running_max_N, sum_exp_N
-            )
+            statistics = running_max_N, sum_exp_N
+            return super().softmax_block(product_CN, inverse_C, target_N, transform, *statistics)
         scale = transform.log2_scale
         loops.softmax_block(
             _array(product_CN), inverse_C.numpy(), target_N.numpy(), np.float32(scale),

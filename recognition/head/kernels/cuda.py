@@ -55,23 +55,17 @@ class TritonOps(BlockOps):
         return factor_Rd, inverse_R
 
     def softmax_block(
-        self,
-        product_CN: Tensor,
-        inverse_C: Tensor,
-        target_N: Tensor,
-        transform: LogitTransform,
-        running_max_N: Tensor,
-        sum_exp_N: Tensor,
-    ) -> Tensor | None:
+        self, product_CN: Tensor, inverse_C: Tensor, target_N: Tensor, transform: LogitTransform,
+        running_max_N: Tensor, sum_exp_N: Tensor,
+    ) -> Tensor | None:  # fmt: skip
         """See `BlockOps.softmax_block`.
 
         With the fixed maximum, products are read once, not twice, and two of four launches fall
         away.
         """
         if not transform.is_plain:
-            return super().softmax_block(
-                product_CN, inverse_C, target_N, transform, running_max_N, sum_exp_N
-            )
+            statistics = running_max_N, sum_exp_N
+            return super().softmax_block(product_CN, inverse_C, target_N, transform, *statistics)
         rows, samples = product_CN.shape
         if rows == 0 or samples == 0:
             return None

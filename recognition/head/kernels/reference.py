@@ -46,14 +46,9 @@ class BlockOps:
         return self.space.like("factor", row_Rd, dtype).copy_(row_Rd), inverse_R
 
     def softmax_block(
-        self,
-        product_CN: Tensor,
-        inverse_C: Tensor,
-        target_N: Tensor,
-        transform: LogitTransform,
-        running_max_N: Tensor,
-        sum_exp_N: Tensor,
-    ) -> Tensor | None:
+        self, product_CN: Tensor, inverse_C: Tensor, target_N: Tensor, transform: LogitTransform,
+        running_max_N: Tensor, sum_exp_N: Tensor,
+    ) -> Tensor | None:  # fmt: skip
         """Add a block to each sample's online softmax; turn its products into exponentials.
 
         All in place. With p the old running maximum and q the new one, the largest logit so far or

@@ -22,30 +22,19 @@ from recognition.head.choices import check, check_at_least
 
 @dataclass(frozen=True)
 class LossInputs:
-    """What a loss knows of samples and their target classes.
+    """What a loss knows of samples and their target classes."""
 
-    Attributes:
-        target_cosine: float32 [N], with the target centre, before any margin.
-        norm: float32 [N], of the embedding before it was normalised.
-        running: float32 [k], the loss's running statistics, `Loss.initial` at first.
-    """
-
-    target_cosine: Tensor
-    norm: Tensor
-    running: Tensor
+    target_cosine: Tensor  # float32 [N], with the target centre, before any margin
+    norm: Tensor  # float32 [N], of the embedding before it was normalised
+    running: Tensor  # float32 [k], the loss's running statistics, `Loss.initial` at first
 
 
 @dataclass(frozen=True)
 class Curriculum:
-    """How hard negatives count for more: a cosine c above a sample's bound becomes `c·(t + c)`.
+    """How hard negatives count for more: a cosine c above a sample's bound becomes `c·(t + c)`."""
 
-    Attributes:
-        bound: float32 [N], cosine above which a negative of the sample is hard.
-        boost: float32 [N], t of the sample.
-    """
-
-    bound: Tensor
-    boost: Tensor
+    bound: Tensor  # float32 [N], cosine above which a negative of the sample is hard
+    boost: Tensor  # float32 [N], t of the sample
 
     def pick(self, sample_S: Tensor) -> "Curriculum":
         """Return the curriculum of some of the samples, int64 [S]."""
@@ -60,31 +49,19 @@ class Curriculum:
 
 @dataclass(frozen=True)
 class SampleWeights:
-    """How much each sample's terms count; each sums to 1 over the global batch.
+    """How much each sample's terms count; each sums to 1 over the global batch."""
 
-    Attributes:
-        target: float32 [N]; 0 for a sample whose target class takes no part in the step.
-        negatives: float32 [S].
-    """
-
-    target: Tensor
-    negatives: Tensor
+    target: Tensor  # float32 [N]; 0 for a sample whose target class takes no part in the step
+    negatives: Tensor  # float32 [S]
 
 
 class Loss:
-    """A loss over each sample's target class and its negatives. Subclass to add one.
+    """A loss over each sample's target class and its negatives. Subclass to add one."""
 
-    Attributes:
-        initial: running statistics before the first step; none for most losses.
-        centres_per_class: K; a class's cosine is that of the nearest of its K centres.
-        batch_rate: fraction of the batch whose negatives count, in (0, 1].
-        has_norm_gradient: whether the loss has a derivative by the embeddings' norms.
-    """
-
-    initial: tuple[float, ...] = ()
-    centres_per_class: int = 1
-    batch_rate: float = 1.0
-    has_norm_gradient: bool = False
+    initial: tuple[float, ...] = ()  # running statistics before the first step
+    centres_per_class: int = 1  # K; a class's cosine is that of the nearest of its K centres
+    batch_rate: float = 1.0  # fraction of the batch whose negatives count, in (0, 1]
+    has_norm_gradient: bool = False  # whether there is a derivative by the embeddings' norms
 
     def observe(self, inputs: LossInputs) -> Tensor:
         """Return the running statistics, float32 [k], after `inputs` of the global batch."""
@@ -139,19 +116,12 @@ class MarginSoftmax(Loss):
 
 @dataclass(frozen=True)
 class Derivatives:
-    """A loss's value and its derivatives.
+    """A loss's value and its derivatives."""
 
-    Attributes:
-        loss: float32 scalar.
-        negatives: float32 [S], by the negatives' log-sum-exp.
-        target_cosine: float32 [N].
-        norm: float32 [N]; zeros for a loss that does not depend on it.
-    """
-
-    loss: Tensor
-    negatives: Tensor
-    target_cosine: Tensor
-    norm: Tensor
+    loss: Tensor  # float32 scalar
+    negatives: Tensor  # float32 [S], by the negatives' log-sum-exp
+    target_cosine: Tensor  # float32 [N]
+    norm: Tensor  # float32 [N]; zeros for a loss that does not depend on it
 
 
 def differentiate(

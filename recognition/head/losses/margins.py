@@ -1,7 +1,8 @@
 """Margins: what is done to the cosine between a sample and its target centre.
 
 Each is a class with its options, their checks and the target cosines with margin, and an entry in
-`build.LOSSES`. Derivatives come from autograd on N numbers.
+`build.LOSSES`. An option out of its range raises `ValueError`. Derivatives come from autograd on N
+numbers.
 
 Shapes: N samples of the global batch.
 """
@@ -50,15 +51,9 @@ def falling_cosine(angle_N: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class CosFace(MarginSoftmax):
-    """`cos θ − m` (Wang et al., "CosFace", CVPR 2018, arXiv 1801.09414).
+    """`cos θ − m` (Wang et al., "CosFace", CVPR 2018, arXiv 1801.09414)."""
 
-    Attributes:
-        m: margin, finite and at least 0.
-
-    Raises `ValueError` when it is out of range.
-    """
-
-    m: float = 0.4
+    m: float = 0.4  # margin, finite and at least 0
 
     def __post_init__(self) -> None:
         check_option("m", self.m, 0.0)
@@ -104,8 +99,6 @@ def arcface(m: float = 0.5, detached: bool = False) -> MarginSoftmax:
         detached: take the value with the margin and the derivative without it, as the published
             code does by editing logits outside autograd; to reproduce its results. The default
             is the derivative of the formula, larger by `sin(θ + m) / sin θ`.
-
-    Raises `ValueError` when `m` is out of range.
     """
     check_option("m", m, 0.0)
     return AngularMargin(1.0, m, 0.0, detached)
@@ -121,8 +114,6 @@ def combined(
         m2: added to the angle, in radians, finite and at least 0.
         m3: subtracted from the cosine, finite and at least 0.
         detached: as in `arcface`.
-
-    Raises `ValueError` when one of them is out of range.
     """
     if m1 == 1.0 and m2 == 0.0:
         check_option("m3", m3, 0.0)
@@ -134,9 +125,8 @@ def subcenter_arcface(m: float = 0.5, k: int = 3) -> MarginSoftmax:
     """Return ArcFace over K centres per class (Deng et al., "Sub-center ArcFace", ECCV 2020).
 
     The cosine with a class is that with the nearest of its K centres, for target and negatives
-    alike; only that centre gets a gradient. The table is K times as large.
-
-    Raises `ValueError` unless `m` is finite and at least 0 and `k` at least 1.
+    alike; only that centre gets a gradient. The table is K times as large. `m` is finite and at
+    least 0, `k` at least 1.
     """
     check_option("m", m, 0.0)
     check_option("k", k, 1)
@@ -149,18 +139,11 @@ class AdaFace(MarginSoftmax):
 
     With z the embedding's norm, standardised by running mean and deviation, times h and clipped to
     [−1, 1]: `cos(θ − m·z) − (m + m·z)`. Low norms get an angular margin, high ones a cosine margin.
-
-    Attributes:
-        m: margin, finite and at least 0.
-        h: concentration, finite and above 0.
-        alpha: weight of a batch in the running mean and deviation, in (0, 1].
-
-    Raises `ValueError` when one of them is out of range.
     """
 
-    m: float = 0.4
-    h: float = 0.333
-    alpha: float = 0.01
+    m: float = 0.4  # margin, finite and at least 0
+    h: float = 0.333  # concentration, finite and above 0
+    alpha: float = 0.01  # weight of a batch in the running mean and deviation, in (0, 1]
     initial = (20.0, 100.0)  # mean and deviation of norms, as published
 
     def __post_init__(self) -> None:
@@ -192,8 +175,7 @@ class MagFace(MarginSoftmax):
     `cos(θ + m(a))` with a margin that rises linearly with the norm a, clamped to
     [`lower_norm`, `upper_norm`], from `lower_margin` to `upper_margin` (radians), plus
     `regulariser · (1/a + a/upper_norm²)`, which rewards large norms.
-
-    Raises `ValueError` when an option is not finite, negative, or a lower one above an upper one.
+    Options are finite, none is negative, and no lower one above its upper one.
     """
 
     lower_norm: float = 10.0
@@ -231,16 +213,10 @@ class CurricularFace(MarginSoftmax):
 
     `cos(θ + m)` for the target class; a negative whose cosine c exceeds it counts as `c·(t + c)`, t
     being the running mean of the target cosines, which rises as training succeeds.
-
-    Attributes:
-        m: margin in radians, finite and at least 0.
-        alpha: weight of a batch in t, in (0, 1].
-
-    Raises `ValueError` when one of them is out of range.
     """
 
-    m: float = 0.5
-    alpha: float = 0.01
+    m: float = 0.5  # margin in radians, finite and at least 0
+    alpha: float = 0.01  # weight of a batch in t, in (0, 1]
     initial = (0.0,)  # t
 
     def __post_init__(self) -> None:

@@ -25,24 +25,15 @@ def budget(stated: int | None, by_device: dict[str, int], device: torch.device) 
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """What both passes must agree on.
+    """What both passes must agree on. Raises `ValueError` for a setting out of its range."""
 
-    Attributes:
-        scale: factor s of the cosines, finite and above 0.
-        inter_class_filter: negatives with a cosine above it are left out of the softmax, as if
-            their classes did not exist; None leaves none out.
-        block_bytes: budget for the temporaries of one block, at least 1.
-        keep_bytes: budget for keeping the first pass's exponentials; 0 keeps none.
-        matmul_dtype: float32 or bfloat16, of the factors of the block products. Statistics and
-            gradients are float32 in any case; a bfloat16 product is rounded to bfloat16.
-
-    Raises `ValueError` for a setting out of its range.
-    """
-
-    scale: float
+    scale: float  # factor s of the cosines, finite and above 0
+    # Negatives with a cosine above it are left out, as if their classes did not exist.
     inter_class_filter: float | None = None
-    block_bytes: int = BLOCK_BYTES["cpu"]
-    keep_bytes: int = KEEP_BYTES["cpu"]
+    block_bytes: int = BLOCK_BYTES["cpu"]  # budget for the temporaries of one block, at least 1
+    keep_bytes: int = KEEP_BYTES["cpu"]  # budget for keeping the first pass's exponentials
+    # float32 or bfloat16, of the factors of the block products, which are rounded to it.
+    # Statistics and gradients are float32 in any case.
     matmul_dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:

@@ -22,23 +22,20 @@ from torch import Tensor
 from recognition.head.choices import build, check, check_at_least
 from recognition.head.optim.rounding import RowNoise, round_stochastically
 
+State = dict[str, Tensor]  # by name, a row of each tensor per class
+
 _MOMENTUM_DTYPES = (torch.float32, torch.bfloat16)
 
 
 class RowOptimizer(Protocol):
     """What the head asks of an optimizer of its rows."""
 
-    def state(self, rows: int, width: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    def state(self, rows: int, width: int, device: torch.device | str = "cpu") -> State:
         """Return the state before the first update: zeros by name, each [rows, ...]."""
         ...
 
     def update(
-        self,
-        weight_RD: Tensor,
-        state: dict[str, Tensor],
-        gradient_RD: Tensor,
-        lr: float,
-        noise: RowNoise,
+        self, weight_RD: Tensor, state: State, gradient_RD: Tensor, lr: float, noise: RowNoise
     ) -> None:
         """Update R rows: change `weight_RD` and every tensor of `state` in place.
 
@@ -65,23 +62,19 @@ class RowSGD:
 
     or, with Nesterov's momentum, `w = w − lr·(g + momentum·v)`.
 
-    Attributes:
-        momentum: factor of the old velocity, `0 <= momentum < 1`; 0 keeps no state.
-        weight_decay: L2 penalty, finite and at least 0, added to the gradient.
-        nesterov: whether to look ahead along the new velocity; needs a momentum above 0.
-        momentum_dtype: torch.float32, or torch.bfloat16 to keep the velocity in half the memory,
-            rounded stochastically (see `rounding`). Arithmetic is float32 in both, and an update
-            uses its velocity before it is rounded.
+    With a momentum in bfloat16 the velocity takes half the memory and is rounded stochastically
+    (see `rounding`). Arithmetic is float32 all the same, and an update uses its velocity before it
+    is rounded.
 
     State: `momentum`, [L, D] in `momentum_dtype`.
 
     Raises `ValueError` when a setting is out of range.
     """
 
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    nesterov: bool = False
-    momentum_dtype: torch.dtype = torch.float32
+    momentum: float = 0.9  # factor of the old velocity, `0 <= momentum < 1`; 0 keeps no state
+    weight_decay: float = 5e-4  # L2 penalty, finite and at least 0, added to the gradient
+    nesterov: bool = False  # look ahead along the new velocity; needs a momentum above 0
+    momentum_dtype: torch.dtype = torch.float32  # or torch.bfloat16
 
     def __post_init__(self) -> None:
         _check_factor("momentum", self.momentum)
@@ -99,19 +92,14 @@ class RowSGD:
         """Whether the velocity is rounded stochastically."""
         return self.momentum > 0.0 and self.momentum_dtype == torch.bfloat16
 
-    def state(self, rows: int, width: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    def state(self, rows: int, width: int, device: torch.device | str = "cpu") -> State:
         """Return zero `momentum`, [rows, width], or nothing where the momentum is 0."""
         if self.momentum == 0.0:
             return {}
         return {"momentum": torch.zeros(rows, width, dtype=self.momentum_dtype, device=device)}
 
     def update(
-        self,
-        weight_RD: Tensor,
-        state: dict[str, Tensor],
-        gradient_RD: Tensor,
-        lr: float,
-        noise: RowNoise,
+        self, weight_RD: Tensor, state: State, gradient_RD: Tensor, lr: float, noise: RowNoise
     ) -> None:
         """See `RowOptimizer.update`."""
         if self.weight_decay > 0.0:
@@ -139,19 +127,16 @@ class RowAdamW:
     class first sampled late would be corrected for a history that its averages do not have, and
     its first step would be `(1 − betas[0]) / sqrt(1 − betas[1])` = 3.2 times too long.
 
-    Attributes:
-        betas: factors of the old averages of the gradient and of its square, each in [0, 1).
-        eps: added to the root of the second average, finite and above 0.
-        weight_decay: finite and at least 0. The default is what published face recognition with
-            AdamW uses, not the 0.01 of `torch.optim.AdamW`.
-
     State: `exp_avg` and `exp_avg_sq`, float32 [L, D]; `steps`, int32 [L, 1].
 
     Raises `ValueError` when a setting is out of range.
     """
 
+    # Factors of the old averages of the gradient and of its square, each in [0, 1).
     betas: Sequence[float] = (0.9, 0.999)
-    eps: float = 1e-8
+    eps: float = 1e-8  # added to the root of the second average, finite and above 0
+    # Finite and at least 0. The default is what published face recognition with AdamW uses, not
+    # the 0.01 of `torch.optim.AdamW`.
     weight_decay: float = 0.1
 
     def __post_init__(self) -> None:
@@ -162,7 +147,7 @@ class RowAdamW:
         check(positive, "eps", self.eps, "a finite number above 0")
         check_at_least("weight_decay", self.weight_decay)
 
-    def state(self, rows: int, width: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    def state(self, rows: int, width: int, device: torch.device | str = "cpu") -> State:
         """Return zero `exp_avg` and `exp_avg_sq`, [rows, width], and `steps`, [rows, 1]."""
         return {
             "exp_avg": torch.zeros(rows, width, device=device),
@@ -171,12 +156,7 @@ class RowAdamW:
         }
 
     def update(
-        self,
-        weight_RD: Tensor,
-        state: dict[str, Tensor],
-        gradient_RD: Tensor,
-        lr: float,
-        noise: RowNoise,
+        self, weight_RD: Tensor, state: State, gradient_RD: Tensor, lr: float, noise: RowNoise
     ) -> None:
         """See `RowOptimizer.update`."""
         mean_RD, square_RD, steps_R1 = state["exp_avg"], state["exp_avg_sq"], state["steps"]

@@ -49,8 +49,8 @@ class HostTable(Table):
     passes do not overlap, so no row is read before an earlier change of it is in the table.
 
     Args:
-        weight: float32 [L, D], on the CPU.
-        state: the optimizer's tensors by name, each [L, ...], on the CPU.
+        weight: as `Table`'s, and on the CPU.
+        state: likewise.
         device: where blocks are computed.
         stage_bytes: device memory for rows that are sent ahead of the pass that needs them.
     """

@@ -1,4 +1,4 @@
-"""The sampling rules that look at ids and labels alone.
+"""The sampling rules that use ids and labels alone.
 
 Each is a pure function of the seed, the step, the class ids and the labels of the global batch. It
 draws from no generator and does not depend on the number of ranks: a resumed run, or one on

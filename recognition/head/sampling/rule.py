@@ -1,4 +1,4 @@
-"""What a sampling rule is, what it may look at, and what it returns.
+"""What a sampling rule is, what it may use, and what it returns.
 
 Shapes: N samples of the global batch, L classes of this rank's shard, R classes of a block, K
 centres per class, d embedding size.
@@ -26,7 +26,7 @@ _CHUNK_OF_GPU = 1 << 24
 
 @dataclass(frozen=True)
 class TableReader:
-    """This rank's centres, wherever they live, for the rules that look at them."""
+    """This rank's centres, wherever they live, for the rules that use them."""
 
     table: Table
     embedding_size: int
@@ -50,30 +50,17 @@ class TableReader:
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """What a rule may look at.
+    """What a rule may use; embeddings and table are None for a caller whose rule does not."""
 
-    Attributes:
-        labels: int64 [N], class ids of the global batch.
-        start: first class of this rank's shard.
-        stop: one past its last class.
-        num_classes: classes on all ranks together.
-        rate: fraction of the classes to take, `0 < rate <= 1`; for the rules that use one.
-        seed: the head's seed.
-        step: the head's step counter.
-        unit: float32 [N, d], the normalised embeddings of the global batch; None for a caller
-            whose rule does not use them.
-        table: this rank's centres; None likewise.
-    """
-
-    labels: Tensor
-    start: int
-    stop: int
-    num_classes: int
-    rate: float
-    seed: int
-    step: int
-    unit: Tensor | None = None
-    table: TableReader | None = None
+    labels: Tensor  # int64 [N], class ids of the global batch
+    start: int  # first class of this rank's shard
+    stop: int  # one past its last class
+    num_classes: int  # on all ranks together
+    rate: float  # fraction of the classes to take, `0 < rate <= 1`; for the rules that use one
+    seed: int  # the head's
+    step: int  # the head's
+    unit: Tensor | None = None  # float32 [N, d], normalised embeddings of the global batch
+    table: TableReader | None = None  # this rank's centres
 
     def embeddings_and_centres(self) -> tuple[Tensor, TableReader]:
         """Return `unit` and `table`, for a rule that has `uses_embeddings`."""
@@ -122,28 +109,17 @@ class SampleRequest:
 
 @dataclass(frozen=True)
 class ActiveSet:
-    """The classes of this rank that take part in a step.
+    """The classes of this rank that take part in a step."""
 
-    Attributes:
-        rows: their rows in the rank's table.
-        positive_classes: int64 scalar tensor, distinct labels in the global batch.
-        overflow: bool scalar tensor, whether the positives alone reached the quota, so that no
-            negative was drawn.
-    """
-
-    rows: RowSet
-    positive_classes: Tensor
-    overflow: Tensor
+    rows: RowSet  # in the rank's table
+    positive_classes: Tensor  # int64 scalar, distinct labels in the global batch
+    overflow: Tensor  # bool scalar, whether these alone reached the quota: no negative was drawn
 
 
 class Sampler:
-    """A sampling rule. Subclass to add one, or wrap a function in `LabelRule`.
+    """A sampling rule. Subclass to add one, or wrap a function in `LabelRule`."""
 
-    Attributes:
-        uses_embeddings: whether it looks at `SampleRequest.unit`, so that no set is known before
-            the backbone has run.
-    """
-
+    # Whether it uses `SampleRequest.unit`, so that no set is known before the backbone has run.
     uses_embeddings: bool = False
 
     def __call__(self, request: SampleRequest) -> ActiveSet:
@@ -156,7 +132,7 @@ class Sampler:
 
 @dataclass(frozen=True)
 class LabelRule(Sampler):
-    """A rule that looks at ids and labels alone: a function of the request."""
+    """A rule that uses ids and labels alone: a function of the request."""
 
     choose: Callable[[SampleRequest], ActiveSet]
 
