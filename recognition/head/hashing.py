@@ -37,7 +37,7 @@ def _mix(word: Tensor) -> Tensor:
     word.bitwise_xor_(word >> 16)
     word.mul_(0x7FEB352D).bitwise_and_(WORD)
     word.bitwise_xor_(word >> 15)
-    # The published factor 0x846CA68B less 2^32: the same modulo 2^32, and the product stays
+    # The published factor 0x846CA68B minus 2^32: the same modulo 2^32, and the product stays
     # within int64.
     word.mul_(0x846CA68B - (1 << 32)).bitwise_and_(WORD)
     return word.bitwise_xor_(word >> 16)

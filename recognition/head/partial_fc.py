@@ -91,7 +91,7 @@ class PartialFC(nn.Module):
         num_classes: C, over all ranks. Rank r holds `shard_range(C, ranks, r)`, `head.shard`;
             the last ranks may hold fewer or none. All of them where classes are replicated.
         placement: `sharded` over the ranks; `replicated` on each (data parallel, the baseline);
-            `host`: sharded, in CPU memory, only active rows travel to the device.
+            `host`: sharded, in CPU memory; only active rows are sent to the device.
         sampling: a name in `SAMPLINGS`.
         sample_rate: fraction of the classes in the active set, in (0, 1]; for the rules that use
             one. Safe at hundreds of thousands of classes, costly at low false accept rates with
@@ -276,7 +276,7 @@ class PartialFC(nn.Module):
             skip: drop the gradients and change no centre, as after an overflow in float16. The
                 step counts all the same, so the next active set is a new one.
 
-        Raises `ValueError` when `lr` is out of range, or when no gradient waits.
+        Raises `ValueError` when `lr` is out of range, or when there is no gradient.
         """
         check_at_least("lr", lr)
         if not skip:
@@ -288,7 +288,7 @@ class PartialFC(nn.Module):
 
     @torch.no_grad()
     def gradients_finite(self) -> Tensor:
-        """Return whether the gradients that wait for `step` are finite: bool scalar tensor.
+        """Return whether the gradients that `step` will use are finite: bool scalar tensor.
 
         Costs next to nothing. A NaN or infinity in any rank's embeddings or centres shows on all
         ranks; reduce over the ranks all the same before acting on it.
@@ -302,7 +302,7 @@ class PartialFC(nn.Module):
         Call it between the backward passes and `step`, on all ranks: it makes every block's
         gradient once more than `step` does, and all-reduces single numbers. Whoever logs writes
         all of them, so a new figure is one line here. `grad_scale` is that of `step`. Raises
-        `ValueError` when no gradient waits.
+        `ValueError` when there is no gradient.
         """
         return {
             "gradient_norm_centres": self.gradient_norm(grad_scale),
@@ -314,7 +314,7 @@ class PartialFC(nn.Module):
 
     @torch.no_grad()
     def gradient_norm(self, grad_scale: float | Tensor = 1.0) -> Tensor:
-        """Return the norm of the gradient that waits for `step`, over all ranks: scalar.
+        """Return the norm of the gradient that `step` will use, over all ranks: scalar.
 
         Weight decay is not part of it. Costs and errors are those of `step_figures`.
         """

@@ -1,4 +1,4 @@
-"""Which rows of a rank's table take part, and how to walk them in blocks.
+"""Which rows of a rank's table take part, and how they are split into blocks.
 
 Shapes: L rows of the local table, A rows of the set, d embedding size, N samples.
 """

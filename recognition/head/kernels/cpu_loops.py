@@ -23,7 +23,7 @@ F32 = np.float32
 I32 = np.int32
 U32 = np.uint32
 
-# All that lets sums be vectorised, except the promise that no number is NaN or infinite.
+# All flags that allow sums to be vectorised, without those that assume no NaN or infinity.
 _ARITHMETIC = {"reassoc", "contract", "nsz", "arcp", "afn"}
 # Rows that are summed in float32 before the sums are added up in float64: sums of a whole block
 # in float32 would lose three digits.

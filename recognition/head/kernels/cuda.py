@@ -133,5 +133,5 @@ def _row_tile(size: int) -> tuple[int, int]:
 
 
 def _signed(word: int) -> int:
-    """Return the int32 with the same bits: Triton would compile anew for each width of integer."""
+    """Return the int32 with the same bits: Triton would compile again for each width of integer."""
     return word - ((word & 0x80000000) << 1)

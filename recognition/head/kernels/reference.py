@@ -126,7 +126,7 @@ class BlockOps:
 
         Args:
             block: with one centre per row, weight and `momentum`.
-            grad_unit_Rd: float32 or bfloat16, of which `full_gradient` makes the gradient; may be
+            grad_unit_Rd: float32 or bfloat16, from which `full_gradient` makes the gradient; may be
                 overwritten.
             sgd: the optimizer.
             lr: learning rate.

@@ -19,8 +19,8 @@ def kernel(varying: Sequence[str] = ()) -> Callable[[Callable[..., Any]], Any]:
     """Return a typed `triton.jit`.
 
     Args:
-        varying: integer arguments that change from launch to launch. Triton would compile a
-            kernel anew for a 1, for multiples of 16 and for the rest; of these it does not.
+        varying: integer arguments that change from launch to launch. For others Triton compiles a
+            kernel again for a 1, for multiples of 16 and for the rest.
     """
     decorator: Callable[[Callable[..., Any]], Any] = triton.jit(do_not_specialize=list(varying))
     return decorator

@@ -42,8 +42,8 @@ class Workspace:
     def acquire(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
         """Return a contiguous, uninitialised tensor that holds until `release`.
 
-        In the memory of a released one if that is large enough, else in new memory. A tensor that
-        is dropped instead of released merely cannot be reused.
+        In the memory of a released one if that is large enough, else in new memory. Memory of a
+        tensor that is dropped instead of released is freed, not reused.
         """
         size = math.prod(shape)
         for number, memory in enumerate(self._released):
@@ -53,7 +53,7 @@ class Workspace:
         return prefer_huge_pages(torch.empty(size, dtype=dtype, device=device)).view(shape)
 
     def release(self, tensor: Tensor) -> None:
-        """Take back a tensor from `acquire`, which nobody may read any more."""
+        """Take back a tensor from `acquire`, which must not be read any more."""
         whole = tensor.untyped_storage()
         flat = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(whole)
         self._released.append(flat)
@@ -63,7 +63,7 @@ def prefer_huge_pages(table: Tensor) -> Tensor:
     """Ask Linux to back a new tensor in CPU memory with 2 MiB pages, and return the tensor.
 
     A table of centres is read once per pass, in order or row by row. With 4 KiB pages the
-    processor looks up an address for every second row; with 2 MiB pages hardly ever, which on
+    processor looks up an address for every second row; with 2 MiB pages it rarely does, which on
     two cores made reading in order twice as fast and gathering rows 1.5 times as fast. Call it
     before the tensor is first written. Does nothing on other devices and systems, or where the
     system refuses.

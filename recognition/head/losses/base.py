@@ -22,7 +22,7 @@ from recognition.head.choices import check, check_at_least
 
 @dataclass(frozen=True)
 class LossInputs:
-    """What a loss knows of samples and their target classes."""
+    """What a loss is given for each sample and its target class."""
 
     target_cosine: Tensor  # float32 [N], with the target centre, before any margin
     norm: Tensor  # float32 [N], of the embedding before it was normalised

@@ -22,7 +22,7 @@ from recognition.head.losses.base import (
     check_option,
 )
 
-# A float32 cosine near 1 is off by some 1e-7, hence its sine by up to sqrt(2e-7) = 4e-4: below
+# A float32 cosine near 1 is off by some 1e-7, so its sine by up to sqrt(2e-7) = 4e-4: below
 # 1e-3 (0.06 degrees) the angle is rounding noise. Holding sin^2 at 1e-6 keeps the derivative of
 # the angle, 1 / sin, finite without touching any angle that float32 can tell from zero.
 _SMALLEST_SQUARED_SINE = 1e-6
@@ -170,7 +170,7 @@ class AdaFace(MarginSoftmax):
 
 @dataclass(frozen=True)
 class MagFace(MarginSoftmax):
-    """A norm that tells the quality (Meng et al., CVPR 2021, arXiv 2103.06627).
+    """A margin that grows with the norm (Meng et al., CVPR 2021, arXiv 2103.06627).
 
     `cos(θ + m(a))` with a margin that rises linearly with the norm a, clamped to
     [`lower_norm`, `upper_norm`], from `lower_margin` to `upper_margin` (radians), plus
@@ -236,5 +236,5 @@ class CurricularFace(MarginSoftmax):
         return Curriculum(self.margin(inputs), inputs.running.expand_as(inputs.target_cosine))
 
 
-# By these names users call them, as those that are functions.
+# Users call them by these names, like those that are functions.
 cosface, adaface, magface, curricularface = CosFace, AdaFace, MagFace, CurricularFace

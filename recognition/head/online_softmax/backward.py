@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class TargetGradients:
-    """What samples have to do with their target centres."""
+    """The samples' part in the gradients of their target centres."""
 
     unit: Tensor  # float32 [N, d], normalised embeddings
     row: Tensor  # int64 [N], of the target class in the table; −1 on ranks without it
@@ -40,7 +40,7 @@ class TargetGradients:
 
 @dataclass(frozen=True)
 class CentreLoss:
-    """What a backward pass leaves behind for the centres: O(N·d) numbers, whatever C is.
+    """What the centres' gradient is made from: O(N·d) numbers, whatever C is.
 
     `log2_total` is the sum of the exponentials of all ranks' negatives, to base 2; any finite
     number where there is none.
@@ -70,7 +70,7 @@ def centre_gradients(
 ) -> Iterator[Result]:
     """Second pass: call `use` for each block of `rows`, and yield what it returns, in order.
 
-    `use` gets the thread's operations, the block, and [C, d] in `matmul_dtype` of which
+    `use` gets the thread's operations, the block, and [C, d] in `matmul_dtype`, from which
     `full_gradient` makes the block's gradient: the sum over the losses (micro-batches) of
     `autograd.grad(loss, weight)`. `rows` must hold the rows of every loss. `use` may change the
     block and write it; it is called by several threads, and a gradient holds until it returns.

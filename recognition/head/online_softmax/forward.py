@@ -72,7 +72,7 @@ class KeptExps:
 
 @dataclass(frozen=True)
 class NegativeStatistics:
-    """What the first pass knows of each sample's negatives among some rows.
+    """The statistics of each sample's negatives among some rows, from the first pass.
 
     `grad_unit` is the gradient by the unit embedding, up to a factor per sample.
     """

@@ -1,4 +1,4 @@
-"""The loss of a global batch: where both passes, the loss and the ranks meet.
+"""The loss of a global batch, from the first pass, the loss and all ranks.
 
 Shapes: N samples of the global batch, M that this rank works on (N where classes are sharded, its
 own where they are replicated), S of them whose negatives count, d embedding size.

@@ -103,7 +103,7 @@ class Threads:
 
         def settle() -> None:
             started.wait()  # so that every thread comes here once
-            torch.get_num_threads()  # a thread takes torch's own number when it first asks for it
+            torch.get_num_threads()  # the first call sets torch's default for the thread
             torch.set_num_threads(1)
 
         for future in [self._pool.submit(settle) for _ in range(count)]:

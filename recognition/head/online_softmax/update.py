@@ -1,4 +1,4 @@
-"""From what the backward passes leave behind to an update of the centres, block by block.
+"""Updates the centres with the gradients of the backward passes, block by block.
 
 Shapes: C centres of a block, D numbers per class, d embedding size.
 """
@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class CentreUpdate:
-    """The gradients that wait for an update of the centres, and that update."""
+    """The gradients that the centres have not been updated with yet, and that update."""
 
     stream: BlockStream
     optimizer: RowOptimizer
@@ -37,7 +37,7 @@ class CentreUpdate:
         """Update the rows that have a gradient, at learning rate `lr`, in step number `step`.
 
         Gradients are divided by `grad_scale`. `dense` updates all other rows too, with a gradient
-        of zero. Raises `ValueError` when no gradient waits.
+        of zero. Raises `ValueError` when there is no gradient.
         """
         rows = self._rows()
 
@@ -71,7 +71,7 @@ class CentreUpdate:
     def norm(self, grad_scale: float | Tensor) -> Tensor:
         """Return the gradients' norm over all ranks: scalar. Costs a second pass, and collectives.
 
-        Raises `ValueError` when no gradient waits.
+        Raises `ValueError` when there is no gradient.
         """
 
         def square_sum(ops: BlockOps, block: Block, grad_unit_Cd: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class CentreUpdate:
         """Return the rows that have a gradient."""
         if not self.losses:
             raise ValueError(
-                "no gradient waits for the centres: call head(...).loss.backward() first"
+                "the centres have no gradient: call head(...).loss.backward() before head.step()"
             )
         table = self.stream.table
         return union([loss.rows for loss in self.losses], len(table.weight), table.device)

@@ -36,8 +36,8 @@ class RowNoise:
         """Return int32 [R, columns] in `[0, 2^16)`, in `out` if it is given.
 
         The upper half of the low 32 bits of a row's word times a column's word, both odd and
-        both hashed anew in each step. An odd number times all odd numbers gives all odd numbers,
-        so the upper half is exactly uniform over the words of either side, and any two rows,
+        both new in each step. An odd number times all odd numbers gives all odd numbers, so the
+        upper half is exactly uniform over the words of either side, and any two rows,
         columns or steps are uncorrelated. Hashing each of the R·D elements took thirty times as
         long on a CPU.
         """
@@ -60,7 +60,7 @@ def round_stochastically(value_RD: Tensor, noise: RowNoise, out: Tensor, scratch
     """
     # bfloat16 is the upper half of float32. Adding 16 random bits to the lower half carries into
     # the upper one with the wanted probability, in exponents too, where the distance of neighbours
-    # changes. A NaN with all bits set would overflow into the sign, hence one that has room.
+    # changes. A NaN with all bits set would overflow into the sign: NaNs get a fixed payload first.
     value_RD.nan_to_num_(nan=float("nan"), posinf=float("inf"), neginf=-float("inf"))
     bits_RD = value_RD.view(torch.int32)
     bits_RD.add_(noise.bits(value_RD.shape[1], out=scratch.view(torch.int32)))

@@ -1,8 +1,8 @@
 """Optimizers that update some rows of a table, in place.
 
 No stock optimizer does. With these, weight, state and decay of an unsampled centre stay
-bit-identical through a step (arXiv 2010.05222, section 3.2: only sampled centres are updated); its
-state waits until it is sampled again. An unsampled row that is updated with a gradient of zero
+bit-identical through a step (arXiv 2010.05222, section 3.2: only sampled centres are updated),
+until it is sampled again. An unsampled row that is updated with a gradient of zero
 decays in weight and state as with a dense optimizer.
 
 An optimizer holds settings only. The caller keeps the state, tensors with a row per class, and
@@ -28,7 +28,7 @@ _MOMENTUM_DTYPES = (torch.float32, torch.bfloat16)
 
 
 class RowOptimizer(Protocol):
-    """What the head asks of an optimizer of its rows."""
+    """What the head needs of an optimizer of its rows."""
 
     def state(self, rows: int, width: int, device: torch.device | str = "cpu") -> State:
         """Return the state before the first update: zeros by name, each [rows, ...]."""

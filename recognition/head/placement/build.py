@@ -23,7 +23,7 @@ class Placement:
     """Where centres live."""
 
     collectives: type[Collectives]  # what passes between the ranks
-    on_host: bool = False  # whether they stay in CPU memory, and only the active rows travel
+    on_host: bool = False  # whether they stay in CPU memory; only active rows are sent
 
 
 PLACEMENTS: dict[str, Placement] = {

@@ -162,8 +162,8 @@ class ShardedCollectives(Collectives):
     ) -> GatheredBatch:
         """Return the global batch. Collective: one all-gather over the group.
 
-        A label travels with its embedding, its 64 bits as two float32 columns that nobody
-        computes with.
+        A label is sent with its embedding, its 64 bits as two float32 columns that are never
+        computed with.
         """
         if self.size == 1:
             return super().gather_batch(unit_bd, norm_b, label_b, sizes)

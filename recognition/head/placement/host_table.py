@@ -1,4 +1,4 @@
-"""Class centres in CPU memory, whose blocks of rows travel to the device that computes.
+"""Class centres in CPU memory, whose blocks of rows are sent to the device that computes.
 
 Shapes: L classes of this rank, N samples, D numbers per class: its K centres of d each.
 """
@@ -18,7 +18,7 @@ from recognition.head.rows import Bounds, RowSet
 
 @dataclass
 class _HostBlock(Block):
-    """A block that has travelled to the device, and travels back when it is written."""
+    """A block that was sent to the device, and is sent back when it is written."""
 
     send_back: Callable[[Block], None] = field(kw_only=True)
 
@@ -43,7 +43,7 @@ class _Staged:
 class HostTable(Table):
     """Class centres and optimizer state in CPU memory, computed on another device.
 
-    Only the rows of one block travel at a time, the next block while one is computed, so the
+    The rows of one block are sent at a time, the next block while one is computed, so the
     device holds two blocks and what is staged. One background thread gathers rows into pinned
     memory, sends them, and puts changed rows back. It does its tasks one by one, and a step's
     passes do not overlap, so no row is read before an earlier change of it is in the table.
@@ -155,7 +155,7 @@ class HostTable(Table):
             return staging.to(self.device)
         with torch.cuda.stream(self._stream):
             sent = staging.to(self.device, non_blocking=True)
-        # The host waits here, on its own thread: what is handed on has arrived.
+        # The host waits here, on its own thread: what is returned has arrived.
         self._stream.synchronize()
         return sent
 

@@ -1,4 +1,4 @@
-"""Where the class centres and their optimizer state live, and how blocks of rows reach them.
+"""The class centres with their optimizer state, read and written in blocks of rows.
 
 Shapes: L classes of this rank, N samples, D numbers per class: its K centres of d each.
 """
@@ -53,7 +53,7 @@ class Table(nn.Module):
         """Prepare for passes over `rows`."""
 
     def release(self) -> None:
-        """Forget the staged rows: the passes over them are done."""
+        """Drop the staged rows."""
 
     def iter_blocks(
         self, rows: RowSet, bounds: Bounds, space: Workspace, *, with_state: bool = False

@@ -32,8 +32,8 @@ def build_sampler(name: str, replicated: bool, **options: Any) -> Sampler:
     sampler = rule(**{option: value for option, value in options.items() if option in known})
     if replicated and sampler.uses_embeddings:
         raise ValueError(
-            f"sampling {name!r} chooses by the batch's embeddings, of which a rank has only its "
-            "own with placement 'replicated', so the ranks' copies would diverge; expected "
+            f"sampling {name!r} chooses by the batch's embeddings; with placement 'replicated' a "
+            "rank has only its own, so the ranks' copies would diverge; expected "
             "placement 'sharded' or 'host', or another sampling"
         )
     return sampler

@@ -31,7 +31,7 @@ class HardNegative(Sampler):
 
     Args:
         hard_share: fraction of the quota that hardness decides, in (0, 1]; the rest is drawn at
-            random, so that every centre meets samples now and then, however far from them it is.
+            random, so that every centre takes part now and then, however far from samples it is.
         dtype: of the product's factors. In bfloat16 cosines are off by some 2e-4 (at d = 512),
             which swaps only classes that are about equally hard.
         block_bytes: memory budget of a block's temporaries; default by device, `BLOCK_BYTES`.

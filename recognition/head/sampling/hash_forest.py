@@ -2,7 +2,7 @@
 
 After "Accelerated Training for Massive Classification via Dynamic Class Selection" (Zhang et al.,
 arXiv 1801.01687), with another index in place of its random trees: a partition of the centres into
-about sqrt(L) cells by k-means, of which a query searches the nearest few, the centres stored in 8
+about sqrt(L) cells by k-means; a query searches the nearest few, and centres are stored in 8
 bits per number. For 100,000 centres (d = 512), two cores build it in 1.8 s and a quarter of the
 table's memory; a graph of neighbours (HNSW, 16 links) took 9.6 s and more than all of it.
 
@@ -50,7 +50,7 @@ class HashForest(Sampler):
     **Resuming.** The index is built at steps that `rebuild_every` divides, and whenever there is
     none. It is not saved. A run that resumes at such a step continues as if it had never stopped;
     at another it indexes newer centres than an uninterrupted run has in its index, and the sets
-    differ until the next rebuild. `forget()`, called by whoever saves a checkpoint, removes that
+    differ until the next rebuild. `forget()`, to be called when a checkpoint is saved, removes that
     difference: the run that continues then builds a new index too.
 
     Args:
