@@ -238,7 +238,7 @@ class PartialFC(nn.Module):
             figures={
                 # Mean target cosine, before the margin: the "average cosine distance" of the
                 # Partial FC paper.
-                "cosine_positive": result.cosine_positive,
+                "cosine_positive": result.mean_cosine,
                 # Distinct classes in the global batch.
                 "positive_classes": active.positive_classes,
                 # Whether they alone reached the sampling quota.

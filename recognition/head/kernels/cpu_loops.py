@@ -179,10 +179,10 @@ def softmax_block(
 
 @_compiled
 def add_targets(
-    weight_Ld: Any, index_R: Any, grad_Rd: Any, target_N: Any, grad_Nd: Any, half: bool
+    weight_Ld: Any, index_R: Any, grad_unit_Rd: Any, target_N: Any, grad_Nd: Any, half: bool
 ) -> None:
     """Add samples' gradients to those of their target rows."""
-    rows, size = grad_Rd.shape
+    rows, size = grad_unit_Rd.shape
     wide_d = np.empty(size, F32)
     wide_bits_d = wide_d.view(np.int32)
     for n in range(len(target_N)):
@@ -194,10 +194,10 @@ def add_targets(
         for k in range(size):
             square += weight_Ld[row, k] * weight_Ld[row, k]
         inverse = _inverse(square)
-        _widen(grad_Rd[r], half, wide_d, wide_bits_d)
+        _widen(grad_unit_Rd[r], half, wide_d, wide_bits_d)
         for k in range(size):
             wide_d[k] += grad_Nd[n, k] * inverse
-        _narrow(wide_d, wide_bits_d, half, grad_Rd[r])
+        _narrow(wide_d, wide_bits_d, half, grad_unit_Rd[r])
 
 
 @_inlined
@@ -220,41 +220,41 @@ def _noise_word(number: Any, first_key: Any, second_key: Any) -> Any:
 
 @_compiled
 def update_rows_sgd(
-    weight_Ld: Any, momentum_Ld: Any, index_R: Any, gradient_Rd: Any, lr: Any, momentum: Any,
+    weight_Ld: Any, momentum_Ld: Any, index_R: Any, grad_unit_Rd: Any, lr: Any, momentum: Any,
     weight_decay: Any, nesterov: bool, half_gradient: bool, half_momentum: bool, class_R: Any,
     first_key: Any, second_key: Any,
 ) -> None:  # fmt: skip
     """Update rows in place in the tables."""
-    rows, size = gradient_Rd.shape
-    slope_d, velocity_d = np.empty(size, F32), np.empty(size, F32)
-    slope_bits_d, velocity_bits_d = slope_d.view(np.int32), velocity_d.view(np.int32)
+    rows, size = grad_unit_Rd.shape
+    grad_unit_d, velocity_d = np.empty(size, F32), np.empty(size, F32)
+    grad_unit_bits_d, velocity_bits_d = grad_unit_d.view(np.int32), velocity_d.view(np.int32)
     word_d = np.zeros(size, np.uint32)
     if half_momentum:
         for k in range(size):
             word_d[k] = _noise_word(-1 - k, first_key, second_key)
     for r in range(rows):
         row = index_R[r] if len(index_R) else r
-        _widen(gradient_Rd[r], half_gradient, slope_d, slope_bits_d)
+        _widen(grad_unit_Rd[r], half_gradient, grad_unit_d, grad_unit_bits_d)
         along, square = F32(0.0), F32(0.0)
         for k in range(size):
-            along += slope_d[k] * weight_Ld[row, k]
+            along += grad_unit_d[k] * weight_Ld[row, k]
             square += weight_Ld[row, k] * weight_Ld[row, k]
         inverse = _inverse(square)
         along = weight_decay - along * inverse * inverse
         if not (half_momentum or nesterov):
             for k in range(size):
                 weight = weight_Ld[row, k]
-                velocity = momentum * momentum_Ld[row, k] + (slope_d[k] + along * weight)
+                velocity = momentum * momentum_Ld[row, k] + (grad_unit_d[k] + along * weight)
                 momentum_Ld[row, k] = velocity
                 weight_Ld[row, k] = weight - lr * velocity
             continue
         _widen(momentum_Ld[row], half_momentum, velocity_d, velocity_bits_d)
         for k in range(size):
             weight = weight_Ld[row, k]
-            slope = slope_d[k] + along * weight
-            velocity = momentum * velocity_d[k] + slope
+            grad = grad_unit_d[k] + along * weight
+            velocity = momentum * velocity_d[k] + grad
             velocity_d[k] = velocity
-            step = slope + momentum * velocity if nesterov else velocity
+            step = grad + momentum * velocity if nesterov else velocity
             weight_Ld[row, k] = weight - lr * step
         if half_momentum:
             row_word = _noise_word(class_R[r], first_key, second_key)

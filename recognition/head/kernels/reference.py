@@ -72,7 +72,7 @@ class BlockOps:
         """
         if len(product_CN) == 0:
             return None
-        inverse_C1, nearest_RN, slope_RN = inverse_C.unsqueeze(1), None, None
+        inverse_C1, nearest_RN, derivative_RN = inverse_C.unsqueeze(1), None, None
         if transform.is_plain:
             logit_RN = product_CN
             if product_CN.dtype != torch.float32:
@@ -86,11 +86,11 @@ class BlockOps:
             if transform.inter_class_filter is not None:
                 cosine_RN.masked_fill_(cosine_RN > transform.inter_class_filter, -math.inf)
             if transform.curriculum is not None:
-                cosine_RN, slope_RN = _harden(cosine_RN, transform.curriculum)
+                cosine_RN, derivative_RN = _harden(cosine_RN, transform.curriculum)
             logit_RN = cosine_RN.mul_(transform.log2_scale)
         _mask_targets(logit_RN, target_N)
         factor, rescale_N = _accumulate(logit_RN, transform, running_max_N, sum_exp_N)
-        exp_RN = logit_RN if slope_RN is None else logit_RN.mul_(slope_RN)
+        exp_RN = logit_RN if derivative_RN is None else logit_RN.mul_(derivative_RN)
         exp_CN = _spread(exp_RN, nearest_RN, transform.centres).mul_(inverse_C1 * factor)
         if exp_CN is not product_CN:
             product_CN.copy_(exp_CN)
@@ -186,9 +186,9 @@ def _spread(value_RN: Tensor, nearest_RN: Tensor | None, centres: int) -> Tensor
 def _harden(cosine_RN: Tensor, curriculum: Curriculum) -> tuple[Tensor, Tensor]:
     """Turn hard negatives' cosines c into `c·(t + c)`, in place; return them and the derivative."""
     hard_RN = cosine_RN > curriculum.bound
-    slope_RN = torch.where(hard_RN, curriculum.boost + 2.0 * cosine_RN, 1.0)
+    derivative_RN = torch.where(hard_RN, curriculum.boost + 2.0 * cosine_RN, 1.0)
     changed_RN = torch.where(hard_RN, cosine_RN * (curriculum.boost + cosine_RN), cosine_RN)
-    return cosine_RN.copy_(changed_RN), slope_RN
+    return cosine_RN.copy_(changed_RN), derivative_RN
 
 
 def _mask_targets(logit_RN: Tensor, target_N: Tensor) -> None:

@@ -75,7 +75,7 @@ def _rounded(value_RD: tl.tensor, bits_RD: tl.tensor) -> tl.tensor:
 
 @kernel(varying=["rows"])
 def add_targets(
-    gradient_Rd: tl.tensor, weight_Ld: tl.tensor, index_R: tl.tensor, target_N: tl.tensor,
+    grad_unit_Rd: tl.tensor, weight_Ld: tl.tensor, index_R: tl.tensor, target_N: tl.tensor,
     grad_Nd: tl.tensor, rows: tl.tensor, size: tl.tensor, epsilon: tl.tensor,
     HAS_INDEX: tl.constexpr, BLOCK_D: tl.constexpr,
 ) -> None:  # fmt: skip
@@ -95,16 +95,16 @@ def add_targets(
     for first in range(0, size, BLOCK_D):
         column_D = first + tl.arange(0, BLOCK_D)
         inside_D = inside & (column_D < size)
-        pointer_D = gradient_Rd + row * size + column_D
-        gradient_D = tl.load(pointer_D, mask=inside_D, other=0.0).to(tl.float32)
+        pointer_D = grad_unit_Rd + row * size + column_D
+        grad_unit_D = tl.load(pointer_D, mask=inside_D, other=0.0).to(tl.float32)
         added_D = tl.load(grad_Nd + sample * size + column_D, mask=inside_D, other=0.0)
-        gradient_D += added_D * inverse
-        tl.store(pointer_D, gradient_D.to(gradient_Rd.dtype.element_ty), mask=inside_D)
+        grad_unit_D += added_D * inverse
+        tl.store(pointer_D, grad_unit_D.to(grad_unit_Rd.dtype.element_ty), mask=inside_D)
 
 
 @kernel(varying=["rows", "first_key", "second_key"])
 def update_rows_sgd(
-    weight_Ld: tl.tensor, momentum_Ld: tl.tensor, index_R: tl.tensor, gradient_Rd: tl.tensor,
+    weight_Ld: tl.tensor, momentum_Ld: tl.tensor, index_R: tl.tensor, grad_unit_Rd: tl.tensor,
     rows: tl.tensor, size: tl.tensor, lr: tl.tensor, momentum: tl.tensor,
     weight_decay: tl.tensor, epsilon: tl.tensor, class_R: tl.tensor, first_key: tl.tensor,
     second_key: tl.tensor, HAS_INDEX: tl.constexpr, NESTEROV: tl.constexpr,
@@ -122,9 +122,9 @@ def update_rows_sgd(
         table_RD = table_R[:, None] * size + column_D[None, :]
         block_RD = row_R[:, None] * size + column_D[None, :]
         weight_RD = tl.load(weight_Ld + table_RD, mask=inside_RD, other=0.0)
-        gradient_RD = tl.load(gradient_Rd + block_RD, mask=inside_RD, other=0.0).to(tl.float32)
+        grad_unit_RD = tl.load(grad_unit_Rd + block_RD, mask=inside_RD, other=0.0).to(tl.float32)
         square_R += tl.sum(weight_RD * weight_RD, axis=1)
-        along_R += tl.sum(gradient_RD * weight_RD, axis=1)
+        along_R += tl.sum(grad_unit_RD * weight_RD, axis=1)
     inverse_R = _inverse(square_R, epsilon)
     along_R1 = (weight_decay - along_R * inverse_R * inverse_R)[:, None]
     # Where a row is one piece, these read what the loop above left in the nearest cache.
@@ -134,12 +134,12 @@ def update_rows_sgd(
         table_RD = table_R[:, None] * size + column_D[None, :]
         block_RD = row_R[:, None] * size + column_D[None, :]
         weight_RD = tl.load(weight_Ld + table_RD, mask=inside_RD, other=0.0)
-        gradient_RD = tl.load(gradient_Rd + block_RD, mask=inside_RD, other=0.0).to(tl.float32)
+        grad_unit_RD = tl.load(grad_unit_Rd + block_RD, mask=inside_RD, other=0.0).to(tl.float32)
         velocity_RD = tl.load(momentum_Ld + table_RD, mask=inside_RD, other=0.0).to(tl.float32)
-        slope_RD = gradient_RD + along_R1 * weight_RD
-        velocity_RD = momentum * velocity_RD + slope_RD
+        grad_RD = grad_unit_RD + along_R1 * weight_RD
+        velocity_RD = momentum * velocity_RD + grad_RD
         if NESTEROV:
-            weight_RD -= lr * (slope_RD + momentum * velocity_RD)
+            weight_RD -= lr * (grad_RD + momentum * velocity_RD)
         else:
             weight_RD -= lr * velocity_RD
         tl.store(weight_Ld + table_RD, weight_RD, mask=inside_RD)

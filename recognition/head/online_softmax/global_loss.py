@@ -36,7 +36,7 @@ class GlobalLoss:
     """
 
     loss: Tensor  # float32 scalar, mean over the global batch; equal on all ranks
-    cosine_positive: Tensor  # float32 scalar, mean target cosine; equal on all ranks
+    mean_cosine: Tensor  # float32 scalar, with the target centres; equal on all ranks
     running: Tensor  # float32 [k], the loss's running statistics with this batch in them
     centre_loss: CentreLoss  # what the second pass needs
     unit_gradient: Tensor | None  # float32 [M, d], by the unit embeddings, if asked for
@@ -118,7 +118,7 @@ class GlobalSoftmax:
         of_targets = TargetGradients(batch.unit, target_row_M, targets.centre, by.target_cosine)
         return GlobalLoss(
             loss=collectives.sum_over_samples(by.loss),
-            cosine_positive=collectives.sum_over_samples(cosine_M.sum()) / sum(batch.sizes),
+            mean_cosine=collectives.sum_over_samples(cosine_M.sum()) / sum(batch.sizes),
             running=inputs.running,
             centre_loss=CentreLoss(
                 rows, samples, log2_total_S, grad_lse_S, of_targets, kept, block_samples
