@@ -1,16 +1,17 @@
-"""The classification head: class centres, sampling, losses, exact streaming softmax.
+"""The classification head: class centres, sampling, losses, exact online softmax.
 
-Three independent choices make every method (docs: `docs/architecture.md`):
+Three independent choices make every method (see `docs/methods.md`), each a folder:
 
-* placement: where the centres live, `PLACEMENTS`;
-* sampling: which take part in a step, `SAMPLINGS`;
-* loss: what is computed over them, `LOSSES`.
+* `placement`: where the centres live, `PLACEMENTS`;
+* `sampling`: which take part in a step, `SAMPLINGS`;
+* `losses`: what is computed over them, `LOSSES`.
 
-`global_loss` and `streaming` are the method; the rest serves them.
+`online_softmax` computes it, with the `kernels`; `optim` updates the centres.
 """
 
-from recognition.head.losses.base import Loss, MarginSoftmax, Own, d_softmax
+from recognition.head.losses.base import Loss, LossInputs, MarginSoftmax, SampleWeights
 from recognition.head.losses.build import LOSSES, build_loss
+from recognition.head.losses.dissected import d_softmax
 from recognition.head.losses.margins import (
     adaface,
     arcface,
@@ -29,7 +30,7 @@ from recognition.head.optim.row_optimizers import (
     build_row_optimizer,
 )
 from recognition.head.partial_fc import HeadOutput, PartialFC
-from recognition.head.placement.place import PLACEMENTS
+from recognition.head.placement.build import PLACEMENTS
 from recognition.head.sampling.build import SAMPLINGS
 
 __all__ = [
@@ -39,12 +40,13 @@ __all__ = [
     "SAMPLINGS",
     "HeadOutput",
     "Loss",
+    "LossInputs",
     "MarginSoftmax",
-    "Own",
     "PartialFC",
     "RowAdamW",
     "RowOptimizer",
     "RowSGD",
+    "SampleWeights",
     "adaface",
     "arcface",
     "build_loss",

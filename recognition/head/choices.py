@@ -1,7 +1,8 @@
-"""Looking up a named choice and building it, with messages that a person can act on."""
+"""Looks up a named choice and builds it, and checks its options."""
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -27,7 +28,7 @@ def choose(table: Mapping[str, Choice], name: str, field: str) -> Choice:
 def build(
     table: Mapping[str, Callable[..., Choice]], name: str, field: str, options: Mapping[str, Any]
 ) -> Choice:
-    """Return `table[name](**options)`. Options that are left out have that function's defaults.
+    """Return `table[name](**options)`.
 
     Raises `ValueError` for an unknown name or option, with those that exist, for an option of the
     wrong type, and whatever the function raises for one that is out of range.
@@ -48,3 +49,15 @@ def build(
                 f"{known[option].annotation.__name__}"
             )
     return function(**options)
+
+
+def check(holds: bool, field: str, found: object, expected: str) -> None:
+    """Raise `ValueError` unless `holds`: with the field, what was found and what was expected."""
+    if not holds:
+        raise ValueError(f"{field}: {found} found, expected {expected}")
+
+
+def check_at_least(field: str, value: float, least: float = 0) -> None:
+    """Raise `ValueError` unless a setting is finite and at least `least`."""
+    expected = f"a finite number of at least {least}"
+    check(math.isfinite(value) and value >= least, field, value, expected)

@@ -1,80 +1,56 @@
-"""`PartialFC`: class centres in their place, a sampled part of them, and an exact loss over it.
+"""`PartialFC`: class centres, a sampled part of them, and an exact loss over that part.
 
 Shapes: b samples of this rank, N of the global batch, L classes of this rank, C of all ranks, K
-centres a class (1, but for sub-centres), d embedding size.
+centres per class (1 except for sub-centres), d embedding size.
 """
 
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from recognition.head.checks import check_batch, check_batch_sizes
-from recognition.head.kernels.reference import EPSILON
+from recognition.head.batch import check_batch, mask_unknown, normalise
+from recognition.head.choices import check_at_least
 from recognition.head.losses.base import Loss
 from recognition.head.losses.margins import cosface
-from recognition.head.online_softmax.backward import BlockGradient, CentreLoss, centre_gradients
 from recognition.head.online_softmax.global_loss import (
     Backward,
     GlobalLoss,
+    GlobalSoftmax,
     attach_backward,
-    global_loss,
-    pick_samples,
 )
 from recognition.head.online_softmax.settings import (
     BLOCK_BYTES,
     KEEP_BYTES,
     STAGE_BYTES,
     StreamSettings,
+    budget,
 )
-from recognition.head.online_softmax.threads import Lanes
-from recognition.head.online_softmax.update import RowStepper
+from recognition.head.online_softmax.stream import BlockStream
+from recognition.head.online_softmax.threads import Threads
+from recognition.head.online_softmax.update import CentreUpdate
 from recognition.head.optim.row_optimizers import RowOptimizer, RowSGD
-from recognition.head.placement.collectives import Batch
-from recognition.head.placement.place import place
-from recognition.head.placement.table import HostTable, TableReader
-from recognition.head.rows import RowSet, complement, local_rows, union
+from recognition.head.placement.build import create_collectives, create_table
 from recognition.head.sampling.build import build_sampler
-from recognition.head.sampling.by_labels import ActiveSet, SampleRequest
-
-Used = TypeVar("Used")
+from recognition.head.sampling.rule import TableReader
+from recognition.head.sampling.selection import Selection
 
 
 @dataclass(frozen=True)
 class HeadOutput:
-    """What a forward pass of the head gives.
+    """What a forward pass of the head returns.
 
     The host waits for a GPU to learn how many classes a sampling rule took, and for nothing else.
-
-    Attributes:
-        loss: float32 scalar, mean over the global batch, the same on every rank; carries the
-            gradient.
-        active_classes: number of classes of this rank that took part.
-        figures: for the log, by name; scalars on the head's device, or numbers. Whoever logs
-            writes all of them, so a new figure is one line here.
     """
 
-    loss: torch.Tensor
-    active_classes: int
-    figures: dict[str, torch.Tensor | float]
-
-
-@dataclass(frozen=True)
-class _Foreseen:
-    """An active set that was chosen ahead of the forward pass."""
-
-    step: int
-    labels: torch.Tensor
-    active: ActiveSet
-
-    def is_for(self, step: int, labels: torch.Tensor) -> bool:
-        return self.step == step and torch.equal(self.labels, labels)
+    loss: Tensor  # float32 scalar, mean over the global batch, equal on all ranks; has a gradient
+    active_classes: int  # of this rank
+    # For the log, by name: scalars on the head's device, or numbers. Whoever logs writes all of
+    # them, so a new figure is one line here.
+    figures: dict[str, Tensor | float]
 
 
 class PartialFC(nn.Module):
@@ -86,27 +62,27 @@ class PartialFC(nn.Module):
 
         F.cross_entropy(scale * margin(normalize(x) @ normalize(w).T), y)
 
-    with the margin on each sample's own class; else the same over the active classes. It is made
-    in blocks of centres (see `streaming`), so memory beyond the centres and their momentum is
-    O(N·d + block). One step is
+    with the margin on each sample's target class; else the same over the active classes. It is
+    computed in blocks of centres (see `online_softmax`), so memory beyond the centres and their
+    momentum is O(N·d + block). One step is
 
         output = head(embeddings, labels)
         output.loss.backward()
         head.step(lr)
 
-    **Gradients.** `loss` is the mean over the global batch. The gradient handed to this rank's
-    embeddings is that of the global mean times the number of ranks, so that averaging parameter
-    gradients over the ranks, as DistributedDataParallel does, gives exactly the gradient of the
-    global mean, with unequal batches too. Centres get the gradient of the global mean itself,
-    during `step`, block by block; none is ever stored. Several forward and backward passes
-    before one `step` add up. Scaling the loss scales all gradients; every rank must scale alike.
+    **Gradients.** `loss` is the mean over the global batch. The gradient of this rank's embeddings
+    is that of the global mean times the number of ranks, so that averaging parameter gradients
+    over the ranks, as DistributedDataParallel does, gives exactly the gradient of the global mean,
+    with unequal batches too. Centres get the gradient of the global mean itself, during `step`,
+    block by block; none is ever stored. Several forward and backward passes before one `step` add
+    up. Scaling the loss scales all gradients; every rank must scale alike.
 
-    **Collectives.** See `exchange`. All ranks must call alike, with embeddings that need a
-    gradient on all or on none. With sharded classes `step` makes none.
+    **Collectives.** See `placement/collectives.py`. All ranks must call alike, with embeddings
+    that need a gradient on all or on none. With sharded classes `step` makes none.
 
     **State.** `table` holds `weight` [L, K·d] and the optimizer's tensors [L, ...] as buffers, not
     parameters: the head has its own row optimizer, and no other optimizer, gradient clipping or
-    DistributedDataParallel should see them. Do not wrap the head into DistributedDataParallel.
+    DistributedDataParallel should see them. Do not wrap the head in DistributedDataParallel.
     `step_count` completes the state: the active set of the random rules is a pure function of
     (seed, step_count, class id, labels).
 
@@ -115,14 +91,15 @@ class PartialFC(nn.Module):
         num_classes: C, over all ranks. Rank r holds `shard_range(C, ranks, r)`, `head.shard`;
             the last ranks may hold fewer or none. All of them where classes are replicated.
         placement: `sharded` over the ranks; `replicated` on each (data parallel, the baseline);
-            `host`: sharded, in CPU memory, only active rows travel to the device.
+            `host`: sharded, in CPU memory; only active rows are sent to the device.
         sampling: a name in `SAMPLINGS`.
-        sample_rate: share of the classes in the active set, in (0, 1]; for the rules that use one.
-            Safe at hundreds of thousands of classes, costly at low false accept rates with few.
+        sample_rate: fraction of the classes in the active set, in (0, 1]; for the rules that use
+            one. Safe at hundreds of thousands of classes, costly at low false accept rates with
+            few.
         rebuild_every: steps between two indexes of `hash_forest`.
-        hard_share: share of the quota that hardness decides, of `hard_negative`; the rest is drawn
-            at random.
-        loss: such as `cosface(0.4)`; see `losses.LOSSES`.
+        hard_share: fraction of the quota that hardness decides, of `hard_negative`; the rest is
+            drawn at random.
+        loss: such as `cosface(0.4)`, the default; see `LOSSES`.
         scale: factor s of the cosines.
         inter_class_filter: negatives with a cosine above it are left out of the softmax
             altogether (Partial FC, CVPR 2022); None leaves none out.
@@ -132,10 +109,10 @@ class PartialFC(nn.Module):
             other implementations do: momentum and decay then move unsampled centres. For
             comparison; costs the traffic of the whole table.
         block_bytes: memory budget of a block's temporaries; default by device, `BLOCK_BYTES`.
-        keep_bytes: memory budget for keeping a step's block products, which saves a quarter of
-            the arithmetic when they fit; default by device, `KEEP_BYTES`; 0 keeps none.
+        keep_bytes: memory budget for keeping a step's exponentials, which saves a quarter of the
+            arithmetic when they fit; default by device, `KEEP_BYTES`; 0 keeps none.
         stage_bytes: device memory for rows sent ahead by `prefetch`, for `host`.
-        matmul_dtype: torch.float32, or torch.bfloat16 for the block products alone. The own
+        matmul_dtype: torch.float32, or torch.bfloat16 for the block products alone. The target
             cosine, the statistics and the update are float32 always.
         group: the ranks that train the table; default all, or none where no group was started.
         device: of the embeddings, and of the table unless it is on the host; default CPU.
@@ -143,6 +120,8 @@ class PartialFC(nn.Module):
     Raises `ValueError` for a setting out of its range, an unknown name, or two that do not go
     together.
     """
+
+    running: Tensor
 
     def __init__(
         self,
@@ -174,121 +153,81 @@ class PartialFC(nn.Module):
                 f"embedding_size {embedding_size} and num_classes {num_classes} found, expected "
                 "both to be at least 1"
             )
-        if not 0.0 < sample_rate <= 1.0:
-            raise ValueError(f"sample_rate: {sample_rate} found, expected 0 < sample_rate <= 1")
-        self.embedding_size = embedding_size
-        self.num_classes = num_classes
-        self.sample_rate = sample_rate
-        self.seed = seed
-        self.step_count = 0
-        self.loss = cosface(0.4) if loss is None else loss
+        self.embedding_size, self.num_classes = embedding_size, num_classes
+        self.step_count, self.dense_update = 0, dense_update
+        self.loss = cosface() if loss is None else loss
         self.optimizer = RowSGD() if optimizer is None else optimizer
-        self.dense_update = dense_update
-        self._sample = build_sampler(sampling, rebuild_every=rebuild_every, hard_share=hard_share)
-        self._how = StreamSettings(
-            scale,
-            inter_class_filter,
-            _by_device(BLOCK_BYTES, device) if block_bytes is None else block_bytes,
-            _by_device(KEEP_BYTES, device) if keep_bytes is None else keep_bytes,
-            matmul_dtype,
+        budgets = budget(block_bytes, BLOCK_BYTES, device), budget(keep_bytes, KEEP_BYTES, device)
+        settings = StreamSettings(scale, inter_class_filter, *budgets, matmul_dtype)
+        self._collectives = create_collectives(placement, group)
+        self.shard = self._collectives.shard(num_classes)
+        self.table = create_table(
+            placement, self.shard, embedding_size * self.loss.centres_per_class, seed=seed,
+            optimizer=self.optimizer, device=device, stage_bytes=stage_bytes,
+        )  # fmt: skip
+        # Ranks must add up blocks in one order, and a table in CPU memory sends them one by one.
+        parallel = self.table.parallel and not self._collectives.sums_blocks
+        stream = BlockStream(
+            self.table, embedding_size, settings, Threads(device, parallel=parallel)
         )
-        placed = place(
-            placement,
-            num_classes,
-            embedding_size * self.loss.centres_per_class,
-            seed=seed,
-            optimizer=self.optimizer,
-            group=group,
-            device=device,
-            stage_bytes=stage_bytes,
+        sampler = build_sampler(
+            sampling, self.replicated, rebuild_every=rebuild_every, hard_share=hard_share
         )
-        if placed.replicated and self._sample.looks_at_embeddings:
-            raise ValueError(
-                f"sampling {sampling!r} chooses by the batch's embeddings, of which a rank has "
-                "only its own with placement 'replicated', so the ranks' copies would part; "
-                "expected placement 'sharded' or 'host', or another sampling"
-            )
-        # Ranks' sums must meet in one order, and a table in CPU memory sends its blocks in turn.
-        apart = not isinstance(placed.table, HostTable) and not placed.sums_centres
-        self._lanes = Lanes(device, apart=apart)
-        self._exchange, self.shard, self.table = placed.exchange, placed.shard, placed.table
-        self.register_buffer("running", torch.tensor(self.loss.initial, device=device))
-        self.running: torch.Tensor
-        self._replicated = placed.replicated
-        self._stepper = RowStepper(
-            self.table, self.optimizer, self._lanes.ops, self._exchange, self.shard[0], seed
-        )
-        self._pending: list[CentreLoss] = []
-        self._foreseen: _Foreseen | None = None
+        reader = TableReader(self.table, embedding_size)
+        self._selection = Selection(sampler, reader, self.shard, num_classes, sample_rate, seed)
+        self._softmax = GlobalSoftmax(stream, self.shard, self.loss, self._collectives, seed)
+        self._update = CentreUpdate(stream, self.optimizer, self._collectives, self.shard[0], seed)
         self._active_classes = 0
+        self.register_buffer("running", torch.tensor(self.loss.initial, device=device))
 
     @property
-    def weight(self) -> torch.Tensor:
+    def weight(self) -> Tensor:
         """This rank's class centres, float32 [L, K·d]: the table's tensor itself."""
         return self.table.weight
 
     @property
     def replicated(self) -> bool:
         """Whether every rank holds all classes."""
-        return self._replicated
+        return self._collectives.replicated
 
     @property
     def device(self) -> torch.device:
         """Where the head computes."""
-        table = self.table
-        return table.device if isinstance(table, HostTable) else table.weight.device
+        return self.table.device
 
     def forward(
-        self,
-        embeddings: torch.Tensor,
-        labels: torch.Tensor,
-        batch_sizes: Sequence[int] | None = None,
+        self, embeddings: Tensor, labels: Tensor, batch_sizes: Sequence[int] | None = None
     ) -> HeadOutput:
         """Return the loss of the global batch.
 
-        Without gradients (`torch.no_grad()`) this takes one product a block instead of two.
+        Without gradients (`torch.no_grad()`) this takes one product per block instead of two.
 
         Args:
             embeddings: float32, bfloat16 or float16 [b, d] on the head's device; not normalised.
                 b may differ between ranks, and be 0 where another rank has samples.
-            labels: global class ids, integer [b], on the CPU or the head's device.
+            labels: class ids, integer [b], on the CPU or the head's device.
             batch_sizes: b of every rank, when the caller knows it; saves a tiny all-gather and,
                 on a GPU, a wait of the host.
 
         Raises `ValueError` for a wrong shape, dtype or device, for labels outside `[0, C)` and
-        for batch sizes that do not fit. Labels on a GPU cannot be looked at without a wait: one
+        for batch sizes that do not fit. Labels on a GPU cannot be checked without a wait: one
         out of range there makes the loss NaN.
         """
         check_batch(embeddings, labels, self.embedding_size, self.device, self.num_classes)
-        label_b = labels.to(device=embeddings.device, dtype=torch.int64).contiguous()
-        sizes = self._sizes(label_b, batch_sizes)
+        label_b, sizes = self._labels_and_sizes(labels, batch_sizes)
         with torch.autocast(embeddings.device.type, enabled=False):
-            embedding_bd = embeddings.float()
-            norm_b = torch.linalg.vector_norm(embedding_bd, dim=1)
-            unit_bd = F.normalize(embedding_bd, dim=1, eps=EPSILON)
+            unit_bd, norm_b = normalise(embeddings)
             known_bd = unit_bd.detach()
             if labels.device.type != "cpu":
-                unknown_b1 = ((label_b < 0) | (label_b >= self.num_classes)).unsqueeze(1)
-                known_bd = known_bd.masked_fill(unknown_b1, math.nan)
-            batch = self._exchange.gather_batch(known_bd, norm_b.detach(), label_b, sizes)
-            selecting = time.perf_counter()
-            active = self._active_set(batch)
-            selection_seconds = time.perf_counter() - selecting
-            result = global_loss(
-                batch,
-                local_rows(batch.label, *self.shard),
-                self.table,
-                active.rows,
-                self.loss,
-                self.running,
-                self._how,
-                self._lanes,
-                self._exchange,
-                sizes,
-                pick_samples(self.loss.batch_rate, batch, sizes, self.seed, self.step_count),
-                keep=torch.is_grad_enabled(),
-                with_embedding_gradient=unit_bd.requires_grad,
-            )
+                known_bd = mask_unknown(known_bd, label_b, self.num_classes)
+            batch = self._collectives.gather_batch(known_bd, norm_b.detach(), label_b, sizes)
+            started = time.perf_counter()
+            active = self._selection(self.step_count, batch)
+            selection_seconds = time.perf_counter() - started
+            result = self._softmax(
+                batch, active.rows, self.running, self.step_count,
+                keep=torch.is_grad_enabled(), with_grad=unit_bd.requires_grad,
+            )  # fmt: skip
         loss, self._active_classes = result.loss, active.rows.count
         if torch.is_grad_enabled():
             self.running.copy_(result.running)
@@ -297,9 +236,9 @@ class PartialFC(nn.Module):
             loss=loss,
             active_classes=active.rows.count,
             figures={
-                # Mean cosine between a sample and its own centre, before the margin: the "average
-                # cosine distance" of the Partial FC paper.
-                "cosine_positive": result.cosine_positive,
+                # Mean target cosine, before the margin: the "average cosine distance" of the
+                # Partial FC paper.
+                "cosine_positive": result.mean_cosine,
                 # Distinct classes in the global batch.
                 "positive_classes": active.positive_classes,
                 # Whether they alone reached the sampling quota.
@@ -310,31 +249,23 @@ class PartialFC(nn.Module):
         )
 
     @torch.no_grad()
-    def prefetch(self, labels: torch.Tensor, batch_sizes: Sequence[int] | None = None) -> None:
+    def prefetch(self, labels: Tensor, batch_sizes: Sequence[int] | None = None) -> None:
         """Begin to send the next batch's active rows to the device, for `placement="host"`.
 
         Call it when the labels are known, before the backbone's forward pass, which then hides
-        the journey. On every rank alike, after `step`; the next forward pass must be given the
+        the transfer. On every rank alike, after `step`; the next forward pass must be given the
         same labels, or what was sent is dropped. Does nothing for other placements, and for
-        sampling rules that look at embeddings. Collective: one all-gather of labels.
-
-        Args:
-            labels: as in `forward`.
-            batch_sizes: as in `forward`.
+        sampling rules that use embeddings. Arguments are those of `forward`. Collective: one
+        all-gather of labels.
         """
-        if not isinstance(self.table, HostTable) or self._sample.looks_at_embeddings:
-            return
-        label_b = labels.to(device=self.device, dtype=torch.int64).contiguous()
-        label_N = self._exchange.gather_labels(label_b, self._sizes(label_b, batch_sizes))
-        active = self._sample(self._request(label_N))
-        self._foreseen = _Foreseen(self.step_count, label_N, active)
-        self.table.stage(active.rows)
+        if self.table.stages and not self._selection.sampler.uses_embeddings:
+            label_b, sizes = self._labels_and_sizes(labels, batch_sizes)
+            label_N = self._collectives.gather_labels(label_b, sizes)
+            self._selection.prefetch(self.step_count, label_N)
 
     @torch.no_grad()
-    def step(
-        self, lr: float, *, grad_scale: float | torch.Tensor = 1.0, skip: bool = False
-    ) -> None:
-        """Give the sampled centres their gradient and move them; clear it; count the step.
+    def step(self, lr: float, *, grad_scale: float | Tensor = 1.0, skip: bool = False) -> None:
+        """Update the sampled centres with their gradients, clear those, and count the step.
 
         Centres, state and decay of a class that no forward pass since the last step sampled stay
         as they are, bit for bit, unless `dense_update` is set.
@@ -345,82 +276,51 @@ class PartialFC(nn.Module):
             skip: drop the gradients and change no centre, as after an overflow in float16. The
                 step counts all the same, so the next active set is a new one.
 
-        Raises `ValueError` when `lr` is out of range, or when there is nothing to step with.
+        Raises `ValueError` when `lr` is out of range, or when there is no gradient.
         """
-        if not (math.isfinite(lr) and lr >= 0.0):
-            raise ValueError(f"lr: {lr} found, expected a finite number of at least 0")
+        check_at_least("lr", lr)
         if not skip:
-            rows = self._pending_rows()
-
-            def move(gradient: BlockGradient) -> None:
-                self._stepper.step(rows, gradient, lr, self.step_count)
-
-            for _ in self._gradients(rows, grad_scale, move, with_state=True):
-                pass
-            if self.dense_update:
-                others, size = complement(rows, len(self.weight)), self.weight.shape[1]
-                block = self._how.block_rows(1, size)
-                self._stepper.step_without_gradient(self._lanes, others, block, lr, self.step_count)
+            self._update.apply(lr, grad_scale, self.step_count, dense=self.dense_update)
         self.table.finish()
         self.table.release()
-        for loss in self._pending:
-            if loss.kept is not None:
-                self._lanes.space.give_back(loss.kept.share)
-        self._pending.clear()
+        self._update.clear()
         self.step_count += 1
 
     @torch.no_grad()
-    def gradients_finite(self) -> torch.Tensor:
-        """Return whether the gradients that wait for `step` are finite: bool scalar tensor.
+    def gradients_finite(self) -> Tensor:
+        """Return whether the gradients that `step` will use are finite: bool scalar tensor.
 
-        Every gradient of a centre is a sum of unit vectors with the few numbers a sample that
-        are looked at here, so this costs next to nothing. A NaN or infinity in any rank's
-        embeddings or centres shows on all ranks; reduce over the ranks all the same before
-        acting on it.
+        Costs next to nothing. A NaN or infinity in any rank's embeddings or centres shows on all
+        ranks; reduce over the ranks all the same before acting on it.
         """
-        finite = torch.ones((), dtype=torch.bool, device=self.device)
-        for loss in self._pending:
-            finite &= loss.negative.isfinite().all() & loss.own.slope.isfinite().all()
-        return finite
+        return self._update.finite()
 
     @torch.no_grad()
-    def step_figures(self, grad_scale: float | torch.Tensor = 1.0) -> dict[str, torch.Tensor]:
+    def step_figures(self, grad_scale: float | Tensor = 1.0) -> dict[str, Tensor]:
         """Return figures for the log that cost too much for every step, by name: scalars.
 
         Call it between the backward passes and `step`, on all ranks: it makes every block's
         gradient once more than `step` does, and all-reduces single numbers. Whoever logs writes
-        all of them, so a new figure is one line here.
-
-        Args:
-            grad_scale: as in `step`.
-
-        Raises `ValueError` when no gradient waits.
+        all of them, so a new figure is one line here. `grad_scale` is that of `step`. Raises
+        `ValueError` when there is no gradient.
         """
         return {
             "gradient_norm_centres": self.gradient_norm(grad_scale),
             # Over all ranks, in the last forward pass.
-            "active_classes": self._exchange.over_classes(
+            "active_classes": self._collectives.sum_over_classes(
                 torch.tensor(self._active_classes, device=self.device)
             ),
         }
 
     @torch.no_grad()
-    def gradient_norm(self, grad_scale: float | torch.Tensor = 1.0) -> torch.Tensor:
-        """Return the norm of the gradient that waits for `step`, over all ranks: scalar.
+    def gradient_norm(self, grad_scale: float | Tensor = 1.0) -> Tensor:
+        """Return the norm of the gradient that `step` will use, over all ranks: scalar.
 
         Weight decay is not part of it. Costs and errors are those of `step_figures`.
         """
-        total = torch.zeros((), device=self.device)
-        rows = self._pending_rows()
+        return self._update.norm(grad_scale)
 
-        def square_sum(gradient: BlockGradient) -> torch.Tensor:
-            return self._exchange.centre_gradient(gradient.whole()).square().sum()
-
-        for square in self._gradients(rows, grad_scale, square_sum):
-            total += square
-        return self._exchange.over_classes(total).sqrt()
-
-    def state_tensors(self) -> dict[str, torch.Tensor]:
+    def state_tensors(self) -> dict[str, Tensor]:
         """Return this rank's rows of the state by name, each [L, ...], rows by class id.
 
         They are the tensors themselves: to load, copy into them and set `step_count`.
@@ -428,99 +328,51 @@ class PartialFC(nn.Module):
         return self.table.tensors()
 
     def forget(self) -> None:
-        """Drop what sampling keeps from step to step beside the state, the index of `hash_forest`.
+        """Drop what sampling keeps from step to step outside the state: `hash_forest`'s index.
 
         Call it whenever the state is saved: the run that goes on then chooses the same classes as
-        one that resumes, which has not got it either.
+        one that resumes, which does not have it either.
         """
-        self._sample.forget()
+        self._selection.sampler.forget()
 
     def get_extra_state(self) -> dict[str, int]:
         """Return what `state_dict` holds besides the tensors."""
         return {"step_count": self.step_count}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
-        """Take over what `get_extra_state` gave."""
+        """Restore what `get_extra_state` returned."""
         self.step_count = state["step_count"]
 
     def extra_repr(self) -> str:
         """Describe the head in one line, for `repr`."""
         return (
             f"{self.embedding_size}, {self.num_classes}, shard={self.shard}, {self.loss}, "
-            f"{self.optimizer}, {self._how}"
+            f"{self.optimizer}, {self._softmax.stream.settings}"
         )
 
-    def _sizes(self, label_b: torch.Tensor, batch_sizes: Sequence[int] | None) -> Sequence[int]:
-        exchange, batch = self._exchange, len(label_b)
-        sizes = exchange.batch_sizes(batch, label_b.device) if batch_sizes is None else batch_sizes
-        check_batch_sizes(sizes, batch, exchange.rank, exchange.size)
-        return sizes
-
-    def _active_set(self, batch: Batch) -> ActiveSet:
-        foreseen, self._foreseen = self._foreseen, None
-        if foreseen is not None and foreseen.is_for(self.step_count, batch.all_labels):
-            return foreseen.active
-        self.table.release()
-        return self._sample(self._request(batch.all_labels, batch))
-
-    def _request(self, label_N: torch.Tensor, batch: Batch | None = None) -> SampleRequest:
-        start, stop = self.shard
-        return SampleRequest(
-            labels=label_N,
-            start=start,
-            stop=stop,
-            num_classes=self.num_classes,
-            rate=self.sample_rate,
-            seed=self.seed,
-            step=self.step_count,
-            unit=None if batch is None else batch.unit,
-            table=TableReader(self.table, self.embedding_size),
-        )
+    def _labels_and_sizes(
+        self, labels: Tensor, batch_sizes: Sequence[int] | None
+    ) -> tuple[Tensor, Sequence[int]]:
+        label_b = labels.to(device=self.device, dtype=torch.int64).contiguous()
+        return label_b, self._collectives.batch_sizes(len(label_b), self.device, batch_sizes)
 
     def _backward(self, result: GlobalLoss, sizes: Sequence[int]) -> Backward:
-        """Return what the loss's backward pass does: note the centres' part, give embeddings."""
-        step, exchange = self.step_count, self._exchange
+        """Return the loss's backward pass: keep the centres' part, return the embeddings'."""
+        step, collectives = self.step_count, self._collectives
 
-        def backward(grad_loss: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        def backward(grad_loss: Tensor) -> tuple[Tensor | None, Tensor | None]:
             if self.step_count != step:
                 raise ValueError(
                     f"backward of step {step}'s loss after the centres moved on to step "
                     f"{self.step_count}: call loss.backward() before head.step()"
                 )
-            self._pending.append(result.centre_loss.scaled(grad_loss))
+            self._update.losses.append(result.centre_loss.scaled(grad_loss))
             if result.unit_gradient is None:
                 return None, None
-            factor = grad_loss * exchange.size
-            by_unit = exchange.scatter_gradient(result.unit_gradient * factor, sizes)
-            if not self.loss.bends_norms:
+            factor = grad_loss * collectives.size
+            by_unit = collectives.scatter_gradient(result.unit_gradient * factor, sizes)
+            if not self.loss.has_norm_gradient:
                 return by_unit, None
-            return by_unit, exchange.mine(result.norm_gradient * factor, sizes)
+            return by_unit, collectives.local_part(result.norm_gradient * factor, sizes)
 
         return backward
-
-    def _pending_rows(self) -> RowSet:
-        """Return the rows that have a gradient waiting."""
-        if not self._pending:
-            raise ValueError(
-                "no gradient waits for the centres: call head(...).loss.backward() before"
-            )
-        return union([loss.rows for loss in self._pending], len(self.weight), self.device)
-
-    def _gradients(
-        self,
-        rows: RowSet,
-        grad_scale: float | torch.Tensor,
-        use: Callable[[BlockGradient], Used],
-        *,
-        with_state: bool = False,
-    ) -> Iterator[Used]:
-        """Yield what `use` makes of this rank's gradients of what waits, block by block."""
-        losses = [loss.scaled(1.0 / grad_scale) for loss in self._pending]
-        with torch.autocast(self.device.type, enabled=False):
-            yield from centre_gradients(
-                self.table, rows, losses, self._how, self._lanes, use, with_state=with_state
-            )
-
-
-def _by_device(budgets: dict[str, int], device: torch.device) -> int:
-    return budgets.get(device.type, budgets["cpu"])

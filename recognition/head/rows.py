@@ -1,46 +1,43 @@
-"""Which rows of a rank's table take part, and how to walk them in blocks.
+"""Which rows of a rank's table take part, and how they are split into blocks.
 
 Shapes: L rows of the local table, A rows of the set, d embedding size, N samples.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
+Bounds = Sequence[tuple[int, int]]
+"""Ranges `[start, stop)` of positions in a row set, those of consecutive blocks."""
 
 
 @dataclass(frozen=True)
 class RowSet:
-    """A set of rows of the local table, in ascending order.
+    """A set of rows of the local table: of all, they are read as slices, without a copy."""
 
-    Attributes:
-        count: A, how many rows.
-        index: int64 [A], the rows' numbers, strictly ascending; None for rows `0 … count − 1`,
-            which are then read as slices, without a copy.
-    """
+    count: int  # A, how many rows
+    index: Tensor | None = None  # int64 [A], strictly ascending; None for rows `0 … count − 1`
 
-    count: int
-    index: torch.Tensor | None = None
+    @classmethod
+    def of_mask(cls, mask_L: Tensor) -> "RowSet":
+        """Return the rows where a mask is true, bool [L]. The host waits for their number."""
+        index = mask_L.nonzero().squeeze(1)
+        return cls(index.shape[0], index)
 
-    def read(self, table_Ld: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-        """Return the rows at positions `[start, stop)`: a view for a whole table, else a copy."""
-        if self.index is None:
-            return table_Ld[start:stop]
-        return table_Ld.index_select(0, self.index[start:stop])
+    def blocks(self, size: int) -> Bounds:
+        """Return the bounds of blocks of `size` positions, the last one shorter."""
+        return [(start, min(start + size, self.count)) for start in range(0, self.count, size)]
 
-    def write(self, table_Ld: torch.Tensor, start: int, stop: int, rows_Rd: torch.Tensor) -> None:
-        """Put changed rows of `read` back; for a view they are there already."""
-        if self.index is not None:
-            table_Ld.index_copy_(0, self.index[start:stop], rows_Rd)
-
-    def numbers(self, start: int, stop: int, device: torch.device) -> torch.Tensor:
+    def numbers(self, start: int, stop: int, device: torch.device) -> Tensor:
         """Return the row numbers at positions `[start, stop)`: int64 [stop − start]."""
         if self.index is None:
             return torch.arange(start, stop, device=device)
         return self.index[start:stop]
 
-    def positions(self, row_N: torch.Tensor) -> torch.Tensor:
-        """Return where each row stands in the set: int64 [N], −1 for a row that is not in it.
+    def positions(self, row_N: Tensor) -> Tensor:
+        """Return each row's position in the set: int64 [N], −1 for a row that is not in it.
 
         A row number of −1 (no row of this rank) is in no set.
         """
@@ -50,29 +47,8 @@ class RowSet:
         return torch.where(self.index[position_N] == row_N, position_N, -1)
 
 
-@dataclass(frozen=True)
-class RowRange:
-    """The positions `[start, stop)` of a set of rows, to be walked in blocks of `block_rows`."""
-
-    rows: RowSet
-    start: int
-    stop: int
-    block_rows: int
-
-    def blocks(self) -> Iterator[tuple[int, int]]:
-        """Yield the consecutive ranges of positions that the blocks take."""
-        for start in range(self.start, self.stop, self.block_rows):
-            yield start, min(start + self.block_rows, self.stop)
-
-    def cut(self, blocks: int) -> Iterator["RowRange"]:
-        """Yield parts of `blocks` blocks each, the last one what is left."""
-        size = blocks * self.block_rows
-        for start in range(self.start, self.stop, size) if size else ():
-            yield RowRange(self.rows, start, min(start + size, self.stop), self.block_rows)
-
-
-def local_rows(label_N: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-    """Return the row of each global class id in the table of classes `[start, stop)`.
+def local_rows(label_N: Tensor, start: int, stop: int) -> Tensor:
+    """Return the row of each class id in the table of classes `[start, stop)`.
 
     int64 [N], −1 for a class that the table does not hold.
     """
@@ -82,7 +58,7 @@ def local_rows(label_N: torch.Tensor, start: int, stop: int) -> torch.Tensor:
 def union(sets: list[RowSet], table_rows: int, device: torch.device) -> RowSet:
     """Return the union of `sets`, all of them over one table of `table_rows` rows.
 
-    Costs one byte a row of the table unless the sets are one and the same.
+    Costs one byte per row of the table unless the sets are one and the same.
     """
     whole = next((rows for rows in sets if rows.index is None), None)
     if whole is not None:
@@ -93,19 +69,17 @@ def union(sets: list[RowSet], table_rows: int, device: torch.device) -> RowSet:
     for rows in sets:
         assert rows.index is not None
         present_L[rows.index] = True
-    index = present_L.nonzero().squeeze(1)
-    return RowSet(index.shape[0], index)
+    return RowSet.of_mask(present_L)
 
 
 def complement(rows: RowSet, table_rows: int) -> RowSet:
     """Return the rows of a table of `table_rows` rows that are not in `rows`.
 
-    Costs one byte a row of the table.
+    Costs one byte per row of the table.
     """
     if rows.index is None:
         rest = torch.arange(rows.count, table_rows)
         return RowSet(len(rest), rest)
     absent_L = torch.ones(table_rows, dtype=torch.bool, device=rows.index.device)
     absent_L[rows.index] = False
-    index = absent_L.nonzero().squeeze(1)
-    return RowSet(index.shape[0], index)
+    return RowSet.of_mask(absent_L)

@@ -1,1 +1,1 @@
-"""The elementwise work of the passes: one interface, three forms."""
+"""The elementwise work of the passes, in three forms."""

@@ -1,12 +1,12 @@
-"""Loops over a block's rows, compiled for the CPU at hand by Numba. Needs Numba.
+"""Loops over a block's rows that Numba compiles for this CPU. Needs Numba.
 
 Each function runs on one thread without the interpreter's lock; `online_softmax.threads` runs
-several side by side. What torch does in a dozen passes over a block, one reads and writes once,
-and rows of the table are stepped where they stand.
+several in parallel. Where torch makes a dozen passes over a block, each number is read and written
+once, and rows of the table are updated in place.
 
-NumPy knows no bfloat16: such arrays come as the int16 of the same bits, and `half` says so.
+NumPy has no bfloat16: such arrays come as int16 with the same bits, and `half` says so.
 
-Shapes: L rows of the table, A active rows, R rows of one block, N samples, d embedding size.
+Shapes: L rows of the table, R rows of a block, N samples, d embedding size.
 """
 
 from collections.abc import Callable
@@ -16,20 +16,20 @@ from typing import Any
 import numba
 import numpy as np
 
-from recognition.head.kernels.reference import EPSILON, FIXED_PEAK
+from recognition.head.kernels.block import FIXED_MAX
+from recognition.head.kernels.reference import EPSILON
 
 F32 = np.float32
 I32 = np.int32
 U32 = np.uint32
 
-# Everything that lets sums be vectorised, but not the promise that no number is NaN or infinite.
+# All flags that allow sums to be vectorised, without those that assume no NaN or infinity.
 _ARITHMETIC = {"reassoc", "contract", "nsz", "arcp", "afn"}
-# Rows that are summed in float32 before they are added up in float64: sums of a whole block in
-# float32 would lose three digits.
+# Rows that are summed in float32 before the sums are added up in float64: sums of a whole block
+# in float32 would lose three digits.
 _RUN = 64
 _EPSILON = F32(EPSILON)
-_PEAK = F32(FIXED_PEAK)
-_PEAK_POWER = F32(2.0**-FIXED_PEAK)
+_MAX_POWER = F32(2.0**-FIXED_MAX)
 # 2^z by its Taylor series: for |z| <= 1/2 eight terms leave 5e-9, a tenth of float32's last bit.
 _T1, _T2, _T3, _T4, _T5, _T6, _T7 = (F32(log(2.0) ** k / factorial(k)) for k in range(1, 8))
 
@@ -56,10 +56,10 @@ def _rounded(bits: Any) -> Any:
 
 @_inlined
 def _exponent(logit: Any) -> Any:
-    """Return the whole number nearest to a logit, within what a float32's exponent holds."""
+    """Return the integer nearest to a logit, within the range of a float32's exponent."""
     low = F32(-126.0) if logit < F32(-126.0) else logit
-    near = np.floor(low + F32(0.5))  # of math a whole number of 64 bits, which takes twice as long
-    return near if near < F32(127.0) else F32(127.0)  # of a NaN: a number, and the rest stays NaN
+    near = np.floor(low + F32(0.5))  # math.floor gives 64 bits, twice the time
+    return near if near < F32(127.0) else F32(127.0)  # NaN gives a number; the rest stays NaN
 
 
 @_inlined
@@ -78,7 +78,7 @@ def _power_of_rest(logit: Any, exponent: Any) -> Any:
 
 @_compiled
 def _widen(source: Any, half: bool, wide: Any, wide_bits: Any) -> None:
-    """Bring a row to float32; `wide_bits` is the same memory as int32."""
+    """Convert a row to float32; `wide_bits` is the same memory as int32."""
     if half:
         for k in range(len(wide)):
             wide_bits[k] = I32(source[k]) << I32(16)
@@ -89,7 +89,7 @@ def _widen(source: Any, half: bool, wide: Any, wide_bits: Any) -> None:
 
 @_compiled
 def _narrow(wide: Any, wide_bits: Any, half: bool, target: Any) -> None:
-    """Bring a row from float32 to the target's dtype."""
+    """Convert a row from float32 to the target's dtype."""
     if half:
         for k in range(len(wide)):
             target[k] = _rounded(wide_bits[k])
@@ -99,12 +99,12 @@ def _narrow(wide: Any, wide_bits: Any, half: bool, target: Any) -> None:
 
 
 @_compiled
-def _owners(own_N: Any, rows: int) -> Any:
-    """Return chains of samples by their own row: the first of each row, the next of each sample."""
+def _chains(target_N: Any, rows: int) -> Any:
+    """Return chains of samples by target row: the first of each row, the next of each sample."""
     first_R = np.full(rows, -1, np.int32)
-    next_N = np.full(len(own_N), -1, np.int32)
-    for n in range(len(own_N)):
-        row = own_N[n]
+    next_N = np.full(len(target_N), -1, np.int32)
+    for n in range(len(target_N)):
+        row = target_N[n]
         if 0 <= row < rows:
             next_N[n] = first_R[row]
             first_R[row] = n
@@ -120,22 +120,16 @@ def _inverse(square: Any) -> Any:
 
 @_compiled
 def read_rows(
-    weight_Ld: Any,
-    bits_Ld: Any,
-    index_A: Any,
-    start: int,
-    inverse_R: Any,
-    factor_Rd: Any,
-    half: bool,
+    weight_Ld: Any, bits_Ld: Any, index_R: Any, inverse_R: Any, factor_Rd: Any, half: bool,
     copy: bool,
-) -> None:
-    """Find the norms of the rows from position `start` on, and copy the rows if `copy`.
+) -> None:  # fmt: skip
+    """Find the inverse norms of the rows, and copy the rows if `copy`.
 
     `bits_Ld` is the table's memory as int32.
     """
     size = weight_Ld.shape[1]
     for r in range(len(inverse_R)):
-        row = index_A[start + r] if len(index_A) else start + r
+        row = index_R[r] if len(index_R) else r
         square = F32(0.0)
         for k in range(size):
             square += weight_Ld[row, k] * weight_Ld[row, k]
@@ -146,27 +140,22 @@ def read_rows(
 
 @_compiled
 def softmax_block(
-    share_RN: Any,
-    inverse_R: Any,
-    own_N: Any,
-    log2_scale: Any,
-    limit: Any,
-    mass_N: Any,
+    exp_RN: Any, inverse_R: Any, target_N: Any, log2_scale: Any, limit: Any, sum_exp_N: Any,
     half: bool,
-) -> None:
-    """Make products into shares at the fixed peak, and add their sums to the masses there."""
-    rows, samples = share_RN.shape
+) -> None:  # fmt: skip
+    """Turn products into exponentials at the fixed maximum, and add to their sums there."""
+    rows, samples = exp_RN.shape
     total_N = np.empty(samples, np.float64)
     for n in range(samples):
-        total_N[n] = np.float64(mass_N[n])
-    first_R, next_N = _owners(own_N, rows)
+        total_N[n] = np.float64(sum_exp_N[n])
+    first_R, next_N = _chains(target_N, rows)
     wide_N, power_N, sum_N = np.empty(samples, F32), np.empty(samples, F32), np.zeros(samples, F32)
     wide_bits_N, power_bits_N = wide_N.view(np.int32), power_N.view(np.int32)
     for r in range(rows):
-        factor, share = inverse_R[r] * log2_scale, inverse_R[r] * _PEAK_POWER
-        _widen(share_RN[r], half, wide_N, wide_bits_N)
+        to_logit, to_exp = inverse_R[r] * log2_scale, inverse_R[r] * _MAX_POWER
+        _widen(exp_RN[r], half, wide_N, wide_bits_N)
         for n in range(samples):
-            logit = wide_N[n] * factor
+            logit = wide_N[n] * to_logit
             exponent = _exponent(logit)
             rest = _power_of_rest(logit, exponent)
             wide_N[n] = F32(0.0) if logit > limit else rest
@@ -178,43 +167,37 @@ def softmax_block(
         for n in range(samples):
             power = power_N[n] * wide_N[n]
             sum_N[n] += power
-            wide_N[n] = power * share
-        _narrow(wide_N, wide_bits_N, half, share_RN[r])
+            wide_N[n] = power * to_exp
+        _narrow(wide_N, wide_bits_N, half, exp_RN[r])
         if (r + 1) % _RUN == 0 or r + 1 == rows:
             for n in range(samples):
-                total_N[n] += np.float64(sum_N[n]) * np.float64(_PEAK_POWER)
+                total_N[n] += np.float64(sum_N[n]) * np.float64(_MAX_POWER)
                 sum_N[n] = F32(0.0)
     for n in range(samples):
-        mass_N[n] = total_N[n]
+        sum_exp_N[n] = total_N[n]
 
 
 @_compiled
-def add_own(
-    gradient_Rd: Any,
-    weight_Ld: Any,
-    index_A: Any,
-    start: int,
-    own_N: Any,
-    own_Nd: Any,
-    half: bool,
+def add_targets(
+    weight_Ld: Any, index_R: Any, grad_unit_Rd: Any, target_N: Any, grad_Nd: Any, half: bool
 ) -> None:
-    """Add the own samples' pulls to the gradients of their rows."""
-    rows, size = gradient_Rd.shape
+    """Add samples' gradients to those of their target rows."""
+    rows, size = grad_unit_Rd.shape
     wide_d = np.empty(size, F32)
     wide_bits_d = wide_d.view(np.int32)
-    for n in range(len(own_N)):
-        r = own_N[n]
+    for n in range(len(target_N)):
+        r = target_N[n]
         if not 0 <= r < rows:
             continue
-        row = index_A[start + r] if len(index_A) else start + r
+        row = index_R[r] if len(index_R) else r
         square = F32(0.0)
         for k in range(size):
             square += weight_Ld[row, k] * weight_Ld[row, k]
         inverse = _inverse(square)
-        _widen(gradient_Rd[r], half, wide_d, wide_bits_d)
+        _widen(grad_unit_Rd[r], half, wide_d, wide_bits_d)
         for k in range(size):
-            wide_d[k] += own_Nd[n, k] * inverse
-        _narrow(wide_d, wide_bits_d, half, gradient_Rd[r])
+            wide_d[k] += grad_Nd[n, k] * inverse
+        _narrow(wide_d, wide_bits_d, half, grad_unit_Rd[r])
 
 
 @_inlined
@@ -237,52 +220,41 @@ def _noise_word(number: Any, first_key: Any, second_key: Any) -> Any:
 
 @_compiled
 def update_rows_sgd(
-    weight_Ld: Any,
-    momentum_Ld: Any,
-    index_A: Any,
-    start: int,
-    gradient_Rd: Any,
-    lr: Any,
-    momentum: Any,
-    weight_decay: Any,
-    nesterov: bool,
-    half_gradient: bool,
-    half_momentum: bool,
-    class_R: Any,
-    first_key: Any,
-    second_key: Any,
-) -> None:
-    """Step rows where they stand in the tables."""
-    rows, size = gradient_Rd.shape
-    slope_d, velocity_d = np.empty(size, F32), np.empty(size, F32)
-    slope_bits_d, velocity_bits_d = slope_d.view(np.int32), velocity_d.view(np.int32)
+    weight_Ld: Any, momentum_Ld: Any, index_R: Any, grad_unit_Rd: Any, lr: Any, momentum: Any,
+    weight_decay: Any, nesterov: bool, half_gradient: bool, half_momentum: bool, class_R: Any,
+    first_key: Any, second_key: Any,
+) -> None:  # fmt: skip
+    """Update rows in place in the tables."""
+    rows, size = grad_unit_Rd.shape
+    grad_unit_d, velocity_d = np.empty(size, F32), np.empty(size, F32)
+    grad_unit_bits_d, velocity_bits_d = grad_unit_d.view(np.int32), velocity_d.view(np.int32)
     word_d = np.zeros(size, np.uint32)
     if half_momentum:
         for k in range(size):
             word_d[k] = _noise_word(-1 - k, first_key, second_key)
     for r in range(rows):
-        row = index_A[start + r] if len(index_A) else start + r
-        _widen(gradient_Rd[r], half_gradient, slope_d, slope_bits_d)
+        row = index_R[r] if len(index_R) else r
+        _widen(grad_unit_Rd[r], half_gradient, grad_unit_d, grad_unit_bits_d)
         along, square = F32(0.0), F32(0.0)
         for k in range(size):
-            along += slope_d[k] * weight_Ld[row, k]
+            along += grad_unit_d[k] * weight_Ld[row, k]
             square += weight_Ld[row, k] * weight_Ld[row, k]
         inverse = _inverse(square)
         along = weight_decay - along * inverse * inverse
         if not (half_momentum or nesterov):
             for k in range(size):
                 weight = weight_Ld[row, k]
-                velocity = momentum * momentum_Ld[row, k] + (slope_d[k] + along * weight)
+                velocity = momentum * momentum_Ld[row, k] + (grad_unit_d[k] + along * weight)
                 momentum_Ld[row, k] = velocity
                 weight_Ld[row, k] = weight - lr * velocity
             continue
         _widen(momentum_Ld[row], half_momentum, velocity_d, velocity_bits_d)
         for k in range(size):
             weight = weight_Ld[row, k]
-            slope = slope_d[k] + along * weight
-            velocity = momentum * velocity_d[k] + slope
+            grad = grad_unit_d[k] + along * weight
+            velocity = momentum * velocity_d[k] + grad
             velocity_d[k] = velocity
-            step = slope + momentum * velocity if nesterov else velocity
+            step = grad + momentum * velocity if nesterov else velocity
             weight_Ld[row, k] = weight - lr * step
         if half_momentum:
             row_word = _noise_word(class_R[r], first_key, second_key)

@@ -1,200 +1,225 @@
-"""The block operations in torch: their definition on any device, and the CPU's path.
+"""The elementwise work of the passes between their matrix products: four operations on a block.
 
-Shapes: L rows of the table, A active rows, R rows of one block, N samples, d embedding size.
+`BlockOps` has each in torch, which is its definition and runs on any device. `CompiledOps` (`cpu`)
+does the same in loops that Numba compiles for a CPU, `TritonOps` (`cuda`) in Triton kernels.
+
+Shapes: R classes of a block, K centres per class, C = R·K centres, N samples, d embedding size.
 """
 
 import math
 
 import torch
+from torch import Tensor
 
+from recognition.head.kernels.block import FIXED_MAX, Block, LogitTransform
 from recognition.head.kernels.workspace import Workspace
+from recognition.head.losses.base import Curriculum
 from recognition.head.optim.rounding import RowNoise
 from recognition.head.optim.row_optimizers import RowSGD
 
 EPSILON = 1e-12  # smallest norm that is divided by, as in torch.nn.functional.normalize
 
-# A sum of 2^30 powers of 2^96 is below float32's largest number, 2^128, and 2^-96 above its
-# smallest; in the usual terms, a scale of up to 66. A share is such a power over a centre's norm,
-# which may be 1e-12, some 2^-40, and a gradient takes sums back by up to 2^96 times the scale: a
-# peak between keeps both in range. Shares get lost only where a sample is opposite to all its
-# negatives (cosines near -1) and their norms are above some 1e5.
-FIXED_PEAK = 17.0
-SAFE_LOG2_SCALE = 96.0
-_NO_PEAK = -1e30  # below any logit, and finite: its difference to itself is 0, not NaN
 
+class BlockOps:
+    """The block operations of one thread, in torch.
 
-def start_peak(log2_bound: float) -> float:
-    """Return the peak before the first block, for logits to base 2 within ±`log2_bound`.
+    Tables, products and gradients are contiguous; tensors are float32 unless stated otherwise.
+    A block, and the samples, may be none.
 
-    A peak keeps powers in range. Where the bound alone keeps powers and their sums in range, one
-    peak does for all, and finding the largest logit is saved: `FIXED_PEAK`.
+    Attributes:
+        space: memory for temporaries.
     """
-    return FIXED_PEAK if log2_bound <= SAFE_LOG2_SCALE else _NO_PEAK
+
+    def __init__(self) -> None:
+        self.space = Workspace()
+
+    def read_rows(self, block: Block, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return the block's rows in `dtype`, [R, d], and 1 / max(norm, 1e-12) of each, [R].
+
+        Norms are float32, of the rows before they are rounded to `dtype`. The rows may be the
+        table itself, to be read only; they hold until rows are read again.
+        """
+        row_Rd = block.read("weight")
+        inverse_R = inverse_norm(row_Rd)
+        if dtype == row_Rd.dtype:
+            return row_Rd, inverse_R
+        return self.space.like("factor", row_Rd, dtype).copy_(row_Rd), inverse_R
+
+    def softmax_block(
+        self, product_CN: Tensor, inverse_C: Tensor, target_N: Tensor, transform: LogitTransform,
+        running_max_N: Tensor, sum_exp_N: Tensor,
+    ) -> Tensor | None:  # fmt: skip
+        """Add a block to each sample's online softmax; turn its products into exponentials.
+
+        All in place. With p the old running maximum and q the new one, the largest logit so far or
+        the fixed maximum, `sum_exp_N` becomes `sum_exp · 2^(p − q) + Σ_R 2^(logit − q)` and
+        `product_CN` becomes `2^(logit − q) · inverse_C`: what to multiply the block's centres, not
+        normalised, with for the gradient by the unit embeddings, up to a factor per sample. With
+        several centres per class, those that are not the nearest get 0; with a curriculum, the
+        derivative of the changed cosine is a factor more.
+
+        Args:
+            product_CN: float32 or bfloat16, centres times unit embeddings.
+            inverse_C: inverse norms of the centres.
+            target_N: int64, each sample's target class as a row of the block; none if outside
+                [0, R).
+            transform: from cosine to logit.
+            running_max_N: at first `transform.initial_max`.
+            sum_exp_N: sum of exponentials at that maximum.
+
+        Returns:
+            `2^(p − q)`, [N], the factor for sums over earlier blocks; None if it is 1.
+        """
+        if len(product_CN) == 0:
+            return None
+        inverse_C1, nearest_RN, derivative_RN = inverse_C.unsqueeze(1), None, None
+        if transform.is_plain:
+            logit_RN = product_CN
+            if product_CN.dtype != torch.float32:
+                logit_RN = self.space.like("logit", product_CN, torch.float32)
+            torch.mul(product_CN, inverse_C1 * transform.log2_scale, out=logit_RN)
+            if transform.inter_class_filter is not None:
+                limit = transform.inter_class_filter * transform.log2_scale
+                logit_RN.masked_fill_(logit_RN > limit, -math.inf)
+        else:
+            cosine_RN, nearest_RN = _class_cosines(product_CN * inverse_C1, transform.centres)
+            if transform.inter_class_filter is not None:
+                cosine_RN.masked_fill_(cosine_RN > transform.inter_class_filter, -math.inf)
+            if transform.curriculum is not None:
+                cosine_RN, derivative_RN = _harden(cosine_RN, transform.curriculum)
+            logit_RN = cosine_RN.mul_(transform.log2_scale)
+        _mask_targets(logit_RN, target_N)
+        factor, rescale_N = _accumulate(logit_RN, transform, running_max_N, sum_exp_N)
+        exp_RN = logit_RN if derivative_RN is None else logit_RN.mul_(derivative_RN)
+        exp_CN = _spread(exp_RN, nearest_RN, transform.centres).mul_(inverse_C1 * factor)
+        if exp_CN is not product_CN:
+            product_CN.copy_(exp_CN)
+        return rescale_N
+
+    def add_targets(
+        self, block: Block, grad_unit_Rd: Tensor, target_N: Tensor, grad_Nd: Tensor
+    ) -> None:
+        """Add `grad_Nd / max(norm of the row, 1e-12)` to the target rows' gradients, in place.
+
+        Args:
+            block: with one centre per row.
+            grad_unit_Rd: float32 or bfloat16, gradients of its rows.
+            target_N: int64, rows of the block, none of them twice; none if outside [0, R).
+            grad_Nd: what to add.
+        """
+        rows = len(block)
+        if rows == 0:
+            return
+        inside_N = (target_N >= 0) & (target_N < rows)
+        target_N = target_N.clamp(0, rows - 1)
+        inverse_N = inverse_norm(block.read("weight").index_select(0, target_N))
+        # Those of other blocks add zeros, so that nothing is selected and no GPU waited for.
+        added_Nd = torch.where(inside_N.unsqueeze(1), grad_Nd * inverse_N.unsqueeze(1), 0.0)
+        grad_unit_Rd.index_put_((target_N,), added_Nd.to(grad_unit_Rd.dtype), accumulate=True)
+
+    def update_rows_sgd(
+        self, block: Block, grad_unit_Rd: Tensor, sgd: RowSGD, lr: float, noise: RowNoise | None
+    ) -> None:
+        """Update the block's rows by `sgd`, which has a momentum above 0, in place.
+
+        No other row is touched. Call `block.write()` afterwards.
+
+        Args:
+            block: with one centre per row, weight and `momentum`.
+            grad_unit_Rd: float32 or bfloat16, from which `full_gradient` makes the gradient; may be
+                overwritten.
+            sgd: the optimizer.
+            lr: learning rate.
+            noise: of the block's rows, to round a bfloat16 momentum; else not needed.
+        """
+        if noise is None:
+            assert not sgd.rounds, "rounding needs noise"
+            noise = RowNoise(0, 0, torch.zeros(0, dtype=torch.int64))  # never read
+        state = {"momentum": block.read("momentum")}
+        sgd.update(block.read("weight"), state, full_gradient(block, grad_unit_Rd), lr, noise)
 
 
-def inverse_norm(row_Rd: torch.Tensor) -> torch.Tensor:
+def full_gradient(block: Block, grad_unit_Cd: Tensor) -> Tensor:
+    """Return the gradient of a block's centres, float32 [R, K·d].
+
+    It lacks the component along each centre that `grad_unit_Cd`, float32 or bfloat16, still has.
+    Call it once, and use the result before the next block: it is made in place.
+    """
+    weight_RD, gradient_Cd = block.read("weight"), grad_unit_Cd
+    if gradient_Cd.dtype != torch.float32:
+        gradient_Cd = block.space.like("gradient", grad_unit_Cd, torch.float32).copy_(grad_unit_Cd)
+    return tangential(gradient_Cd, weight_RD.view(grad_unit_Cd.shape)).view(weight_RD.shape)
+
+
+def inverse_norm(row_Rd: Tensor) -> Tensor:
     """Equals `1 / row_Rd.norm(dim=1).clamp_min(1e-12)`: float32 [R]."""
-    norm_R: torch.Tensor = torch.linalg.vector_norm(row_Rd, dim=1)
+    norm_R: Tensor = torch.linalg.vector_norm(row_Rd, dim=1)
     return norm_R.clamp_min_(EPSILON).reciprocal_()
 
 
-def tangential(gradient_Rd: torch.Tensor, row_Rd: torch.Tensor) -> torch.Tensor:
-    """Take off each gradient's part along its row, in place; both float32.
+def tangential(gradient_Rd: Tensor, row_Rd: Tensor) -> Tensor:
+    """Subtract each gradient's component along its row, in place; both float32.
 
-    What a cosine's gradient is beyond the pull of the samples: a step stays perpendicular.
+    A cosine does not change with the norm, so its gradient has no such component.
     """
     along_R = (gradient_Rd * row_Rd).sum(1).mul_(inverse_norm(row_Rd).square_())
     return gradient_Rd.addcmul_(row_Rd, along_R.unsqueeze(1), value=-1.0)
 
 
-class TorchOps:
-    """The block operations in torch. See `BlockOps` for what each does.
-
-    Rows that are read may stand in the workspace: they hold until rows are read again.
-
-    Args:
-        space: for temporaries and rows; default one of its own.
-    """
-
-    updates_in_place = False
-
-    def __init__(self, space: Workspace | None = None) -> None:
-        self._space = Workspace() if space is None else space
-
-    def read_rows(
-        self,
-        weight_Ld: torch.Tensor,
-        index_A: torch.Tensor | None,
-        start: int,
-        stop: int,
-        dtype: torch.dtype,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `BlockOps.read_rows`."""
-        row_Rd = weight_Ld[start:stop]
-        if index_A is not None:
-            row_Rd = self._space.like("rows", weight_Ld[: stop - start], weight_Ld.dtype)
-            torch.index_select(weight_Ld, 0, index_A[start:stop], out=row_Rd)
-        inverse_R = inverse_norm(row_Rd)
-        if dtype == row_Rd.dtype:
-            return row_Rd, inverse_R
-        return self._space.like("factor", row_Rd, dtype).copy_(row_Rd), inverse_R
-
-    def softmax_block(
-        self,
-        product_RN: torch.Tensor,
-        inverse_R: torch.Tensor,
-        own_N: torch.Tensor,
-        log2_scale: float,
-        limit: float | None,
-        peak_N: torch.Tensor,
-        mass_N: torch.Tensor,
-    ) -> torch.Tensor | None:
-        """See `BlockOps.softmax_block`."""
-        if product_RN.shape[0] == 0:
-            return None
-        inverse_R1 = inverse_R.unsqueeze(1)
-        logit_RN = product_RN
-        if product_RN.dtype != torch.float32:
-            logit_RN = self._space.like("logit", product_RN, torch.float32)
-        torch.mul(product_RN, inverse_R1 * log2_scale, out=logit_RN)
-        if limit is not None:
-            logit_RN.masked_fill_(logit_RN > limit * log2_scale, -math.inf)
-        put_own(logit_RN, own_N, peak_N.new_full((), -math.inf))
-        factor, shrink_N = take_in(logit_RN, log2_scale, peak_N, mass_N)
-        logit_RN.mul_(inverse_R1 * factor)
-        if logit_RN is not product_RN:
-            product_RN.copy_(logit_RN)
-        return shrink_N
-
-    def add_own(
-        self,
-        gradient_Rd: torch.Tensor,
-        weight_Ld: torch.Tensor,
-        index_A: torch.Tensor | None,
-        start: int,
-        own_N: torch.Tensor,
-        own_Nd: torch.Tensor,
-    ) -> None:
-        """See `BlockOps.add_own`."""
-        if gradient_Rd.shape[0] == 0:
-            return
-        inside_N = (own_N >= 0) & (own_N < gradient_Rd.shape[0])
-        place_N = own_N.clamp(0, gradient_Rd.shape[0] - 1)
-        row_N = place_N + start if index_A is None else index_A[place_N + start]
-        inverse_N = inverse_norm(weight_Ld.index_select(0, row_N))
-        # Those of other blocks add zeros, so that nothing is selected and no GPU waited for.
-        added_Nd = torch.where(inside_N.unsqueeze(1), own_Nd * inverse_N.unsqueeze(1), 0.0)
-        gradient_Rd.index_put_((place_N,), added_Nd.to(gradient_Rd.dtype), accumulate=True)
-
-    def update_rows_sgd(
-        self,
-        weight_Ld: torch.Tensor,
-        momentum_Ld: torch.Tensor,
-        index_A: torch.Tensor | None,
-        start: int,
-        stop: int,
-        gradient_Rd: torch.Tensor,
-        *,
-        lr: float,
-        momentum: float,
-        weight_decay: float,
-        nesterov: bool = False,
-        noise: RowNoise | None = None,
-    ) -> None:
-        """See `BlockOps.update_rows_sgd`."""
-        index_R = None if index_A is None else index_A[start:stop]
-        row_Rd = _rows(weight_Ld, index_R, start, stop)
-        velocity_Rd = _rows(momentum_Ld, index_R, start, stop)
-        slope_Rd = tangential(gradient_Rd.to(torch.float32, copy=True), row_Rd)
-        optimizer = RowSGD(momentum, weight_decay, nesterov, momentum_Ld.dtype)
-        if noise is None:
-            assert momentum_Ld.dtype == torch.float32, "rounding needs noise"
-            noise = RowNoise(0, 0, torch.zeros(0, dtype=torch.int64))  # not looked at
-        optimizer.update(row_Rd, {"momentum": velocity_Rd}, slope_Rd, lr, noise)
-        if index_R is not None:
-            weight_Ld.index_copy_(0, index_R, row_Rd)
-            momentum_Ld.index_copy_(0, index_R, velocity_Rd)
+def _class_cosines(cosine_CN: Tensor, centres: int) -> tuple[Tensor, Tensor | None]:
+    """Return each class's cosine, [R, N], and which of its centres has it; None if it has one."""
+    if centres == 1:
+        return cosine_CN, None
+    largest = cosine_CN.view(len(cosine_CN) // centres, centres, cosine_CN.shape[1]).max(1)
+    return largest.values, largest.indices
 
 
-def take_in(
-    logit_RN: torch.Tensor, log2_bound: float, peak_N: torch.Tensor, mass_N: torch.Tensor
-) -> tuple[float, torch.Tensor | None]:
-    """Take logits to base 2 into each sample's online softmax; all three change in place.
-
-    Logits, within ±`log2_bound`, become powers. Returns a factor that makes them
-    `2^(logit − new peak)`; and what sums at the old peak shrink by, [N], None where the peak is
-    `FIXED_PEAK` (see `start_peak`), whose part of the power is left to the factor.
-    """
-    shrink_N, factor = None, 1.0
-    if log2_bound <= SAFE_LOG2_SCALE:
-        logit_RN.exp2_()
-        factor = 2.0**-FIXED_PEAK
-    else:
-        raised_N = torch.maximum(peak_N, logit_RN.amax(0))
-        shrink_N = torch.exp2(peak_N.sub_(raised_N))
-        peak_N.copy_(raised_N)
-        logit_RN.sub_(peak_N).exp2_()
-        mass_N.mul_(shrink_N)
-    mass_N.add_(logit_RN.sum(0), alpha=factor)
-    return factor, shrink_N
+def _spread(value_RN: Tensor, nearest_RN: Tensor | None, centres: int) -> Tensor:
+    """Give each class's value to its nearest centre and zeros to the others: [C, N]."""
+    if nearest_RN is None:
+        return value_RN
+    spread_RKN = value_RN.new_zeros(value_RN.shape[0], centres, value_RN.shape[1])
+    spread_RKN.scatter_(1, nearest_RN.unsqueeze(1), value_RN.unsqueeze(1))
+    return spread_RKN.flatten(0, 1)
 
 
-def put_own(block_RN: torch.Tensor, row_N: torch.Tensor, value: torch.Tensor) -> None:
-    """Set `block_RN[row_N[n], n] = value[n]` for the samples whose row is in the block.
+def _harden(cosine_RN: Tensor, curriculum: Curriculum) -> tuple[Tensor, Tensor]:
+    """Turn hard negatives' cosines c into `c·(t + c)`, in place; return them and the derivative."""
+    hard_RN = cosine_RN > curriculum.bound
+    derivative_RN = torch.where(hard_RN, curriculum.boost + 2.0 * cosine_RN, 1.0)
+    changed_RN = torch.where(hard_RN, cosine_RN * (curriculum.boost + cosine_RN), cosine_RN)
+    return cosine_RN.copy_(changed_RN), derivative_RN
+
+
+def _mask_targets(logit_RN: Tensor, target_N: Tensor) -> None:
+    """Set `logit_RN[target_N[n], n] = −inf` for the samples whose target is in the block.
 
     Without selecting those samples, which on a GPU would make the host wait: the others write
-    back what stands there already. No two samples share a column, so no two writes collide.
+    back what is there already. No two samples share a column, so no two writes collide.
     """
-    if block_RN.shape[0] == 0:
-        return
-    inside_N = (row_N >= 0) & (row_N < block_RN.shape[0])
-    row_N = row_N.clamp(0, block_RN.shape[0] - 1)
-    column_N = torch.arange(block_RN.shape[1], device=block_RN.device)
-    value_N = torch.where(inside_N, value, block_RN[row_N, column_N])
-    block_RN.index_put_((row_N, column_N), value_N)
+    inside_N = (target_N >= 0) & (target_N < len(logit_RN))
+    target_N = target_N.clamp(0, len(logit_RN) - 1)
+    column_N = torch.arange(logit_RN.shape[1], device=logit_RN.device)
+    value_N = torch.where(inside_N, -math.inf, logit_RN[target_N, column_N])
+    logit_RN.index_put_((target_N, column_N), value_N)
 
 
-def _rows(
-    table_Ld: torch.Tensor, index_R: torch.Tensor | None, start: int, stop: int
-) -> torch.Tensor:
-    return table_Ld[start:stop] if index_R is None else table_Ld.index_select(0, index_R)
+def _accumulate(
+    logit_RN: Tensor, transform: LogitTransform, running_max_N: Tensor, sum_exp_N: Tensor
+) -> tuple[float, Tensor | None]:
+    """Add logits to base 2 to each sample's online softmax; all three tensors change in place.
+
+    Logits become exponentials. Returns a factor that makes them `2^(logit − new maximum)`, and
+    the factor for sums at the old maximum, [N], None where the maximum is fixed.
+    """
+    if transform.max_is_fixed:
+        logit_RN.exp2_()
+        factor, rescale_N = 2.0**-FIXED_MAX, None
+    else:
+        new_max_N = torch.maximum(running_max_N, logit_RN.amax(0))
+        factor, rescale_N = 1.0, torch.exp2(running_max_N.sub_(new_max_N))
+        running_max_N.copy_(new_max_N)
+        logit_RN.sub_(running_max_N).exp2_()
+        sum_exp_N.mul_(rescale_N)
+    sum_exp_N.add_(logit_RN.sum(0), alpha=factor)
+    return factor, rescale_N

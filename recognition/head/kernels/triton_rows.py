@@ -1,26 +1,16 @@
-"""Triton kernels over rows of the table: read and normalise them, step them.
+"""Triton kernels over rows of the table: read them, add to their gradients, update them.
 
-Each touches a row of the table where it stands, so nothing of the table is gathered or written
-back. Importing this module needs Triton.
+Each touches a row of the table in place, so nothing of the table is gathered or written back.
+Needs Triton.
 
-Shapes: L rows of the table, R rows of one block, d embedding size. Pointers carry the shape of
-what they point at; a table's row number times d is an int64, 29 million rows of 512 exceed 2^31.
+Shapes: L rows of the table, R rows of a block, N samples, d embedding size. Pointers carry the
+shape of what they point at; a table's row number times d is an int64, as 29 million rows of 512
+exceed 2^31. A row longer than a program's tile is taken in pieces.
 """
 
-import torch
-import triton
 import triton.language as tl
 
-from recognition.head.kernels.jit import kernel
-from recognition.head.kernels.reference import EPSILON
-from recognition.head.optim.rounding import RowNoise
-
-# One program takes 2,048 numbers of the table with four warps: 16 a thread, four loads of 16
-# bytes each, so that a multiprocessor with 16 such programs has 128 KiB on their way. By Little's
-# law some 25 KiB keep 4.8 TB/s busy over 132 multiprocessors at 700 ns of latency (estimates).
-_TILE = 2048
-_WARPS = 4
-_LONGEST_D = 1024  # a row longer than this is walked in pieces
+from recognition.head.kernels.triton_softmax import kernel
 
 
 @kernel()
@@ -30,24 +20,16 @@ def _inverse(square_R: tl.tensor, epsilon: tl.tensor) -> tl.tensor:
     return tl.div_rn(one_R, tl.maximum(tl.sqrt_rn(square_R), epsilon))
 
 
-@kernel(varying=["start", "rows"])
-def _read_rows(
-    weight_Ld: tl.tensor,
-    index_R: tl.tensor,
-    factor_Rd: tl.tensor,
-    inverse_R: tl.tensor,
-    start: tl.tensor,
-    rows: tl.tensor,
-    size: tl.tensor,
-    epsilon: tl.tensor,
-    HAS_INDEX: tl.constexpr,
-    HAS_FACTOR: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-) -> None:
+@kernel(varying=["rows"])
+def read_rows(
+    weight_Ld: tl.tensor, index_R: tl.tensor, factor_Rd: tl.tensor, inverse_R: tl.tensor,
+    rows: tl.tensor, size: tl.tensor, epsilon: tl.tensor, HAS_INDEX: tl.constexpr,
+    HAS_FACTOR: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
+) -> None:  # fmt: skip
+    """Write the rows' inverse norms and, if `HAS_FACTOR`, the rows in its dtype."""
     row_R = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     inside_R = row_R < rows
-    table_R = tl.load(index_R + row_R, mask=inside_R, other=0) if HAS_INDEX else start + row_R
+    table_R = tl.load(index_R + row_R, mask=inside_R, other=0) if HAS_INDEX else row_R
     square_R = tl.zeros([BLOCK_R], tl.float32)
     for first in range(0, size, BLOCK_D):
         column_D = first + tl.arange(0, BLOCK_D)
@@ -91,26 +73,18 @@ def _rounded(value_RD: tl.tensor, bits_RD: tl.tensor) -> tl.tensor:
     return ((word_RD + bits_RD) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
 
 
-@kernel(varying=["start", "rows"])
-def _add_own(
-    gradient_Rd: tl.tensor,
-    weight_Ld: tl.tensor,
-    index_R: tl.tensor,
-    own_N: tl.tensor,
-    own_Nd: tl.tensor,
-    start: tl.tensor,
-    rows: tl.tensor,
-    size: tl.tensor,
-    epsilon: tl.tensor,
-    HAS_INDEX: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-) -> None:
-    """Add one own sample's pull to the gradient of its row, which no other program has."""
+@kernel(varying=["rows"])
+def add_targets(
+    grad_unit_Rd: tl.tensor, weight_Ld: tl.tensor, index_R: tl.tensor, target_N: tl.tensor,
+    grad_Nd: tl.tensor, rows: tl.tensor, size: tl.tensor, epsilon: tl.tensor,
+    HAS_INDEX: tl.constexpr, BLOCK_D: tl.constexpr,
+) -> None:  # fmt: skip
+    """Add one sample's gradient to that of its target row, which no other program has."""
     sample = tl.program_id(0).to(tl.int64)
-    row = tl.load(own_N + sample)
+    row = tl.load(target_N + sample)
     inside = (row >= 0) & (row < rows)
     row = tl.where(inside, row, 0)
-    table = tl.load(index_R + row) if HAS_INDEX else start + row
+    table = tl.load(index_R + row) if HAS_INDEX else row
     square_D = tl.zeros([BLOCK_D], tl.float32)
     for first in range(0, size, BLOCK_D):
         column_D = first + tl.arange(0, BLOCK_D)
@@ -121,38 +95,25 @@ def _add_own(
     for first in range(0, size, BLOCK_D):
         column_D = first + tl.arange(0, BLOCK_D)
         inside_D = inside & (column_D < size)
-        place_D = gradient_Rd + row * size + column_D
-        gradient_D = tl.load(place_D, mask=inside_D, other=0.0).to(tl.float32)
-        own_D = tl.load(own_Nd + sample * size + column_D, mask=inside_D, other=0.0)
-        gradient_D += own_D * inverse
-        tl.store(place_D, gradient_D.to(gradient_Rd.dtype.element_ty), mask=inside_D)
+        pointer_D = grad_unit_Rd + row * size + column_D
+        grad_unit_D = tl.load(pointer_D, mask=inside_D, other=0.0).to(tl.float32)
+        added_D = tl.load(grad_Nd + sample * size + column_D, mask=inside_D, other=0.0)
+        grad_unit_D += added_D * inverse
+        tl.store(pointer_D, grad_unit_D.to(grad_unit_Rd.dtype.element_ty), mask=inside_D)
 
 
-@kernel(varying=["start", "rows", "first_key", "second_key"])
-def _update_rows_sgd(
-    weight_Ld: tl.tensor,
-    momentum_Ld: tl.tensor,
-    index_R: tl.tensor,
-    gradient_Rd: tl.tensor,
-    start: tl.tensor,
-    rows: tl.tensor,
-    size: tl.tensor,
-    lr: tl.tensor,
-    momentum: tl.tensor,
-    weight_decay: tl.tensor,
-    epsilon: tl.tensor,
-    class_R: tl.tensor,
-    first_key: tl.tensor,
-    second_key: tl.tensor,
-    HAS_INDEX: tl.constexpr,
-    NESTEROV: tl.constexpr,
-    ROUNDED: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-) -> None:
+@kernel(varying=["rows", "first_key", "second_key"])
+def update_rows_sgd(
+    weight_Ld: tl.tensor, momentum_Ld: tl.tensor, index_R: tl.tensor, grad_unit_Rd: tl.tensor,
+    rows: tl.tensor, size: tl.tensor, lr: tl.tensor, momentum: tl.tensor,
+    weight_decay: tl.tensor, epsilon: tl.tensor, class_R: tl.tensor, first_key: tl.tensor,
+    second_key: tl.tensor, HAS_INDEX: tl.constexpr, NESTEROV: tl.constexpr,
+    ROUNDED: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
+) -> None:  # fmt: skip
+    """Update rows with SGD, in place in the tables."""
     row_R = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     inside_R = row_R < rows
-    table_R = tl.load(index_R + row_R, mask=inside_R, other=0) if HAS_INDEX else start + row_R
+    table_R = tl.load(index_R + row_R, mask=inside_R, other=0) if HAS_INDEX else row_R
     square_R = tl.zeros([BLOCK_R], tl.float32)
     along_R = tl.zeros([BLOCK_R], tl.float32)
     for first in range(0, size, BLOCK_D):
@@ -161,9 +122,9 @@ def _update_rows_sgd(
         table_RD = table_R[:, None] * size + column_D[None, :]
         block_RD = row_R[:, None] * size + column_D[None, :]
         weight_RD = tl.load(weight_Ld + table_RD, mask=inside_RD, other=0.0)
-        gradient_RD = tl.load(gradient_Rd + block_RD, mask=inside_RD, other=0.0).to(tl.float32)
+        grad_unit_RD = tl.load(grad_unit_Rd + block_RD, mask=inside_RD, other=0.0).to(tl.float32)
         square_R += tl.sum(weight_RD * weight_RD, axis=1)
-        along_R += tl.sum(gradient_RD * weight_RD, axis=1)
+        along_R += tl.sum(grad_unit_RD * weight_RD, axis=1)
     inverse_R = _inverse(square_R, epsilon)
     along_R1 = (weight_decay - along_R * inverse_R * inverse_R)[:, None]
     # Where a row is one piece, these read what the loop above left in the nearest cache.
@@ -173,12 +134,12 @@ def _update_rows_sgd(
         table_RD = table_R[:, None] * size + column_D[None, :]
         block_RD = row_R[:, None] * size + column_D[None, :]
         weight_RD = tl.load(weight_Ld + table_RD, mask=inside_RD, other=0.0)
-        gradient_RD = tl.load(gradient_Rd + block_RD, mask=inside_RD, other=0.0).to(tl.float32)
+        grad_unit_RD = tl.load(grad_unit_Rd + block_RD, mask=inside_RD, other=0.0).to(tl.float32)
         velocity_RD = tl.load(momentum_Ld + table_RD, mask=inside_RD, other=0.0).to(tl.float32)
-        slope_RD = gradient_RD + along_R1 * weight_RD
-        velocity_RD = momentum * velocity_RD + slope_RD
+        grad_RD = grad_unit_RD + along_R1 * weight_RD
+        velocity_RD = momentum * velocity_RD + grad_RD
         if NESTEROV:
-            weight_RD -= lr * (slope_RD + momentum * velocity_RD)
+            weight_RD -= lr * (grad_RD + momentum * velocity_RD)
         else:
             weight_RD -= lr * velocity_RD
         tl.store(weight_Ld + table_RD, weight_RD, mask=inside_RD)
@@ -190,122 +151,3 @@ def _update_rows_sgd(
             tl.store(momentum_Ld + table_RD, _rounded(velocity_RD, bits_RD), mask=inside_RD)
         else:
             tl.store(momentum_Ld + table_RD, velocity_RD, mask=inside_RD)
-
-
-def _blocks(size: int) -> tuple[int, int]:
-    """Return rows and columns of a program's tile; powers of two."""
-    block_d = min(int(triton.next_power_of_2(size)), _LONGEST_D)
-    return max(1, _TILE // block_d), block_d
-
-
-def read_rows(
-    weight_Ld: torch.Tensor,
-    index_A: torch.Tensor | None,
-    start: int,
-    stop: int,
-    dtype: torch.dtype,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `BlockOps.read_rows`."""
-    rows, size = stop - start, weight_Ld.shape[1]
-    inverse_R = weight_Ld.new_empty(rows)
-    if index_A is None and dtype == weight_Ld.dtype:
-        factor_Rd, has_factor = weight_Ld[start:stop], False
-    else:
-        factor_Rd, has_factor = weight_Ld.new_empty(rows, size, dtype=dtype), True
-    if rows == 0:
-        return factor_Rd, inverse_R
-    block_r, block_d = _blocks(size)
-    _read_rows[(triton.cdiv(rows, block_r),)](
-        weight_Ld,
-        inverse_R if index_A is None else index_A[start:stop],
-        factor_Rd,
-        inverse_R,
-        start,
-        rows,
-        size,
-        EPSILON,
-        HAS_INDEX=index_A is not None,
-        HAS_FACTOR=has_factor,
-        BLOCK_R=block_r,
-        BLOCK_D=block_d,
-        num_warps=_WARPS,
-    )
-    return factor_Rd, inverse_R
-
-
-def add_own(
-    gradient_Rd: torch.Tensor,
-    weight_Ld: torch.Tensor,
-    index_A: torch.Tensor | None,
-    start: int,
-    own_N: torch.Tensor,
-    own_Nd: torch.Tensor,
-) -> None:
-    """See `BlockOps.add_own`."""
-    rows, size = gradient_Rd.shape
-    if rows == 0 or len(own_N) == 0:
-        return
-    _add_own[(len(own_N),)](
-        gradient_Rd,
-        weight_Ld,
-        own_N if index_A is None else index_A[start : start + rows],
-        own_N,
-        own_Nd,
-        start,
-        rows,
-        size,
-        EPSILON,
-        HAS_INDEX=index_A is not None,
-        BLOCK_D=_blocks(size)[1],
-        num_warps=_WARPS,
-    )
-
-
-def update_rows_sgd(
-    weight_Ld: torch.Tensor,
-    momentum_Ld: torch.Tensor,
-    index_A: torch.Tensor | None,
-    start: int,
-    stop: int,
-    gradient_Rd: torch.Tensor,
-    *,
-    lr: float,
-    momentum: float,
-    weight_decay: float,
-    nesterov: bool = False,
-    noise: RowNoise | None = None,
-) -> None:
-    """See `BlockOps.update_rows_sgd`."""
-    rows, size = stop - start, weight_Ld.shape[1]
-    rounded = momentum_Ld.dtype == torch.bfloat16
-    assert noise is not None or not rounded, "rounding needs noise"
-    if rows == 0:
-        return
-    block_r, block_d = _blocks(size)
-    nothing = gradient_Rd  # stands where a pointer is not looked at
-    _update_rows_sgd[(triton.cdiv(rows, block_r),)](
-        weight_Ld,
-        momentum_Ld,
-        nothing if index_A is None else index_A[start:stop],
-        gradient_Rd,
-        start,
-        rows,
-        size,
-        lr,
-        momentum,
-        weight_decay,
-        EPSILON,
-        nothing if noise is None else noise.class_id,
-        *((0, 0) if noise is None else map(_signed, noise.word_keys())),
-        HAS_INDEX=index_A is not None,
-        NESTEROV=nesterov,
-        ROUNDED=rounded,
-        BLOCK_R=block_r,
-        BLOCK_D=block_d,
-        num_warps=_WARPS,
-    )
-
-
-def _signed(word: int) -> int:
-    """Return the int32 with the same bits: Triton would compile anew for each width of integer."""
-    return word - ((word & 0x80000000) << 1)

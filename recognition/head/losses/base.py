@@ -1,204 +1,156 @@
-"""What is computed from each sample's own class and its negatives.
+"""What a loss is: a function of three numbers per sample.
 
-The streaming passes reduce all of a sample's negatives to one number, the log-sum-exp of their
-logits. Whatever loss is wanted is then a function of that, of the cosine with the own centre and
-of the embedding's norm: 3·N numbers, and autograd on those gives the derivatives from which every
-gradient of the step follows. No loss ever sees a logits matrix.
+The passes reduce all of a sample's negatives to one number, the log-sum-exp of their logits. A
+loss is a function of that, of the cosine with the target centre and of the embedding's norm;
+autograd on those 3·N numbers gives the derivatives from which every gradient of the step follows.
+No loss ever sees a logits matrix.
 
-Shapes: N samples with an own class; S of them whose negatives are looked at, which is all N unless
-a loss says otherwise (D-Softmax-B).
+Shapes: N samples; S of them whose negatives count, which is all N unless a loss says otherwise
+(D-Softmax-B); k running statistics.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
+from recognition.head.choices import check, check_at_least
 
 
 @dataclass(frozen=True)
-class Own:
-    """What a loss knows of samples and their own classes.
+class LossInputs:
+    """What a loss is given for each sample and its target class."""
 
-    Attributes:
-        cosine: float32 [N], with the own centre, before any margin.
-        norm: float32 [N], of the embedding before it was normalised.
-        running: float32 [k], the loss's running statistics, `Loss.initial` at first.
-    """
-
-    cosine: torch.Tensor
-    norm: torch.Tensor
-    running: torch.Tensor
+    target_cosine: Tensor  # float32 [N], with the target centre, before any margin
+    norm: Tensor  # float32 [N], of the embedding before it was normalised
+    running: Tensor  # float32 [k], the loss's running statistics, `Loss.initial` at first
 
 
 @dataclass(frozen=True)
 class Curriculum:
-    """How hard negatives count for more: a cosine c above a sample's bound becomes `c·(t + c)`.
+    """How hard negatives count for more: a cosine c above a sample's bound becomes `c·(t + c)`."""
 
-    Attributes:
-        bound: float32 [N], cosine above which a negative of the sample is hard.
-        boost: float32 [N], t of the sample.
-    """
+    bound: Tensor  # float32 [N], cosine above which a negative of the sample is hard
+    boost: Tensor  # float32 [N], t of the sample
 
-    bound: torch.Tensor
-    boost: torch.Tensor
-
-    def pick(self, sample_S: torch.Tensor) -> "Curriculum":
+    def pick(self, sample_S: Tensor) -> "Curriculum":
         """Return the curriculum of some of the samples, int64 [S]."""
         return Curriculum(self.bound[sample_S], self.boost[sample_S])
 
+    @classmethod
+    def concatenate(cls, curricula: Sequence["Curriculum"]) -> "Curriculum":
+        """Return one curriculum of the samples of several."""
+        bounds, boosts = zip(*((each.bound, each.boost) for each in curricula), strict=True)
+        return cls(torch.cat(bounds), torch.cat(boosts))
+
 
 @dataclass(frozen=True)
-class Shares:
-    """How much each sample's terms count; each sums to 1 over the global batch.
+class SampleWeights:
+    """How much each sample's terms count; each sums to 1 over the global batch."""
 
-    Attributes:
-        own: float32 [N]; 0 for a sample whose own class takes no part in the step.
-        negatives: float32 [S].
-    """
-
-    own: torch.Tensor
-    negatives: torch.Tensor
+    target: Tensor  # float32 [N]; 0 for a sample whose target class takes no part in the step
+    negatives: Tensor  # float32 [S]
 
 
 class Loss:
-    """A loss over each sample's own class and its negatives. Subclass to add one.
+    """A loss over each sample's target class and its negatives. Subclass to add one."""
 
-    Attributes:
-        initial: running statistics before the first step; none for most losses.
-        centres_per_class: K; a class's cosine is that of the nearest of its K centres.
-        batch_rate: share of the batch whose negatives are looked at, in (0, 1].
-        bends_norms: whether the loss has a derivative by the embeddings' norms.
-    """
+    initial: tuple[float, ...] = ()  # running statistics before the first step
+    centres_per_class: int = 1  # K; a class's cosine is that of the nearest of its K centres
+    batch_rate: float = 1.0  # fraction of the batch whose negatives count, in (0, 1]
+    has_norm_gradient: bool = False  # whether there is a derivative by the embeddings' norms
 
-    initial: tuple[float, ...] = ()
-    centres_per_class: int = 1
-    batch_rate: float = 1.0
-    bends_norms: bool = False
+    def observe(self, inputs: LossInputs) -> Tensor:
+        """Return the running statistics, float32 [k], after `inputs` of the global batch."""
+        return inputs.running
 
-    def observe(self, own: Own) -> torch.Tensor:
-        """Return the running statistics after the batch `own`, the global one: float32 [k]."""
-        return own.running
-
-    def curriculum(self, own: Own) -> Curriculum | None:
+    def curriculum(self, inputs: LossInputs) -> Curriculum | None:
         """Return which negatives count for more, or None if none does."""
         return None
 
     def total(
-        self, negative_lse_S: torch.Tensor, own: Own, shares: Shares, scale: float
-    ) -> torch.Tensor:
-        """Return the loss of these samples, weighted by their shares: float32 scalar.
+        self, negative_lse_S: Tensor, inputs: LossInputs, weights: SampleWeights, scale: float
+    ) -> Tensor:
+        """Return the weighted loss of the samples: float32 scalar.
 
-        Args:
-            negative_lse_S: float32, log-sum-exp of `scale·cos` over a sample's negatives; −inf
-                for a sample that has none.
-            own: the samples and their own classes.
-            shares: how much each sample counts.
-            scale: factor s of the cosines.
+        `negative_lse_S` is the log-sum-exp of `scale·cos` over a sample's negatives, −inf for a
+        sample without any.
         """
         raise NotImplementedError(f"{type(self).__name__} must define total()")
 
 
 class MarginSoftmax(Loss):
-    """Cross entropy of the softmax with a margin on the own class. Subclasses give the margin.
+    """Cross entropy of the softmax with a margin on the target class. Subclasses give the margin.
 
     Equals `F.cross_entropy(scale * margin(normalize(x) @ normalize(w).T), y)`, the margin applied
-    to the own class only.
+    to the target class only.
     """
 
-    def target(self, own: Own) -> torch.Tensor:
-        """Return the own cosines with margin: float [N], in the dtype of `own.cosine`."""
-        raise NotImplementedError(f"{type(self).__name__} must define target()")
+    def margin(self, inputs: LossInputs) -> Tensor:
+        """Return the target cosines with margin: float [N], in the dtype of the cosines."""
+        raise NotImplementedError(f"{type(self).__name__} must define margin()")
 
-    def penalty(self, own: Own) -> torch.Tensor | None:
+    def penalty(self, inputs: LossInputs) -> Tensor | None:
         """Return what is added to each sample's loss, float [N], or None for nothing."""
         return None
 
     def total(
-        self, negative_lse_S: torch.Tensor, own: Own, shares: Shares, scale: float
-    ) -> torch.Tensor:
+        self, negative_lse_S: Tensor, inputs: LossInputs, weights: SampleWeights, scale: float
+    ) -> Tensor:
         """Return the weighted cross entropy; see `Loss.total`.
 
-        With z the log-sum-exp of the negatives' logits and t the own logit,
+        With z the log-sum-exp of the negatives' logits and t the target logit,
         `log(e^t + e^z) − t = log(1 + e^(z − t))`: it neither overflows nor saturates, and a loss
         near zero keeps its digits. A sample without negatives (z = −inf) has loss 0 and no
         gradient.
         """
-        loss_N = F.softplus(negative_lse_S - scale * self.target(own))
-        penalty_N = self.penalty(own)
+        loss_N = F.softplus(negative_lse_S - scale * self.margin(inputs))
+        penalty_N = self.penalty(inputs)
         if penalty_N is not None:
             loss_N = loss_N + penalty_N
-        return (loss_N * shares.own).sum()
-
-
-@dataclass(frozen=True)
-class DissectedSoftmax(Loss):
-    """Own class and negatives apart, see `d_softmax`."""
-
-    d: float
-    batch_rate: float
-
-    def total(
-        self, negative_lse_S: torch.Tensor, own: Own, shares: Shares, scale: float
-    ) -> torch.Tensor:
-        """Return the weighted sum of both parts; see `Loss.total`."""
-        intra_N = F.softplus(scale * (self.d - own.cosine))
-        inter_S = F.softplus(negative_lse_S)
-        return (intra_N * shares.own).sum() + (inter_S * shares.negatives).sum()
-
-
-def d_softmax(d: float = 0.9, batch_rate: float = 1.0) -> Loss:
-    """Return D-Softmax (He et al., "Softmax Dissection", AAAI 2020, arXiv 1908.01281).
-
-    The sum of an intra-class and an inter-class part, each with a gradient of its own:
-
-        log(1 + exp(s·(d − cos θ_y)))  +  log(1 + Σ_{k≠y} exp(s·cos θ_k))
-
-    D-Softmax-B is `batch_rate` below 1: the inter-class part is computed for a sampled part of the
-    batch (chosen by step and place in the batch) and averaged over it. D-Softmax-K, a sampled part
-    of the classes, is the sampling `random_negative`.
-
-    Args:
-        d: cosine that the own class is pulled towards, in (−1, 1].
-        batch_rate: share of the batch with an inter-class part, in (0, 1].
-
-    Raises `ValueError` when one of them is out of range.
-    """
-    if not -1.0 < d <= 1.0:
-        raise ValueError(f"loss option d: {d} found, expected a cosine in (-1, 1]")
-    if not 0.0 < batch_rate <= 1.0:
-        raise ValueError(f"loss option batch_rate: {batch_rate} found, expected 0 < rate <= 1")
-    return DissectedSoftmax(d, batch_rate)
+        return (loss_N * weights.target).sum()
 
 
 @dataclass(frozen=True)
 class Derivatives:
-    """A loss's value and its derivatives.
+    """A loss's value and its derivatives."""
 
-    Attributes:
-        loss: float32 scalar.
-        negatives: float32 [S], by the negatives' log-sum-exp.
-        cosine: float32 [N], by the own cosine.
-        norm: float32 [N], by the embedding's norm; zeros for a loss that does not depend on it.
-    """
-
-    loss: torch.Tensor
-    negatives: torch.Tensor
-    cosine: torch.Tensor
-    norm: torch.Tensor
+    loss: Tensor  # float32 scalar
+    negatives: Tensor  # float32 [S], by the negatives' log-sum-exp
+    target_cosine: Tensor  # float32 [N]
+    norm: Tensor  # float32 [N]; zeros for a loss that does not depend on it
 
 
 def differentiate(
-    loss: Loss, negative_lse_S: torch.Tensor, own: Own, shares: Shares, scale: float
+    loss: Loss, negative_lse_S: Tensor, inputs: LossInputs, weights: SampleWeights, scale: float
 ) -> Derivatives:
     """Return the loss and its derivatives by each sample's three numbers."""
     negative_lse_S = negative_lse_S.detach().requires_grad_()
-    cosine_N = own.cosine.detach().requires_grad_()
-    norm_N = own.norm.detach().requires_grad_()
+    cosine_N = inputs.target_cosine.detach().requires_grad_()
+    norm_N = inputs.norm.detach().requires_grad_()
     with torch.enable_grad():
-        total = loss.total(
-            negative_lse_S, replace(own, cosine=cosine_N, norm=norm_N), shares, scale
-        )
-        by_negatives_S, by_cosine_N, by_norm_N = torch.autograd.grad(
+        inputs = replace(inputs, target_cosine=cosine_N, norm=norm_N)
+        total = loss.total(negative_lse_S, inputs, weights, scale)
+        derivatives = torch.autograd.grad(
             total, (negative_lse_S, cosine_N, norm_N), materialize_grads=True
         )
-    return Derivatives(total.detach(), by_negatives_S, by_cosine_N, by_norm_N)
+    return Derivatives(total.detach(), *derivatives)
+
+
+def check_option(option: str, value: float, least: float) -> None:
+    """Raise `ValueError` unless a loss's option is finite and at least `least`."""
+    check_at_least(f"loss option {option}", value, least)
+
+
+def check_above(option: str, value: float, bound: float) -> None:
+    """Raise `ValueError` unless a loss's option is finite and above `bound`."""
+    holds = math.isfinite(value) and value > bound
+    check(holds, f"loss option {option}", value, f"a finite number above {bound}")
+
+
+def check_fraction(option: str, value: float) -> None:
+    """Raise `ValueError` unless a loss's option is in (0, 1]."""
+    check(0.0 < value <= 1.0, f"loss option {option}", value, f"0 < {option} <= 1")

@@ -3,27 +3,19 @@
 from collections.abc import Callable
 
 from recognition.head.choices import build
-from recognition.head.losses.base import Loss, d_softmax
-from recognition.head.losses.margins import (
-    adaface,
-    arcface,
-    combined,
-    cosface,
-    curricularface,
-    magface,
-    softmax,
-    subcenter_arcface,
-)
+from recognition.head.losses import margins
+from recognition.head.losses.base import Loss
+from recognition.head.losses.dissected import d_softmax
 
 LOSSES: dict[str, Callable[..., Loss]] = {
-    "softmax": softmax,
-    "cosface": cosface,
-    "arcface": arcface,
-    "combined": combined,
-    "subcenter_arcface": subcenter_arcface,
-    "adaface": adaface,
-    "magface": magface,
-    "curricularface": curricularface,
+    "softmax": margins.softmax,
+    "cosface": margins.cosface,
+    "arcface": margins.arcface,
+    "combined": margins.combined,
+    "subcenter_arcface": margins.subcenter_arcface,
+    "adaface": margins.adaface,
+    "magface": margins.magface,
+    "curricularface": margins.curricularface,
     "d_softmax": d_softmax,
 }
 

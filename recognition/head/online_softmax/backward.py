@@ -1,278 +1,186 @@
-"""The second pass: the gradient of the centres, block by block, to be used up at once.
+"""The second pass: the gradient of the centres, block by block, each to be used at once.
 
-The derivative of the loss by a centre w is `(pull − (pull·w / |w|²)·w)`, with
+The derivative of the loss by a centre w is `g − (g·w / |w|²)·w`, with
 
-    pull = Σ_negatives f·share·unit + Σ_own slope·unit / |w|
+    g = Σ_negatives f·exp·unit + Σ_targets grad·unit / |w|
 
-whose shares are those of the first pass (`streaming`), at a peak p, and `f = negative·2^(p −
-log2_total)` a number of each sample.
+whose exponentials, each over |w|, are those of the first pass (`forward`), at a maximum m, and
+`f = grad_lse·2^(m − log2_total)` a number per sample.
 
 Shapes: S samples whose negatives count, N samples in all, A active classes of this rank, R classes
-of one block, K centres a class, C = R·K centres of one block, d embedding size, B micro-batches.
+of a block, K centres per class, C = R·K centres of a block, d embedding size, B micro-batches.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
-from recognition.head.kernels.reference import tangential
+from recognition.head.kernels.block import Block
+from recognition.head.kernels.reference import BlockOps
 from recognition.head.losses.base import Curriculum
-from recognition.head.online_softmax.block import Rule, softmax_block
-from recognition.head.online_softmax.forward import Kept, Samples, centre_rows, factors
-from recognition.head.online_softmax.settings import StreamSettings
-from recognition.head.online_softmax.threads import Lane, Lanes
-from recognition.head.placement.table import Block, Table
-from recognition.head.rows import RowRange, RowSet
+from recognition.head.online_softmax.forward import BlockExps, KeptExps, Samples
+from recognition.head.online_softmax.stream import BlockStream
+from recognition.head.rows import RowSet
 
-Used = TypeVar("Used")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class OwnSlopes:
-    """What samples have to do with their own centres.
+class TargetGradients:
+    """The samples' part in the gradients of their target centres."""
 
-    Attributes:
-        unit: float32 [N, d], normalised embeddings.
-        row: int64 [N], of the own class in the table, −1 if elsewhere.
-        place: int64 [N], which of the class's K centres.
-        slope: float32 [N], derivative of the loss by the cosine with that centre.
-    """
-
-    unit: torch.Tensor
-    row: torch.Tensor
-    place: torch.Tensor
-    slope: torch.Tensor
+    unit: Tensor  # float32 [N, d], normalised embeddings
+    row: Tensor  # int64 [N], of the target class in the table; −1 on ranks without it
+    centre: Tensor  # int64 [N], which of the class's K centres
+    grad: Tensor  # float32 [N], derivative of the loss by the cosine with that centre
 
 
 @dataclass(frozen=True)
 class CentreLoss:
-    """What a backward pass leaves behind for the centres: O(N·d) numbers, whatever C is.
+    """What the centres' gradient is made from: O(N·d) numbers, whatever C is.
 
-    Attributes:
-        rows: the active rows.
-        samples: those whose negatives count.
-        log2_total: float32 [S], log2 of the sum of the exponentials of all ranks' negatives; any
-            finite number where there is none.
-        negative: float32 [S], derivative of the loss by the negatives' log-sum-exp, times scale.
-        own: of all samples.
-        kept: what the first pass kept for the second, if it did.
-        width: samples that blocks are planned for, the same on every rank that must cut alike.
+    `log2_total` is the sum of the exponentials of all ranks' negatives, to base 2; any finite
+    number where there is none.
     """
 
-    rows: RowSet
+    rows: RowSet  # the active ones
     samples: Samples
-    log2_total: torch.Tensor
-    negative: torch.Tensor
-    own: OwnSlopes
-    kept: Kept | None
-    width: int
+    log2_total: Tensor  # float32 [S]
+    grad_lse: Tensor  # float32 [S], derivative by the negatives' log-sum-exp, times scale
+    targets: TargetGradients
+    kept: KeptExps | None
+    block_samples: int  # that blocks are planned for, the same on all ranks that sum blocks
 
-    def scaled(self, factor: float | torch.Tensor) -> "CentreLoss":
+    def scaled(self, factor: float | Tensor) -> "CentreLoss":
         """Return the same for the loss times `factor`."""
-        own = replace(self.own, slope=self.own.slope * factor)
-        return replace(self, negative=self.negative * factor, own=own)
-
-
-@dataclass(frozen=True)
-class BlockGradient:
-    """The gradient of a block's centres but for the part along each of them.
-
-    Attributes:
-        block: the centres.
-        pull: [C, d], in `matmul_dtype`; less its part along the centre it is the gradient.
-    """
-
-    block: Block
-    pull: torch.Tensor
-
-    def whole(self) -> torch.Tensor:
-        """Return the gradient, float32 [R, K·d].
-
-        To be asked for once, and to be used before the next block: it is made in place.
-        """
-        weight, gradient_Cd = self.block.read("weight"), self.pull
-        if gradient_Cd.dtype != torch.float32:
-            space = self.block.space
-            gradient_Cd = space.like("gradient", self.pull, torch.float32).copy_(self.pull)
-        return tangential(gradient_Cd, weight.view(self.pull.shape)).view(weight.shape)
+        targets = replace(self.targets, grad=self.targets.grad * factor)
+        return replace(self, grad_lse=self.grad_lse * factor, targets=targets)
 
 
 def centre_gradients(
-    table: Table,
+    stream: BlockStream,
     rows: RowSet,
     losses: list[CentreLoss],
-    how: StreamSettings,
-    lanes: Lanes,
-    use: Callable[[BlockGradient], Used],
+    use: Callable[[BlockOps, Block, Tensor], Result],
     *,
     with_state: bool = False,
-) -> Iterator[Used]:
-    """Second pass: give `use` the gradient block by block, and yield what it returns, in order.
+) -> Iterator[Result]:
+    """Second pass: call `use` for each block of `rows`, and yield what it returns, in order.
 
-    It equals the sum over the losses (micro-batches) of `autograd.grad(loss, weight)` at the
-    rows' positions in `rows`, which must hold the rows of every loss. `use` may change the block
-    and bring it home (`Table.write`); it is called by several threads where `lanes` has them, and
-    a gradient holds until it returns.
+    `use` gets the thread's operations, the block, and [C, d] in `matmul_dtype`, from which
+    `full_gradient` makes the block's gradient: the sum over the losses (micro-batches) of
+    `autograd.grad(loss, weight)`. `rows` must hold the rows of every loss. `use` may change the
+    block and write it; it is called by several threads, and a gradient holds until it returns.
     """
-    size = losses[0].samples.unit.shape[1]
-    centres = table.weight.shape[1] // size
-    merged = _Merged.of(losses, rows, centres)
-    rule = Rule(how.log2_scale, how.inter_class_filter, merged.samples.curriculum, centres)
-    run = _SecondPass(merged, rule, how.matmul_dtype)
+    run = _SecondPass(stream, rows, losses)
 
-    def part(lane: Lane, part: RowRange) -> list[Used]:
-        return [
-            use(run.gradient(lane, block))
-            for block in table.walk(part, lane.space, with_state=with_state)
-        ]
+    def part(ops: BlockOps, blocks: Iterator[Block]) -> list[Result]:
+        return [use(ops, block, run.grad_unit(ops, block)) for block in blocks]
 
-    for used in lanes.map(part, rows, how.block_rows(merged.width, size, centres)):
-        yield from used
+    samples = sum(loss.block_samples for loss in losses)
+    for results in stream.map(part, rows, samples, with_state=with_state):
+        yield from results
 
 
 class _SecondPass:
-    """The second pass over any block; see `centre_gradients`."""
+    """Several micro-batches' losses as one of all their samples, over one set of rows."""
 
-    def __init__(self, merged: "_Merged", rule: Rule, dtype: torch.dtype) -> None:
-        self._merged, self._rule, self._dtype = merged, rule, dtype
-        unit_Sd = merged.samples.unit
-        self._factor_Sd = unit_Sd.to(dtype)
-        self._start_S = unit_Sd.new_full((len(unit_Sd),), rule.start_peak)
-        self._pulling_Sd = self._pulling(self._start_S)
+    def __init__(self, stream: BlockStream, rows: RowSet, losses: list[CentreLoss]) -> None:
+        only_one, dtype = len(losses) == 1, stream.settings.matmul_dtype
+        target_row_S = torch.cat([loss.samples.target_row for loss in losses])
+        curricula = [c for loss in losses if (c := loss.samples.curriculum) is not None]
+        self._centres = stream.centres
+        self._unit_Sd = torch.cat([loss.samples.unit for loss in losses])
+        self._log2_total_S = torch.cat([loss.log2_total for loss in losses])
+        self._grad_lse_S = torch.cat([loss.grad_lse for loss in losses])
+        self._exps = BlockExps(
+            self._unit_Sd.to(dtype),
+            rows.positions(target_row_S),
+            stream.transform(Curriculum.concatenate(curricula) if curricula else None),
+        )
+        self._targets = _TargetSums.of([loss.targets for loss in losses], rows, self._centres)
+        self._kept = losses[0].kept if only_one else None
+        self._absent_AB = None if only_one else _absent(losses, rows)
+        self._batch_S = torch.cat(
+            [torch.full_like(loss.samples.target_row, b) for b, loss in enumerate(losses)]
+        )
+        initial_max = self._exps.transform.initial_max
+        self._initial_max_S = self._unit_Sd.new_full((len(self._unit_Sd),), initial_max)
+        self._weighted_Sd = self._weighted(self._initial_max_S)
 
-    def gradient(self, lane: Lane, block: Block) -> BlockGradient:
-        """Return the gradient of one block's centres."""
-        kept, centres, size = self._merged.kept, self._rule.centres, self._factor_Sd.shape[1]
-        if not lane.ops.updates_in_place:
-            block.read("weight")  # once, for the products and for the update
-        pulling_Sd = self._pulling_Sd
-        if kept is None:
-            share_CS, peak_S = self._shares(lane, block)
+    def grad_unit(self, ops: BlockOps, block: Block) -> Tensor:
+        """Return the gradient of a block's centres, with its component along each: [C, d]."""
+        if self._kept is not None:
+            exp_CS = self._kept.of_block(block, self._centres)
+            max_S = self._kept.running_max.get(block.start)
         else:
-            share_CS, peak_S = kept.of_block(block, centres), kept.peak.get(block.start)
-        if peak_S is not None:
-            pulling_Sd = self._pulling(peak_S)
-        shape, device = (len(share_CS), size), share_CS.device
-        pull_Cd = lane.space.take("pull", shape, self._dtype, device)
-        torch.mm(share_CS, pulling_Sd, out=pull_Cd)
-        own, (weight, index, first, _) = self._merged.own, centre_rows(block, size, centres)
-        position_N = own.position - block.start * centres
-        lane.ops.add_own(pull_Cd, weight, index, first, position_N, own.pull)
-        return BlockGradient(block, pull_Cd)
+            exp_CS, max_S = self._make_exps(ops, block)
+        weighted_Sd = self._weighted_Sd if max_S is None else self._weighted(max_S)
+        shape, device = (len(exp_CS), weighted_Sd.shape[1]), exp_CS.device
+        grad_Cd = ops.space.take("grad_unit", shape, exp_CS.dtype, device)
+        torch.mm(exp_CS, weighted_Sd, out=grad_Cd)
+        centres, targets = block.by_centre(shape[1]), self._targets
+        ops.add_targets(centres, grad_Cd, targets.position - centres.start, targets.grad)
+        return grad_Cd
 
-    def _shares(self, lane: Lane, block: Block) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Make a block's shares once more, and return their peaks if those are not `_start_S`."""
-        merged, rule = self._merged, self._rule
-        (count, size), device = self._factor_Sd.shape, self._factor_Sd.device
-        factor_Cd, inverse_C = factors(block, size, rule.centres, self._dtype, lane.ops)
-        share_CS = lane.space.take("share", (len(factor_Cd), count), self._dtype, device)
-        torch.mm(factor_Cd, self._factor_Sd.T, out=share_CS)
-        if merged.absent is not None:
-            absent_RS = merged.absent[block.start : block.stop, merged.part]
-            of_class = share_CS.view(len(absent_RS), rule.centres, count)
-            of_class.masked_fill_(absent_RS.unsqueeze(1), -math.inf)
-        peak_S = self._start_S if rule.peak_is_fixed else self._start_S.clone()
-        softmax_block(
-            lane.ops, share_CS, inverse_C, merged.position - block.start, rule, peak_S,
-            torch.zeros_like(peak_S),
-        )  # fmt: skip
-        return share_CS, None if rule.peak_is_fixed else peak_S
+    def _make_exps(self, ops: BlockOps, block: Block) -> tuple[Tensor, Tensor | None]:
+        """Make a block's exponentials again; return them and their maxima if those moved."""
+        absent_RS = None
+        if self._absent_AB is not None:
+            absent_RS = self._absent_AB[block.start : block.stop, self._batch_S]
+        fixed, max_S = self._exps.transform.max_is_fixed, self._initial_max_S
+        if not fixed:
+            max_S = max_S.clone()
+        exp_CS, _, _ = self._exps.make(
+            ops, block, max_S, torch.zeros_like(max_S), absent_RS=absent_RS
+        )
+        return exp_CS, None if fixed else max_S
 
-    def _pulling(self, peak_S: torch.Tensor) -> torch.Tensor:
-        """Return what shares at a peak are multiplied with: [S, d] in the products' dtype."""
-        factor_S = self._merged.negative * torch.exp2(peak_S - self._merged.log2_total)
-        return (self._merged.samples.unit * factor_S.unsqueeze(1)).to(self._dtype)
+    def _weighted(self, max_S: Tensor) -> Tensor:
+        """Return what exponentials at a maximum are multiplied with: [S, d] in `matmul_dtype`."""
+        factor_S = self._grad_lse_S * torch.exp2(max_S - self._log2_total_S)
+        return (self._unit_Sd * factor_S.unsqueeze(1)).to(self._exps.factor.dtype)
 
 
 @dataclass(frozen=True)
-class _OwnPulls:
-    """The own samples' part in centres' gradients, times the centre's norm, summed a centre.
+class _TargetSums:
+    """The targets' part in the centres' gradients, times the centre's norm, per centre."""
 
-    Attributes:
-        position: int64 [N], of the centre among those of the set of rows, each once; −1 for none.
-        pull: float32 [N, d].
-    """
-
-    position: torch.Tensor
-    pull: torch.Tensor
+    position: Tensor  # int64 [N], of the centre among the row set's, each once; −1 for none
+    grad: Tensor  # float32 [N, d]
 
     @classmethod
-    def of(cls, slopes: list[OwnSlopes], rows: RowSet, centres: int) -> "_OwnPulls":
-        """Sum those of several micro-batches over one set of rows."""
-        row_N = torch.cat([own.row for own in slopes])
-        place_N = torch.cat([own.place for own in slopes])
-        pull_Nd = torch.cat([own.unit * own.slope.unsqueeze(1) for own in slopes])
-        row_N = rows.positions(row_N)
-        centre_N = torch.where(row_N >= 0, row_N * centres + place_N, -1)
-        centre_N, order_N = centre_N.sort(stable=True)
-        begins_N = torch.ones_like(centre_N)
-        begins_N[1:] = centre_N[1:] != centre_N[:-1]
-        target_N = begins_N.cumsum(0) - 1
-        sum_Nd = _sum_rows(target_N, pull_Nd[order_N])
-        position_N = torch.full_like(centre_N, -1).index_put_((target_N,), centre_N)
-        return cls(position_N, sum_Nd)
+    def of(cls, targets: list[TargetGradients], rows: RowSet, centres: int) -> "_TargetSums":
+        """Sum those of several micro-batches."""
+        position_N = rows.positions(torch.cat([each.row for each in targets]))
+        centre_N = torch.cat([each.centre for each in targets])
+        grad_Nd = torch.cat([each.unit * each.grad.unsqueeze(1) for each in targets])
+        position_N = torch.where(position_N >= 0, position_N * centres + centre_N, -1)
+        position_N, order_N = position_N.sort(stable=True)
+        first_N = torch.ones_like(position_N)
+        first_N[1:] = position_N[1:] != position_N[:-1]
+        slot_N = first_N.cumsum(0) - 1
+        sum_Nd = _sum_rows(slot_N, grad_Nd[order_N])
+        return cls(torch.full_like(position_N, -1).index_put_((slot_N,), position_N), sum_Nd)
 
 
-def _sum_rows(target_N: torch.Tensor, row_Nd: torch.Tensor) -> torch.Tensor:
-    """Return the sums of the rows with the same target, [N, d], in an order that never varies.
+def _sum_rows(slot_N: Tensor, row_Nd: Tensor) -> Tensor:
+    """Return the sums of the rows with the same slot, [N, d], in an order that never varies.
 
-    On a CPU that is index_add's, while several threads of index_put meet as they come; on a GPU
-    it is the other way about.
+    On a CPU that is index_add's, while threads of index_put add in the order in which they
+    arrive; on a GPU it is the reverse.
     """
     sum_Nd = torch.zeros_like(row_Nd)
     if row_Nd.device.type == "cpu":
-        return sum_Nd.index_add_(0, target_N, row_Nd)
-    return sum_Nd.index_put_((target_N,), row_Nd, accumulate=True)
+        return sum_Nd.index_add_(0, slot_N, row_Nd)
+    return sum_Nd.index_put_((slot_N,), row_Nd, accumulate=True)
 
 
-@dataclass(frozen=True)
-class _Merged:
-    """Several micro-batches' losses as one of all their samples, over one set of rows.
-
-    `part` is each sample's micro-batch, int64 [S]; `absent` is None, or bool [A, B]: rows that did
-    not take part in a micro-batch; `position` is the own row's place in `rows`; the other fields
-    are those of `CentreLoss`.
-    """
-
-    samples: Samples
-    position: torch.Tensor
-    log2_total: torch.Tensor
-    negative: torch.Tensor
-    part: torch.Tensor
-    own: _OwnPulls
-    kept: Kept | None
-    absent: torch.Tensor | None
-    width: int
-
-    @classmethod
-    def of(cls, losses: list[CentreLoss], rows: RowSet, centres: int) -> "_Merged":
-        only_one = len(losses) == 1
-        own_S = torch.cat([loss.samples.own for loss in losses])
-        curricula = [c for c in (loss.samples.curriculum for loss in losses) if c is not None]
-        curriculum = None
-        if curricula:
-            curriculum = Curriculum(
-                torch.cat([each.bound for each in curricula]),
-                torch.cat([each.boost for each in curricula]),
-            )
-        part = [torch.full_like(loss.samples.own, k) for k, loss in enumerate(losses)]
-        return cls(
-            samples=Samples(torch.cat([loss.samples.unit for loss in losses]), own_S, curriculum),
-            position=rows.positions(own_S),
-            log2_total=torch.cat([loss.log2_total for loss in losses]),
-            negative=torch.cat([loss.negative for loss in losses]),
-            part=torch.cat(part),
-            own=_OwnPulls.of([loss.own for loss in losses], rows, centres),
-            kept=losses[0].kept if only_one else None,
-            absent=None if only_one else _absent(losses, rows),
-            width=sum(loss.width for loss in losses),
-        )
-
-
-def _absent(losses: list[CentreLoss], rows: RowSet) -> torch.Tensor | None:
+def _absent(losses: list[CentreLoss], rows: RowSet) -> Tensor | None:
+    """Return which rows took no part in which micro-batch, bool [A, B]; None for a whole table."""
     if rows.index is None:
         return None
     absent_AB = torch.ones(rows.count, len(losses), dtype=torch.bool, device=rows.index.device)

@@ -1,268 +1,232 @@
 """The softmax over any number of class centres, in blocks of them: the first pass.
 
-No matrix of N x C logits exists at any time. The first pass gives two numbers a sample, the peak
-and the mass of its negatives' exponentials, and on the way the sum of the negatives' unit centres
-weighted by them, rescaled whenever the peak rises (the online softmax of Milakov & Gimelshein,
-arXiv 1805.02867, and Dao et al., arXiv 2205.14135). That sum is the embedding gradient but for a
-factor a sample. Its weights, the centres' shares, are the centres' gradient but for another factor
-a sample: the second pass (`centre_gradients`) multiplies them with the embeddings, block by block,
-each block's gradient to be used up before the next: no dense gradient of the table exists either.
-Four matrix products in all, three when the shares fit `keep_bytes` and need not be made twice.
+No N x C matrix of logits exists at any time. The first pass gives two numbers per sample, the
+running maximum and the sum of exponentials of its negatives' logits, and on the way the sum of the
+negatives' unit centres weighted by them, rescaled whenever the maximum rises (the online softmax
+of Milakov & Gimelshein, arXiv 1805.02867, and Dao et al., arXiv 2205.14135). That sum is the
+embedding's gradient up to a factor per sample. The exponentials are also the weights of the
+samples in the centres' gradient, up to another factor per sample: the second pass (`backward`)
+multiplies them with the embeddings, block by block, and each block's gradient is used before the
+next is made, so no dense gradient of the table exists either. Four matrix products in all, three
+when the exponentials fit `keep_bytes` and need not be made twice.
 
 Exponentials are to base 2: `exp(scale·c) = 2^(scale·log2(e)·c)`. On x86 torch's exp2 takes a
 quarter of the time of its exp, and a thirtieth where results underflow.
 
-Shapes: S samples whose negatives count, A active classes of this rank, R classes of one block, K
-centres a class, C = R·K centres of one block, d embedding size.
+Shapes: S samples whose negatives count, A active classes of this rank, R classes of a block, K
+centres per class, C = R·K centres of a block, d embedding size.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
-from recognition.head.kernels.interface import BlockOps
-from recognition.head.kernels.reference import inverse_norm
+from recognition.head.kernels.block import Block, LogitTransform
+from recognition.head.kernels.reference import BlockOps, inverse_norm
 from recognition.head.losses.base import Curriculum
-from recognition.head.online_softmax.block import Rule, softmax_block
-from recognition.head.online_softmax.settings import StreamSettings
-from recognition.head.online_softmax.threads import Lane, Lanes
-from recognition.head.placement.table import Block, Table
-from recognition.head.rows import RowRange, RowSet
+from recognition.head.online_softmax.stream import BlockStream
+from recognition.head.placement.table import Table
+from recognition.head.rows import RowSet
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples as the passes see them.
+    """The samples whose negatives count, as the passes see them."""
 
-    Attributes:
-        unit: float32 [S, d], normalised embeddings.
-        own: int64 [S], row of the own class in the table, −1 if this rank does not hold it.
-        curriculum: which negatives count for more; None if none does.
-    """
+    unit: Tensor  # float32 [S, d], normalised embeddings
+    target_row: Tensor  # int64 [S], of the target class in the table; −1 on ranks without it
+    curriculum: Curriculum | None = None  # which negatives count for more
 
-    unit: torch.Tensor
-    own: torch.Tensor
-    curriculum: Curriculum | None = None
-
-
-@dataclass(frozen=True)
-class OwnCentres:
-    """Each sample's own class centre, on the rank that holds it.
-
-    Attributes:
-        unit: float32 [N, d], normalised; zeros where another rank holds it.
-        place: int64 [N], which of the class's K centres it is, the nearest.
-        cosine: float32 [N], with the sample; 0 where another rank holds the centre.
-    """
-
-    unit: torch.Tensor
-    place: torch.Tensor
-    cosine: torch.Tensor
+    def pick(self, sample_S: Tensor) -> "Samples":
+        """Return some of the samples, int64 [S]."""
+        curriculum = None if self.curriculum is None else self.curriculum.pick(sample_S)
+        return Samples(self.unit[sample_S], self.target_row[sample_S], curriculum)
 
 
 @dataclass(frozen=True)
-class Kept:
+class TargetCentres:
+    """Each sample's target centre, on the rank that holds it."""
+
+    unit: Tensor  # float32 [N, d], normalised; zeros on other ranks
+    centre: Tensor  # int64 [N], which of the class's K centres it is: the nearest
+    cosine: Tensor  # float32 [N], with the sample; 0 on other ranks
+
+
+@dataclass(frozen=True)
+class KeptExps:
     """What the first pass leaves to the second.
 
-    Attributes:
-        share: what each centre, not normalised, counts for in each sample's sum of negatives,
-            [A·K, S] in `matmul_dtype`.
-        peak: the peaks at which a block's shares were made, float32 [S], by the block's start;
-            nothing where all are `FIXED_PEAK`.
+    The maxima are those that a block's exponentials belong to, float32 [S], by the block's start;
+    none where the maximum is fixed.
     """
 
-    share: torch.Tensor
-    peak: dict[int, torch.Tensor] = field(default_factory=dict)
+    exp: Tensor  # [A·K, S] in `matmul_dtype`, each over its centre's norm
+    running_max: dict[int, Tensor] = field(default_factory=dict)
 
-    def of_block(self, block: Block, centres: int) -> torch.Tensor:
-        """Return the shares of a block of classes with so many centres each: a view."""
-        return self.share[block.start * centres : block.stop * centres]
+    def of_block(self, block: Block, centres: int) -> Tensor:
+        """Return a block's exponentials, with so many centres per class: a view, [C, S]."""
+        return self.exp[block.start * centres : block.stop * centres]
 
 
 @dataclass(frozen=True)
 class NegativeStatistics:
-    """What the first pass knows of each sample's negatives among some rows.
+    """The statistics of each sample's negatives among some rows, from the first pass.
 
-    Attributes:
-        peak: float32 [S], the largest logit to base 2, or a number that does as well.
-        mass: float32 [S], sum over the negatives of `2^(logit − peak)`.
-        pull: float32 [S, d], the same sum of unit centres; None if no gradient was asked for.
+    `grad_unit` is the gradient by the unit embedding, up to a factor per sample.
     """
 
-    peak: torch.Tensor
-    mass: torch.Tensor
-    pull: torch.Tensor | None
+    running_max: Tensor  # float32 [S], the largest logit to base 2, or the fixed maximum
+    sum_exp: Tensor  # float32 [S], sum over the negatives of `2^(logit − running_max)`
+    grad_unit: Tensor | None  # float32 [S, d], the same sum of unit centres, if asked for
 
     @classmethod
-    def none(
-        cls, unit_Sd: torch.Tensor, start_peak: float, *, with_pull: bool
-    ) -> "NegativeStatistics":
+    def empty(cls, unit_Sd: Tensor, initial_max: float, *, with_grad: bool) -> "NegativeStatistics":
         """Return those of no rows at all."""
         return cls(
-            peak=unit_Sd.new_full((len(unit_Sd),), start_peak),
-            mass=unit_Sd.new_zeros(len(unit_Sd)),
-            pull=torch.zeros_like(unit_Sd) if with_pull else None,
+            running_max=unit_Sd.new_full((len(unit_Sd),), initial_max),
+            sum_exp=unit_Sd.new_zeros(len(unit_Sd)),
+            grad_unit=torch.zeros_like(unit_Sd) if with_grad else None,
         )
 
-    def take_in(self, other: "NegativeStatistics") -> None:
+    def merge(self, other: "NegativeStatistics") -> None:
         """Add those of other rows, in place."""
-        peak_S = torch.maximum(self.peak, other.peak)
-        shrink_S, others_S = torch.exp2(self.peak - peak_S), torch.exp2(other.peak - peak_S)
-        self.peak.copy_(peak_S)
-        self.mass.mul_(shrink_S).addcmul_(other.mass, others_S)
-        if self.pull is not None and other.pull is not None:
-            self.pull.mul_(shrink_S.unsqueeze(1)).addcmul_(other.pull, others_S.unsqueeze(1))
-
-
-def own_centres(table: Table, unit_Nd: torch.Tensor, own_N: torch.Tensor) -> OwnCentres:
-    """Find each sample's own centre: the nearest one of its class.
-
-    For K = 1 its unit vector equals `normalize(weight)[own_N]`, with zeros where `own_N` is −1.
-    """
-    samples, size = unit_Nd.shape
-    if table.weight.shape[0] == 0:
-        nothing_N = unit_Nd.new_zeros(samples)
-        return OwnCentres(torch.zeros_like(unit_Nd), torch.zeros_like(own_N), nothing_N)
-    centres = table.weight.shape[1] // size
-    weight_Jd = table.rows_of(own_N.clamp_min(0)).view(-1, size)
-    unit_Jd = weight_Jd * inverse_norm(weight_Jd).unsqueeze(1)
-    unit_NKd = unit_Jd.view(samples, centres, size)
-    cosine_NK = (unit_NKd * unit_Nd.unsqueeze(1)).sum(2)
-    cosine_N, place_N = cosine_NK.max(1)
-    own_Nd = unit_NKd[torch.arange(samples, device=own_N.device), place_N]
-    held_N = own_N >= 0
-    return OwnCentres(own_Nd * held_N.unsqueeze(1), place_N, cosine_N * held_N)
-
-
-def negative_statistics(
-    samples: Samples,
-    table: Table,
-    rows: RowSet,
-    how: StreamSettings,
-    lanes: Lanes,
-    *,
-    width: int,
-    with_pull: bool,
-    keep: bool,
-) -> tuple[NegativeStatistics, Kept | None]:
-    """First pass: each sample's softmax over its negatives among `rows`.
-
-    Equals, with `c = unit @ normalize(weight[rows]).T` and `−inf` in `c` for the own class and
-    for what the filter leaves out,
-
-        logsumexp(scale * c, dim=1) == (peak + log2(mass)) * log(2)
-        softmax(scale * c, dim=1) @ normalize(weight[rows]) == pull / mass[:, None]
-
-    With K centres a class c is the largest of them, and with a curriculum hard negatives' c is
-    changed, and their pull weighted by the derivative.
-
-    Args:
-        samples: normalised embeddings and their own classes.
-        table: this rank's centres.
-        rows: the rows that take part.
-        how: scale, filter, budgets, product dtype.
-        lanes: who works through the rows.
-        width: samples that blocks are planned for.
-        with_pull: whether to sum the centres, which costs a second product.
-        keep: whether to keep the shares if they fit the budget.
-
-    Returns:
-        The statistics, and what was kept.
-    """
-    count, size = samples.unit.shape
-    centres = table.weight.shape[1] // size
-    factor_Sd = samples.unit.to(how.matmul_dtype)
-    keep = keep and how.keeps(rows.count * centres, count)
-    kept = None
-    if keep:
-        shape = rows.count * centres, count
-        kept = Kept(lanes.space.lend(shape, how.matmul_dtype, factor_Sd.device))
-    rule = Rule(how.log2_scale, how.inter_class_filter, samples.curriculum, centres)
-    run = _FirstPass(
-        samples=samples,
-        factor=factor_Sd,
-        position=rows.positions(samples.own),
-        table=table,
-        how=how,
-        rule=rule,
-        with_pull=with_pull,
-        kept=kept,
-    )
-    total = NegativeStatistics.none(samples.unit, rule.start_peak, with_pull=with_pull)
-    for part in lanes.map(run.part, rows, how.block_rows(width, size, centres)):
-        total.take_in(part)
-    return total, kept
+        max_S = torch.maximum(self.running_max, other.running_max)
+        rescale_S = torch.exp2(self.running_max - max_S)
+        others_S = torch.exp2(other.running_max - max_S)
+        self.running_max.copy_(max_S)
+        self.sum_exp.mul_(rescale_S).addcmul_(other.sum_exp, others_S)
+        if self.grad_unit is not None and other.grad_unit is not None:
+            self.grad_unit.mul_(rescale_S.unsqueeze(1))
+            self.grad_unit.addcmul_(other.grad_unit, others_S.unsqueeze(1))
 
 
 @dataclass(frozen=True)
-class _FirstPass:
-    """The first pass over any part of the rows; see `negative_statistics`."""
+class BlockExps:
+    """Makes the exponentials of a block's centres with the samples."""
 
-    samples: Samples
-    factor: torch.Tensor
-    position: torch.Tensor
-    table: Table
-    how: StreamSettings
-    rule: Rule
-    with_pull: bool
-    kept: Kept | None
+    factor: Tensor  # [S, d], normalised embeddings in `matmul_dtype`
+    target_position: Tensor  # int64 [S], of the target class in the row set; −1 if not in it
+    transform: LogitTransform
 
-    def part(self, lane: Lane, part: RowRange) -> NegativeStatistics:
-        """Return the statistics over a part of the rows, and keep what is to be kept of it."""
-        rule, factor_dS = self.rule, self.factor.T
-        size, count = factor_dS.shape
-        found = NegativeStatistics.none(
-            self.samples.unit, rule.start_peak, with_pull=self.with_pull
+    def make(
+        self,
+        ops: BlockOps,
+        block: Block,
+        running_max_S: Tensor,
+        sum_exp_S: Tensor,
+        *,
+        out_CS: Tensor | None = None,
+        absent_RS: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the exponentials, [C, S], the centres, [C, d], and what `softmax_block` returns.
+
+        Maxima and sums change in place, as there. The exponentials are written to `out_CS`, by
+        default in the workspace; pairs of class and sample in `absent_RS`, bool, are left out.
+        """
+        samples, size = self.factor.shape
+        centre_Cd, inverse_C = ops.read_rows(block.by_centre(size), self.factor.dtype)
+        if out_CS is None:
+            shape, device = (len(centre_Cd), samples), self.factor.device
+            out_CS = ops.space.take("exp", shape, self.factor.dtype, device)
+        torch.mm(centre_Cd, self.factor.T, out=out_CS)
+        if absent_RS is not None:
+            out_RKS = out_CS.view(len(block), self.transform.centres, samples)
+            out_RKS.masked_fill_(absent_RS.unsqueeze(1), -torch.inf)
+        target_S = self.target_position - block.start
+        rescale_S = ops.softmax_block(
+            out_CS, inverse_C, target_S, self.transform, running_max_S, sum_exp_S
         )
-        for block in self.table.walk(part, lane.space):
-            dtype = self.how.matmul_dtype
-            factor_Cd, inverse_C = factors(block, size, rule.centres, dtype, lane.ops)
-            if self.kept is None:
-                share_CS = lane.space.take(
-                    "share", (len(factor_Cd), count), dtype, factor_dS.device
-                )
-            else:
-                share_CS = self.kept.of_block(block, rule.centres)
-            torch.mm(factor_Cd, factor_dS, out=share_CS)
-            shrink_S = softmax_block(
-                lane.ops, share_CS, inverse_C, self.position - block.start, rule,
-                found.peak, found.mass,
-            )  # fmt: skip
-            if shrink_S is not None and self.kept is not None:
-                self.kept.peak[block.start] = found.peak.clone()
-            if found.pull is None:
-                continue
-            if shrink_S is not None:
-                found.pull.mul_(shrink_S.unsqueeze(1))
-            if dtype == found.pull.dtype:
-                found.pull.addmm_(share_CS.T, factor_Cd)
-            else:
-                found.pull.add_(share_CS.T @ factor_Cd)
+        return out_CS, centre_Cd, rescale_S
+
+
+def target_centres(table: Table, unit_Nd: Tensor, target_row_N: Tensor) -> TargetCentres:
+    """Find each sample's target centre: the nearest one of its class.
+
+    For K = 1 its unit vector equals `normalize(weight)[target_row_N]`, zeros for row −1.
+    """
+    samples, size = unit_Nd.shape
+    if table.weight.shape[0] == 0:
+        zero_N = unit_Nd.new_zeros(samples)
+        return TargetCentres(torch.zeros_like(unit_Nd), torch.zeros_like(target_row_N), zero_N)
+    centres = table.weight.shape[1] // size
+    weight_Jd = table.rows_of(target_row_N.clamp_min(0)).view(-1, size)  # J = N·K
+    unit_Jd = weight_Jd * inverse_norm(weight_Jd).unsqueeze(1)
+    unit_NKd = unit_Jd.view(samples, centres, size)
+    cosine_NK = (unit_NKd * unit_Nd.unsqueeze(1)).sum(2)
+    cosine_N, centre_N = cosine_NK.max(1)
+    nearest_Nd = unit_NKd[torch.arange(samples, device=target_row_N.device), centre_N]
+    held_N = target_row_N >= 0
+    return TargetCentres(nearest_Nd * held_N.unsqueeze(1), centre_N, cosine_N * held_N)
+
+
+def negative_statistics(
+    stream: BlockStream,
+    samples: Samples,
+    rows: RowSet,
+    *,
+    block_samples: int,
+    with_grad: bool,
+    keep: bool,
+) -> tuple[NegativeStatistics, KeptExps | None]:
+    """First pass: each sample's softmax over its negatives among `rows`.
+
+    Equals, with `c = unit @ normalize(weight[rows]).T`, and `−inf` in `c` for the target class and
+    for what the filter leaves out,
+
+        logsumexp(scale * c, dim=1) == (running_max + log2(sum_exp)) * log(2)
+        softmax(scale * c, dim=1) @ normalize(weight[rows]) == grad_unit / sum_exp[:, None]
+
+    With K centres per class c is the largest of them. With a curriculum hard negatives' c is
+    changed, and the derivative is a factor of their weights.
+
+    Blocks are planned for `block_samples` samples. `with_grad` sums the centres, which costs a
+    second product; `keep` keeps the exponentials if they fit the budget, else None is returned.
+    """
+    transform, kept = stream.transform(samples.curriculum), None
+    unit_Sd, dtype = samples.unit, stream.settings.matmul_dtype
+    shape = rows.count * stream.centres, len(unit_Sd)
+    if keep and stream.settings.keeps(*shape):
+        kept = KeptExps(stream.threads.ops.space.acquire(shape, dtype, unit_Sd.device))
+    exps = BlockExps(unit_Sd.to(dtype), rows.positions(samples.target_row), transform)
+
+    def part(ops: BlockOps, blocks: Iterator[Block]) -> NegativeStatistics:
+        found = NegativeStatistics.empty(unit_Sd, transform.initial_max, with_grad=with_grad)
+        for block in blocks:
+            _add_block(found, exps, ops, block, kept)
         return found
 
+    total = NegativeStatistics.empty(unit_Sd, transform.initial_max, with_grad=with_grad)
+    for found in stream.map(part, rows, block_samples):
+        total.merge(found)
+    return total, kept
 
-def combine_statistics(peak_WS: torch.Tensor, mass_WS: torch.Tensor) -> torch.Tensor:
-    """Equals `log2(sum(mass_WS * 2**peak_WS, dim=0))`: float32 [S].
 
-    The statistics are those of W shards; −inf where no shard has a negative.
+def _add_block(
+    found: NegativeStatistics, exps: BlockExps, ops: BlockOps, block: Block, kept: KeptExps | None
+) -> None:
+    """Add a block's negatives to the statistics, and keep its exponentials if asked to."""
+    out_CS = None if kept is None else kept.of_block(block, exps.transform.centres)
+    exp_CS, centre_Cd, rescale_S = exps.make(
+        ops, block, found.running_max, found.sum_exp, out_CS=out_CS
+    )
+    if rescale_S is not None and kept is not None:
+        kept.running_max[block.start] = found.running_max.clone()
+    if found.grad_unit is None:
+        return
+    if rescale_S is not None:
+        found.grad_unit.mul_(rescale_S.unsqueeze(1))
+    if exp_CS.dtype == found.grad_unit.dtype:
+        found.grad_unit.addmm_(exp_CS.T, centre_Cd)
+    else:
+        found.grad_unit.add_(exp_CS.T @ centre_Cd)
+
+
+def combine_statistics(max_WS: Tensor, sum_exp_WS: Tensor) -> Tensor:
+    """Equals `log2(sum(sum_exp_WS * 2**max_WS, dim=0))` over W shards: float32 [S].
+
+    −inf where no shard has a negative.
     """
-    peak_S = peak_WS.amax(0)
-    return peak_S + (mass_WS * torch.exp2(peak_WS - peak_S)).sum(0).log2()
-
-
-def factors(
-    block: Block, size: int, centres: int, dtype: torch.dtype, ops: BlockOps
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a block's centres in `dtype`, [C, d], and their inverse norms, float32 [C]."""
-    weight_Xd, index, first, last = centre_rows(block, size, centres)
-    return ops.read_rows(weight_Xd, index, first, last, dtype)
-
-
-def centre_rows(
-    block: Block, size: int, centres: int
-) -> tuple[torch.Tensor, torch.Tensor | None, int, int]:
-    """Return where a block's centres stand, as `BlockOps` takes it: without a copy if possible."""
-    if centres == 1 and not block.has_read("weight"):
-        return block.tensors["weight"], block.index, block.first, block.last
-    weight_Cd = block.read("weight").view(-1, size)
-    return weight_Cd, None, 0, len(weight_Cd)
+    max_S = max_WS.amax(0)
+    return max_S + (sum_exp_WS * torch.exp2(max_WS - max_S)).sum(0).log2()

@@ -1,14 +1,16 @@
-"""How the streaming passes are carried out: scale, filter, budgets, product dtype."""
+"""The settings of the two passes, and the memory budgets of devices."""
 
 import math
 from dataclasses import dataclass
 
 import torch
 
-# A block's temporaries should stay within the caches of a CPU, and be large enough that its few
-# dozen operations' own time is small beside them: of 4, 6, 8, 12 and 16 MiB, 12 was the fastest at
-# d = 512 on two cores with 1 MiB of their own each and 32 MiB shared. A GPU wants few launches
-# instead. The products kept for the second pass may take a few percent of a large table.
+from recognition.head.choices import check
+
+# A block's temporaries should fit the caches of a CPU, and be large enough that the overhead of its
+# few dozen operations is small: of 4, 6, 8, 12 and 16 MiB, 12 was the fastest at d = 512 on two
+# cores with 1 MiB of their own each and 32 MiB shared. A GPU needs few launches instead. The
+# exponentials kept for the second pass may take a few percent of a large table.
 BLOCK_BYTES = {"cpu": 12 << 20, "cuda": 256 << 20}
 KEEP_BYTES = {"cpu": 128 << 20, "cuda": 1 << 30}
 STAGE_BYTES = 1 << 30  # device memory for rows of a table in CPU memory that are sent ahead
@@ -16,44 +18,34 @@ STAGE_BYTES = 1 << 30  # device memory for rows of a table in CPU memory that ar
 _MATMUL_DTYPES = (torch.float32, torch.bfloat16)
 
 
+def budget(stated: int | None, by_device: dict[str, int], device: torch.device) -> int:
+    """Return the budget that was stated, else the device's."""
+    return by_device.get(device.type, by_device["cpu"]) if stated is None else stated
+
+
 @dataclass(frozen=True)
 class StreamSettings:
-    """What both passes must agree on.
+    """What both passes must agree on. Raises `ValueError` for a setting out of its range."""
 
-    Attributes:
-        scale: factor s of the cosines, finite and above 0.
-        inter_class_filter: negatives with a cosine above it are left out of the softmax, as if
-            their classes did not exist; None leaves none out.
-        block_bytes: budget for the temporaries of one block, at least 1.
-        keep_bytes: budget for keeping the first pass's products for the second; 0 keeps none.
-        matmul_dtype: float32 or bfloat16, of the factors of the block products. Statistics and
-            gradients are float32 in any case; a bfloat16 product is rounded to bfloat16.
-
-    Raises `ValueError` for a setting out of its range.
-    """
-
-    scale: float = 64.0
+    scale: float  # factor s of the cosines, finite and above 0
+    # Negatives with a cosine above it are left out, as if their classes did not exist.
     inter_class_filter: float | None = None
-    block_bytes: int = BLOCK_BYTES["cpu"]
-    keep_bytes: int = KEEP_BYTES["cpu"]
+    block_bytes: int = BLOCK_BYTES["cpu"]  # budget for the temporaries of one block, at least 1
+    keep_bytes: int = KEEP_BYTES["cpu"]  # budget for keeping the first pass's exponentials
+    # float32 or bfloat16, of the factors of the block products, which are rounded to it.
+    # Statistics and gradients are float32 in any case.
     matmul_dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.scale) and self.scale > 0.0):
-            raise ValueError(f"scale: {self.scale} found, expected a finite number above 0")
-        if self.inter_class_filter is not None and not -1.0 <= self.inter_class_filter <= 1.0:
-            raise ValueError(
-                f"inter_class_filter: {self.inter_class_filter} found, expected a cosine in "
-                "[-1, 1], or None for no filter"
-            )
-        if self.block_bytes < 1:
-            raise ValueError(f"block_bytes: {self.block_bytes} found, expected at least 1")
-        if self.keep_bytes < 0:
-            raise ValueError(f"keep_bytes: {self.keep_bytes} found, expected at least 0")
-        if self.matmul_dtype not in _MATMUL_DTYPES:
-            raise ValueError(
-                f"matmul_dtype: {self.matmul_dtype} found, expected one of {_MATMUL_DTYPES}"
-            )
+        positive = math.isfinite(self.scale) and self.scale > 0.0
+        check(positive, "scale", self.scale, "a finite number above 0")
+        limit = self.inter_class_filter
+        in_range = limit is None or -1.0 <= limit <= 1.0
+        check(in_range, "inter_class_filter", limit, "a cosine in [-1, 1], or None for no filter")
+        check(self.block_bytes >= 1, "block_bytes", self.block_bytes, "at least 1")
+        check(self.keep_bytes >= 0, "keep_bytes", self.keep_bytes, "at least 0")
+        known = self.matmul_dtype in _MATMUL_DTYPES
+        check(known, "matmul_dtype", self.matmul_dtype, f"one of {_MATMUL_DTYPES}")
 
     @property
     def log2_scale(self) -> float:
@@ -61,11 +53,11 @@ class StreamSettings:
         return self.scale / math.log(2.0)
 
     def block_rows(self, samples: int, embedding_size: int, centres: int = 1) -> int:
-        """Return how many classes' temporaries fit the budget, at least 1; K `centres` a class."""
-        # Three float32 matrices of rows x samples live at once, and as many of rows x embedding
+        """Return how many classes' temporaries fit the budget: at least 1."""
+        # Three float32 matrices of rows x samples exist at once, and as many of rows x embedding
         # size where rows are gathered: weight, velocity, gradient.
         return max(1, self.block_bytes // (12 * centres * (samples + embedding_size)))
 
     def keeps(self, centres: int, samples: int) -> bool:
-        """Return whether the products of so many centres and samples fit the budget."""
+        """Return whether the exponentials of so many centres and samples fit the budget."""
         return centres * samples * self.matmul_dtype.itemsize <= self.keep_bytes

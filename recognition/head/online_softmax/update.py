@@ -1,81 +1,129 @@
-"""Steps the rows of a table with their gradients, block by block."""
+"""Updates the centres with the gradients of the backward passes, block by block.
 
-from dataclasses import dataclass
+Shapes: C centres of a block, D numbers per class, d embedding size.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 
-from recognition.head.kernels.interface import BlockOps
-from recognition.head.online_softmax.backward import BlockGradient
-from recognition.head.online_softmax.threads import Lane, Lanes
+from recognition.head.kernels.block import Block
+from recognition.head.kernels.reference import BlockOps, full_gradient
+from recognition.head.online_softmax.backward import CentreLoss, centre_gradients
+from recognition.head.online_softmax.stream import BlockStream
 from recognition.head.optim.rounding import RowNoise
 from recognition.head.optim.row_optimizers import RowOptimizer, RowSGD
-from recognition.head.placement.collectives import AnyExchange, ReplicatedExchange
-from recognition.head.placement.table import Block, Table
-from recognition.head.rows import RowRange, RowSet
+from recognition.head.placement.collectives import Collectives
+from recognition.head.rows import RowSet, complement, union
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class RowStepper:
-    """What it takes to move a block of rows.
+class CentreUpdate:
+    """The gradients that the centres have not been updated with yet, and that update."""
 
-    Attributes:
-        table: the rows and their optimizer state.
-        optimizer: its rule.
-        ops: the operations for this device, which may step rows where they stand.
-        exchange: the ranks, which may have to add up the gradient first.
-        first_class: global class id of row 0.
-        seed: of stochastic rounding.
-    """
-
-    table: Table
+    stream: BlockStream
     optimizer: RowOptimizer
-    ops: BlockOps
-    exchange: AnyExchange
-    first_class: int
-    seed: int
+    collectives: Collectives
+    first_class: int  # class id of row 0
+    seed: int  # of stochastic rounding
+    losses: list[CentreLoss] = field(default_factory=list)  # one per backward pass
 
-    def step(self, rows: RowSet, gradient: BlockGradient, lr: float, step: int) -> None:
-        """Move a block of `rows` by its gradient at learning rate `lr`, in step number `step`."""
-        block, optimizer = gradient.block, self.optimizer
-        if isinstance(optimizer, RowSGD) and self._has_kernel(optimizer, gradient):
-            self.ops.update_rows_sgd(
-                block.tensors["weight"], block.tensors["momentum"], block.index, block.first,
-                block.last, gradient.pull, lr=lr, momentum=optimizer.momentum,
-                weight_decay=optimizer.weight_decay, nesterov=optimizer.nesterov,
-                noise=self._noise(rows, block, step) if optimizer.rounds else None,
-            )  # fmt: skip
-        else:
-            whole = self.exchange.centre_gradient(gradient.whole())
-            self._update(rows, block, whole, lr, step)
-        self.table.write(rows, block)
+    def apply(self, lr: float, grad_scale: float | Tensor, step: int, *, dense: bool) -> None:
+        """Update the rows that have a gradient, at learning rate `lr`, in step number `step`.
 
-    def step_without_gradient(
-        self, lanes: Lanes, rows: RowSet, size: int, lr: float, step: int
-    ) -> None:
-        """Move rows that took no part, in blocks of `size`: momentum and decay alone."""
+        Gradients are divided by `grad_scale`. `dense` updates all other rows too, with a gradient
+        of zero. Raises `ValueError` when there is no gradient.
+        """
+        rows = self._rows()
 
-        def part(lane: Lane, part: RowRange) -> None:
-            for block in self.table.walk(part, lane.space, with_state=True):
-                self._update(rows, block, torch.zeros_like(block.read("weight")), lr, step)
-                self.table.write(rows, block)
+        def update(ops: BlockOps, block: Block, grad_unit_Cd: Tensor) -> None:
+            if isinstance(self.optimizer, RowSGD) and self._has_kernel(self.optimizer):
+                noise = self._noise(block, step) if self.optimizer.rounds else None
+                ops.update_rows_sgd(block, grad_unit_Cd, self.optimizer, lr, noise)
+                block.write()
+            else:
+                gradient_RD = self.collectives.sum_block(full_gradient(block, grad_unit_Cd))
+                self._update(block, gradient_RD, lr, step)
 
-        for _ in lanes.map(part, rows, size):
+        def update_without_gradient(ops: BlockOps, blocks: Iterator[Block]) -> None:
+            for block in blocks:
+                self._update(block, torch.zeros_like(block.read("weight")), lr, step)
+
+        for _ in self._map(update, rows, grad_scale, with_state=True):
             pass
+        if dense:
+            others = complement(rows, len(self.stream.table.weight))
+            for _ in self.stream.map(update_without_gradient, others, samples=1, with_state=True):
+                pass
 
-    def _has_kernel(self, optimizer: RowSGD, gradient: BlockGradient) -> bool:
-        """Return whether a kernel steps these rows where they stand, from the gradient's parts."""
-        summed = isinstance(self.exchange, ReplicatedExchange) and self.exchange.size > 1
-        one_centre = gradient.pull.shape[1] == self.table.weight.shape[1]
-        return self.ops.updates_in_place and optimizer.momentum > 0.0 and one_centre and not summed
+    def clear(self) -> None:
+        """Drop all gradients, and release their memory."""
+        for loss in self.losses:
+            if loss.kept is not None:
+                self.stream.threads.ops.space.release(loss.kept.exp)
+        self.losses.clear()
 
-    def _update(
-        self, rows: RowSet, block: Block, gradient: torch.Tensor, lr: float, step: int
-    ) -> None:
-        state = {name: block.read(name) for name in self.table.state_names}
-        noise = self._noise(rows, block, step)
-        self.optimizer.update(block.read("weight"), state, gradient, lr, noise)
+    def norm(self, grad_scale: float | Tensor) -> Tensor:
+        """Return the gradients' norm over all ranks: scalar. Costs a second pass, and collectives.
+
+        Raises `ValueError` when there is no gradient.
+        """
+
+        def square_sum(ops: BlockOps, block: Block, grad_unit_Cd: Tensor) -> Tensor:
+            return self.collectives.sum_block(full_gradient(block, grad_unit_Cd)).square().sum()
+
+        total = torch.zeros((), device=self.stream.table.device)
+        for square in self._map(square_sum, self._rows(), grad_scale):
+            total += square
+        return self.collectives.sum_over_classes(total).sqrt()
+
+    def finite(self) -> Tensor:
+        """Return whether all gradients are finite: bool scalar, at next to no cost.
+
+        A centre's gradient is a sum of unit vectors times the numbers per sample that are looked
+        at here.
+        """
+        finite = torch.ones((), dtype=torch.bool, device=self.stream.table.device)
+        for loss in self.losses:
+            finite &= loss.grad_lse.isfinite().all() & loss.targets.grad.isfinite().all()
+        return finite
+
+    def _rows(self) -> RowSet:
+        """Return the rows that have a gradient."""
+        if not self.losses:
+            raise ValueError(
+                "the centres have no gradient: call head(...).loss.backward() before head.step()"
+            )
+        table = self.stream.table
+        return union([loss.rows for loss in self.losses], len(table.weight), table.device)
+
+    def _map(
+        self,
+        use: Callable[[BlockOps, Block, Tensor], Result],
+        rows: RowSet,
+        grad_scale: float | Tensor,
+        *,
+        with_state: bool = False,
+    ) -> Iterator[Result]:
+        losses = [loss.scaled(1.0 / grad_scale) for loss in self.losses]
+        with torch.autocast(self.stream.table.device.type, enabled=False):
+            yield from centre_gradients(self.stream, rows, losses, use, with_state=with_state)
+
+    def _has_kernel(self, optimizer: RowSGD) -> bool:
+        """Return whether one operation updates the rows of a block, without their full gradient."""
+        one_centre = self.stream.centres == 1
+        return optimizer.momentum > 0.0 and one_centre and not self.collectives.sums_blocks
+
+    def _update(self, block: Block, gradient_RD: Tensor, lr: float, step: int) -> None:
+        state = {name: block.read(name) for name in block.tensors if name != "weight"}
+        weight_RD, noise = block.read("weight"), self._noise(block, step)
+        self.optimizer.update(weight_RD, state, gradient_RD, lr, noise)
         block.write()
 
-    def _noise(self, rows: RowSet, block: Block, step: int) -> RowNoise:
-        numbers_R = rows.numbers(block.start, block.stop, block.tensors["weight"].device)
-        return RowNoise(self.seed, step, self.first_class + numbers_R)
+    def _noise(self, block: Block, step: int) -> RowNoise:
+        return RowNoise(self.seed, step, self.first_class + block.row_numbers())

@@ -1,15 +1,14 @@
-"""Optimizers on rows of a table: rows that are not handed in are not touched.
+"""Optimizers that update some rows of a table, in place.
 
-No stock optimizer updates some rows of a table in place. With these, weight, state and decay of
-an unsampled centre stay bit-identical through a step (arXiv 2010.05222, section 3.2: only sampled
-centres are updated); its state waits until it is sampled again. Handing in an unsampled row with
-a gradient of zero instead decays its weight and state as a dense optimizer does.
+No stock optimizer does. With these, weight, state and decay of an unsampled centre stay
+bit-identical through a step (arXiv 2010.05222, section 3.2: only sampled centres are updated),
+until it is sampled again. An unsampled row that is updated with a gradient of zero
+decays in weight and state as with a dense optimizer.
 
-An optimizer holds settings only. The state is the caller's: tensors with a row a class, which it
-keeps, cuts and saves beside the weight.
+An optimizer holds settings only. The caller keeps the state, tensors with a row per class, and
+shards and saves it with the weight.
 
-Shapes: L rows of a table, R rows of one update, D columns: the embedding size, times the centres
-a class.
+Shapes: L rows of a table, R rows of one update, D columns: embedding size times centres per class.
 """
 
 import math
@@ -18,41 +17,35 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
-from recognition.head.choices import build
+from recognition.head.choices import build, check, check_at_least
 from recognition.head.optim.rounding import RowNoise, round_stochastically
+
+State = dict[str, Tensor]  # by name, a row of each tensor per class
 
 _MOMENTUM_DTYPES = (torch.float32, torch.bfloat16)
 
 
 class RowOptimizer(Protocol):
-    """What the head asks of an optimizer of its rows."""
+    """What the head needs of an optimizer of its rows."""
 
-    def state(
-        self, rows: int, width: int, device: torch.device | str = "cpu"
-    ) -> dict[str, torch.Tensor]:
-        """Return the state of `rows` rows of `width` columns before the first update.
-
-        Zeros by name, each [rows, ...], in the dtypes that the optimizer keeps.
-        """
+    def state(self, rows: int, width: int, device: torch.device | str = "cpu") -> State:
+        """Return the state before the first update: zeros by name, each [rows, ...]."""
         ...
 
     def update(
-        self,
-        weight_RD: torch.Tensor,
-        state: dict[str, torch.Tensor],
-        gradient_RD: torch.Tensor,
-        lr: float,
-        noise: RowNoise,
+        self, weight_RD: Tensor, state: State, gradient_RD: Tensor, lr: float, noise: RowNoise
     ) -> None:
-        """Step R rows: change `weight_RD` and every tensor of `state` in place.
+        """Update R rows: change `weight_RD` and every tensor of `state` in place.
 
         The result of a row depends on that row alone, not on which others share the update.
+        Tensors are contiguous, weight and gradient float32.
 
         Args:
-            weight_RD: float32 [R, D], contiguous.
-            state: of the same rows, under the names of `state`; each [R, ...], contiguous.
-            gradient_RD: float32 [R, D], contiguous. May be overwritten.
+            weight_RD: the rows.
+            state: of the same rows, under the names of `state`; each [R, ...].
+            gradient_RD: may be overwritten.
             lr: learning rate, finite and at least 0.
             noise: random bits for what is rounded stochastically.
         """
@@ -63,65 +56,52 @@ class RowOptimizer(Protocol):
 class RowSGD:
     """`torch.optim.SGD` with momentum and weight decay, to the last bit, on the rows of a block.
 
-    A step with gradient g is
+    An update with gradient g is
 
         g = g + weight_decay·w;  v = momentum·v + g;  w = w − lr·v
 
     or, with Nesterov's momentum, `w = w − lr·(g + momentum·v)`.
 
-    Attributes:
-        momentum: factor of the old velocity, `0 <= momentum < 1`; 0 keeps no state.
-        weight_decay: L2 penalty, finite and at least 0, added to the gradient.
-        nesterov: whether to look ahead along the new velocity; needs a momentum above 0.
-        momentum_dtype: torch.float32, or torch.bfloat16 to keep the velocity in half the memory,
-            rounded stochastically (see `rounding`). Arithmetic is float32 in both, and a step
-            uses its velocity before it is rounded.
+    With a momentum in bfloat16 the velocity takes half the memory and is rounded stochastically
+    (see `rounding`). Arithmetic is float32 all the same, and an update uses its velocity before it
+    is rounded.
 
     State: `momentum`, [L, D] in `momentum_dtype`.
 
     Raises `ValueError` when a setting is out of range.
     """
 
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    nesterov: bool = False
-    momentum_dtype: torch.dtype = torch.float32
+    momentum: float = 0.9  # factor of the old velocity, `0 <= momentum < 1`; 0 keeps no state
+    weight_decay: float = 5e-4  # L2 penalty, finite and at least 0, added to the gradient
+    nesterov: bool = False  # look ahead along the new velocity; needs a momentum above 0
+    momentum_dtype: torch.dtype = torch.float32  # or torch.bfloat16
 
     def __post_init__(self) -> None:
         _check_factor("momentum", self.momentum)
-        _check_at_least_zero("weight_decay", self.weight_decay)
+        check_at_least("weight_decay", self.weight_decay)
         if self.nesterov and self.momentum == 0.0:
             raise ValueError(
                 "nesterov: true found with momentum 0, expected a momentum above 0 to look ahead "
                 "along; set one, or nesterov to false"
             )
-        if self.momentum_dtype not in _MOMENTUM_DTYPES:
-            raise ValueError(
-                f"momentum_dtype: {self.momentum_dtype} found, expected one of {_MOMENTUM_DTYPES}"
-            )
+        known = self.momentum_dtype in _MOMENTUM_DTYPES
+        check(known, "momentum_dtype", self.momentum_dtype, f"one of {_MOMENTUM_DTYPES}")
 
     @property
     def rounds(self) -> bool:
         """Whether the velocity is rounded stochastically."""
         return self.momentum > 0.0 and self.momentum_dtype == torch.bfloat16
 
-    def state(
-        self, rows: int, width: int, device: torch.device | str = "cpu"
-    ) -> dict[str, torch.Tensor]:
+    def state(self, rows: int, width: int, device: torch.device | str = "cpu") -> State:
         """Return zero `momentum`, [rows, width], or nothing where the momentum is 0."""
         if self.momentum == 0.0:
             return {}
         return {"momentum": torch.zeros(rows, width, dtype=self.momentum_dtype, device=device)}
 
     def update(
-        self,
-        weight_RD: torch.Tensor,
-        state: dict[str, torch.Tensor],
-        gradient_RD: torch.Tensor,
-        lr: float,
-        noise: RowNoise,
+        self, weight_RD: Tensor, state: State, gradient_RD: Tensor, lr: float, noise: RowNoise
     ) -> None:
-        """Step R rows in place, as `RowOptimizer.update`. Overwrites `gradient_RD`."""
+        """See `RowOptimizer.update`."""
         if self.weight_decay > 0.0:
             gradient_RD.add_(weight_RD, alpha=self.weight_decay)
         if self.momentum == 0.0:
@@ -144,36 +124,30 @@ class RowAdamW:
 
     Adam with decoupled weight decay (Loshchilov & Hutter, ICLR 2019, arXiv 1711.05101). A row's
     bias correction counts the steps in which the row took part. With the run's count instead, a
-    class first sampled late would be corrected for a history that its averages do not hold, and
-    make a first step `(1 − betas[0]) / sqrt(1 − betas[1])` = 3.2 times too long.
-
-    Attributes:
-        betas: factors of the old averages of the gradient and of its square, each in [0, 1).
-        eps: added to the root of the second average, finite and above 0.
-        weight_decay: finite and at least 0. The default is what published face recognition with
-            AdamW uses, not the 0.01 of `torch.optim.AdamW`.
+    class first sampled late would be corrected for a history that its averages do not have, and
+    its first step would be `(1 − betas[0]) / sqrt(1 − betas[1])` = 3.2 times too long.
 
     State: `exp_avg` and `exp_avg_sq`, float32 [L, D]; `steps`, int32 [L, 1].
 
     Raises `ValueError` when a setting is out of range.
     """
 
+    # Factors of the old averages of the gradient and of its square, each in [0, 1).
     betas: Sequence[float] = (0.9, 0.999)
-    eps: float = 1e-8
+    eps: float = 1e-8  # added to the root of the second average, finite and above 0
+    # Finite and at least 0. The default is what published face recognition with AdamW uses, not
+    # the 0.01 of `torch.optim.AdamW`.
     weight_decay: float = 0.1
 
     def __post_init__(self) -> None:
-        if len(self.betas) != 2:
-            raise ValueError(f"betas: {self.betas} found, expected two numbers in [0, 1)")
+        check(len(self.betas) == 2, "betas", self.betas, "two numbers in [0, 1)")
         for position, beta in enumerate(self.betas):
             _check_factor(f"betas[{position}]", beta)
-        if not (math.isfinite(self.eps) and self.eps > 0.0):
-            raise ValueError(f"eps: {self.eps} found, expected a finite number above 0")
-        _check_at_least_zero("weight_decay", self.weight_decay)
+        positive = math.isfinite(self.eps) and self.eps > 0.0
+        check(positive, "eps", self.eps, "a finite number above 0")
+        check_at_least("weight_decay", self.weight_decay)
 
-    def state(
-        self, rows: int, width: int, device: torch.device | str = "cpu"
-    ) -> dict[str, torch.Tensor]:
+    def state(self, rows: int, width: int, device: torch.device | str = "cpu") -> State:
         """Return zero `exp_avg` and `exp_avg_sq`, [rows, width], and `steps`, [rows, 1]."""
         return {
             "exp_avg": torch.zeros(rows, width, device=device),
@@ -182,14 +156,9 @@ class RowAdamW:
         }
 
     def update(
-        self,
-        weight_RD: torch.Tensor,
-        state: dict[str, torch.Tensor],
-        gradient_RD: torch.Tensor,
-        lr: float,
-        noise: RowNoise,
+        self, weight_RD: Tensor, state: State, gradient_RD: Tensor, lr: float, noise: RowNoise
     ) -> None:
-        """Step R rows in place, as `RowOptimizer.update`. Overwrites `gradient_RD`."""
+        """See `RowOptimizer.update`."""
         mean_RD, square_RD, steps_R1 = state["exp_avg"], state["exp_avg_sq"], state["steps"]
         first, second = self.betas
         mean_RD.lerp_(gradient_RD, 1.0 - first)
@@ -198,7 +167,7 @@ class RowAdamW:
         age_R1 = steps_R1.add_(1).double()
         mean_part_R1 = 1.0 - torch.pow(first, age_R1)
         square_part_R1 = 1.0 - torch.pow(second, age_R1)
-        # (mean / mean_part) / (sqrt(square / square_part) + eps), with one division an element:
+        # (mean / mean_part) / (sqrt(square / square_part) + eps), with one division per element:
         # both parts of a row go into the divisor.
         divisor_RD = torch.sqrt(square_RD, out=gradient_RD)
         divisor_RD.mul_((mean_part_R1 / square_part_R1.sqrt()).float())
@@ -216,10 +185,4 @@ def build_row_optimizer(name: str, **options: Any) -> RowOptimizer:
 
 
 def _check_factor(name: str, value: float) -> None:
-    if not 0.0 <= value < 1.0:
-        raise ValueError(f"{name}: {value} found, expected 0 <= {name} < 1")
-
-
-def _check_at_least_zero(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value >= 0.0):
-        raise ValueError(f"{name}: {value} found, expected a finite number of at least 0")
+    check(0.0 <= value < 1.0, name, value, f"0 <= {name} < 1")

@@ -1,31 +1,39 @@
 """The sampling rules by name, as a config writes them."""
 
+import inspect
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from recognition.head.choices import choose
-from recognition.head.sampling.by_labels import LABEL_RULES, Sampler
+from recognition.head.sampling import by_labels
 from recognition.head.sampling.hard_negative import HardNegative
 from recognition.head.sampling.hash_forest import HashForest
+from recognition.head.sampling.rule import LabelRule, Sampler
 
-_LOOKING: dict[str, Callable[[int, float], Sampler]] = {
-    "hash_forest": lambda rebuild_every, _: HashForest(rebuild_every),
-    "hard_negative": lambda _, hard_share: HardNegative(hard_share),
+SAMPLINGS: dict[str, Callable[..., Sampler]] = {
+    "all": partial(LabelRule, by_labels.sample_all),
+    "random_negative": partial(LabelRule, by_labels.sample_random_negative),
+    "random_all": partial(LabelRule, by_labels.sample_random_all),
+    "positives_only": partial(LabelRule, by_labels.sample_positives_only),
+    "hash_forest": HashForest,
+    "hard_negative": HardNegative,
 }
-SAMPLINGS = (*LABEL_RULES, *_LOOKING)
 
 
-def build_sampler(name: str, *, rebuild_every: int, hard_share: float) -> Sampler:
-    """Return the rule `name` of `SAMPLINGS`.
+def build_sampler(name: str, replicated: bool, **options: Any) -> Sampler:
+    """Return the rule `name` of `SAMPLINGS`, with those of the `options` that it has.
 
-    Args:
-        name: of the rule.
-        rebuild_every: steps between two indexes of `hash_forest`.
-        hard_share: share of the quota that hardness decides, of `hard_negative`.
-
-    Raises `ValueError` for an unknown name, a setting out of its range, or where a rule's library
-    is not installed.
+    Raises `ValueError` for an unknown name, for an option out of its range, for a rule that uses
+    embeddings where classes are replicated, and where a rule's library is not installed.
     """
-    if name in LABEL_RULES:
-        return LABEL_RULES[name]
-    choose(dict.fromkeys(SAMPLINGS), name, "sampling")
-    return _LOOKING[name](rebuild_every, hard_share)
+    rule = choose(SAMPLINGS, name, "sampling")
+    known = inspect.signature(rule).parameters
+    sampler = rule(**{option: value for option, value in options.items() if option in known})
+    if replicated and sampler.uses_embeddings:
+        raise ValueError(
+            f"sampling {name!r} chooses by the batch's embeddings; with placement 'replicated' a "
+            "rank has only its own, so the ranks' copies would diverge; expected "
+            "placement 'sharded' or 'host', or another sampling"
+        )
+    return sampler

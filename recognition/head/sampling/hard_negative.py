@@ -1,107 +1,90 @@
-"""The hardest negatives: every centre of the shard is scored against the batch, coarsely.
+"""The hardest negatives: every centre of the shard is scored against the batch, in low precision.
 
-Shapes: N samples of the global batch, L classes of this rank's shard, R classes of one block, K
-centres of a class, S centres of one block (R·K), d embedding size.
+Shapes: N samples of the global batch, L classes of this rank's shard, R classes of a block, K
+centres per class, C = R·K centres of a block, d embedding size.
 """
 
 import math
 
 import torch
+from torch import Tensor
 
+from recognition.head.choices import check
 from recognition.head.kernels.reference import inverse_norm
-from recognition.head.online_softmax.settings import BLOCK_BYTES
-from recognition.head.rows import local_rows
-from recognition.head.sampling.by_labels import (
-    ActiveSet,
-    CentreReader,
-    SampleRequest,
-    ranking,
-    shard_quota,
-    take_best,
-)
+from recognition.head.online_softmax.settings import BLOCK_BYTES, budget
+from recognition.head.sampling.by_score import ranking, take_best
+from recognition.head.sampling.rule import ActiveSet, Sampler, SampleRequest, TableReader
 
 
-class HardNegative:
+class HardNegative(Sampler):
     """Take the batch's classes and those that come nearest to any sample, up to the quota.
 
     A class is scored by its largest cosine with the batch's embeddings, over its centres and over
-    the samples; the best-scored are taken (`take_best`). A class's own samples need no leaving
-    out: a class that has any is in the batch, and taken in any case.
+    the samples; the best-scored are taken (`take_best`). Its own samples need not be left out: a
+    class that has any is in the batch, and is taken in any case.
 
-    One matrix product of low precision over the whole shard, of the four that a softmax over it
-    would take, and one reading of the table; memory beyond the table is a block and, to pick the
-    best, some 30 bytes a class. No state. The set depends on the embeddings and centres, so it
-    is replayed by a resume, but, unlike the random rules, cannot be known before the backbone has
-    run. On another number of ranks each shard has its own share of the quota, and another set.
+    Costs one matrix product in low precision over the whole shard, of the four that a softmax over
+    it takes, and one pass over the table; memory beyond the table is a block and, to pick the
+    best, some 30 bytes per class. There is no state. The set depends on embeddings and centres: a
+    resume replays it, but, unlike those of the random rules, it is not known before the backbone
+    has run.
 
     Args:
-        share: of the quota that hardness decides, in (0, 1]; the rest of it is drawn at random, so
-            that every centre meets samples now and then, however far from them it is.
-        dtype: of the product's factors. bfloat16 puts cosines off by some 2e-4 (at d = 512),
+        hard_share: fraction of the quota that hardness decides, in (0, 1]; the rest is drawn at
+            random, so that every centre takes part now and then, however far from samples it is.
+        dtype: of the product's factors. In bfloat16 cosines are off by some 2e-4 (at d = 512),
             which swaps only classes that are about equally hard.
         block_bytes: memory budget of a block's temporaries; default by device, `BLOCK_BYTES`.
     """
 
-    looks_at_embeddings = True
+    uses_embeddings = True
 
     def __init__(
-        self,
-        share: float = 1.0,
-        dtype: torch.dtype = torch.bfloat16,
-        block_bytes: int | None = None,
+        self, hard_share: float, dtype: torch.dtype = torch.bfloat16, block_bytes: int | None = None
     ) -> None:
-        if not 0.0 < share <= 1.0:
-            raise ValueError(f"hard_share: {share} found, expected 0 < hard_share <= 1")
-        self.share = share
+        check(0.0 < hard_share <= 1.0, "hard_share", hard_share, "0 < hard_share <= 1")
+        self.hard_share = hard_share
         self.dtype = dtype
         self.block_bytes = block_bytes
 
     def __call__(self, request: SampleRequest) -> ActiveSet:
         """Return the classes of this rank that take part in a step."""
-        unit_Nd, table = request.unit, request.table
-        assert unit_Nd is not None, "hard_negative looks at embeddings: give SampleRequest.unit"
-        assert table is not None, "hard_negative looks at centres: give SampleRequest.table"
-        budget = self.block_bytes or BLOCK_BYTES.get(unit_Nd.device.type, BLOCK_BYTES["cpu"])
+        unit_Nd, table = request.embeddings_and_centres()
+        block_bytes = budget(self.block_bytes, BLOCK_BYTES, unit_Nd.device)
 
-        def score() -> torch.Tensor:
-            score_L = largest_cosines(unit_Nd, table, self.dtype, budget)
-            return score_L if self.share == 1.0 else self._hardest(score_L, request)
+        def score() -> Tensor:
+            score_L = largest_cosines(unit_Nd, table, self.dtype, block_bytes)
+            return score_L if self.hard_share == 1.0 else self._hardest(score_L, request)
 
         return take_best(request, score)
 
-    def _hardest(self, score_L: torch.Tensor, request: SampleRequest) -> torch.Tensor:
+    def _hardest(self, score_L: Tensor, request: SampleRequest) -> Tensor:
         """Return the scores of the hardest negatives, −inf for the rest: drawn by their hashes."""
-        own_N = local_rows(request.labels, request.start, request.stop)
-        others_L = score_L.new_zeros(len(score_L) + 1)  # a spare last place for other shards'
-        others_L.index_fill_(0, torch.where(own_N < 0, len(score_L), own_N), -torch.inf)
-        others_L = others_L[:-1].add_(score_L)
-        hard = math.ceil(self.share * shard_quota(request))
+        others_L = score_L.masked_fill(request.is_positive(), -torch.inf)
+        hard = math.ceil(self.hard_share * request.shard_quota)
         kept = ranking(others_L, request).topk(hard).indices
         return torch.full_like(score_L, -torch.inf).index_copy_(0, kept, others_L[kept])
-
-    def forget(self) -> None:
-        """Nothing is kept from step to step."""
 
 
 @torch.no_grad()
 def largest_cosines(
-    unit_Nd: torch.Tensor, table: CentreReader, dtype: torch.dtype, block_bytes: int
-) -> torch.Tensor:
-    """Equals `(normalize(table) @ unit_Nd.T).amax(dim=1)`, for a class its centres' largest.
+    unit_Nd: Tensor, table: TableReader, dtype: torch.dtype, block_bytes: int
+) -> Tensor:
+    """Equals `(normalize(table) @ unit_Nd.T).amax(dim=1)`, the largest of a class's centres.
 
-    float32 [L], with the product made in `dtype`; −inf for a batch without samples.
+    float32 [L], with the product in `dtype`; −inf for a batch without samples.
     """
     samples, size = unit_Nd.shape
     factor_dN = unit_Nd.to(dtype).T
     score_L = unit_Nd.new_full((table.rows,), -torch.inf)
     if samples == 0:
         return score_L
-    # The centres as they are and in `dtype`, the product in `dtype`; what reduces it may work in
-    # float32. Several centres a class take as many times more.
+    # The centres as they are and in `dtype`, the product in `dtype`; its reduction may be in
+    # float32. Several centres per class take as many times more.
     block_rows = max(1, block_bytes // ((4 + dtype.itemsize) * (samples + size)))
     for start, stop, centres_RKd in table.blocks(block_rows):
-        centre_Sd = centres_RKd.flatten(0, 1)
+        centre_Cd = centres_RKd.flatten(0, 1)
         # The norm is positive, so it can wait until N products have become one.
-        largest_S = (centre_Sd.to(dtype) @ factor_dN).amax(1).float().mul_(inverse_norm(centre_Sd))
-        score_L[start:stop] = largest_S.view(stop - start, -1).amax(1)
+        largest_C = (centre_Cd.to(dtype) @ factor_dN).amax(1).float().mul_(inverse_norm(centre_Cd))
+        score_L[start:stop] = largest_C.view(stop - start, -1).amax(1)
     return score_L

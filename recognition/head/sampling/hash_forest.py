@@ -2,12 +2,12 @@
 
 After "Accelerated Training for Massive Classification via Dynamic Class Selection" (Zhang et al.,
 arXiv 1801.01687), with another index in place of its random trees: a partition of the centres into
-about sqrt(L) cells by k-means, of which a query looks into the nearest few, the centres held in 8
-bits a number. For 100,000 centres (d = 512), two cores build it in 1.8 s and a quarter of the
+about sqrt(L) cells by k-means; a query searches the nearest few, and centres are stored in 8
+bits per number. For 100,000 centres (d = 512), two cores build it in 1.8 s and a quarter of the
 table's memory; a graph of neighbours (HNSW, 16 links) took 9.6 s and more than all of it.
 
-Shapes: N samples of the global batch, L classes of this rank's shard, R classes of one block, K
-centres of a class, k neighbours of a sample, d embedding size.
+Shapes: N samples of the global batch, L classes of this rank's shard, R classes of a block, K
+centres per class, k neighbours per sample, d embedding size.
 """
 
 import math
@@ -15,64 +15,58 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from recognition.head.sampling.by_labels import (
-    ActiveSet,
-    CentreReader,
-    SampleRequest,
-    shard_quota,
-    take_best,
-)
+from recognition.head.choices import check
+from recognition.head.sampling.by_score import take_best
+from recognition.head.sampling.rule import ActiveSet, Sampler, SampleRequest, TableReader
 
-# Cells that a query looks into, at least. On 20,000 trained centres in 141 cells (d = 128), 16, 32,
+# Cells that a query searches, at least. On 20,000 trained centres in 141 cells (d = 128), 16, 32,
 # 64 and all gave sets at rate 0.1 that held 0.57, 0.71, 0.85 and 0.93 of the softmax's gradient.
 _PROBES = 32
-_SPARE = 4  # and at least so many that they hold this many times the neighbours wanted
-_POINTS = 32  # centres a cell that the partition is made from
-_ROUNDS = 4  # of k-means, each as dear as putting `_POINTS·cells` centres into the index
+_SPARE = 4  # and at least enough to hold this many times the neighbours wanted
+_POINTS = 32  # centres per cell that the partition is made from
+_ROUNDS = 4  # of k-means, each as expensive as adding `_POINTS·cells` centres to the index
 _ROWS = 1 << 14  # classes read at a time
 _NOT_FOUND = -2.0  # below any cosine
 
 
-class HashForest:
+class HashForest(Sampler):
     """Take the batch's classes, the nearest to its samples, and random ones up to the quota.
 
     An index of the shard's normalised centres is built every `rebuild_every` steps. In between it
-    grows stale: it is asked with new embeddings, but holds the centres of its making. Each sample
-    is given its `neighbours` nearest; of all that are found the best are taken, and where they
-    are fewer than the quota, random classes fill it: those of the smallest hash of (seed, step,
-    class id). See `take_best`.
+    grows stale: it is searched with new embeddings, but holds old centres. Each sample gets its
+    `neighbours` nearest; of all that are found the best are taken, and where they are fewer than
+    the quota, random classes fill it: those of the smallest hash of (seed, step, class id). See
+    `take_best`.
 
-    The index takes d bytes a centre, on the CPU, wherever the centres live. It is the same for
+    The index takes d bytes per centre, on the CPU, wherever the centres live. It is the same for
     the same seed, centres and number of threads. Stale by 100 steps of late training, it found
     about what a fresh one does. `hard_negative` finds more, and without an index.
 
-    Tried on Linux only. On macOS, torch and faiss each bring an OpenMP library of their own, which
+    Tested on Linux only. On macOS, torch and faiss each bring an OpenMP library of their own, which
     are known to crash each other (faiss-wheels issue 73).
 
     **Resuming.** The index is built at steps that `rebuild_every` divides, and whenever there is
-    none. It is not saved. A run that resumes at such a step goes on as if it had never stopped;
-    at another it builds its index of newer centres than an uninterrupted run has in its own, and
-    the sets differ until the next rebuild. `forget()`, called by whoever saves a checkpoint,
-    removes that difference: then the run that goes on builds a new index too.
+    none. It is not saved. A run that resumes at such a step continues as if it had never stopped;
+    at another it indexes newer centres than an uninterrupted run has in its index, and the sets
+    differ until the next rebuild. `forget()`, to be called when a checkpoint is saved, removes that
+    difference: the run that continues then builds a new index too.
 
     Args:
         rebuild_every: steps between two builds, at least 1.
-        neighbours: of each sample, k; None for `ceil(quota / N)`, with which the neighbours of a
-            batch, had no two samples one in common, would be the quota.
+        neighbours: per sample, k; None for `ceil(quota / N)`, with which the neighbours of a batch
+            would be the quota if no two samples had one in common.
 
     Raises `ValueError` for a setting out of its range, or when faiss is not installed.
     """
 
-    looks_at_embeddings = True
+    uses_embeddings = True
 
-    def __init__(self, rebuild_every: int = 100, neighbours: int | None = None) -> None:
-        if rebuild_every < 1:
-            raise ValueError(f"rebuild_every: {rebuild_every} found, expected at least 1 step")
-        if neighbours is not None and neighbours < 1:
-            raise ValueError(
-                f"neighbours: {neighbours} found, expected at least 1 a sample, or None"
-            )
+    def __init__(self, rebuild_every: int, neighbours: int | None = None) -> None:
+        check(rebuild_every >= 1, "rebuild_every", rebuild_every, "at least 1 step")
+        some = neighbours is None or neighbours >= 1
+        check(some, "neighbours", neighbours, "at least 1, or None")
         _faiss()
         self.rebuild_every = rebuild_every
         self.neighbours = neighbours
@@ -81,36 +75,31 @@ class HashForest:
 
     def __call__(self, request: SampleRequest) -> ActiveSet:
         """Return the classes of this rank that take part in a step."""
-        unit_Nd, table = request.unit, request.table
-        assert unit_Nd is not None, "hash_forest looks at embeddings: give SampleRequest.unit"
-        assert table is not None, "hash_forest looks at centres: give SampleRequest.table"
+        unit_Nd, table = request.embeddings_and_centres()
         return take_best(request, lambda: self._scores(unit_Nd, table, request))
 
     def forget(self) -> None:
         """Drop the index: the next step builds a new one."""
         self._index = None
 
-    def _scores(
-        self, unit_Nd: torch.Tensor, table: CentreReader, request: SampleRequest
-    ) -> torch.Tensor:
+    def _scores(self, unit_Nd: Tensor, table: TableReader, request: SampleRequest) -> Tensor:
         """Return each class's largest cosine with a sample that found it, else −2: float32 [L]."""
         due = request.step % self.rebuild_every == 0 and self._built_at != request.step
         if due or self._index is None:
             self._index = build_index(table, request.seed)
             self._built_at = request.step
-        wanted = self.neighbours or math.ceil(shard_quota(request) / max(len(unit_Nd), 1))
+        wanted = self.neighbours or math.ceil(request.shard_quota / max(len(unit_Nd), 1))
         cosine_Nk, row_Nk = nearest(self._index, unit_Nd, wanted)
         class_Nk = row_Nk // (self._index.ntotal // table.rows)
         # What was not found, row −1, has a cosine below any: it changes no score, nor class 0's.
         score_L = unit_Nd.new_full((table.rows,), _NOT_FOUND)
-        place = class_Nk.clamp_min(0).flatten()
-        return score_L.scatter_reduce_(0, place, cosine_Nk.flatten(), "amax")
+        row_J = class_Nk.clamp_min(0).flatten()  # J = N·k
+        return score_L.scatter_reduce_(0, row_J, cosine_Nk.flatten(), "amax")
 
 
-def build_index(table: CentreReader, seed: int) -> Any:
-    """Return a faiss index of the table's normalised centres: [L·K] rows, K in a row a class."""
+def build_index(table: TableReader, seed: int) -> Any:
+    """Return a faiss index of the table's normalised centres: L·K rows, class by class."""
     faiss = _faiss()
-    index: Any = None
     cells = max(1, math.isqrt(table.rows))
     stride = max(1, table.rows // (_POINTS * cells))
     sample = [
@@ -118,7 +107,7 @@ def build_index(table: CentreReader, seed: int) -> Any:
         for start, _, centres_RKd in table.blocks(_ROWS)
     ]
     points = np.concatenate(sample)
-    index = faiss.index_factory(points.shape[1], f"IVF{cells},SQ8", faiss.METRIC_INNER_PRODUCT)
+    index: Any = faiss.index_factory(points.shape[1], f"IVF{cells},SQ8", faiss.METRIC_INNER_PRODUCT)
     index.cp.seed = seed & 0x7FFFFFFF
     index.cp.niter = _ROUNDS
     index.cp.spherical = True
@@ -130,13 +119,11 @@ def build_index(table: CentreReader, seed: int) -> Any:
     return index
 
 
-def nearest(
-    index: Any, unit_Nd: torch.Tensor, neighbours: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def nearest(index: Any, unit_Nd: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
     """Return the cosines with the nearest rows, float32 [N, k], and the rows, int64 [N, k].
 
-    Both on the samples' device; k is `neighbours` or all there are. Where the cells that were
-    looked into held fewer, the row is −1 and the cosine far below any.
+    Both on the samples' device; k is `neighbours` or all there are. Where the cells searched hold
+    fewer, the row is −1 and the cosine far below any.
     """
     _faiss()
     neighbours = min(neighbours, index.ntotal)
@@ -147,16 +134,13 @@ def nearest(
     return torch.from_numpy(cosine_Nk).to(device), torch.from_numpy(row_Nk).to(device)
 
 
-def _normalised(centres_RKd: torch.Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _normalised(centres_RKd: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
     unit = torch.nn.functional.normalize(centres_RKd.detach().flatten(0, 1), dim=1, eps=1e-12)
     return unit.cpu().numpy()
 
 
 def _faiss() -> Any:
-    """Return the faiss module, told to work with as many threads as torch.
-
-    Raises `ValueError` when it is not installed.
-    """
+    """Return the faiss module, set to as many threads as torch; raises `ValueError` without it."""
     try:
         import faiss
     except ModuleNotFoundError as error:

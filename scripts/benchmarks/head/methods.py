@@ -24,7 +24,7 @@ from recognition.head import (
     subcenter_arcface,
 )
 from recognition.head.choices import choose
-from recognition.head.online_softmax.settings import KEEP_BYTES, StreamSettings
+from recognition.head.online_softmax.settings import KEEP_BYTES, StreamSettings, budget
 from scripts.benchmarks.head.baseline import MARGIN, MOMENTUM, SCALE, WEIGHT_DECAY, BaselineHead
 from scripts.benchmarks.head.cases import MIB, HeadCase
 
@@ -99,7 +99,7 @@ class PartialFCMethod(Method[PartialFC]):
 
     def __init__(self, case: HeadCase, device: torch.device, **options: Any) -> None:
         super().__init__(case, _partial_fc(case, device, **options))
-        self._keep_bytes = options.get("keep_bytes", KEEP_BYTES.get(device.type, KEEP_BYTES["cpu"]))
+        self._keep_bytes = budget(options.get("keep_bytes"), KEEP_BYTES, device)
         # Replicated centres meet the samples of their own rank only.
         samples = case.batch // case.ranks if self._head.replicated else case.batch
         self._samples = math.ceil(samples * self._head.loss.batch_rate)
@@ -117,8 +117,10 @@ class PartialFCMethod(Method[PartialFC]):
     def work(self) -> Work:
         """See `Method`: four products, or three where the first ones are kept; only active rows."""
         centres = self._active * self._head.loss.centres_per_class
-        how = StreamSettings(keep_bytes=self._keep_bytes, matmul_dtype=self._case.torch_dtype)
-        products = 3 if how.keeps(centres, self._samples) else 4
+        settings = StreamSettings(
+            SCALE, keep_bytes=self._keep_bytes, matmul_dtype=self._case.torch_dtype
+        )
+        products = 3 if settings.keeps(centres, self._samples) else 4
         start, stop = self._head.shard
         changed = 1.0 if self._head.dense_update else self._active / max(1, stop - start)
         return Work(

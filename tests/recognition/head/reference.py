@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,7 @@ class LossCase:
     def running(self) -> list[float]:
         return {"adaface": [20.0, 100.0], "curricularface": [0.0]}.get(self.name, [])
 
-    def observe(
-        self, running: list[float], cosine: torch.Tensor, norm: torch.Tensor
-    ) -> list[float]:
+    def observe(self, running: list[float], cosine: Tensor, norm: Tensor) -> list[float]:
         alpha = float(self.options.get("alpha", 0.01))
         if self.name == "adaface":
             norm = norm.clamp(0.001, 100)
@@ -38,10 +37,8 @@ class LossCase:
             seen = []
         return [(1 - alpha) * old + alpha * new for old, new in zip(running, seen, strict=True)]
 
-    def target(
-        self, cosine: torch.Tensor, norm: torch.Tensor, running: Sequence[float] = ()
-    ) -> torch.Tensor:
-        """Return the own cosines with margin."""
+    def margin(self, cosine: Tensor, norm: Tensor, running: Sequence[float] = ()) -> Tensor:
+        """Return the target cosines with margin."""
         option = self.options
         if self.name == "softmax":
             return cosine
@@ -55,46 +52,48 @@ class LossCase:
             shifted = (angle - option["m"] * quality).clamp_min(0)
             return _fold(shifted) - option["m"] * (1 + quality)
         if self.name == "magface":
-            share = (norm.clamp(10, 110) - 10) / 100
-            return _fold(angle + 0.45 + (0.8 - 0.45) * share)
+            fraction = (norm.clamp(10, 110) - 10) / 100
+            return _fold(angle + 0.45 + (0.8 - 0.45) * fraction)
         m1, m3 = option.get("m1", 1.0), option.get("m3", 0.0)
         value = _fold(m1 * angle + option.get("m2", option.get("m", 0.0))) - m3
         return cosine + (value - cosine).detach() if option.get("detached") else value
 
     def total(
         self,
-        cosine: torch.Tensor,
-        own: torch.Tensor,
-        left_out: torch.Tensor,
-        norm: torch.Tensor,
+        cosine: Tensor,
+        is_target: Tensor,
+        left_out: Tensor,
+        norm: Tensor,
         running: Sequence[float],
         scale: float,
-        picked: torch.Tensor,
-    ) -> torch.Tensor:
-        """Return the mean loss; `own` and `left_out` are bool [N, C], `picked` bool [N]."""
-        present = (own & ~left_out).any(1)
-        own_cosine = cosine[own]
+        picked: Tensor,
+    ) -> Tensor:
+        """Return the mean loss; `is_target` and `left_out` are bool [N, C], `picked` bool [N]."""
+        present = (is_target & ~left_out).any(1)
+        target_cosine = cosine[is_target]
         negatives = cosine
         if self.name == "curricularface":
-            bound = self.target(own_cosine, norm).detach().unsqueeze(1)
+            bound = self.margin(target_cosine, norm).detach().unsqueeze(1)
             negatives = torch.where(cosine > bound, cosine * (running[0] + cosine), cosine)
         if self.name == "d_softmax":
-            intra = torch.log1p(torch.exp(scale * (self.options["d"] - own_cosine)))
-            gone = (left_out | own)[picked]
-            inter = torch.log1p(torch.exp(scale * negatives[picked]).masked_fill(gone, 0).sum(1))
+            intra = torch.log1p(torch.exp(scale * (self.options["d"] - target_cosine)))
+            absent = (left_out | is_target)[picked]
+            inter = torch.log1p(torch.exp(scale * negatives[picked]).masked_fill(absent, 0).sum(1))
             return (intra * present).sum() / max(int(present.sum()), 1) + inter.mean()
-        target = self.target(own_cosine, norm, running).unsqueeze(1)
-        logits = scale * torch.where(own, target, negatives)
+        with_margin = self.margin(target_cosine, norm, running).unsqueeze(1)
+        logits = scale * torch.where(is_target, with_margin, negatives)
         loss = F.cross_entropy(
-            logits.masked_fill(left_out & ~own, -math.inf), own.int().argmax(1), reduction="none"
+            logits.masked_fill(left_out & ~is_target, -math.inf),
+            is_target.int().argmax(1),
+            reduction="none",
         )
         if self.name == "magface":
-            held = norm.clamp(10, 110)
-            loss = loss + self.options["regulariser"] * (held / 110**2 + 1 / held)
+            norm = norm.clamp(10, 110)
+            loss = loss + self.options["regulariser"] * (norm / 110**2 + 1 / norm)
         return (loss * present).sum() / max(int(present.sum()), 1)
 
 
-def _fold(angle: torch.Tensor) -> torch.Tensor:
+def _fold(angle: Tensor) -> Tensor:
     """Return the cosine, continued so that it falls beyond pi and beyond twice that."""
     value = torch.cos(angle)
     value = torch.where(angle > math.pi, -torch.cos(angle) - 2.0, value)
@@ -123,7 +122,7 @@ class DenseHead:
 
     def __init__(
         self,
-        weight: torch.Tensor,
+        weight: Tensor,
         loss: LossCase,
         *,
         scale: float = 64.0,
@@ -142,33 +141,33 @@ class DenseHead:
 
     def loss_and_gradients(
         self,
-        x: torch.Tensor,
-        y: torch.Tensor,
-        active: torch.Tensor,
-        picked: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        x: Tensor,
+        y: Tensor,
+        active: Tensor,
+        picked: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the mean loss and its gradients by `x` [N, d] and by the weight [C, K·d].
 
         `active` are class ids, `picked` the samples (all unless given) whose negatives count.
         """
         x = x.detach().double().requires_grad_()
         weight = self.weight.clone().requires_grad_()
-        own = F.one_hot(y, len(weight)).bool()
+        is_target = F.one_hot(y, len(weight)).bool()
         centres = F.normalize(weight.view(-1, x.shape[1]))
         cosine = (F.normalize(x) @ centres.T).view(len(x), len(weight), -1).amax(2)
         norm = x.norm(dim=1)
-        self.running = self.loss.observe(self.running, cosine[own].detach(), norm.detach())
+        self.running = self.loss.observe(self.running, cosine[is_target].detach(), norm.detach())
         left_out = torch.ones(len(weight), dtype=torch.bool).index_fill_(0, active, False)
-        left_out = left_out.expand_as(own)
+        left_out = left_out.expand_as(is_target)
         if self.inter_class_filter is not None:
-            left_out = left_out | ((cosine > self.inter_class_filter) & ~own)
+            left_out = left_out | ((cosine > self.inter_class_filter) & ~is_target)
         chosen = torch.zeros(len(x), dtype=torch.bool)
         chosen[slice(None) if picked is None else picked] = True
-        loss = self.loss.total(cosine, own, left_out, norm, self.running, self.scale, chosen)
+        loss = self.loss.total(cosine, is_target, left_out, norm, self.running, self.scale, chosen)
         by_x, by_weight = torch.autograd.grad(loss, (x, weight))
         return loss.detach(), by_x, by_weight
 
-    def step(self, gradient: torch.Tensor, active: torch.Tensor, lr: float) -> None:
+    def step(self, gradient: Tensor, active: Tensor, lr: float) -> None:
         """Update the active rows alone."""
         rows = gradient[active] + self.weight_decay * self.weight[active]
         self.velocity[active] = self.momentum * self.velocity[active] + rows
@@ -176,12 +175,12 @@ class DenseHead:
 
 
 def make_batches(
-    weight: torch.Tensor, sizes: Sequence[int], steps: int, seed: int
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    weight: Tensor, sizes: Sequence[int], steps: int, seed: int
+) -> list[tuple[Tensor, Tensor]]:
     """Return `steps` global batches of `sum(sizes)` samples, with labels that repeat.
 
-    Sample 0 points nearly away from its centre, beyond where an angular margin passes pi, and
-    sample 1 nearly along it; the others are random, and of many norms.
+    Sample 0 is nearly opposite to its centre, so that an angular margin takes it beyond pi, and
+    sample 1 is close to its centre; the others are random, with various norms.
     """
     generator = torch.Generator().manual_seed(seed)
     batches = []

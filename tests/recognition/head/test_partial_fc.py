@@ -1,13 +1,14 @@
-"""`PartialFC` as its users meet it, on one rank."""
+"""`PartialFC` as users call it, on one rank."""
 
 import copy
 import io
 
 import pytest
 import torch
+from torch import Tensor
 
 from recognition.head import PartialFC, arcface
-from recognition.head.checks import check_batch_sizes
+from recognition.head.placement.collectives import ShardedCollectives
 from tests.recognition.head.helpers import active_classes
 from tests.recognition.head.reference import COSFACE, DenseHead
 
@@ -18,7 +19,7 @@ def _head(**options: object) -> PartialFC:
     return PartialFC(SIZE, CLASSES, **{"sample_rate": 0.2, **options})  # type: ignore[arg-type]
 
 
-def _batch(seed: int, size: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+def _batch(seed: int, size: int = 6) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(size, SIZE, generator=generator)
     return x, torch.randint(0, CLASSES, (size,), generator=generator)
@@ -30,7 +31,7 @@ def _step(head: PartialFC, seed: int) -> None:
     head.step(0.1)
 
 
-def _changed(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+def _changed(before: Tensor, after: Tensor) -> Tensor:
     return (before != after).any(1).nonzero().squeeze(1)
 
 
@@ -43,7 +44,7 @@ def test_rows_outside_the_active_set_keep_their_bits() -> None:
         output.loss.backward()
         head.step(0.1)
         changed = _changed(weight, head.weight)
-        # Momentum of steps past must not move a row either: that would be a dense update.
+        # Momentum of earlier steps must not move a row either: that would be a dense update.
         assert len(changed) == output.active_classes < CLASSES
         assert set(y.tolist()) <= set(changed.tolist())
         assert torch.equal(changed, _changed(momentum, head.state_tensors()["momentum"]))
@@ -53,27 +54,27 @@ def test_rows_outside_the_active_set_keep_their_bits() -> None:
 def test_a_dense_update_moves_every_row_as_a_stock_optimizer_does(placement: str) -> None:
     head = _head(dense_update=True, placement=placement)
     dense = DenseHead(head.weight, COSFACE)
-    everyone = torch.arange(CLASSES)
+    all_classes = torch.arange(CLASSES)
     for step in range(4):
         x, y = _batch(step)
         head(x, y).loss.backward()
         active = active_classes("random_negative", y, CLASSES, rate=0.2, seed=0, step=step)
         _, _, by_weight = dense.loss_and_gradients(x, y, active)
         head.step(0.1)
-        dense.step(by_weight, everyone, 0.1)
+        dense.step(by_weight, all_classes, 0.1)
 
     error = (head.weight.double() - dense.weight).abs().max()
     assert error < 1e-4 * dense.weight.abs().max()
 
 
-def test_rows_sent_ahead_are_used_for_their_own_step_and_batch_alone() -> None:
+def test_prefetched_rows_are_used_for_their_step_and_batch_alone() -> None:
     ahead, plain = _head(placement="host"), _head(placement="host")
     for step in range(4):
         x, y = _batch(step)
-        # The right batch; another one; the right one, but before the table has moved.
-        foreseen = {0: y, 1: _batch(9)[1], 2: y}.get(step)
-        if foreseen is not None:
-            ahead.prefetch(foreseen)
+        # The right batch; a different one; the right one, but before the table was updated.
+        prefetched = {0: y, 1: _batch(9)[1], 2: y}.get(step)
+        if prefetched is not None:
+            ahead.prefetch(prefetched)
         for head in (ahead, plain):
             head(x, y).loss.backward()
             if head is ahead and step == 2:
@@ -127,7 +128,7 @@ def test_accumulating_halves_equals_the_whole_batch() -> None:
     torch.testing.assert_close(whole.weight, halves.weight, rtol=1e-5, atol=1e-5)
 
 
-def test_scaling_the_loss_scales_embeddings_gradient_and_is_undone_by_grad_scale() -> None:
+def test_scaling_the_loss_scales_embeddings_gradient_and_is_reversed_by_grad_scale() -> None:
     plain, scaled = _head(), _head()
     x, y = _batch(0)
     x_plain, x_scaled = x.clone().requires_grad_(), x.clone().requires_grad_()
@@ -135,7 +136,7 @@ def test_scaling_the_loss_scales_embeddings_gradient_and_is_undone_by_grad_scale
     (scaled(x_scaled, y).loss * 1024.0).backward()
     assert x_plain.grad is not None
     assert x_scaled.grad is not None
-    assert torch.equal(x_plain.grad * 1024.0, x_scaled.grad)  # a power of two loses no bit
+    assert torch.equal(x_plain.grad * 1024.0, x_scaled.grad)  # a power of two is exact
     assert plain.gradient_norm() == scaled.gradient_norm(1024.0)
     plain.step(0.1)
     scaled.step(0.1, grad_scale=torch.tensor(1024.0))
@@ -165,15 +166,15 @@ def test_resuming_the_step_count_replays_the_sets_to_the_bit() -> None:
         assert torch.equal(each.state_tensors()["momentum"], head.state_tensors()["momentum"])
 
 
-def test_without_gradients_nothing_waits_and_nothing_changes() -> None:
+def test_without_gradients_nothing_is_kept_and_nothing_changes() -> None:
     head = _head()
     before = copy.deepcopy(head.state_dict())
     x, y = _batch(0)
     with torch.no_grad():
-        quiet = head(x.requires_grad_(), y)
-    assert not quiet.loss.requires_grad
-    assert quiet.loss.item() == pytest.approx(head(x, y).loss.item())
-    with pytest.raises(ValueError, match=r"no gradient waits.*loss.backward\(\)"):
+        output = head(x.requires_grad_(), y)
+    assert not output.loss.requires_grad
+    assert output.loss.item() == pytest.approx(head(x, y).loss.item())
+    with pytest.raises(ValueError, match=r"loss\.backward\(\)"):
         head.step(0.1)
     assert torch.equal(head.weight, before["table.weight"])
 
@@ -190,7 +191,7 @@ def test_centres_train_on_embeddings_that_need_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_embeddings_get_their_gradient_back_in_kind(dtype: torch.dtype) -> None:
+def test_half_precision_embeddings_get_a_gradient_of_their_dtype(dtype: torch.dtype) -> None:
     x, y = _batch(0)
     x = x.to(dtype).requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -200,7 +201,7 @@ def test_half_precision_embeddings_get_their_gradient_back_in_kind(dtype: torch.
 
     assert x.grad is not None
     assert x.grad.dtype == dtype
-    # Not even under autocast does the head compute in half precision unless told to.
+    # The head computes in half precision only where asked to, under autocast too.
     assert output.loss.item() == exact.loss.item()
 
 
@@ -213,7 +214,7 @@ def test_skip_drops_the_gradient_and_counts_the_step() -> None:
 
     assert head.step_count == 1
     assert torch.equal(head.weight, before)
-    with pytest.raises(ValueError, match="no gradient waits"):
+    with pytest.raises(ValueError, match=r"loss\.backward\(\)"):
         head.step(0.1)
 
 
@@ -241,16 +242,16 @@ def test_finite_gradients_are_called_finite() -> None:
     assert head.gradients_finite()
 
 
-def test_output_counts_what_took_part() -> None:
+def test_output_counts_the_active_classes() -> None:
     x = torch.randn(4, SIZE)
     output = _head(sample_rate=0.01)(x, torch.tensor([5, 5, 9, 11]))
 
-    assert output.active_classes == 3  # the quota of 2 is overrun
+    assert output.active_classes == 3  # more than the quota of 2
     figures = {name: float(value) for name, value in output.figures.items()}
     assert figures["positive_classes"] == 3
     assert figures["quota_overflow"] == 1
-    own = torch.nn.functional.cosine_similarity(x, _head().weight[torch.tensor([5, 5, 9, 11])])
-    assert figures["cosine_positive"] == pytest.approx(own.mean().item(), abs=1e-6)
+    target = torch.nn.functional.cosine_similarity(x, _head().weight[torch.tensor([5, 5, 9, 11])])
+    assert figures["cosine_positive"] == pytest.approx(target.mean().item(), abs=1e-6)
 
 
 def test_a_loss_goes_backward_once_and_before_the_step() -> None:
@@ -258,34 +259,32 @@ def test_a_loss_goes_backward_once_and_before_the_step() -> None:
     x, y = _batch(0)
     loss = head(x, y).loss
     loss.backward(retain_graph=True)
-    with pytest.raises(ValueError, match="backward twice"):
+    with pytest.raises(ValueError, match="backward"):
         loss.backward()
     late = head(x, y).loss
     head.step(0.1)
-    with pytest.raises(ValueError, match=r"step 0's loss after the centres moved on to step 1"):
+    with pytest.raises(ValueError, match=r"step 0.*step 1"):
         late.backward()
 
 
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (torch.zeros(2, 5), torch.zeros(2), r"embeddings: shape \[2, 5\] found.*\[batch, 16\]"),
-        (torch.zeros(2, 16).double(), torch.zeros(2), "embeddings: torch.float64 found"),
-        (torch.zeros(2, 16), torch.zeros(3).long(), r"labels: shape \[3\] found, expected \[2\]"),
-        (torch.zeros(2, 16), torch.zeros(2), "labels: torch.float32 found"),
-        (torch.zeros(2, 16), torch.tensor([0, 200]), r"labels: 0 to 200 found.*\[0, 200\)"),
-        (torch.zeros(2, 16), torch.tensor([-1, 3]), r"labels: -1 to 3 found"),
-        (torch.zeros(0, 16), torch.zeros(0).long(), "expected at least 1 sample"),
+        (torch.zeros(2, 5), torch.zeros(2), r"embeddings: .*\[2, 5\].*\[batch, 16\]"),
+        (torch.zeros(2, 16).double(), torch.zeros(2), "embeddings: torch.float64"),
+        (torch.zeros(2, 16), torch.zeros(3).long(), r"labels: .*\[3\].*\[2\]"),
+        (torch.zeros(2, 16), torch.zeros(2), "labels: torch.float32"),
+        (torch.zeros(2, 16), torch.tensor([0, 200]), r"labels: 0 to 200.*\[0, 200\)"),
+        (torch.zeros(2, 16), torch.tensor([-1, 3]), "labels: -1 to 3"),
+        (torch.zeros(0, 16), torch.zeros(0).long(), r"batch_sizes: \[0\]"),
         (
             torch.zeros(2, 16, device="meta"),
             torch.zeros(2).long(),
-            "on meta, but the head computes",
+            "embeddings: .*meta.*cpu",
         ),
     ],
 )
-def test_a_batch_that_does_not_fit_is_refused(
-    x: torch.Tensor, y: torch.Tensor, message: str
-) -> None:
+def test_a_batch_that_does_not_fit_is_refused(x: Tensor, y: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _head()(x, y)
 
@@ -293,18 +292,16 @@ def test_a_batch_that_does_not_fit_is_refused(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sampling": "random"}, r"sampling: 'random' is not known.*'random_negative'"),
-        ({"sample_rate": 0.0}, r"sample_rate: 0.0 found, expected 0 < sample_rate <= 1"),
-        ({"sample_rate": 1.5}, "sample_rate: 1.5 found"),
-        ({"placement": "replicated", "sampling": "hard_negative"}, "ranks' copies would part"),
-        ({"sampling": "hash_forest", "rebuild_every": 0}, "rebuild_every: 0 found"),
-        ({"placement": "gpu"}, r"placement: 'gpu' is not known.*'sharded'"),
-        ({"scale": 0.0}, "scale: 0.0 found"),
+        ({"sampling": "random"}, r"sampling: 'random' .*'random_negative'"),
+        ({"sample_rate": 0.0}, "sample_rate: 0.0.*0 < sample_rate <= 1"),
+        ({"sample_rate": 1.5}, "sample_rate: 1.5"),
+        ({"placement": "replicated", "sampling": "hard_negative"}, "'hard_negative'.*'replicated'"),
+        ({"sampling": "hash_forest", "rebuild_every": 0}, "rebuild_every: 0"),
+        ({"placement": "gpu"}, r"placement: 'gpu' .*'sharded'"),
+        ({"scale": 0.0}, "scale: 0.0"),
     ],
 )
-def test_settings_that_do_not_exist_or_fit_are_refused(
-    options: dict[str, object], message: str
-) -> None:
+def test_unknown_and_unfit_settings_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _head(**options)
 
@@ -312,22 +309,23 @@ def test_settings_that_do_not_exist_or_fit_are_refused(
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ([3], r"batch_sizes: \[3\] found, expected one for each of 2 ranks"),
-        ([3, 4], r"batch_sizes: \[3, 4\] found, but rank 1 has 3 samples"),
-        ([-1, 3], r"\[-1, 3\] found, expected at least 1 sample"),
+        ([3], r"batch_sizes: \[3\].* 2 ranks"),
+        ([3, 4], r"batch_sizes: \[3, 4\].*rank 1 .* 3 "),
+        ([-1, 3], r"batch_sizes: \[-1, 3\]"),
     ],
 )
 def test_batch_sizes_that_do_not_fit_are_refused(sizes: list[int], message: str) -> None:
+    ranks = ShardedCollectives(None, rank=1, size=2)
     with pytest.raises(ValueError, match=message):
-        check_batch_sizes(sizes, batch=3, rank=1, ranks=2)
-    with pytest.raises(ValueError, match=r"\[0, 0\] found, expected at least 1 sample"):
-        check_batch_sizes([0, 0], batch=0, rank=1, ranks=2)
+        ranks.batch_sizes(3, torch.device("cpu"), sizes)
+    with pytest.raises(ValueError, match=r"batch_sizes: \[0, 0\]"):
+        ranks.batch_sizes(0, torch.device("cpu"), [0, 0])
 
 
 def test_sizes_below_one_and_learning_rates_below_zero_are_refused() -> None:
-    with pytest.raises(ValueError, match="embedding_size 0 and num_classes 5 found"):
+    with pytest.raises(ValueError, match=r"embedding_size 0 .*num_classes 5 "):
         PartialFC(0, 5)
-    with pytest.raises(ValueError, match=r"lr: -0\.1 found"):
+    with pytest.raises(ValueError, match=r"lr: -0\.1"):
         _head().step(-0.1)
 
 

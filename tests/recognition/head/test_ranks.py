@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from recognition.distributed import shard_range
 from recognition.head import PartialFC, RowSGD, arcface, build_loss, cosface
 from recognition.head.placement.initial import initial_centres
-from recognition.head.sampling.by_labels import LABEL_RULES, ActiveSet, Sampler, SampleRequest
+from recognition.head.sampling.rule import ActiveSet, Sampler, SampleRequest
 from tests.distributed_harness import run_ranks
-from tests.recognition.head.helpers import active_classes, picked_samples
+from tests.recognition.head.helpers import LABEL_RULES, active_classes, picked_samples
 from tests.recognition.head.reference import (
     ADAFACE,
     COSFACE,
@@ -31,14 +32,14 @@ from tests.recognition.head.reference import (
 
 GOLDEN = Path(__file__).parents[2] / "fixtures" / "golden" / "margin_softmax_two_ranks.npz"
 EMBEDDING_SIZE, STEPS, SEED, RATE, LR = 32, 5, 3, 0.3, 0.02
-LATER = 1e-4  # relative tolerance once steps were made
+LATER = 1e-4  # relative tolerance after the first step
 SIZES = {1: [14], 2: [13, 1], 4: [5, 1, 0, 8]}  # unequal, single and absent samples
 
-Batches = list[tuple[torch.Tensor, torch.Tensor]]
+Batches = list[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class Case:
+class RankCase:
     loss: LossCase
     classes: int = 101
     sampling: str = "all"
@@ -49,65 +50,67 @@ class Case:
 
 ODD = [COSFACE, ADAFACE, MAGFACE, CURRICULARFACE, SUBCENTER, D_SOFTMAX_B]
 CASES = [
-    *(Case(loss) for loss in LOSS_CASES),
-    *(Case(loss, sampling="random_negative") for loss in LOSS_CASES),
-    *(Case(loss, sampling="random_all") for loss in (COSFACE, MAGFACE, SUBCENTER, D_SOFTMAX)),
-    *(Case(loss, placement="replicated") for loss in ODD),
-    *(Case(loss, placement="host", sampling="random_negative") for loss in ODD),
-    Case(COSFACE, placement="replicated", sampling="random_negative"),
-    Case(COSFACE, placement="replicated", sampling="random_all"),
-    Case(COSFACE, placement="replicated", sampling="positives_only", classes=10),
-    Case(COSFACE, placement="replicated", options={"block_bytes": 1}),
-    Case(COSFACE, placement="host"),
-    Case(COSFACE, placement="host", classes=5),
-    Case(COSFACE, placement="host", sampling="random_negative", options={"block_bytes": 9000}),
-    Case(COSFACE, placement="host", sampling="random_all", options={"stage_bytes": 1000}),
+    *(RankCase(loss) for loss in LOSS_CASES),
+    *(RankCase(loss, sampling="random_negative") for loss in LOSS_CASES),
+    *(RankCase(loss, sampling="random_all") for loss in (COSFACE, MAGFACE, SUBCENTER, D_SOFTMAX)),
+    *(RankCase(loss, placement="replicated") for loss in ODD),
+    *(RankCase(loss, placement="host", sampling="random_negative") for loss in ODD),
+    RankCase(COSFACE, placement="replicated", sampling="random_negative"),
+    RankCase(COSFACE, placement="replicated", sampling="random_all"),
+    RankCase(COSFACE, placement="replicated", sampling="positives_only", classes=10),
+    RankCase(COSFACE, placement="replicated", options={"block_bytes": 1}),
+    RankCase(COSFACE, placement="host"),
+    RankCase(COSFACE, placement="host", classes=5),
+    RankCase(COSFACE, placement="host", sampling="random_negative", options={"block_bytes": 9000}),
+    RankCase(COSFACE, placement="host", sampling="random_all", options={"stage_bytes": 1000}),
     *(
-        Case(loss, sampling=sampling, placement=placement)
+        RankCase(loss, sampling=sampling, placement=placement)
         for sampling in ("hash_forest", "hard_negative")
         for loss, placement in [(COSFACE, "sharded"), (SUBCENTER, "host"), (ADAFACE, "sharded")]
     ),
-    Case(COSFACE, classes=5, sampling="hash_forest"),
-    Case(COSFACE, classes=5, sampling="hard_negative"),
-    Case(COSFACE, classes=10),
-    Case(COSFACE, classes=5),  # the last of four ranks holds no class at all
-    Case(COSFACE, classes=5, sampling="random_negative"),
-    Case(SUBCENTER, classes=5, sampling="random_negative"),
-    Case(COSFACE, classes=10, sampling="random_all"),
-    Case(COSFACE, sampling="positives_only"),
-    Case(COSFACE, classes=10, sampling="positives_only"),
-    Case(COSFACE, inter_class_filter=0.1),
-    Case(COSFACE, inter_class_filter=0.1, sampling="random_negative"),
-    Case(SUBCENTER, inter_class_filter=0.1),
-    Case(CURRICULARFACE, inter_class_filter=0.1),
-    Case(COSFACE, options={"block_bytes": 1}),
-    Case(SUBCENTER, options={"block_bytes": 1, "keep_bytes": 0}),
-    Case(COSFACE, sampling="random_negative", options={"block_bytes": 5000, "keep_bytes": 0}),
-    Case(D_SOFTMAX_B, sampling="random_negative", options={"block_bytes": 5000, "keep_bytes": 0}),
+    RankCase(COSFACE, classes=5, sampling="hash_forest"),
+    RankCase(COSFACE, classes=5, sampling="hard_negative"),
+    RankCase(COSFACE, classes=10),
+    RankCase(COSFACE, classes=5),  # the last of four ranks holds no class at all
+    RankCase(COSFACE, classes=5, sampling="random_negative"),
+    RankCase(SUBCENTER, classes=5, sampling="random_negative"),
+    RankCase(COSFACE, classes=10, sampling="random_all"),
+    RankCase(COSFACE, sampling="positives_only"),
+    RankCase(COSFACE, classes=10, sampling="positives_only"),
+    RankCase(COSFACE, inter_class_filter=0.1),
+    RankCase(COSFACE, inter_class_filter=0.1, sampling="random_negative"),
+    RankCase(SUBCENTER, inter_class_filter=0.1),
+    RankCase(CURRICULARFACE, inter_class_filter=0.1),
+    RankCase(COSFACE, options={"block_bytes": 1}),
+    RankCase(SUBCENTER, options={"block_bytes": 1, "keep_bytes": 0}),
+    RankCase(COSFACE, sampling="random_negative", options={"block_bytes": 5000, "keep_bytes": 0}),
+    RankCase(
+        D_SOFTMAX_B, sampling="random_negative", options={"block_bytes": 5000, "keep_bytes": 0}
+    ),
 ]
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What one rank saw: by step, and at the end."""
+    """What one rank computed in each step, and its state at the end."""
 
     losses: list[float]
     cosines: list[float]
-    gradients: list[torch.Tensor]
+    gradients: list[Tensor]
     active: list[int]
-    classes: list[torch.Tensor]
+    classes: list[Tensor]
     running: list[float]
-    weight: torch.Tensor
-    velocity: torch.Tensor
+    weight: Tensor
+    velocity: Tensor
 
 
-class Recorder:
-    """A sampling rule that notes which classes it took, by their ids."""
+class Recorder(Sampler):
+    """A sampling rule that records the ids of the classes it took."""
 
     def __init__(self, rule: Sampler) -> None:
         self.rule = rule
-        self.looks_at_embeddings = rule.looks_at_embeddings
-        self.classes: list[torch.Tensor] = []
+        self.uses_embeddings = rule.uses_embeddings
+        self.classes: list[Tensor] = []
 
     def __call__(self, request: SampleRequest) -> ActiveSet:
         active = self.rule(request)
@@ -121,7 +124,7 @@ class Recorder:
         self.rule.forget()
 
 
-def _train(case: Case, batches: Batches, sizes: list[int] | None) -> Trace:
+def _train(case: RankCase, batches: Batches, sizes: list[int] | None) -> Trace:
     head = PartialFC(
         EMBEDDING_SIZE,
         case.classes,
@@ -135,22 +138,21 @@ def _train(case: Case, batches: Batches, sizes: list[int] | None) -> Trace:
     )
     ranks = dist.get_world_size()
     losses, cosines, gradients, active = [], [], [], []
-    head._sample = recorder = Recorder(head._sample)
+    head._selection.sampler = recorder = Recorder(head._selection.sampler)
     for number, (x, y) in enumerate(batches):
-        cut = SIZES[ranks]
-        start = sum(cut[: dist.get_rank()])
-        mine = slice(start, start + cut[dist.get_rank()])
-        x_mine = x[mine].clone().requires_grad_()
+        start = sum(SIZES[ranks][: dist.get_rank()])
+        local = slice(start, start + SIZES[ranks][dist.get_rank()])
+        local_x = x[local].clone().requires_grad_()
         if number % 2:
-            head.prefetch(y[mine], sizes)
-        output = head(x_mine, y[mine], sizes)
+            head.prefetch(y[local], sizes)
+        output = head(local_x, y[local], sizes)
         output.loss.backward()
         active.append(int(head.step_figures()["active_classes"]))
         head.step(LR)
-        assert x_mine.grad is not None
+        assert local_x.grad is not None
         losses.append(output.loss.item())
         cosines.append(float(output.figures["cosine_positive"]))
-        gradients.append(x_mine.grad / ranks)
+        gradients.append(local_x.grad / ranks)
     weight, velocity = head.weight, head.state_tensors()["momentum"]
     running, classes = head.running.tolist(), recorder.classes
     return Trace(losses, cosines, gradients, active, classes, running, weight, velocity)
@@ -171,17 +173,17 @@ def _batches(classes: int) -> Batches:
 
 @pytest.fixture(scope="module", params=[1, 2, 4])
 def traces(request: pytest.FixtureRequest) -> list[list[Trace]]:
-    """Every case on so many ranks, in one launch: by rank, then by case."""
+    """Every case on 1, 2 or 4 ranks, in one launch: by rank, then by case."""
     return run_ranks(_train_all, request.param, {c: _batches(c) for c in (5, 10, 101)})
 
 
-def _assert_near(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
+def _assert_near(found: Tensor, expected: Tensor, tolerance: float) -> None:
     error = (found.double() - expected).abs().max()
     assert error <= tolerance * expected.abs().max(), f"{error} of {expected.abs().max()}"
 
 
-def _whole(case: Case, parts: list[torch.Tensor]) -> torch.Tensor:
-    """Put the ranks' rows together; copies of one table must not differ by a bit."""
+def _whole(case: RankCase, parts: list[Tensor]) -> Tensor:
+    """Concatenate the ranks' rows; copies of a replicated table must be bit-identical."""
     if case.placement != "replicated":
         return torch.cat(parts)
     assert all(torch.equal(parts[0], other) for other in parts)
@@ -198,15 +200,15 @@ def test_equals_the_dense_definition(traces: list[list[Trace]], number: int) -> 
     for step, (x, y) in enumerate(_batches(case.classes)):
         if case.sampling in LABEL_RULES:
             active = active_classes(case.sampling, y, case.classes, RATE, SEED, step)
-        else:  # the ranks' own choice, which tests of its own look at
+        else:  # the ranks' own choice, which the tests of sampling check
             active = torch.cat([rank.classes[step] for rank in ranks])
             assert set(y.tolist()) <= set(active.tolist())
         picked = picked_samples(case.loss.options.get("batch_rate", 1.0), sizes, SEED, step)
         loss, by_x, by_weight = dense.loss_and_gradients(x, y, active, picked)
         dense.step(by_weight, active, LR)
         touched[active] = True
-        # A float32 cosine is off by up to some 2e-7, a logit by 64 times that: so are, relatively,
-        # probabilities and gradients. Later steps add what the centres already differ by.
+        # A float32 cosine is off by up to some 2e-7, a logit by 64 times that, and probabilities
+        # and gradients relatively as much. Later steps add the differences of the centres.
         tolerance = 2e-5 if step == 0 else LATER
         assert {rank.losses[step] for rank in ranks} == {ranks[0].losses[step]}
         assert ranks[0].losses[step] == pytest.approx(loss.item(), rel=2e-5, abs=2e-5)
@@ -218,12 +220,12 @@ def test_equals_the_dense_definition(traces: list[list[Trace]], number: int) -> 
     velocity = _whole(case, [rank.velocity for rank in ranks])
     _assert_near(weight, dense.weight, LATER)
     _assert_near(velocity, dense.velocity, LATER)
-    # Rows that were never active: the very bits that they started with.
+    # Rows that were never active are bit-identical to their initial values.
     assert torch.equal(weight[~touched], start[~touched])
     assert not velocity[~touched].any()
 
 
-def _golden_step() -> dict[str, dict[str, torch.Tensor]]:
+def _golden_step() -> dict[str, dict[str, Tensor]]:
     golden = np.load(GOLDEN)
     rank = dist.get_rank()
     start, stop = shard_range(101, 2, rank)
@@ -247,30 +249,30 @@ def _golden_step() -> dict[str, dict[str, torch.Tensor]]:
     return results
 
 
-def _train_on_few(cut: list[int], placement: str) -> torch.Tensor:
-    """Two steps of two micro-batches, this rank's part of each; return its rows."""
+def _train_on_few(sizes: list[int], placement: str) -> Tensor:
+    """Take two steps of two micro-batches, this rank's part of each; return its rows."""
     rank = dist.get_rank() if dist.is_initialized() else 0
     head = PartialFC(24, 40, placement=placement, sample_rate=0.3, seed=SEED)
     generator = torch.Generator().manual_seed(0)
-    mine = slice(sum(cut[:rank]), sum(cut[: rank + 1]))
+    local = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
     for number in range(4):
-        x = torch.randn(sum(cut), 24, generator=generator)
-        y = torch.randint(40, (sum(cut),), generator=generator)
-        head(x[mine].requires_grad_(), y[mine], cut).loss.backward()
+        x = torch.randn(sum(sizes), 24, generator=generator)
+        y = torch.randint(40, (sum(sizes),), generator=generator)
+        head(x[local].requires_grad_(), y[local], sizes).loss.backward()
         if number % 2:
             head.step(LR)
     return head.weight
 
 
-def _train_on_few_everywhere(cuts: list[list[int]], placements: list[str]) -> list[torch.Tensor]:
-    return [_train_on_few(cut, placement) for cut in cuts for placement in placements]
+def _train_on_few_everywhere(size_lists: list[list[int]], placements: list[str]) -> list[Tensor]:
+    return [_train_on_few(sizes, placement) for sizes in size_lists for placement in placements]
 
 
 def test_ranks_may_have_no_sample_in_any_micro_batch() -> None:
-    """Down to a single sample on all ranks together."""
-    cuts, placements = [[1, 0], [0, 1], [5, 0], [2, 3]], ["sharded", "host", "replicated"]
-    one, other = run_ranks(_train_on_few_everywhere, 2, cuts, placements)
-    whole = _train_on_few_everywhere([[sum(cut)] for cut in cuts], placements)
+    """As few as one sample on all ranks together."""
+    size_lists, placements = [[1, 0], [0, 1], [5, 0], [2, 3]], ["sharded", "host", "replicated"]
+    one, other = run_ranks(_train_on_few_everywhere, 2, size_lists, placements)
+    whole = _train_on_few_everywhere([[sum(sizes)] for sizes in size_lists], placements)
     for number, expected in enumerate(whole):
         replicated = placements[number % 3] == "replicated"
         found = one[number] if replicated else torch.cat([one[number], other[number]])
@@ -282,7 +284,7 @@ def test_agrees_with_the_published_implementation_on_two_ranks() -> None:
     ranks = run_ranks(_golden_step, 2)
     golden = np.load(GOLDEN)
 
-    # The published code's own loss saturates at 69.08 a sample; this is the true one.
+    # The published code's loss saturates at 69.08 per sample; this is the true one.
     assert ranks[0]["cosface"]["loss"].item() == pytest.approx(60.2730, abs=1e-4)
     for name in ("cosface", "arcface_detached"):
         for part in ("embeddings", "weight"):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from recognition.head import SAMPLINGS, HeadOutput, PartialFC, arcface
 
@@ -10,13 +11,13 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 CLASSES, SIZE, SAMPLES = 5000, 64, 32
 
 
-def _batch() -> tuple[torch.Tensor, torch.Tensor]:
+def _batch() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(SAMPLES, SIZE, generator=generator)
     return x, torch.randint(0, CLASSES, (SAMPLES,), generator=generator)
 
 
-def _three_steps(device: str, sampling: str) -> tuple[PartialFC, HeadOutput, torch.Tensor]:
+def _three_steps(device: str, sampling: str) -> tuple[PartialFC, HeadOutput, Tensor]:
     head = PartialFC(SIZE, CLASSES, sampling=sampling, loss=arcface(0.5), device=device)
     x, y = _batch()
     x = x.to(device).requires_grad_()

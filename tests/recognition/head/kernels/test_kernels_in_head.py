@@ -1,17 +1,16 @@
 """The whole head on kernels against the whole head on torch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import Tensor
 
 from recognition.head import PartialFC, RowAdamW, RowOptimizer, RowSGD, arcface, build_loss
 from recognition.head.kernels.cpu import CompiledOps
-from recognition.head.kernels.interface import BlockOps
-from recognition.head.kernels.reference import TorchOps
-from recognition.head.kernels.workspace import Workspace
+from recognition.head.kernels.reference import BlockOps
 
-fused = pytest.importorskip("recognition.head.kernels.fused", reason="needs Triton")
+cuda = pytest.importorskip("recognition.head.kernels.cuda", reason="needs Triton")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # on a CPU: Triton's interpreter
 CLASSES, SIZE, SAMPLES = 83, 24, 9
@@ -25,26 +24,23 @@ OPTIMIZERS = [
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Triton's interpreter serves one thread; `test_lanes` has several."""
+    """Triton's interpreter serves one thread; `test_threads` has several."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 
 
-MakeOps = Callable[[Workspace], BlockOps]
 on_kernels = pytest.mark.parametrize(
-    "kernels", [lambda space: fused, CompiledOps], ids=["triton", "compiled"]
+    "kernels", [cuda.TritonOps, CompiledOps], ids=["triton", "compiled"]
 )
 BLOCK_BYTES = 20 * 12 * (SAMPLES + SIZE)  # blocks of 20 classes, the last one of 3
 
 
 def _three_steps(
-    make_ops: MakeOps, monkeypatch: pytest.MonkeyPatch, **options: object
-) -> dict[str, torch.Tensor]:
-    monkeypatch.setattr(
-        "recognition.head.online_softmax.threads.block_ops", lambda device: make_ops
-    )
+    ops: type[BlockOps], monkeypatch: pytest.MonkeyPatch, **options: object
+) -> dict[str, Tensor]:
+    monkeypatch.setattr("recognition.head.online_softmax.threads.block_ops", lambda device: ops)
     settings = {"loss": arcface(0.5), "block_bytes": BLOCK_BYTES, "device": DEVICE} | options
     head = PartialFC(SIZE, CLASSES, sample_rate=0.3, **settings)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(1)
@@ -64,33 +60,33 @@ def _three_steps(
 @pytest.mark.parametrize("sampling", ["all", "random_negative"])
 @pytest.mark.parametrize("placement", ["sharded", "host"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
-def test_steps_are_those_of_torch(
+def test_steps_equal_those_of_torch(
     monkeypatch: pytest.MonkeyPatch,
-    kernels: MakeOps,
+    kernels: type[BlockOps],
     sampling: str,
     placement: str,
     optimizer: RowOptimizer,
 ) -> None:
     options = {"sampling": sampling, "placement": placement, "optimizer": optimizer}
-    expected = _three_steps(TorchOps, monkeypatch, **options)
+    expected = _three_steps(BlockOps, monkeypatch, **options)
     found = _three_steps(kernels, monkeypatch, **options)
     for name, tensor in expected.items():
-        # float32 sums in another order, after three steps. A momentum in bfloat16 may then round
-        # apart, to the next of its 8-bit numbers, and weights follow it at lr 0.01.
-        rough = getattr(optimizer, "momentum_dtype", None) == torch.bfloat16
-        relative = 2**-7 if tensor.dtype == torch.bfloat16 else 3e-4 if rough else 3e-5
+        # float32 sums in another order, after three steps. A bfloat16 momentum may then round to
+        # a neighbouring 8-bit number, and weights follow it at lr 0.01.
+        rounded = getattr(optimizer, "momentum_dtype", None) == torch.bfloat16
+        relative = 2**-7 if tensor.dtype == torch.bfloat16 else 3e-4 if rounded else 3e-5
         bound = relative * float(tensor.abs().max())
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=bound, msg=name)
 
 
 @on_kernels
 @pytest.mark.parametrize("name", ["subcenter_arcface", "curricularface", "d_softmax"])
-def test_losses_without_kernels_take_the_general_form(
-    monkeypatch: pytest.MonkeyPatch, kernels: MakeOps, name: str
+def test_losses_without_kernels_use_the_torch_form(
+    monkeypatch: pytest.MonkeyPatch, kernels: type[BlockOps], name: str
 ) -> None:
     options = {"batch_rate": 0.5} if name == "d_softmax" else {}
     loss = build_loss(name, **options)
-    expected = _three_steps(TorchOps, monkeypatch, loss=loss)
+    expected = _three_steps(BlockOps, monkeypatch, loss=loss)
     found = _three_steps(kernels, monkeypatch, loss=loss)
     for key, tensor in expected.items():
         bound = 3e-5 * float(tensor.abs().max())

@@ -1,18 +1,24 @@
-"""Reading and stepping rows of the table, in torch and in Triton, against their definitions."""
+"""Reading and updating rows of the table, in each form, against the definitions."""
 
 import math
 
 import pytest
 import torch
 
-from recognition.head.kernels.interface import BlockOps
-from recognition.head.kernels.reference import tangential
+from recognition.head.kernels.reference import BlockOps, tangential
 from recognition.head.optim.rounding import RowNoise
 from recognition.head.optim.row_optimizers import RowSGD
-from tests.recognition.head.kernels.kernel_cases import BFLOAT16, DEVICE, both, close, dtypes
+from tests.recognition.head.kernels.kernel_cases import (
+    BFLOAT16,
+    DEVICE,
+    block_of,
+    close,
+    dtypes,
+    every_form,
+)
 
 
-@both
+@every_form
 @dtypes
 @pytest.mark.parametrize("size", [1, 48, 512, 1100])
 @pytest.mark.parametrize("picked", [True, False])
@@ -25,18 +31,19 @@ def test_reads_rows_with_their_norms(
     start, stop = (1, 6) if picked else (2, 41)
     expected = weight[start:stop] if index is None else weight[index[start:stop]]
     on_device = None if index is None else index.to(DEVICE)
-    factor, inverse = ops.read_rows(weight.to(DEVICE), on_device, start, stop, dtype)
+    block = block_of(start, stop, on_device, weight=weight.to(DEVICE))
+    factor, inverse = ops.read_rows(block, dtype)
 
     assert factor.dtype == dtype
     close(factor, expected, rtol=0.0 if dtype == torch.float32 else BFLOAT16)
     close(inverse, 1.0 / expected.double().norm(dim=1).clamp_min(1e-12), rtol=1e-6)
 
 
-@both
+@every_form
 @dtypes
 @pytest.mark.parametrize("size", [1, 48, 1100])
 @pytest.mark.parametrize("picked", [True, False])
-def test_own_samples_pull_their_rows_alone(
+def test_targets_are_added_to_their_rows_alone(
     ops: BlockOps, dtype: torch.dtype, size: int, picked: bool
 ) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -45,48 +52,48 @@ def test_own_samples_pull_their_rows_alone(
     start, rows = 1, 5
     of_block = weight[start : start + rows] if index is None else weight[index[start:]]
     gradient = torch.randn(rows, size, generator=generator).to(dtype)
-    own = torch.tensor([4, -1, 0, 5, 2, -9])  # the block has rows 0 to 4
-    pull = torch.randn(len(own), size, generator=generator)
-    pull[1] = math.nan
+    target = torch.tensor([4, -1, 0, 5, 2, -9])  # the block has rows 0 to 4
+    added = torch.randn(len(target), size, generator=generator)
+    added[1] = math.nan
     expected = gradient.double()
     for n in (0, 2, 4):
-        expected[own[n]] += pull[n].double() / of_block[own[n]].double().norm()
+        expected[target[n]] += added[n].double() / of_block[target[n]].double().norm()
     found = gradient.to(DEVICE)
     on_device = None if index is None else index.to(DEVICE)
-    ops.add_own(found, weight.to(DEVICE), on_device, start, own.to(DEVICE), pull.to(DEVICE))
+    block = block_of(start, start + rows, on_device, weight=weight.to(DEVICE))
+    ops.add_targets(block, found, target.to(DEVICE), added.to(DEVICE))
 
     if dtype == torch.float32:
         close(found, expected, rtol=1e-5, atol=1e-6)
-    else:  # what is added may be rounded before it is
+    else:  # the addend may be rounded first
         close(
-            found, expected, rtol=BFLOAT16, atol=BFLOAT16 * float(pull[[0, 2, 4]].abs().max()) / 6
+            found, expected, rtol=BFLOAT16, atol=BFLOAT16 * float(added[[0, 2, 4]].abs().max()) / 6
         )
     assert torch.equal(found.cpu()[[1, 3]], gradient[[1, 3]])
 
 
-@both
+@every_form
 @dtypes
-def test_a_step_is_perpendicular_to_its_row(ops: BlockOps, dtype: torch.dtype) -> None:
+def test_an_update_is_perpendicular_to_its_row(ops: BlockOps, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(9, 64, generator=generator) * 5.0
     weight[3] = 0.0
     gradient = torch.randn(9, 64, generator=generator).to(dtype)
     found, velocity = weight.clone().to(DEVICE), torch.zeros(9, 64, device=DEVICE)
-    ops.update_rows_sgd(
-        found, velocity, None, 0, 9, gradient.to(DEVICE), lr=1.0, momentum=0.9, weight_decay=0.0
-    )
+    block = block_of(0, 9, None, weight=found, momentum=velocity)
+    ops.update_rows_sgd(block, gradient.clone().to(DEVICE), RowSGD(0.9, 0.0), 1.0, None)
     along = (velocity.cpu().double() * weight.double()).sum(1)
 
     assert (along.abs() <= 1e-6 * velocity.cpu().norm(dim=1) * weight.norm(dim=1)).all()
     assert torch.equal(found[3].cpu(), -gradient[3].float())  # a row of zeros has no direction
 
 
-@both
+@every_form
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("size", [1, 48, 1100])
 @pytest.mark.parametrize("picked", [True, False])
 @pytest.mark.parametrize("gradient_dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_update_is_that_of_torch_sgd_on_the_rows_alone(
+def test_update_equals_torch_sgd_on_the_rows_alone(
     ops: BlockOps, nesterov: bool, size: int, picked: bool, gradient_dtype: torch.dtype
 ) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -101,22 +108,13 @@ def test_update_is_that_of_torch_sgd_on_the_rows_alone(
     for _ in range(3):
         gradient = torch.randn(stop - start, size, generator=generator).to(gradient_dtype)
         row = parameter.detach()
-        slope = gradient.to(DEVICE).double()
-        along = (slope * row).sum(1) / row.norm(dim=1).clamp_min(1e-12).square()
-        parameter.grad = slope - along.unsqueeze(1) * row
+        grad_unit = gradient.to(DEVICE).double()
+        along = (grad_unit * row).sum(1) / row.norm(dim=1).clamp_min(1e-12).square()
+        parameter.grad = grad_unit - along.unsqueeze(1) * row
         stock.step()
-        ops.update_rows_sgd(
-            weight,
-            velocity,
-            index,
-            start,
-            stop,
-            gradient.to(DEVICE),
-            lr=0.1,
-            momentum=0.9,
-            weight_decay=0.01,
-            nesterov=nesterov,
-        )
+        block = block_of(start, stop, index, weight=weight, momentum=velocity)
+        ops.update_rows_sgd(block, gradient.to(DEVICE), RowSGD(0.9, 0.01, nesterov), 0.1, None)
+        block.write()
 
     close(weight[touched], parameter.detach().cpu(), rtol=1e-5, atol=2e-6)
     close(velocity[touched], stock.state[parameter]["momentum_buffer"].cpu(), 1e-5, atol=2e-6)
@@ -125,16 +123,16 @@ def test_update_is_that_of_torch_sgd_on_the_rows_alone(
     assert not velocity[others].any()
 
 
-@both
+@every_form
 @pytest.mark.parametrize("picked", [True, False])
 def test_update_rounds_momentum_with_the_bits_of_its_rows(ops: BlockOps, picked: bool) -> None:
-    """To the bit: the numbers are such that float32 arithmetic is exact, fused or not."""
+    """To the bit: with these numbers float32 arithmetic is exact, fused or not."""
     generator = torch.Generator().manual_seed(0)
     size, start, stop = 1100, 3, 24
     weight = torch.randint(-64, 64, (41, size), generator=generator) / 8.0
     momentum = (torch.randint(-64, 64, (41, size), generator=generator) / 8.0).bfloat16()
     gradient = torch.randint(-999, 999, (stop - start, size), generator=generator) / 512.0
-    # Perpendicular to the last bit: what one of them has where the other has not.
+    # Exactly perpendicular: each is zero in the columns where the other is not.
     weight[:, 1::2], gradient[:, ::2] = 0.0, 0.0
     momentum[6, 3], momentum[7, 1000], momentum[8, 0] = math.nan, math.inf, -math.inf
     gradient[4, 7] = math.nan
@@ -142,7 +140,8 @@ def test_update_rounds_momentum_with_the_bits_of_its_rows(ops: BlockOps, picked:
     touched = torch.arange(41)[start:stop] if index is None else index[start:stop]
     noise = RowNoise(5, 9, touched + 3_000_000_000)
     weight_rows, momentum_rows = weight[touched], momentum[touched]
-    RowSGD(0.5, 0.25, momentum_dtype=torch.bfloat16).update(
+    sgd = RowSGD(0.5, 0.25, momentum_dtype=torch.bfloat16)
+    sgd.update(
         weight_rows,
         {"momentum": momentum_rows},
         tangential(gradient.clone(), weight_rows),
@@ -152,18 +151,11 @@ def test_update_rounds_momentum_with_the_bits_of_its_rows(ops: BlockOps, picked:
     expected = weight.index_copy(0, touched, weight_rows)
     expected_momentum = momentum.index_copy(0, touched, momentum_rows)
     found, found_momentum = weight.to(DEVICE), momentum.to(DEVICE)
-    ops.update_rows_sgd(
-        found,
-        found_momentum,
-        None if index is None else index.to(DEVICE),
-        start,
-        stop,
-        gradient.to(DEVICE),
-        lr=0.125,
-        momentum=0.5,
-        weight_decay=0.25,
-        noise=RowNoise(noise.seed, noise.step, noise.class_id.to(DEVICE)),
-    )
+    on_device = None if index is None else index.to(DEVICE)
+    block = block_of(start, stop, on_device, weight=found, momentum=found_momentum)
+    noise = RowNoise(noise.seed, noise.step, noise.class_id.to(DEVICE))
+    ops.update_rows_sgd(block, gradient.to(DEVICE), sgd, 0.125, noise)
+    block.write()
 
     torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(
@@ -171,15 +163,16 @@ def test_update_rounds_momentum_with_the_bits_of_its_rows(ops: BlockOps, picked:
     )
 
 
-@both
+@every_form
 def test_rows_beyond_two_to_the_31_numbers_are_found(ops: BlockOps) -> None:
     size = 2048
     rows = 2**31 // size + 5
     weight = torch.empty(rows, size, device=DEVICE)  # 8 GiB of addresses; three rows are touched
     weight[rows - 3 :] = torch.arange(3.0, device=DEVICE).unsqueeze(1) + 1.0
-    factor, inverse = ops.read_rows(weight, None, rows - 3, rows, torch.bfloat16)
+    block = block_of(rows - 3, rows, None, weight=weight)
+    factor, inverse = (tensor.clone() for tensor in ops.read_rows(block, torch.bfloat16))
     index = torch.arange(rows - 3, rows, device=DEVICE)
-    by_index, _ = ops.read_rows(weight, index, 0, 3, torch.bfloat16)
+    by_index, _ = ops.read_rows(block_of(0, 3, index, weight=weight), torch.bfloat16)
 
     assert factor[:, 0].tolist() == [1.0, 2.0, 3.0]
     assert torch.equal(by_index, factor)

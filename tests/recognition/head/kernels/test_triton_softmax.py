@@ -12,172 +12,186 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
+from recognition.head.kernels.block import LogitTransform
+from recognition.head.kernels.build import block_ops
 from recognition.head.kernels.cpu import CompiledOps
-from recognition.head.kernels.interface import BlockOps, block_ops
-from recognition.head.kernels.reference import SAFE_LOG2_SCALE, TorchOps, start_peak
-from recognition.head.kernels.workspace import Workspace
-from tests.recognition.head.kernels.kernel_cases import DEVICE, OPS, both, close, dtypes, tolerance
+from recognition.head.kernels.reference import BlockOps
+from recognition.head.optim.row_optimizers import RowSGD
+from tests.recognition.head.kernels.kernel_cases import (
+    DEVICE,
+    OPS,
+    block_of,
+    close,
+    dtypes,
+    every_form,
+    tolerance,
+)
 
 ROOT = Path(__file__).parents[4]
 logits = pytest.mark.parametrize(
     ("scale", "limit"), [(64.0, None), (64.0, 0.2), (64.0, -1.1), (80.0, 0.2), (1e4, None)]
 )
-# Powers that overflow, of own classes and of what is left out, are made and thrown away; only the
-# interpreter's numpy remarks on it.
+# Powers of target classes and of filtered negatives may overflow before they are discarded; only
+# the interpreter's NumPy warns of it.
 pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered")
 
 
 @dataclass
-class Block:
-    """Products and inverse norms of R rows by N samples, the samples' own rows among them."""
+class Products:
+    """Products and inverse norms of R rows by N samples, and each sample's target row."""
 
-    product: torch.Tensor
-    inverse: torch.Tensor
-    own: torch.Tensor
+    product: Tensor
+    inverse: Tensor
+    target: Tensor
 
     @classmethod
-    def of(cls, rows: int, samples: int, dtype: torch.dtype, seed: int) -> "Block":
+    def of(cls, rows: int, samples: int, dtype: torch.dtype, seed: int) -> "Products":
         generator = torch.Generator().manual_seed(seed)
         inverse = torch.rand(rows, generator=generator) * 20.0 + 0.1
         cosine = torch.rand(rows, samples, generator=generator) * 2.0 - 1.0
-        own = torch.randint(-2 * rows - 1, 3 * rows + 1, (samples,), generator=generator)
-        own[: samples // 3] = rows // 2  # samples of one class
-        own[samples // 3] = rows  # just outside
+        target = torch.randint(-2 * rows - 1, 3 * rows + 1, (samples,), generator=generator)
+        target[: samples // 3] = rows // 2  # samples of one class
+        target[samples // 3] = rows  # just outside
         product = (cosine / inverse.unsqueeze(1)).to(dtype)
-        return cls(product.to(DEVICE), inverse.to(DEVICE), own.to(DEVICE))
+        return cls(product.to(DEVICE), inverse.to(DEVICE), target.to(DEVICE))
 
-    def cosines(self) -> torch.Tensor:
+    def cosines(self) -> Tensor:
         return self.product.cpu().double() * self.inverse.cpu().double().unsqueeze(1)
 
-    def is_own(self) -> torch.Tensor:
-        return torch.arange(len(self.inverse)).unsqueeze(1) == self.own.cpu()
+    def is_target(self) -> Tensor:
+        return torch.arange(len(self.inverse)).unsqueeze(1) == self.target.cpu()
 
-    def left_out(self, limit: float | None) -> torch.Tensor:
-        """Return where the float32 cosine is above the limit: there is no tolerance on a step."""
+    def left_out(self, limit: float | None) -> Tensor:
+        """Return where the float32 cosine is above the limit: a step function has no tolerance."""
         if limit is None:
             return torch.zeros(self.product.shape, dtype=torch.bool)
         return self.product.cpu() * self.inverse.cpu().unsqueeze(1) > limit
 
 
-@both
+@every_form
 @dtypes
 @pytest.mark.parametrize("rows", [1, 300])
 @pytest.mark.parametrize("samples", [5, 131])
 @logits
-def test_softmax_over_blocks_is_the_dense_one(
+def test_softmax_over_blocks_equals_the_dense_softmax(
     ops: BlockOps, dtype: torch.dtype, rows: int, samples: int, limit: float | None, scale: float
 ) -> None:
     log2_scale = scale / math.log(2.0)
-    start = start_peak(log2_scale)
-    peak = torch.full((samples,), start, device=DEVICE)
-    mass = torch.zeros(samples, device=DEVICE)
+    transform = LogitTransform(log2_scale, limit)
+    start = transform.initial_max
+    running_max = torch.full((samples,), start, device=DEVICE)
+    sum_exp = torch.zeros(samples, device=DEVICE)
     logit_CN = torch.empty(0, samples, dtype=torch.float64)
-    shares: list[tuple[torch.Tensor, torch.Tensor]] = []
+    exps: list[tuple[Tensor, Tensor]] = []
     for number, size in enumerate([rows, 7, rows]):
-        block = Block.of(size, samples, dtype, number)
-        share = block.product.clone()
-        shrink = ops.softmax_block(share, block.inverse, block.own, log2_scale, limit, peak, mass)
-        left_out = block.is_own() | block.left_out(limit)
+        block = Products.of(size, samples, dtype, number)
+        exp = block.product.clone()
+        rescale = ops.softmax_block(
+            exp, block.inverse, block.target, transform, running_max, sum_exp
+        )
+        left_out = block.is_target() | block.left_out(limit)
         logit = (block.cosines() * log2_scale).masked_fill(left_out, -math.inf)
         logit_CN = torch.cat([logit_CN, logit])
-        if shrink is not None:
-            shares = [(part * shrink.cpu().double(), of) for part, of in shares]
-        shares.append((share.cpu().double(), block.inverse.cpu().double().unsqueeze(1)))
+        if rescale is not None:
+            exps = [(part * rescale.cpu().double(), of) for part, of in exps]
+        exps.append((exp.cpu().double(), block.inverse.cpu().double().unsqueeze(1)))
 
-    assert peak.isfinite().all()
-    if log2_scale > SAFE_LOG2_SCALE:
-        top = logit_CN.amax(0).clamp_min(-1e30)
-        close(peak, top, rtol=3e-7, atol=log2_scale * 1e-7)
+    assert running_max.isfinite().all()
+    if not transform.max_is_fixed:
+        largest = logit_CN.amax(0).clamp_min(-1e30)
+        close(running_max, largest, rtol=3e-7, atol=log2_scale * 1e-7)
     else:
-        assert shrink is None
-        assert (peak == start).all()  # in range without looking for the largest
-    power = torch.exp2(logit_CN - peak.cpu().double())
-    close(mass, power.sum(0), rtol=tolerance(torch.float32, log2_scale))
-    found = torch.cat([share / inverse for share, inverse in shares])
+        assert rescale is None
+        assert (running_max == start).all()  # in range without a search for the largest
+    power = torch.exp2(logit_CN - running_max.cpu().double())
+    close(sum_exp, power.sum(0), rtol=tolerance(torch.float32, log2_scale))
+    found = torch.cat([exp / inverse for exp, inverse in exps])
     close(found, power, rtol=tolerance(dtype, 2.0 * log2_scale), atol=1e-30)
     if limit == -1.1:
-        assert not mass.any()
+        assert not sum_exp.any()
         assert not found.any()
 
 
-@both
-def test_a_nan_of_the_products_shows_in_mass_and_share(ops: BlockOps) -> None:
-    block, samples = Block.of(40, 6, torch.float32, 0), 6
-    block.product[17, 3], block.own[3] = math.nan, 4
+@every_form
+def test_a_nan_product_shows_in_sum_exp_and_exp(ops: BlockOps) -> None:
+    block, samples = Products.of(40, 6, torch.float32, 0), 6
+    block.product[17, 3], block.target[3] = math.nan, 4
     for log2_scale in (90.0, 100.0):
-        share = block.product.clone()
-        peak = torch.full((samples,), start_peak(log2_scale), device=DEVICE)
-        mass = torch.zeros(samples, device=DEVICE)
-        ops.softmax_block(share, block.inverse, block.own, log2_scale, 0.5, peak, mass)
+        exp, transform = block.product.clone(), LogitTransform(log2_scale, 0.5)
+        running_max = torch.full((samples,), transform.initial_max, device=DEVICE)
+        sum_exp = torch.zeros(samples, device=DEVICE)
+        ops.softmax_block(exp, block.inverse, block.target, transform, running_max, sum_exp)
 
-        assert mass.isnan().tolist() == [False, False, False, True, False, False]
-        assert share[17, 3].isnan()
-        assert not share[:, :3].isnan().any()
+        assert sum_exp.isnan().tolist() == [False, False, False, True, False, False]
+        assert exp[17, 3].isnan()
+        assert not exp[:, :3].isnan().any()
 
 
-@both
+@every_form
 @pytest.mark.parametrize("log2_scale", [90.0, 100.0])
 @dtypes
-def test_what_is_set_to_minus_infinity_has_no_share(
+def test_a_product_of_minus_infinity_has_no_exp(
     ops: BlockOps, dtype: torch.dtype, log2_scale: float
 ) -> None:
-    block, samples = Block.of(40, 6, dtype, 0), 6
+    block, samples = Products.of(40, 6, dtype, 0), 6
     block.product[5:9, 2:] = -math.inf
-    peak = torch.full((samples,), start_peak(log2_scale), device=DEVICE)
-    mass = torch.zeros(samples, device=DEVICE)
-    ops.softmax_block(block.product, block.inverse, block.own, log2_scale, None, peak, mass)
+    transform = LogitTransform(log2_scale)
+    running_max = torch.full((samples,), transform.initial_max, device=DEVICE)
+    sum_exp = torch.zeros(samples, device=DEVICE)
+    ops.softmax_block(block.product, block.inverse, block.target, transform, running_max, sum_exp)
 
     assert not block.product[5:9, 2:].any()
     assert block.product.isfinite().all()
-    assert mass.isfinite().all()
+    assert sum_exp.isfinite().all()
 
 
-@both
+@every_form
 @pytest.mark.parametrize(("rows", "samples"), [(0, 3), (3, 0)])
 def test_an_empty_block_changes_nothing(ops: BlockOps, rows: int, samples: int) -> None:
     weight = torch.ones(5, 4, device=DEVICE)
     velocity = torch.ones_like(weight)
     index = torch.arange(rows, device=DEVICE)
-    factor, inverse = ops.read_rows(weight, index, 0, rows, torch.bfloat16)
-    own = torch.zeros(samples, dtype=torch.int64, device=DEVICE)
+    block = block_of(0, rows, index, weight=weight, momentum=velocity)
+    factor, inverse = ops.read_rows(block, torch.bfloat16)
+    target = torch.zeros(samples, dtype=torch.int64, device=DEVICE)
     product = torch.ones(rows, samples, device=DEVICE)
-    peak, mass = (torch.full((samples,), value, device=DEVICE) for value in (2.0, 1.0))
+    running_max, sum_exp = (torch.full((samples,), value, device=DEVICE) for value in (2.0, 1.0))
     for log2_scale in (9.0, 900.0):
-        shrink = ops.softmax_block(product, inverse, own, log2_scale, None, peak, mass)
-        assert shrink is None or torch.equal(shrink, torch.ones_like(peak))
+        transform = LogitTransform(log2_scale)
+        rescale = ops.softmax_block(product, inverse, target, transform, running_max, sum_exp)
+        assert rescale is None or torch.equal(rescale, torch.ones_like(running_max))
     gradient, nothing = torch.ones(rows, 4, device=DEVICE), weight.new_empty(samples, 4)
-    ops.add_own(gradient, weight, index, 0, own, nothing)
+    ops.add_targets(block, gradient, target, nothing)
     if rows == 0:
-        ops.update_rows_sgd(
-            weight, velocity, index, 0, 0, factor, lr=1.0, momentum=0.5, weight_decay=1.0
-        )
+        ops.update_rows_sgd(block, factor, RowSGD(0.5, 1.0), 1.0, None)
 
     assert factor.shape == (rows, 4)
     assert torch.equal(product, torch.ones_like(product))
-    assert torch.equal(mass, torch.ones_like(peak))
-    assert (peak == 2.0).all()
+    assert torch.equal(sum_exp, torch.ones_like(running_max))
+    assert (running_max == 2.0).all()
     assert torch.equal(gradient, torch.ones_like(gradient))
     assert torch.equal(weight, torch.ones_like(weight))
     assert torch.equal(velocity, torch.ones_like(weight))
 
 
-def test_the_cpu_takes_compiled_loops_and_cuda_the_kernels() -> None:
-    assert isinstance(block_ops(torch.device("cpu"))(Workspace()), CompiledOps)
-    assert block_ops(torch.device("cuda"))(Workspace()) is OPS[1]
-    assert type(block_ops(torch.device("meta"))(Workspace())) is TorchOps
+def test_the_cpu_uses_compiled_loops_and_cuda_the_kernels() -> None:
+    assert block_ops(torch.device("cpu")) is CompiledOps
+    assert block_ops(torch.device("cuda")) is type(OPS[1])
+    assert block_ops(torch.device("meta")) is BlockOps
 
 
-def test_without_numba_a_cpu_takes_torch_and_says_so(
+def test_without_numba_a_cpu_uses_torch_and_warns(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "recognition.head.kernels.cpu", None)
-    assert block_ops(torch.device("cpu")) is TorchOps
-    assert "slower" in caplog.text
+    assert block_ops(torch.device("cpu")) is BlockOps
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 def test_every_kernel_compiles_for_hopper(tmp_path: Path) -> None:
-    """In a process of its own: a process either interprets kernels or compiles them."""
+    """In a separate process: one process either interprets kernels or compiles them."""
     environment = {key: os.environ[key] for key in os.environ if key != "TRITON_INTERPRET"}
     environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     script = Path(__file__).with_name("compile_kernels.py")
@@ -186,6 +200,6 @@ def test_every_kernel_compiles_for_hopper(tmp_path: Path) -> None:
     )
 
     assert result.returncode == 0, result.stderr
-    launched = {"_read_rows", "_update_rows_sgd", "_add_own", "_block_shares"}
-    launched |= {"_block_peaks", "_merge_peaks", "_merge_masses"}
+    launched = {"read_rows", "update_rows_sgd", "add_targets", "block_exps"}
+    launched |= {"block_maxima", "merge_maxima", "merge_sums"}
     assert set(result.stdout.split()) == launched

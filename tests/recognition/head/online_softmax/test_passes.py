@@ -5,23 +5,30 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from recognition.head import PartialFC, RowSGD, curricularface, softmax
 from recognition.head.online_softmax.forward import Samples, combine_statistics, negative_statistics
 from recognition.head.online_softmax.settings import StreamSettings
-from recognition.head.online_softmax.threads import Lanes
+from recognition.head.online_softmax.stream import BlockStream
+from recognition.head.online_softmax.threads import Threads
 from recognition.head.placement.table import Table
 from recognition.head.rows import RowSet
 
 SAMPLES, CLASSES, SIZE = 9, 57, 16
 
 
-def _problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _problem() -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     unit = F.normalize(torch.randn(SAMPLES, SIZE, generator=generator))
     weight = torch.randn(CLASSES, SIZE, generator=generator)
     return unit, torch.randint(-1, CLASSES, (SAMPLES,), generator=generator), weight
+
+
+def _stream(weight: Tensor, settings: StreamSettings) -> BlockStream:
+    threads = Threads(torch.device("cpu"), parallel=True)
+    return BlockStream(Table(weight, {}), SIZE, settings, threads)
 
 
 def _settings(rows: int, keep: bool = False) -> StreamSettings:
@@ -33,29 +40,28 @@ def _settings(rows: int, keep: bool = False) -> StreamSettings:
 @pytest.mark.parametrize("rows", [1, 2, 7, CLASSES - 1, CLASSES, 10 * CLASSES])
 @pytest.mark.parametrize("picked", [None, [0, 3, 4, 20, 21, 22, 56], []], ids=str)
 def test_statistics_are_those_of_the_dense_softmax(rows: int, picked: list[int] | None) -> None:
-    unit, own, weight = _problem()
+    unit, target, weight = _problem()
     index = torch.tensor(list(range(CLASSES)) if picked is None else picked, dtype=torch.int64)
     row_set = RowSet(CLASSES) if picked is None else RowSet(len(picked), index)
     found, _ = negative_statistics(
-        Samples(unit, own),
-        Table(weight, {}),
+        _stream(weight, _settings(rows)),
+        Samples(unit, target),
         row_set,
-        _settings(rows),
-        Lanes(torch.device("cpu"), apart=True),
-        width=SAMPLES,
-        with_pull=True,
+        block_samples=SAMPLES,
+        with_grad=True,
         keep=False,
     )
     centres = F.normalize(weight.double())[index]
     cosine = unit.double() @ centres.T
-    logits = (30.0 * cosine).masked_fill(index == own.unsqueeze(1), -math.inf)
+    logits = (30.0 * cosine).masked_fill(index == target.unsqueeze(1), -math.inf)
 
-    lse = combine_statistics(found.peak.unsqueeze(0), found.mass.unsqueeze(0)) * math.log(2.0)
+    log2_total = combine_statistics(found.running_max.unsqueeze(0), found.sum_exp.unsqueeze(0))
+    lse = log2_total * math.log(2.0)
     torch.testing.assert_close(lse.double(), logits.logsumexp(1), rtol=0, atol=2e-5)
     if picked != []:
-        assert found.pull is not None
-        pull = found.pull / found.mass.unsqueeze(1)
-        torch.testing.assert_close(pull.double(), logits.softmax(1) @ centres, rtol=0, atol=2e-5)
+        assert found.grad_unit is not None
+        mean = found.grad_unit / found.sum_exp.unsqueeze(1)
+        torch.testing.assert_close(mean.double(), logits.softmax(1) @ centres, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("sampling", ["all", "random_negative"])
@@ -87,11 +93,13 @@ def test_any_block_size_gives_the_same_step(sampling: str, keep_bytes: int) -> N
 
 @pytest.mark.parametrize("scale", [1.0, 64.0, 1e4])
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-@pytest.mark.parametrize("own_sign", [1.0, -1.0])
-def test_extreme_cosines_stay_finite_and_exact(scale: float, sign: float, own_sign: float) -> None:
+@pytest.mark.parametrize("target_sign", [1.0, -1.0])
+def test_extreme_cosines_stay_finite_and_exact(
+    scale: float, sign: float, target_sign: float
+) -> None:
     head = PartialFC(4, 6, sampling="all", scale=scale)
     head.weight.copy_(sign * torch.eye(4)[0].expand(6, 4))
-    head.weight[2] = own_sign * torch.eye(4)[0]
+    head.weight[2] = target_sign * torch.eye(4)[0]
     x = torch.eye(4)[:1].clone().requires_grad_()
     output = head(x, torch.tensor([2]))
     output.loss.backward()
@@ -99,7 +107,7 @@ def test_extreme_cosines_stay_finite_and_exact(scale: float, sign: float, own_si
     head.step(0.1)
 
     # Five negatives of one logit each: log(1 + 5 e^(z - t)).
-    z, t = scale * sign, scale * (own_sign - 0.4)
+    z, t = scale * sign, scale * (target_sign - 0.4)
     expected = F.softplus(torch.tensor(z + math.log(5.0) - t, dtype=torch.float64))
     assert output.loss.item() == pytest.approx(expected.item(), rel=1e-6, abs=1e-30)
     assert finite
@@ -164,7 +172,7 @@ def test_the_filter_leaves_classes_out_rather_than_zeroing_their_cosine() -> Non
     head.weight.copy_(torch.tensor([[1.0, 0, 0, 0], [0.9, 0.1, 0, 0]] + [[0.0, 1, 0, 0]] * 3))
     output = head(x, torch.tensor([0]))
 
-    # Class 1 is out; the own class stays, though its cosine is above the threshold.
+    # Class 1 is out; the target class stays, though its cosine is above the threshold.
     assert output.loss.item() == pytest.approx(math.log1p(3 * math.exp(-8.0 * 0.6)), rel=1e-5)
 
 
@@ -188,18 +196,18 @@ def test_bfloat16_products_stay_within_bfloat16_of_the_float32_step() -> None:
     (loss, by_x, velocity, cosine), (loss16, by_x16, velocity16, cosine16) = results
 
     # Cosines up to 0.5 are rounded to 2^-10 of their power of two and made of factors rounded to
-    # 2^-9: logits are off by some 64 * 2^-10 = 0.06, probabilities by that share, and sums over
-    # many of them by less.
+    # 2^-9: logits are off by some 64 * 2^-10 = 0.06, probabilities by that fraction, and sums over
+    # many of them less.
     assert loss16 == pytest.approx(loss, abs=0.03)
     assert (by_x16 - by_x).norm() < 0.06 * by_x.norm()
     assert (velocity16 - velocity).norm() < 0.06 * velocity.norm()
-    assert cosine16 == cosine  # the own cosine is float32 always
+    assert cosine16 == cosine  # the target cosine is float32 always
 
 
 class _LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has none there
-    """Notes the largest tensor that any operation makes, views of the table aside."""
+    """Records the size of the largest tensor that an operation makes, except views of tables."""
 
-    def __init__(self, tables: list[torch.Tensor]) -> None:
+    def __init__(self, tables: list[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.tables = {table.untyped_storage().data_ptr() for table in tables}
         self.numel = 0
@@ -214,7 +222,7 @@ class _LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]  # tor
         assert callable(func)
         result = func(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, (list, tuple)) else [result]:
-            if isinstance(tensor, torch.Tensor):
+            if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
                 if storage.data_ptr() not in self.tables:
                     self.numel = max(self.numel, storage.nbytes() // 4)
@@ -230,41 +238,40 @@ def test_no_tensor_grows_with_samples_times_classes_nor_with_the_table(sampling:
     )
     x = torch.randn(samples, size, requires_grad=True)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the ruler sees what its own thread makes
+    torch.set_num_threads(1)  # only tensors of the current thread are seen
     with _LargestTensor([head.weight, head.state_tensors()["momentum"]]) as largest:
         output = head(x, torch.arange(samples))
         output.loss.backward()
         head.step(0.1)
     torch.set_num_threads(threads)
 
-    # A class may cost its number in the active set (int64, two words), never a row or a column.
+    # A class may take its number in the active set (int64, two words), never a row or a column.
     per_class = 0 if sampling == "all" else 2 * classes
     assert largest.numel <= max(per_class, rows * size, 1 << 15)
     assert largest.numel < samples * classes / 2
-    assert largest.numel >= rows * size  # the ruler does measure
+    assert largest.numel >= rows * size  # the measurement works
 
 
-def test_products_are_kept_within_the_budget_and_not_beyond() -> None:
-    unit, own, weight = _problem()
+def test_exponentials_are_kept_within_the_budget_and_not_beyond() -> None:
+    unit, target, weight = _problem()
     rows = RowSet(CLASSES)
     exactly = SAMPLES * CLASSES * 4
     for budget, kept in [(exactly, True), (exactly - 1, False)]:
-        how = StreamSettings(keep_bytes=budget)
+        stream = _stream(weight, StreamSettings(30.0, keep_bytes=budget))
         _, found = negative_statistics(
-            Samples(unit, own), Table(weight, {}), rows, how,
-            Lanes(torch.device("cpu"), apart=True), width=SAMPLES, with_pull=False, keep=True,
-        )  # fmt: skip
+            stream, Samples(unit, target), rows, block_samples=SAMPLES, with_grad=False, keep=True
+        )
         assert (found is not None) == kept
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scale": 0.0}, "scale: 0.0 found"),
-        ({"inter_class_filter": 1.5}, "inter_class_filter: 1.5 found"),
-        ({"block_bytes": 0}, "block_bytes: 0 found"),
-        ({"keep_bytes": -1}, "keep_bytes: -1 found"),
-        ({"matmul_dtype": torch.float16}, "matmul_dtype: torch.float16 found"),
+        ({"scale": 0.0}, "scale: 0.0"),
+        ({"inter_class_filter": 1.5}, "inter_class_filter: 1.5"),
+        ({"block_bytes": 0}, "block_bytes: 0"),
+        ({"keep_bytes": -1}, "keep_bytes: -1"),
+        ({"matmul_dtype": torch.float16}, "matmul_dtype: torch.float16"),
     ],
 )
 def test_settings_out_of_range_are_refused(options: dict[str, float], message: str) -> None:

@@ -1,4 +1,4 @@
-"""Threads side by side on parts of the rows: order, failures, and the same bits for any number."""
+"""Threads in parallel on parts of the rows: order, failures, and equal bits for any number."""
 
 import copy
 import pickle
@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from recognition.head import PartialFC
-from recognition.head.online_softmax.threads import Lane, Lanes
-from recognition.head.rows import RowRange, RowSet
+from recognition.head.kernels.reference import BlockOps
+from recognition.head.online_softmax.threads import Threads
+from recognition.head.rows import Bounds, RowSet
 
 CPU = torch.device("cpu")
 
@@ -28,87 +29,91 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 def test_every_row_is_in_one_part_and_results_come_in_order(threads: int, rows: int) -> None:
     seen: set[str] = set()
 
-    def part(lane: Lane, part: RowRange) -> list[tuple[int, int]]:
+    def part(ops: BlockOps, part: Bounds) -> list[tuple[int, int]]:
         seen.add(threading.current_thread().name)
         assert not torch.is_grad_enabled() or threads == 1 or rows <= 10
-        return list(part.blocks())
+        return list(part)
 
-    cuts = [cut for cuts in Lanes(CPU, apart=True).map(part, RowSet(rows), 10) for cut in cuts]
-    assert cuts == [(start, min(start + 10, rows)) for start in range(0, rows, 10)]
+    results = Threads(CPU, parallel=True).map(part, RowSet(rows).blocks(10))
+    bounds = [each for result in results for each in result]
+    assert bounds == [(start, min(start + 10, rows)) for start in range(0, rows, 10)]
     assert torch.get_num_threads() == threads
     if rows == 1000:
         assert any(name.startswith("head") for name in seen) == (threads > 1)
 
 
-def test_lanes_that_may_not_part_work_in_the_caller_on_one_part(threads: int) -> None:
-    def part(lane: Lane, part: RowRange) -> tuple[int, int, int]:
-        return threading.get_ident(), part.start, part.stop
+def test_without_parallel_the_caller_does_all_rows_as_one_part(threads: int) -> None:
+    def part(ops: BlockOps, part: Bounds) -> tuple[int, int, int]:
+        return threading.get_ident(), part[0][0], part[-1][1]
 
-    found = list(Lanes(CPU, apart=False).map(part, RowSet(1000), 10))
+    found = list(Threads(CPU, parallel=False).map(part, RowSet(1000).blocks(10)))
     assert found == [(threading.get_ident(), 0, 1000)]
 
 
-def test_a_failure_is_raised_and_leaves_torch_and_the_lanes_as_they_were(threads: int) -> None:
-    lanes = Lanes(CPU, apart=True)
+def test_a_failure_is_raised_and_leaves_torch_and_the_threads_as_they_were(threads: int) -> None:
+    workers = Threads(CPU, parallel=True)
 
-    def fail(lane: Lane, part: RowRange) -> int:
-        if part.start <= 500 < part.stop:
+    def fail(ops: BlockOps, part: Bounds) -> int:
+        if part[0][0] <= 500 < part[-1][1]:
             raise ValueError("row 500 is bad")
-        return part.start
+        return part[0][0]
 
     for _ in range(3):
         with pytest.raises(ValueError, match="row 500 is bad"):
-            list(lanes.map(fail, RowSet(1000), 10))
+            list(workers.map(fail, RowSet(1000).blocks(10)))
         assert torch.get_num_threads() == threads
-    assert sum(lanes.map(lambda lane, part: part.stop - part.start, RowSet(1000), 10)) == 1000
+    assert (
+        sum(workers.map(lambda ops, part: part[-1][1] - part[0][0], RowSet(1000).blocks(10)))
+        == 1000
+    )
 
 
-def test_a_failure_is_raised_when_no_other_part_is_at_work_any_more() -> None:
+def test_a_failure_is_raised_once_no_other_part_is_running() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     begun, failed = threading.Event(), threading.Event()
-    at_work: list[int] = []
+    running: list[int] = []
 
-    def part(lane: Lane, part: RowRange) -> None:
-        if part.start == 0:
+    def part(ops: BlockOps, part: Bounds) -> None:
+        if part[0][0] == 0:
             begun.wait(10)
             failed.set()
             raise ValueError("the first part is bad")
-        at_work.append(part.start)
+        running.append(part[0][0])
         begun.set()
         failed.wait(10)
         time.sleep(0.2)
-        at_work.remove(part.start)
+        running.remove(part[0][0])
 
     with pytest.raises(ValueError, match="the first part is bad"):
-        list(Lanes(CPU, apart=True).map(part, RowSet(1000), 10))
-    assert at_work == []
+        list(Threads(CPU, parallel=True).map(part, RowSet(1000).blocks(10)))
+    assert running == []
     torch.set_num_threads(before)
 
 
-def test_a_lane_serves_one_part_at_a_time() -> None:
+def test_operations_serve_one_part_at_a_time() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     busy: set[int] = set()
     lock = threading.Lock()
 
-    def part(lane: Lane, part: RowRange) -> int:
+    def part(ops: BlockOps, part: Bounds) -> int:
         with lock:
-            assert id(lane) not in busy
-            busy.add(id(lane))
+            assert id(ops) not in busy
+            busy.add(id(ops))
         torch.ones(1000).sum()
         assert torch.get_num_threads() == 1
         with lock:
-            busy.remove(id(lane))
+            busy.remove(id(ops))
         return 1
 
-    assert sum(Lanes(CPU, apart=True).map(part, RowSet(1000), 10)) == 17
+    assert sum(Threads(CPU, parallel=True).map(part, RowSet(1000).blocks(10))) == 17
     torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("sampling", ["all", "random_negative"])
 @pytest.mark.parametrize("keep_bytes", [0, 1 << 20])
-def test_a_head_makes_the_same_bits_on_any_number_of_threads(
+def test_a_head_gives_the_same_bits_on_any_number_of_threads(
     sampling: str, keep_bytes: int
 ) -> None:
     before, results = torch.get_num_threads(), []
@@ -134,7 +139,7 @@ def test_a_head_makes_the_same_bits_on_any_number_of_threads(
 
 @pytest.mark.parametrize("placement", ["sharded", "host"])
 def test_many_samples_of_a_class_add_up_to_the_same_bits(placement: str) -> None:
-    """Enough numbers that torch would sum them on several threads, classes across the cut."""
+    """So many numbers that torch would sum them on several threads, with classes on two of them."""
     before, weights = torch.get_num_threads(), []
     x = torch.randn(256, 512, generator=torch.Generator().manual_seed(0))
     for threads in (1, 2, 2, 3):
@@ -148,7 +153,7 @@ def test_many_samples_of_a_class_add_up_to_the_same_bits(placement: str) -> None
         assert torch.equal(other, weights[0])
 
 
-def test_a_head_that_has_worked_can_be_copied_and_pickled(threads: int) -> None:
+def test_a_head_in_use_can_be_copied_and_pickled(threads: int) -> None:
     head = PartialFC(16, 331, block_bytes=4000)
     x = torch.ones(2, 16).requires_grad_()
     head(x, torch.arange(2)).loss.backward()

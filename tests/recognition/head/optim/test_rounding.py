@@ -2,14 +2,13 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from recognition.head.hashing import class_hash
 from recognition.head.optim.rounding import RowNoise, round_stochastically
 
 
-def _round(
-    value: torch.Tensor, seed: int = 0, step: int = 0, class_id: torch.Tensor | None = None
-) -> torch.Tensor:
+def _round(value: Tensor, seed: int = 0, step: int = 0, class_id: Tensor | None = None) -> Tensor:
     class_id = torch.arange(len(value)) if class_id is None else class_id
     out = torch.empty_like(value, dtype=torch.bfloat16)
     round_stochastically(
@@ -18,12 +17,12 @@ def _round(
     return out
 
 
-def _bits(rows: int, columns: int, step: int = 0, first: int = 0, seed: int = 0) -> torch.Tensor:
+def _bits(rows: int, columns: int, step: int = 0, first: int = 0, seed: int = 0) -> Tensor:
     noise = RowNoise(seed, step, torch.arange(first, first + rows))
     return noise.bits(columns)
 
 
-def _patterns() -> torch.Tensor:
+def _patterns() -> Tensor:
     """Return float32 of all signs, exponents and kinds of fractions: [512, 64]."""
     generator = torch.Generator().manual_seed(0)
     word = torch.randint(-(1 << 31), 1 << 31, (512, 64), generator=generator).to(torch.int32)
@@ -73,7 +72,7 @@ def test_is_right_on_average(value: float) -> None:
 
 def test_bits_are_exactly_a_row_word_times_a_column_word() -> None:
     class_id, columns = torch.tensor([0, 3, 123_456_789]), 5
-    key = 0x4389E0E591B8F4B2  # a run of an older version must go on with the same bits
+    key = 0x4389E0E591B8F4B2  # a resumed run of an older version must get the same bits
     word = class_hash(torch.cat([class_id, -1 - torch.arange(columns)]), key, 7) - (1 << 31) | 1
     product = [[int(row) * int(column) for column in word[3:]] for row in word[:3]]
     expected = [[number % 2**32 >> 16 for number in row] for row in product]
@@ -103,8 +102,8 @@ def test_bits_of_neighbours_are_uncorrelated(what: str, lag: int) -> None:
 
     # The product of two independent uniform numbers on (−1/2, 1/2) has standard deviation 1/12.
     assert abs(product.mean()) < 5 / 12 / math.sqrt(product.numel())
-    # No row, column or step is an exception: the largest mean of up to 128 lines of
-    # thousands of products each is within 5 standard deviations too.
+    # For every row, column and step too: the largest mean of up to 128 lines of thousands of
+    # products each is within 5 standard deviations.
     for other in {0, 1, 2} - {axis}:
         lines = product.mean(dim=(axis, other))
         count = product.shape[axis] * product.shape[other]
@@ -121,7 +120,7 @@ def test_errors_of_a_row_or_column_add_up_as_independent_ones(axis: int) -> None
     assert abs(total.square().mean() / (128 / 12) - 1) < 5 * 0.016
 
 
-def test_bits_of_a_row_do_not_know_the_other_rows() -> None:
+def test_bits_of_a_row_do_not_depend_on_the_other_rows() -> None:
     class_id = torch.tensor([4, 9, 70_000, 2**31 + 5])
     together = RowNoise(3, 8, class_id).bits(33)
 
@@ -135,7 +134,7 @@ def test_bits_change_with_seed_step_class_and_column_and_with_nothing_else() -> 
 
     assert torch.equal(first, _bits(64, 64, step=2, seed=1))
     for other in (_bits(64, 64, 3, seed=1), _bits(64, 64, 2, seed=2), _bits(64, 64, 2, 64, 1)):
-        # Independent 16-bit words of 4,096 places agree in 1/16 of one.
+        # Independent 16-bit words agree in 1/16 of 4,096 positions on average.
         assert (first == other).sum() < 5
     assert len({tuple(row) for row in first.tolist()}) == 64
     assert len({tuple(column) for column in first.T.tolist()}) == 64

@@ -6,15 +6,15 @@ from recognition.head.placement.initial import BLOCK, initial_centres
 CLASSES = 2 * BLOCK + 77
 
 
-def test_do_not_know_the_rank_count() -> None:
+def test_do_not_depend_on_the_number_of_ranks() -> None:
     alone = initial_centres(0, CLASSES, 8, seed=3)
     for ranks in (2, 4, 5):
         ranges = [shard_range(CLASSES, ranks, rank) for rank in range(ranks)]
-        together = torch.cat([initial_centres(*cut, 8, seed=3) for cut in ranges])
+        together = torch.cat([initial_centres(*classes, 8, seed=3) for classes in ranges])
         assert torch.equal(alone, together)
 
 
-def test_do_not_know_the_class_count_nor_the_global_generator() -> None:
+def test_do_not_depend_on_the_number_of_classes_nor_the_global_generator() -> None:
     torch.manual_seed(0)
     few = initial_centres(0, 10, 8, seed=3)
     torch.manual_seed(1)

@@ -2,18 +2,14 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from recognition.distributed import shard_range
 from recognition.head.hashing import class_hash
-from recognition.head.sampling import by_labels as sampling
-from recognition.head.sampling.by_labels import (
-    LABEL_RULES,
-    ActiveSet,
-    SampleRequest,
-    class_quota,
-    shard_quota,
-    take_best,
-)
+from recognition.head.sampling import rule
+from recognition.head.sampling.build import SAMPLINGS
+from recognition.head.sampling.rule import ActiveSet, SampleRequest
+from tests.recognition.head.helpers import LABEL_RULES
 
 
 def _active(
@@ -25,13 +21,13 @@ def _active(
     seed: int = 0,
     step: int = 0,
     ranks: int = 1,
-) -> tuple[torch.Tensor, list[ActiveSet]]:
+) -> tuple[Tensor, list[ActiveSet]]:
     """Return the active class ids of all ranks together, and each rank's answer."""
     ids, answers = [], []
     for rank in range(ranks):
         start, stop = shard_range(classes, ranks, rank)
         request = SampleRequest(torch.tensor(labels), start, stop, classes, rate, seed, step)
-        answers.append(LABEL_RULES[name](request))
+        answers.append(SAMPLINGS[name]()(request))
         rows = answers[-1].rows
         ids.append(start + (torch.arange(rows.count) if rows.index is None else rows.index))
     return torch.cat(ids), answers
@@ -92,47 +88,13 @@ def test_random_all_never_overflows_and_takes_all_at_rate_one() -> None:
     assert torch.equal(every, torch.arange(5000))
 
 
-def test_chunks_of_the_hash_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_of_the_hash_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = _active("random_negative", [5, 4000], step=2)
-    monkeypatch.setattr(sampling, "_CHUNK_OF_THREAD", 7)
+    monkeypatch.setattr(rule, "_CHUNK_OF_THREAD", 7)
 
     pieces, _ = _active("random_negative", [5, 4000], step=2, ranks=2)
 
     assert torch.equal(whole, pieces)
-
-
-@pytest.mark.parametrize("classes", [1, 7, 100, 1001])
-def test_shares_of_the_quota_add_up_to_it(classes: int) -> None:
-    for ranks in (1, 2, 3, 8):
-        cuts = [shard_range(classes, ranks, rank) for rank in range(ranks)]
-        for rate in (0.05, 0.3, 1.0):
-            requests = [SampleRequest(torch.tensor([0]), *cut, classes, rate, 0, 0) for cut in cuts]
-            shares = [shard_quota(request) for request in requests]
-            assert sum(shares) == class_quota(rate, classes)
-            sizes = [stop - start for start, stop in cuts]
-            assert all(0 <= s <= n for s, n in zip(shares, sizes, strict=True))
-
-
-def test_best_scores_are_taken_in_the_order_of_floats() -> None:
-    score = torch.tensor([-0.5, -0.0, 1e-40, 0.0, -torch.inf, 2.0, -2.0, torch.inf])
-    for quota, expected in [(2, {4, 7}), (3, {4, 5, 7}), (4, {2, 4, 5, 7}), (7, set(range(7)))]:
-        rate = quota / 8
-        request = SampleRequest(torch.tensor([4]), 0, 8, 8, rate, 0, 0)
-        index = take_best(request, lambda: score).rows.index
-        assert index is not None
-        found = set(index.tolist())
-        assert found == (expected if quota < 7 else set(range(8)) - {6})
-
-
-def test_equal_scores_are_taken_in_the_order_of_the_hash() -> None:
-    request = SampleRequest(torch.tensor([2]), 0, 64, 64, rate=0.5, seed=1, step=3)
-
-    rows = take_best(request, lambda: torch.tensor([0.0, -0.0]).repeat(32)).rows
-
-    assert rows.index is not None
-    hashes = class_hash(torch.arange(64), seed=1, step=3)
-    hashes[2] = -1
-    assert torch.equal(rows.index, hashes.argsort()[:32].sort().values)
 
 
 def test_rate_one_takes_every_class() -> None:
@@ -142,18 +104,7 @@ def test_rate_one_takes_every_class() -> None:
 
 
 @pytest.mark.parametrize(("labels", "overflow"), [(30, True), (10, True), (9, False)])
-def test_best_scores_give_way_to_positives_beyond_the_quota(labels: int, overflow: bool) -> None:
-    request = SampleRequest(torch.arange(labels), 0, 100, 100, rate=0.1, seed=0, step=0)
-
-    answer = take_best(request, lambda: torch.arange(100.0))
-
-    assert answer.overflow == overflow
-    assert answer.rows.index is not None
-    assert answer.rows.index.tolist() == list(range(labels)) + [99] * (not overflow)
-
-
-@pytest.mark.parametrize(("labels", "overflow"), [(30, True), (10, True), (9, False)])
-def test_positives_beyond_the_quota_are_all_taken_and_said(labels: int, overflow: bool) -> None:
+def test_positives_beyond_the_quota_are_all_taken_and_reported(labels: int, overflow: bool) -> None:
     ids, (answer,) = _active("random_negative", list(range(labels)), classes=100, rate=0.1)
 
     assert bool(answer.overflow) == overflow
@@ -170,7 +121,7 @@ def test_every_class_in_the_batch_leaves_nothing_to_draw() -> None:
 
 
 @pytest.mark.parametrize("name", LABEL_RULES)
-def test_sets_do_not_know_the_rank_count(name: str) -> None:
+def test_sets_do_not_depend_on_the_number_of_ranks(name: str) -> None:
     alone, _ = _active(name, [1, 50, 4999], step=7)
     for ranks in (2, 3, 7):
         together, _ = _active(name, [1, 50, 4999], step=7, ranks=ranks)
@@ -187,7 +138,7 @@ def test_sets_change_with_step_and_seed_and_with_nothing_else() -> None:
     assert torch.equal(first, again)
     for changed in (later, other):
         shared = len(set(first.tolist()) & set(changed.tolist()))
-        # Independent draws of 500 in 5000 share 50, with a standard deviation below 7.
+        # Independent draws of 500 in 5000 have 50 in common, with a standard deviation below 7.
         assert abs(shared - 50) < 30
 
 

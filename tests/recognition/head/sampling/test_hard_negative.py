@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from recognition.head.sampling.by_labels import shard_quota
 from recognition.head.sampling.hard_negative import HardNegative, largest_cosines
-from tests.recognition.head.helpers import Centres, Scene, scene
+from tests.recognition.head.helpers import Scene, reader, scene
 
-EXACT = HardNegative(dtype=torch.float32)
+EXACT = HardNegative(1.0, torch.float32)
 
 
 def _hardest(world: Scene, quota: int, start: int = 0, stop: int | None = None) -> set[int]:
@@ -15,8 +14,9 @@ def _hardest(world: Scene, quota: int, start: int = 0, stop: int | None = None) 
     best = world.cosines().amax(0)
     positives = set(world.labels.tolist())
     order = [int(c) for c in best.argsort(descending=True) if start <= c < (stop or len(best))]
-    own = [c for c in order if c in positives]
-    return set(own) | set([c for c in order if c not in positives][: max(0, quota - len(own))])
+    taken = [c for c in order if c in positives]
+    others = [c for c in order if c not in positives]
+    return set(taken + others[: max(0, quota - len(taken))])
 
 
 @pytest.mark.parametrize("centres", [1, 2])
@@ -34,7 +34,7 @@ def test_low_precision_swaps_only_classes_that_are_about_equally_hard() -> None:
     world = scene()
     best = world.cosines().amax(0)
 
-    ids = world.active(HardNegative(), 0.1)
+    ids = world.active(HardNegative(1.0), 0.1)
 
     assert len(ids) == 300
     missed = sorted(_hardest(world, 300) - set(ids.tolist()))
@@ -45,25 +45,25 @@ def test_low_precision_swaps_only_classes_that_are_about_equally_hard() -> None:
         assert abs(pair[0] - pair[1]) < 3 * 2**-9
 
 
-def test_a_share_is_the_hardest_and_the_rest_is_drawn() -> None:
+def test_a_fraction_is_the_hardest_and_the_rest_is_drawn() -> None:
     world = scene()
     rule = HardNegative(0.5, torch.float32)
     positives = set(world.labels.tolist())
     first, later = (set(world.active(rule, 0.1, step=step).tolist()) for step in (0, 1))
     assert len(first) == len(later) == 300
-    hardest = _hardest(world, 150 + len(positives))  # 150 of the quota of 300, the batch's apart
+    hardest = _hardest(world, 150 + len(positives))  # half of the quota of 300
     for taken in (first, later):
         assert hardest <= taken
     drawn = first - hardest, later - hardest
-    # Two draws of some 130 from 2,830 share 6, with a standard deviation below 3.
+    # Two draws of some 130 from 2,830 have 6 in common, with a standard deviation below 3.
     assert len(drawn[0] & drawn[1]) < 20
     assert first == set(world.active(rule, 0.1, step=0).tolist())
 
 
-@pytest.mark.parametrize("share", [0.0, 1.5])
-def test_a_share_out_of_range_is_refused(share: float) -> None:
-    with pytest.raises(ValueError, match=rf"hard_share: {share} found"):
-        HardNegative(share)
+@pytest.mark.parametrize("fraction", [0.0, 1.5])
+def test_a_fraction_out_of_range_is_refused(fraction: float) -> None:
+    with pytest.raises(ValueError, match=f"hard_share: {fraction}"):
+        HardNegative(fraction)
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 7])
@@ -73,7 +73,7 @@ def test_each_shard_takes_its_hardest_and_all_shards_the_quota(ranks: int) -> No
     for rank in range(ranks):
         request = world.request(0.1, rank=rank, ranks=ranks)
         ids = world.active(EXACT, 0.1, rank=rank, ranks=ranks)
-        quota = shard_quota(request)
+        quota = request.shard_quota
         assert set(ids.tolist()) == _hardest(world, quota, request.start, request.stop)
         total += quota
     assert total == 101  # ceil of 100.1
@@ -94,7 +94,7 @@ def test_rate_one_takes_the_whole_table_without_an_index() -> None:
     assert (rows.count, rows.index) == (50, None)
 
 
-def test_more_classes_in_the_batch_than_the_quota_are_all_taken_and_said() -> None:
+def test_more_classes_in_the_batch_than_the_quota_are_all_taken_and_reported() -> None:
     world = scene(samples=200)
     positives = set(world.labels.tolist())
 
@@ -123,7 +123,7 @@ def test_equal_scores_are_drawn_by_hash() -> None:
     later = world.active(EXACT, 0.25, step=1)
 
     assert torch.equal(ids, world.active(EXACT, 0.25))
-    # Two independent draws of 100 in 400 share 25, with a standard deviation below 4.
+    # Two independent draws of 100 in 400 have 25 in common, with a standard deviation below 4.
     assert 5 < len(set(ids.tolist()) & set(later.tolist())) < 45
 
 
@@ -131,7 +131,7 @@ def test_a_score_is_the_largest_cosine_of_a_class_with_the_batch() -> None:
     world = scene(classes=100, centres=3)
     world.weight[7] = 0.0  # a centre without direction has the cosine 0
 
-    found = largest_cosines(world.unit, Centres(world.weight), torch.float32, 1 << 20)
+    found = largest_cosines(world.unit, reader(world.weight), torch.float32, 1 << 20)
 
     assert found.dtype == torch.float32
     assert (found - world.cosines().amax(0)).abs().max() < 1e-6

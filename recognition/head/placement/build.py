@@ -1,0 +1,67 @@
+"""The placements by name, as a config writes them: where the class centres live."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from recognition.head.choices import choose
+from recognition.head.kernels.workspace import prefer_huge_pages
+from recognition.head.optim.row_optimizers import RowOptimizer
+from recognition.head.placement.collectives import (
+    Collectives,
+    ReplicatedCollectives,
+    ShardedCollectives,
+)
+from recognition.head.placement.host_table import HostTable
+from recognition.head.placement.initial import initial_centres
+from recognition.head.placement.table import Table
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where centres live."""
+
+    collectives: type[Collectives]  # what passes between the ranks
+    on_host: bool = False  # whether they stay in CPU memory; only active rows are sent
+
+
+PLACEMENTS: dict[str, Placement] = {
+    "sharded": Placement(ShardedCollectives),
+    "replicated": Placement(ReplicatedCollectives),
+    "host": Placement(ShardedCollectives, on_host=True),
+}
+
+
+def create_collectives(placement: str, group: dist.ProcessGroup | None) -> Collectives:
+    """Return the ranks that train the table: one, where no process group was started.
+
+    Raises `ValueError` for an unknown placement.
+    """
+    kind = choose(PLACEMENTS, placement, "placement").collectives
+    if not dist.is_initialized():
+        return kind(None, 0, 1)
+    return kind(group, dist.get_rank(group), dist.get_world_size(group))
+
+
+def create_table(
+    placement: str,
+    shard: tuple[int, int],
+    width: int,
+    *,
+    seed: int,
+    optimizer: RowOptimizer,
+    device: torch.device,
+    stage_bytes: int,
+) -> Table:
+    """Return the table of classes `[start, stop)`, with initial centres of `width` numbers each."""
+    on_host = choose(PLACEMENTS, placement, "placement").on_host
+    storage = torch.device("cpu") if on_host else device
+    weight = initial_centres(*shard, width, seed, storage)
+    state = {
+        name: prefer_huge_pages(tensor)
+        for name, tensor in optimizer.state(len(weight), width, storage).items()
+    }
+    if on_host:
+        return HostTable(weight, state, device=device, stage_bytes=stage_bytes)
+    return Table(weight, state)
