@@ -22,6 +22,7 @@ from pydantic import (
 
 from recognition.head.losses.base import Loss
 from recognition.head.losses.build import build_loss
+from recognition.head.sampling.build import check_sampling
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Portion = Probability
@@ -105,13 +106,10 @@ class Augment(Section):
 class Data(Section):
     """Where the training images are and how they are read.
 
-    docs/data.md describes every setting. In short: `train` is a `.rec` file, a pattern of shards
-    (`train-*.rec`), a folder with either, a folder with one sub-folder of images per identity, a
-    list of images, a URL of a `.rec` file, or a YAML list of such datasets, which `merge` joins.
-    Paths in list files are relative to `list_root`; indexes go to `index_cache` if the dataset's
-    own folder is read-only. `num_classes` and `num_images`, if stated, are compared with the
-    dataset before the first step. `workers` is the number of decoding threads per rank, `prefetch`
-    how many batches they may be ahead.
+    docs/data.md describes every setting. `train` is one of the locations listed there, or a YAML
+    list of them, which `merge` joins. `num_classes` and `num_images`, if stated, are compared with
+    the dataset before the first step. `workers` is the number of decoding threads per rank,
+    `prefetch` how many batches they may be ahead.
 
     `order` is how an epoch is shuffled: over the whole dataset, by blocks of `block_records`
     consecutive records of which `mixing_blocks` are mixed at a time, or not at all. `sampler`
@@ -254,12 +252,7 @@ class Head(Section):
                 )
         if self.sample_rate is None and self.sampling in _SAMPLINGS_WITH["sample_rate"]:
             raise ValueError(f"sampling: {self.sampling} needs a sample_rate, for example 0.1")
-        if self.placement == "replicated" and self.sampling in ("hash_forest", "hard_negative"):
-            raise ValueError(
-                f"sampling: {self.sampling} chooses by the batch's embeddings. With placement: "
-                "replicated a rank has only its own, so the ranks' copies would diverge: set "
-                "placement: sharded, or sampling: random_negative"
-            )
+        check_sampling(self.sampling, replicated=self.placement == "replicated")
         return self
 
 

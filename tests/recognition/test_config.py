@@ -46,7 +46,7 @@ WRONG = [
     (
         "head={sampling: hash_forest, sample_rate: 0.1, placement: replicated}",
         "head",
-        ["sampling: hash_forest", "replicated"],
+        ["'hash_forest'", "replicated"],
     ),
     ("optimizer={name: adamw, nesterov: true}", "optimizer", ["nesterov", "adamw", "0.9"]),
     ("head.momentum=bf16;optimizer.name=adamw", "config", ["head.momentum", "bf16", "adamw"]),

@@ -24,16 +24,23 @@ SAMPLINGS: dict[str, Callable[..., Sampler]] = {
 def build_sampler(name: str, replicated: bool, **options: Any) -> Sampler:
     """Return the rule `name` of `SAMPLINGS`, with those of the `options` that it has.
 
-    Raises `ValueError` for an unknown name, for an option out of its range, for a rule that uses
-    embeddings where classes are replicated, and where a rule's library is not installed.
+    Raises what `check_sampling` raises, and `ValueError` for an option out of its range and where
+    a rule's library is not installed.
+    """
+    check_sampling(name, replicated=replicated)
+    known = inspect.signature(SAMPLINGS[name]).parameters
+    return SAMPLINGS[name](**{option: options[option] for option in options if option in known})
+
+
+def check_sampling(name: str, *, replicated: bool) -> None:
+    """Raise `ValueError` for an unknown rule, and for one that cannot work with replicated classes.
+
+    That is one that uses embeddings: a rank has only its own, so the ranks' copies would diverge.
     """
     rule = choose(SAMPLINGS, name, "sampling")
-    known = inspect.signature(rule).parameters
-    sampler = rule(**{option: value for option, value in options.items() if option in known})
-    if replicated and sampler.uses_embeddings:
+    if replicated and getattr(rule, "uses_embeddings", False):
         raise ValueError(
             f"sampling {name!r} chooses by the batch's embeddings; with placement 'replicated' a "
             "rank has only its own, so the ranks' copies would diverge; expected "
             "placement 'sharded' or 'host', or another sampling"
         )
-    return sampler
