@@ -104,38 +104,27 @@ class Augment(Section):
 
 
 class Data(Section):
-    """Where the training images are and how they are read.
+    """Where the training images are and how they are read; docs/data.md describes every setting."""
 
-    docs/data.md describes every setting. `train` is one of the locations listed there, or a YAML
-    list of them, which `merge` joins. `num_classes` and `num_images`, if stated, are compared with
-    the dataset before the first step. `workers` is the number of decoding threads per rank,
-    `prefetch` how many batches they may be ahead.
-
-    `order` is how an epoch is shuffled: over the whole dataset, by blocks of `block_records`
-    consecutive records of which `mixing_blocks` are mixed at a time, or not at all. `sampler`
-    selects images: each once per epoch, each identity equally often, or `images_per_identity` of
-    each of `identities_per_batch`. A bad record stops the run or, with `on_bad_record: skip`, is
-    replaced, as long as at most `max_bad_share` of the samples seen are bad.
-    """
-
-    train: Locations
-    merge: Literal["offset", "by_name"] = "offset"
-    list_root: Path | None = None
+    train: Locations  # one of those that docs/data.md lists, or a YAML list of them
+    merge: Literal["offset", "by_name"] = "offset"  # how a list of datasets is joined
+    list_root: Path | None = None  # of relative paths in lists of images; default the list's folder
     index_cache: Path | None = None
-    num_classes: PositiveInt | None = None
+    num_classes: PositiveInt | None = None  # these two, if stated, are compared with the dataset
     num_images: PositiveInt | None = None
     image_size: Annotated[int, Field(ge=16, le=1024)] = 112
     remap_labels: bool = False
-    workers: Literal["auto"] | PositiveInt = "auto"
-    prefetch: Literal["auto"] | PositiveInt = "auto"
+    workers: Literal["auto"] | PositiveInt = "auto"  # decoding threads per rank
+    prefetch: Literal["auto"] | PositiveInt = "auto"  # batches that they may be ahead
     decoder: Literal["cpu", "dali"] = "cpu"
-    on_bad_record: Literal["stop", "skip"] = "stop"
-    max_bad_share: Fraction = 0.001
-    order: Literal["global", "blocks", "none"] = "global"
-    block_records: PositiveInt = 4096
-    mixing_blocks: PositiveInt = 8
+    on_bad_record: Literal["stop", "skip"] = "stop"  # skip: another sample takes its place
+    max_bad_share: Fraction = 0.001  # of the samples seen; more bad records stop the run
+    order: Literal["global", "blocks", "none"] = "global"  # how an epoch is shuffled
+    block_records: PositiveInt = 4096  # consecutive records of a block
+    mixing_blocks: PositiveInt = 8  # blocks that are mixed at a time
+    # Each image once per epoch; each identity equally often; groups of some images per identity.
     sampler: Literal["uniform", "class_balanced", "p_k"] = "uniform"
-    identities_per_batch: PositiveInt | None = None
+    identities_per_batch: PositiveInt | None = None  # this and the next for p_k
     images_per_identity: PositiveInt | None = None
     augment: Augment = Augment()
     demo: DemoData | None = None
