@@ -39,7 +39,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        # What the loader is compared with. It does not import with a torch that is built for CPUs alone.
+        # What the loader is compared with; it does not import with a torch built for CPUs alone.
         "benchmarks": ["torchvision>=0.21"],
         # For CUDA 13, and machines without a GPU; nvidia-dali-cuda120 does as well.
         "dali": ["nvidia-dali-cuda130>=2.4"],

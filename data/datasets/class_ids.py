@@ -37,18 +37,13 @@ class Labelled(Protocol):
 
 @dataclass(frozen=True)
 class Numbering:
-    """The classes that labels became.
+    """The classes that labels became."""
 
-    Attributes:
-        lookups: for each source the class of each of its labels, int32 [largest label + 1], -1 for
-            labels without an image; None where labels are classes already.
-        num_classes: C.
-        mapping: see `ClassMapping`; None if the labels of a single dataset are its classes.
-    """
-
+    # For each source the class of each of its labels, int32 [largest label + 1], -1 for labels
+    # without an image; None where labels are classes already.
     lookups: Sequence[_Lookup]
     num_classes: int
-    mapping: ClassMapping | None
+    mapping: ClassMapping | None  # None if the labels of a single dataset are its classes
 
     def classes(self, sources: Sequence[Labelled]) -> npt.NDArray[np.int32]:
         """Return the classes of all images of the sources; of a single one without a copy."""
@@ -107,15 +102,10 @@ def number_datasets(
 
 @dataclass(frozen=True)
 class _Part:
-    """A source's labels.
+    """The k labels of a source that an image has."""
 
-    Attributes:
-        used: those that an image has, ascending; int64 [k].
-        names: what they stand for: int64 [k], or k texts.
-    """
-
-    used: npt.NDArray[np.int64]
-    names: npt.NDArray[np.int64] | list[str]
+    used: npt.NDArray[np.int64]  # [k], ascending
+    names: npt.NDArray[np.int64] | list[str]  # what they stand for: [k], or k texts
 
     @classmethod
     def of(cls, source: Labelled) -> "_Part":

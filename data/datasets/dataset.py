@@ -57,23 +57,16 @@ def open_dataset(
     train: Location | Sequence[Location],
     *,
     merge: Merge = "offset",
-    remap_labels: bool = False,
-    cache_folder: Path | None = None,
-    list_root: Path | None = None,
+    remap_labels: bool = False,  # renumber the classes if labels have gaps
+    cache_folder: Path | None = None,  # of what cannot be next to the data; by default the user's
+    list_root: Path | None = None,  # of the paths in lists; by default the list's folder
 ) -> "ImageDataset":
     """Open the images that `train` names as one dataset and check their labels.
 
-    Args:
-        train: one location or several to be merged. Each is a `.rec` file, with or without its
-            `.idx`, or its URL; a pattern of such, which are shards with common labels; a folder
-            with `train.rec` or its shards; a folder with one sub-folder of images per identity;
-            or a list.
-        merge: how classes of several are numbered: those of each after those of the one before
-            ("offset"), or equal labels or names as one class ("by_name").
-        remap_labels: renumber the classes if labels have gaps; `class_mapping` then maps the
-            labels to classes.
-        cache_folder: for indexes of files whose folder cannot be written; by default the user's.
-        list_root: what the paths in list files are relative to; by default the list's folder.
+    Each location is a `.rec` file, with or without its `.idx`, or its URL; a pattern of such, which
+    are shards with common labels; a folder with `train.rec` or its shards; a folder with one
+    sub-folder of images per identity; or a list. Of several, the classes of each follow those of
+    the one before ("offset"), or equal labels or names are one class ("by_name").
 
     Raises `DatasetError` for a location that is none of these or is named twice, `RecordError` for
     RecordIO that is damaged or has records that are not labelled images, `ListError` for a list
@@ -123,17 +116,13 @@ class ImageDataset:
 
     A pickle holds file paths and small tables; what is mapped is mapped again. If the labels of a
     single source are classes already, they are used without a copy.
-
-    Attributes:
-        sources: where the images come from.
-        labels: int32 [n]; see `FaceDataset`, also for the others.
     """
 
     def __init__(self, sources: Sequence[LabelledImages], numbering: Numbering) -> None:
         self.sources = sources
         self._numbering = numbering
         self._starts = list(accumulate(map(len, sources), initial=0))
-        self.labels = numbering.classes(sources)
+        self.labels = numbering.classes(sources)  # int32 [n]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.sources, self._numbering)

@@ -24,23 +24,15 @@ _PROBED = 100  # files of a list that are looked for when it is opened
 
 
 class ImageFiles:
-    """The n image files of a folder or a list, as `data.datasets.sources.LabelledImages`.
-
-    Attributes:
-        location: the folder or the list.
-        root: what the paths are relative to.
-        paths: n texts.
-        labels: the position of each image's label in `names`; int32 [n].
-        names: the labels, sorted: whole numbers, or texts.
-    """
+    """The n image files of a folder or a list, as `data.datasets.sources.LabelledImages`."""
 
     def __init__(
         self,
         location: Path,
-        root: Path,
+        root: Path,  # what the paths are relative to
         paths: Texts,
-        labels: npt.NDArray[np.int32],
-        names: Sequence[int | str],
+        labels: npt.NDArray[np.int32],  # [n], positions in `names`
+        names: Sequence[int | str],  # the labels, sorted: whole numbers, or texts
     ) -> None:
         self.location, self.root, self.paths = location, root, paths
         self.labels, self.names = labels, names

@@ -65,17 +65,11 @@ class Texts:
 
 @dataclass(frozen=True)
 class ImageList:
-    """The n images of a list.
+    """The n images of a list."""
 
-    Attributes:
-        paths: as they are written.
-        labels: the position of each image's label in `names`; int32 [n].
-        names: the labels, sorted: whole numbers, or texts.
-    """
-
-    paths: Texts
-    labels: npt.NDArray[np.int32]
-    names: Sequence[int | str]
+    paths: Texts  # as they are written
+    labels: npt.NDArray[np.int32]  # [n], positions in `names`
+    names: Sequence[int | str]  # the labels, sorted: whole numbers, or texts
 
 
 class _Row(NamedTuple):

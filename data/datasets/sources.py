@@ -102,12 +102,6 @@ class RecordImages:
     file. A pickle holds the location: the process that receives it opens the file again, and maps
     the same cached table. Raises `RecordError` for damaged RecordIO and for records that are not
     labelled images.
-
-    Attributes:
-        location, file: of the `.rec` file; the file.
-        has_header: whether the file has a header record.
-        keys: of the images; int64 [n], or a range if they are consecutive.
-        labels, names: see `LabelledImages`.
     """
 
     def __init__(self, location: Location, *, cache_folder: Path | None = None) -> None:
@@ -128,7 +122,7 @@ class RecordImages:
 
     @property
     def keys(self) -> npt.NDArray[np.int64] | range:
-        """Keys of the images."""
+        """Keys of the images; int64 [n], or a range if they are consecutive."""
         return self._table.keys
 
     @property

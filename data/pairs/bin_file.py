@@ -26,17 +26,11 @@ class PairFileError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class PairFile:
-    """A verification set, its images still encoded.
-
-    Attributes:
-        path: the file.
-        images: 2p encoded images (JPEG or PNG), as views of the mapped file.
-        same: bool [p], whether the two images of a pair show one person.
-    """
+    """A verification set, its images still encoded."""
 
     path: Path
-    images: list[memoryview]
-    same: NDArray[np.bool_]
+    images: list[memoryview]  # 2p encoded images (JPEG or PNG), views of the mapped file
+    same: NDArray[np.bool_]  # [p], whether the two images of a pair show one person
 
     def __len__(self) -> int:
         """Return the number of images, 2p."""

@@ -27,15 +27,10 @@ _FIX: Final = "copy the .idx again, or delete it to have it rebuilt from the .re
 
 @dataclass(frozen=True)
 class RecordIndex:
-    """Keys and offsets of all n records of a file.
+    """Keys and offsets of all n records, in the order of the `.idx`, or of a file without one."""
 
-    Attributes:
-        keys: all different; int64 [n], in the order of the `.idx`, or of the file without one.
-        offsets: of each key's record in bytes, int64 [n].
-    """
-
-    keys: npt.NDArray[np.int64]
-    offsets: npt.NDArray[np.int64]
+    keys: npt.NDArray[np.int64]  # all different
+    offsets: npt.NDArray[np.int64]  # of each key's record in bytes
 
     def sorted(self) -> "RecordIndex":
         """Return the same index in ascending order of the keys."""

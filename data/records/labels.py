@@ -32,19 +32,12 @@ PROBED_WHEN_REMOTE: Final = 300
 
 @dataclass(frozen=True)
 class ImageTable:
-    """The n images of a file.
+    """The n images of a file."""
 
-    Attributes:
-        keys: int64 [n], or a range if they are consecutive.
-        offsets: of each image's record in bytes; int64 [n].
-        labels: the class of each image as stored in the file; int32 [n], from 0 to 2**24 - 1.
-        has_header: whether the file is in the identity layout.
-    """
-
-    keys: Keys
-    offsets: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.int32]
-    has_header: bool
+    keys: Keys  # a range if they are consecutive
+    offsets: npt.NDArray[np.int64]  # of each image's record in bytes
+    labels: npt.NDArray[np.int32]  # the classes as stored in the file, from 0 to 2**24 - 1
+    has_header: bool  # whether the file is in the identity layout
 
 
 def read_images(

@@ -45,19 +45,13 @@ class RecordFile:
 
     `data.records.remote.reader.RemoteRecordFile` has the same interface for a URL.
 
-    Attributes:
-        path: of the file, or its URL.
-        size: in bytes.
-        fingerprint: a text that changes when the file is written again.
-        is_remote: whether reading costs requests, so that as little as possible should be read.
-
     Raises `RecordError` if the file is missing, empty, a Git LFS pointer or not RecordIO.
     """
 
-    path: Path | str
-    size: int
-    fingerprint: str
-    is_remote = False
+    path: Path | str  # or its URL
+    size: int  # in bytes
+    fingerprint: str  # changes when the file is written again
+    is_remote = False  # whether reading costs requests, so that as little as possible is read
 
     def __init__(self, path: Path) -> None:
         self.path = path

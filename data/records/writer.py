@@ -44,12 +44,9 @@ class RecordWriter:
     exception and everything is on the disk. After an exception they are deleted, unless
     `checkpoint` was called: then another writer can resume them.
 
-    Memory is `BUFFER_BYTES` and 16 bytes for each break in a run of consecutive keys.
-
-    Args:
-        path: the `.rec` file.
-        resume: continue the partial files of an earlier writer from this position; what it wrote
-            after that is dropped.
+    `resume` continues the partial files of an earlier writer from this position; what it wrote
+    after that is dropped. Memory is `BUFFER_BYTES` and 16 bytes for each break in a run of
+    consecutive keys.
 
     Raises `WriteError` if the disk is full or the partial files to resume are missing or shorter.
     """

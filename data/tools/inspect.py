@@ -32,17 +32,13 @@ _Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Distribution:
-    """How a number is distributed over many things.
-
-    Attributes:
-        least, median, most: of the values.
-        bins: first value, last value and count of each range of values; each is twice as long as
-            the one before, and the last ends with `most`.
-    """
+    """How a number is distributed over many things."""
 
     least: int
     median: float
     most: int
+    # First value, last value and count of each range of values; each is twice as long as the one
+    # before, and the last ends with `most`.
     bins: tuple[tuple[int, int, int], ...]
 
     @classmethod
@@ -69,10 +65,10 @@ class Distribution:
 
 @dataclass(frozen=True)
 class FileSummary:
-    """One file: path, bytes, records, images, whether it has an index, its layout."""
+    """One file."""
 
     path: str
-    size: int
+    size: int  # in bytes
     records: int
     images: int
     has_index: bool
@@ -81,32 +77,19 @@ class FileSummary:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What the files of a dataset hold.
-
-    Attributes:
-        files: one by one.
-        images, identities: of all files.
-        label_range: least and largest label.
-        label_gaps: how many labels from 0 to the largest no image has.
-        images_per_identity: see `Distribution`.
-        sampled: how many images the rest is about.
-        image_bytes: sizes of encoded images.
-        pixels: width, height and count, the most frequent first.
-        formats: `JPEG`, `PNG` …, or `unknown`, with their counts.
-        labels_per_record: how many labels records have, with their counts.
-    """
+    """What the files of a dataset hold."""
 
     files: tuple[FileSummary, ...]
-    images: int
+    images: int  # of all files
     identities: int
-    label_range: tuple[int, int]
-    label_gaps: int
+    label_range: tuple[int, int]  # least and largest
+    label_gaps: int  # how many labels from 0 to the largest no image has
     images_per_identity: Distribution
-    sampled: int
-    image_bytes: Distribution
-    pixels: tuple[tuple[int, int, int], ...]
-    formats: dict[str, int]
-    labels_per_record: dict[int, int]
+    sampled: int  # how many images the rest is about
+    image_bytes: Distribution  # of encoded images
+    pixels: tuple[tuple[int, int, int], ...]  # width, height and count, the most frequent first
+    formats: dict[str, int]  # `JPEG`, `PNG` …, or `unknown`, with their counts
+    labels_per_record: dict[int, int]  # how many labels records have, with their counts
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything for JSON."""
@@ -150,9 +133,6 @@ class InspectedRecords(RecordDataset):
     """The images of several `.rec` files, whatever gaps their labels have.
 
     Raises `RecordError` for files that cannot be read.
-
-    Attributes:
-        summaries: of the files.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:

@@ -62,25 +62,17 @@ class BadFile(ValueError):  # noqa: N818 - named as BadImage is
 class PackOptions:
     """What determines the bytes of a pack, in addition to the images.
 
-    Attributes:
-        layout: `identity`, sorted by class, or `plain`, in the order of the source; see
-            `data.tools.record_set`.
-        shuffle: seed of a random order, in the plain layout; None keeps the order.
-        sharding: where one file ends and the next begins.
-        size: pixels of both sides. An image of another size is resized, one of this size stays
-            as it is. None keeps all sizes.
-        encoding: format to write every image in. None keeps its bytes, or JPEG if it is resized.
-        quality: of JPEG.
-
     Raises `ValueError` for values that make no sense or do not go together.
     """
 
+    # `identity`, sorted by class, or `plain`, as the source; see `data.tools.record_set`.
     layout: Layout = "identity"
-    shuffle: int | None = None
+    shuffle: int | None = None  # seed of a random order, in the plain layout; None keeps the order
     sharding: Sharding = field(default_factory=Sharding)
-    size: int | None = None
-    encoding: Encoding | None = None
-    quality: int = 95
+    # Pixels of both sides: an image of another size is resized, one of this size stays as it is.
+    size: int | None = None  # None keeps all sizes
+    encoding: Encoding | None = None  # None keeps an image's bytes, or is JPEG if it is resized
+    quality: int = 95  # of JPEG
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
@@ -115,54 +107,37 @@ class PackOptions:
 
 @dataclass(frozen=True)
 class PackReport:
-    """What `pack_records` did.
+    """What `pack_records` did."""
 
-    Attributes:
-        images: number of images in the pack.
-        classes: number of classes.
-        skipped: images left out.
-        resumed_at: images that an earlier run had dealt with.
-        made: False if the same pack existed already.
-    """
-
-    images: int
+    images: int  # in the pack
     classes: int
-    skipped: int
-    resumed_at: int
-    made: bool
+    skipped: int  # images left out
+    resumed_at: int  # images that an earlier run had dealt with
+    made: bool  # False if the same pack existed already
 
 
 def pack_records(
     source: Path,
-    output: Path,
+    output: Path,  # a folder that does not exist, is empty, or holds the same pack
     options: PackOptions,
     *,
     root: Path | None = None,
     remap_labels: bool = False,
-    skip_bad: bool = False,
-    workers: int | None = None,
-    checkpoint_seconds: float = 10.0,
+    skip_bad: bool = False,  # leave out files that are not whole images, and list them in SKIPPED
+    workers: int | None = None,  # processes
+    checkpoint_seconds: float = 10.0,  # how much work may be lost when a run is interrupted
     progress: ProgressCallback | None = None,
 ) -> PackReport:
     """Pack the images of a folder or list into a set of records at `output`.
 
-    Args:
-        source: see `data.tools.pack_source.open_pack_source`, also for `root` and `remap_labels`.
-        output: a folder that does not exist, is empty, or holds the same pack.
-        options: what to write.
-        root: what a list's paths are relative to.
-        remap_labels: renumber the classes if a list's labels have gaps.
-        skip_bad: leave out files that are not whole images, and list them in `skipped.tsv`.
-        workers: processes; by default one per CPU that this process may use if images are
-            re-encoded, and only this one if their bytes are kept: passing the bytes between
-            processes then takes longer than the work (1.4 s for 1.2 s).
-        checkpoint_seconds: how much work may be lost when a run is interrupted.
-        progress: called with (images dealt with, images in all) now and then.
+    See `data.tools.pack_source.open_pack_source` for `source`, `root` and `remap_labels`.
 
-    Raises:
-        ValueError: a file is not a whole image (named; the run can be resumed once it is replaced),
-            the source or the output is not what it should be, or the disk is too small or full.
+    Raises `ValueError` if a file is not a whole image (named; the run can be resumed once it is
+    replaced), if the source or the output is not what it should be, and if the disk is too small
+    or full.
     """
+    # One process per CPU, unless bytes are kept: passing those between processes takes longer than
+    # the work (1.4 s for 1.2 s).
     if workers is None:
         workers = 1 if options.keeps_bytes else usable_cores()
     with Workers(workers, processes=True) as working:  # which start while the files are listed

@@ -18,21 +18,13 @@ _HASHED_AT_ONCE = 1 << 12  # images
 
 @dataclass(frozen=True)
 class PackSource:
-    """n image files to be packed.
-
-    Attributes:
-        files: the files.
-        labels: class of each; int64 [n], from 0 to `num_classes - 1`, each in use.
-        class_names: of the classes, or None if they are the numbers in the list.
-        sizes: in bytes; int64 [n], 0 for a missing file.
-        times: of the last change, in nanoseconds; int64 [n].
-    """
+    """n image files to be packed."""
 
     files: ImageFiles
-    labels: npt.NDArray[np.int64]
-    class_names: list[str] | None
-    sizes: npt.NDArray[np.int64]
-    times: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]  # the class of each, from 0 to `num_classes - 1`, each in use
+    class_names: list[str] | None  # None if they are the numbers in the list
+    sizes: npt.NDArray[np.int64]  # in bytes, 0 for a missing file
+    times: npt.NDArray[np.int64]  # of the last change, in nanoseconds
 
     @property
     def num_classes(self) -> int:
@@ -72,10 +64,8 @@ def open_pack_source(
 ) -> PackSource:
     """Find the images of a folder or of a list, with the classes that training gives them.
 
-    Args:
-        location: see `data.datasets.folders`.
-        root: what a list's paths are relative to; by default its folder.
-        remap_labels: renumber the classes if a list's labels have gaps.
+    A list's paths are relative to `root`, by default its folder; `remap_labels` renumbers the
+    classes if its labels have gaps.
 
     Raises `DatasetError` for a location that is neither, and as `open_dataset` does. A single file
     that is missing is found when it is read.

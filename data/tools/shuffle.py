@@ -29,13 +29,13 @@ _Ints = npt.NDArray[np.int64]
 
 
 def shuffle_records(
-    source: Path,
-    output: Path,
+    source: Path,  # see `data.records.shards.find_records`
+    output: Path,  # a folder that does not exist or is empty
     *,
-    seed: int,
-    sharding: Sharding | None = None,
-    memory_bytes: int = MEMORY_BYTES,
-    remap_labels: bool = False,
+    seed: int,  # the order is that of epoch 0 of a run with this seed; 0 to 2**64 - 1
+    sharding: Sharding | None = None,  # by default there is one file
+    memory_bytes: int = MEMORY_BYTES,  # most of images in memory; the result does not depend on it
+    remap_labels: bool = False,  # renumber the classes if the labels have gaps
     progress: ProgressCallback | None = None,
 ) -> tuple[int, int]:
     """Write the images of a set in a random order, in the plain layout.
@@ -43,16 +43,7 @@ def shuffle_records(
     In two passes, each of which reads and writes from end to end, which suits every disk: the first
     distributes the images over buckets that fit in memory, one for each chunk of the new order; the
     second puts each bucket in order. Meanwhile that takes the set's size on the disk once more. A
-    set that fits in memory is one bucket, which stays there.
-
-    Args:
-        source: see `data.records.shards.find_records`.
-        output: a folder that does not exist or is empty.
-        seed: of the order, which is that of epoch 0 of a run with this seed; 0 to 2**64 - 1.
-        sharding: where one file ends and the next begins; by default there is one file.
-        memory_bytes: most bytes of images in memory; the result does not depend on it.
-        remap_labels: renumber the classes if the labels have gaps.
-        progress: called with (images moved, moves in all) now and then.
+    set that fits in memory is one bucket, which stays there. Progress counts each image twice.
 
     Returns the numbers of images and of classes. Raises `ValueError` for records that are
     damaged, an output that exists already, too little memory, and a disk that is too small or

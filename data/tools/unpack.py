@@ -23,10 +23,10 @@ _LONGEST_NAME = 255  # bytes, on nearly all file systems
 
 
 def unpack_records(
-    records: Path,
-    output: Path,
+    records: Path,  # see `data.records.shards.find_records`
+    output: Path,  # a folder that does not exist or is empty
     *,
-    remap_labels: bool = False,
+    remap_labels: bool = False,  # renumber the classes if the labels have gaps
     progress: ProgressCallback | None = None,
 ) -> tuple[int, int]:
     """Write every image of a set to `output/class/key.jpg`, byte for byte.
@@ -36,12 +36,6 @@ def unpack_records(
     several files; numbers are padded with zeros, so that sorting the names sorts them. `images.tsv`
     lists `path<tab>class` in the order of the records: packing it gives the same records again, and
     so does packing the folder if they are sorted by class and the classes by name.
-
-    Args:
-        records: see `data.records.shards.find_records`.
-        output: a folder that does not exist or is empty.
-        remap_labels: renumber the classes if the labels have gaps.
-        progress: called with (images written, images in all) now and then.
 
     Returns the numbers of images and of classes. Raises `ValueError` for records that are
     damaged, an image of unknown format (named), a class name that cannot be a folder's, an output

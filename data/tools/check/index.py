@@ -40,14 +40,8 @@ class _Entries:
 def check_index(file: DamagedFile, table: RecordTable, findings: Findings) -> Offsets:
     """Fill in the keys of a file's records, and return all keys that its index has.
 
-    Without an index the keys are the ids, or 0, 1, 2 … where those are not all different.
-
-    Args:
-        file: the `.rec`, with its damage known; its index has the same name.
-        table: its whole records.
-        findings: what is wrong with the index is added here.
-
-    Returns all keys, also those that lead to no record; int64.
+    Those include keys that lead to no record. The damage of `file` is known; `table` are its whole
+    records. Without an index the keys are the ids, or 0, 1, 2 … where those are not all different.
     """
     idx = Path(file.path).with_suffix(".idx")
     keys, ids, have_header = table.keys, table.ids, table.image_sizes >= 0

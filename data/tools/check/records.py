@@ -27,26 +27,18 @@ RowIndices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class RecordTable:
-    """n whole records of one file, or of several one after the other, column by column.
+    """n whole records of one file, or of several one after the other, column by column."""
 
-    Attributes:
-        first_rows: the row of the first record of each file.
-        keys: int64 [n], `NO_KEY` where the index does not name the record.
-        offsets: int64 [n], rising within a file.
-        flags, labels, ids, image_sizes: see `data.records.reader.Headers`.
-        fingerprints: of the images' bytes, the same for the same bytes; uint64 [n].
-        sizes: width and height of each image in pixels; uint16 [n, 2]. 0 where there is no image,
-            where it cannot be decoded, and where none was to be decoded.
-    """
-
-    first_rows: dict[Path, int]
-    keys: Offsets
-    offsets: Offsets
-    flags: npt.NDArray[np.uint32]
+    first_rows: dict[Path, int]  # the row of the first record of each file
+    keys: Offsets  # `NO_KEY` where the index does not name the record
+    offsets: Offsets  # rising within a file
+    flags: npt.NDArray[np.uint32]  # this and the next three: see `data.records.format.Headers`
     labels: npt.NDArray[np.float32]
     ids: npt.NDArray[np.uint64]
     image_sizes: Offsets
-    fingerprints: npt.NDArray[np.uint64]
+    fingerprints: npt.NDArray[np.uint64]  # of the images' bytes, the same for the same bytes
+    # Width and height of each image in pixels, [n, 2]. 0 where there is no image, where it cannot
+    # be decoded, and where none was to be decoded.
     sizes: npt.NDArray[np.uint16]
 
     @classmethod

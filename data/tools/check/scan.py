@@ -33,17 +33,13 @@ class DamagedFile(RecordFile):
     of the time of a check without decoding, and a hundredth with. A record with a byte that cannot
     be read is not whole.
 
-    Attributes:
-        damage: ranges of bytes that belong to no whole record, in order, as far as it was scanned.
-        unreadable: pages that the disk cannot read, in order.
-
     Raises `RecordError` for a file that is empty, a Git LFS pointer, or has no record's start in
     its first MiB.
     """
 
     def __init__(self, path: Path) -> None:
-        self.damage: list[ByteRange] = []
-        self.unreadable: list[ByteRange] = []
+        self.damage: list[ByteRange] = []  # belong to no whole record, as far as it was scanned
+        self.unreadable: list[ByteRange] = []  # pages that the disk cannot read
         self._read_to = 0
         self._scratch = memoryview(bytearray(_READ_BYTES))
         super().__init__(path)
