@@ -122,20 +122,11 @@ class ImageDataset:
         self.sources = sources
         self._numbering = numbering
         self._starts = list(accumulate(map(len, sources), initial=0))
+        self.num_classes, self.class_mapping = numbering.num_classes, numbering.mapping
         self.labels = numbering.classes(sources)  # int32 [n]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.sources, self._numbering)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return self._numbering.num_classes
-
-    @property
-    def class_mapping(self) -> ClassMapping | None:
-        """Class of each original label or name."""
-        return self._numbering.mapping
 
     def __len__(self) -> int:
         return self._starts[-1]

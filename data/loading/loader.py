@@ -103,9 +103,10 @@ class Loader:
         max_bad_share: float = 0.001,  # the fraction of bad samples above which `report` raises
         decoder: MakeDecoder = CpuDecoder,
     ) -> None:
-        _at_least_one(
-            accumulation=accumulation, world_size=world_size, workers=workers, prefetch=prefetch
-        )
+        counts = {"accumulation": accumulation, "world_size": world_size}
+        for name, value in {**counts, "workers": workers, "prefetch": prefetch}.items():
+            if value < 1:
+                raise ValueError(f"{name} is {value}: expected at least 1")
         if global_batch_size < accumulation * world_size:
             raise ValueError(
                 f"global_batch_size is {global_batch_size}: {accumulation} micro-batches on "
@@ -246,9 +247,3 @@ class Loader:
             resized=resized_fraction(self.dataset, len(self.dataset), self.image_size),
             decoder_hint=self._decoder.hint,
         )
-
-
-def _at_least_one(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}: expected at least 1")

@@ -17,7 +17,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
@@ -215,21 +214,16 @@ class RecordSetWriter:
     def _end_file(self) -> None:
         if self._layout == "identity":
             write_identity_ranges(self._writer, self._starts, self._first_key + self._images)
-        self._writer.__exit__(None, None, None)
+        self._writer.__exit__(None)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
-            self._writer.__exit__(kind, error, trace)
+            self._writer.__exit__(kind)
         elif self._images == 0:
-            self._writer.__exit__(ValueError, None, None)
+            self._writer.__exit__(ValueError)
             raise ValueError(f"{self.folder}: no images were given to write: expected at least one")
         else:
             self._end_file()

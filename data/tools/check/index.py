@@ -1,6 +1,5 @@
 """Compares an `.idx` with the records that are really there."""
 
-import re
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from data.records.format import RecordError
-from data.records.index import read_index
+from data.records.index import INDEX_LINE, read_index
 from data.tools.check.records import RecordTable
 from data.tools.check.scan import DamagedFile, Offsets
 from data.tools.findings import Findings, Place
-
-_LINE = re.compile(rb"\d{1,18}\t\d{1,18}")
 
 
 @dataclass(frozen=True)
@@ -90,12 +87,12 @@ def _read_by_line(path: Path, findings: Findings) -> _Entries:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             text = line.rstrip(b"\r\n")
-            if not _LINE.fullmatch(text):
+            match = INDEX_LINE.fullmatch(text)
+            if match is None:
                 findings.add("index_line", [Place(str(path), f"found {text[:60]!r}", line=number)])
                 continue
-            key, _, offset = text.partition(b"\t")
-            keys.append(int(key))
-            offsets.append(int(offset))
+            keys.append(int(match[1]))
+            offsets.append(int(match[2]))
             lines.append(number)
     return _Entries(path, np.array(keys, np.int64), np.array(offsets, np.int64), lines)
 
