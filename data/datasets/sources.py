@@ -32,16 +32,20 @@ _FLAG_AND_LABEL = struct.Struct("<If")
 _FIRST_OF_LIST = struct.Struct("<f")
 
 
-class StoredImages(Protocol):
-    """n encoded images; safe to send to worker processes."""
-
-    def __len__(self) -> int: ...
+class ImageSource(Protocol):
+    """Encoded images by index: a dataset, or the images of a verification set."""
 
     def encoded(self, index: int) -> Bytes:
         """Return the encoded image at `index`; raises `ValueError` with its location."""
 
     def describe(self, index: int) -> str:
         """Return the location of the image at `index` in words: file, and any key and offset."""
+
+
+class StoredImages(ImageSource, Protocol):
+    """n encoded images; safe to send to worker processes."""
+
+    def __len__(self) -> int: ...
 
     def storage_order(self) -> npt.NDArray[np.int64] | None:
         """Return the indices in the order in which the files hold the images, int64 [n].

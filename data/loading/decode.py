@@ -5,13 +5,13 @@ pixels equal Pillow's and are the same on every machine. Its faster modes gain 6
 """
 
 from io import BytesIO
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+from data.datasets.sources import ImageSource
 from data.loading.decode_limits import check_jpeg, check_other, check_size
 from data.records.format import Bytes
 
@@ -21,16 +21,6 @@ _JPEG_START = b"\xff\xd8"
 
 class BadImage(ValueError):  # noqa: N818 - the name that messages use, too
     """Bytes that cannot be decoded as an image; the message says where they come from."""
-
-
-class ImageSource(Protocol):
-    """Encoded images by index: a dataset, or the images of a verification set."""
-
-    def encoded(self, index: int) -> Bytes:
-        """Return the encoded image at `index`."""
-
-    def describe(self, index: int) -> str:
-        """Return where the image at `index` is stored, for messages."""
 
 
 def decode_batch(

@@ -15,7 +15,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data.loading.decode import ImageSource, encoded_size
+from data.datasets.sources import ImageSource
+from data.loading.decode import encoded_size
 
 # More than any one device trains, with a tiny network: what loading has to keep up with.
 FASTEST_TRAINING = {"cuda": 20_000.0, "cpu": 1_000.0}  # images per second

@@ -70,12 +70,9 @@ class Workers:
 
         Raises `ValueError` if a worker process is killed.
         """
-        return map(function, items) if self._pool is None else self._pooled(function, items)
-
-    def _pooled(
-        self, function: Callable[[Item], Result], items: Iterable[Item]
-    ) -> Iterator[Result]:
-        assert self._pool is not None
+        if self._pool is None:
+            yield from map(function, items)
+            return
         pending: deque[Future[Result]] = deque()
         try:
             for item in items:

@@ -141,7 +141,6 @@ def _items(name: str, value: object) -> list[object]:
 
 
 def _image(i: int, value: object) -> memoryview:
-    """Return an image's bytes."""
     if (
         isinstance(value, np.ndarray)
         and value.dtype == np.uint8
@@ -154,7 +153,6 @@ def _image(i: int, value: object) -> memoryview:
 
 
 def _same(k: int, value: object) -> bool:
-    """Return a pair's label."""
     if not isinstance(value, int | float) or value not in (0, 1):
         raise PairFileError(f"the label of pair {k} is {_kind(value)} in place of true or false")
     return bool(value)

@@ -62,7 +62,8 @@ def read_pair_list(path: Path) -> list[Pair]:
             reader = csv.reader(file)
             for row in reader:
                 cells = [cell.strip() for cell in row]
-                if not any(cells) or (not width and _is_header(cells)):
+                is_heading = not width and tuple(map(str.lower, cells)) in (COLUMNS[:3], COLUMNS)
+                if is_heading or not any(cells):
                     continue
                 width = width or len(cells)
                 same = _SAME.get(cells[2].lower()) if len(cells) == width in (3, 4) else None
@@ -80,10 +81,6 @@ def read_pair_list(path: Path) -> list[Pair]:
     if not pairs:
         raise PairListError(f"{path} lists no pairs: expected lines of path_a,path_b,same")
     return pairs
-
-
-def _is_header(cells: list[str]) -> bool:
-    return tuple(cell.lower() for cell in cells) in (COLUMNS[:3], COLUMNS)
 
 
 def pack_pair_list(

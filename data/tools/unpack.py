@@ -3,7 +3,6 @@
 import csv
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +43,8 @@ def unpack_records(
     images = open_records(records, remap_labels=remap_labels)
     folders = _folder_names(images)
     check_space(output, sum(path.stat().st_size for path in images.files))
-    file_name = _file_names(images)
+    keys = range(len(images)) if len(images.files) > 1 else images.sources[0].keys
+    width = len(str(np.max(keys)))
     with atomic_folder(output) as partial, writing(output):
         for folder in folders:
             (partial / folder).mkdir()
@@ -62,7 +62,7 @@ def unpack_records(
                         "see check_records"
                     )
                 label = int(images.labels[index])
-                name = f"{folders[label]}/{file_name(index)}{suffix}"
+                name = f"{folders[label]}/{int(keys[index]):0{width}d}{suffix}"
                 (partial / name).write_bytes(image)
                 lines.writerow((name, label))
                 if count % 256 == 0 or count == len(images):
@@ -87,13 +87,3 @@ def _folder_names(images: RecordDataset) -> list[str]:
                 "folder's: rename it there, or delete the file to have numbered folders"
             )
     return names
-
-
-def _file_names(images: RecordDataset) -> Callable[[int], str]:
-    """Return what gives an image its file name, without suffix."""
-    if len(images.files) > 1:
-        width = len(str(len(images) - 1))
-        return lambda index: f"{index:0{width}d}"
-    keys = images.sources[0].keys
-    width = len(str(np.max(keys)))
-    return lambda index: f"{int(keys[index]):0{width}d}"

@@ -58,26 +58,22 @@ class DamagedFile(RecordFile):
     def whole_records(self, chunk_bytes: int) -> Iterator[Offsets]:
         """Yield the offsets of all whole records, rising, `chunk_bytes` of the file at a time."""
         with open(self.path, "rb", buffering=0) as self._disk:
-            yield from self._whole_records(chunk_bytes)
-
-    def _whole_records(self, chunk_bytes: int) -> Iterator[Offsets]:
-        position = 0  # where the next record should start
-        for start in range(0, self.size, chunk_bytes):
-            stop = min(start + chunk_bytes, self.size)
-            found = [np.empty(0, np.int64)]
-            while position < stop:
-                self._read_ahead(stop + _HEADER_BYTES)
-                offsets, following = self.walk(position, self._readable_to(position, stop))
-                # A wrong length shows only in what follows: the last record is looked at again.
-                if len(offsets) and not self._is_whole(int(offsets[-1])):
-                    offsets, following = offsets[:-1], int(offsets[-1])
-                found.append(offsets)
-                if following < stop:
-                    resumed = self._next_whole(following)
-                    self.damage.append((following, resumed))
-                    following = resumed
-                position = following
-            yield np.concatenate(found)
+            position = 0  # where the next record should start
+            for start in range(0, self.size, chunk_bytes):
+                stop = min(start + chunk_bytes, self.size)
+                found = [np.empty(0, np.int64)]
+                while position < stop:
+                    self._read_ahead(stop + _HEADER_BYTES)
+                    offsets, position = self.walk(position, self._readable_to(position, stop))
+                    # A wrong length shows only in what follows: look at the last record again.
+                    if len(offsets) and not self._is_whole(int(offsets[-1])):
+                        offsets, position = offsets[:-1], int(offsets[-1])
+                    found.append(offsets)
+                    if position < stop:
+                        resumed = self._next_whole(position)
+                        self.damage.append((position, resumed))
+                        position = resumed
+                yield np.concatenate(found)
 
     def words(self, indices: Offsets) -> npt.NDArray[np.uint32]:
         """Return the 4-byte words at `indices`."""
