@@ -18,7 +18,7 @@ from data.datasets.sources import (
     open_shards,
     open_sources,
 )
-from data.records.format import Bytes, Record, unpack_record
+from data.records.format import Bytes, Int64s, Record, unpack_record
 from data.records.locations import DatasetError as DatasetError
 from data.records.locations import Location, same_file_key
 
@@ -46,7 +46,7 @@ class FaceDataset(StoredImages, Protocol):
 class Prefetching(Protocol):
     """What a dataset with remote images has in addition to `FaceDataset`."""
 
-    def prefetch(self, indices: npt.NDArray[np.int64], *, whole_blocks: bool = False) -> None:
+    def prefetch(self, indices: Int64s, *, whole_blocks: bool = False) -> None:
         """Start to fetch the images at `indices`, int64 [m], which are read next; do not wait.
 
         `whole_blocks` fetches their neighbours too, for orders in which those follow soon.
@@ -131,7 +131,7 @@ class ImageDataset:
     def __len__(self) -> int:
         return self._starts[-1]
 
-    def storage_order(self) -> npt.NDArray[np.int64] | None:
+    def storage_order(self) -> Int64s | None:
         """Return the indices source by source, each in the order of its storage."""
         orders = [source.storage_order() for source in self.sources]
         if all(order is None for order in orders):
@@ -143,7 +143,7 @@ class ImageDataset:
             ]
         )
 
-    def prefetch(self, indices: npt.NDArray[np.int64], *, whole_blocks: bool = False) -> None:
+    def prefetch(self, indices: Int64s, *, whole_blocks: bool = False) -> None:
         """See `Prefetching`; does something for remote sources only."""
         numbers = np.searchsorted(self._starts, indices, side="right") - 1
         for number in np.unique(numbers).tolist():
@@ -195,11 +195,11 @@ class RecordDataset(ImageDataset):
         """Return the record of image `index`; raises as `payload`."""
         return unpack_record(self.payload(index))
 
-    def image_sizes(self) -> npt.NDArray[np.int64]:
+    def image_sizes(self) -> Int64s:
         """Return the bytes of each image; int64 [n]."""
         return np.concatenate([source.image_sizes() for source in self.sources])
 
-    def in_storage_order(self) -> npt.NDArray[np.int64]:
+    def in_storage_order(self) -> Int64s:
         """Return the indices in the order in which the files hold the images, int64 [n]."""
         order = self.storage_order()
         return np.arange(len(self)) if order is None else order

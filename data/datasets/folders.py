@@ -11,10 +11,9 @@ from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from data.datasets.lists import Texts, read_list
-from data.records.format import SIZE_MASK
+from data.records.format import SIZE_MASK, Int32s
 from data.records.locations import DatasetError, LocationKind, location_kind
 
 logger = logging.getLogger(__name__)
@@ -31,7 +30,7 @@ class ImageFiles:
         location: Path,
         root: Path,  # what the paths are relative to
         paths: Texts,
-        labels: npt.NDArray[np.int32],  # [n], positions in `names`
+        labels: Int32s,  # [n], positions in `names`
         names: Sequence[int | str],  # the labels, sorted: whole numbers, or texts
     ) -> None:
         self.location, self.root, self.paths = location, root, paths

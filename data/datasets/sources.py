@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from data.datasets.class_ids import Labelled
 from data.datasets.folders import open_image_files
 from data.records.cache import open_images
-from data.records.format import HEADER, Bytes, RecordError, unpack_record
+from data.records.format import HEADER, Bytes, Int64s, RecordError, unpack_record
 from data.records.locations import (
     LIST_SUFFIXES,
     DatasetError,
@@ -47,7 +46,7 @@ class StoredImages(ImageSource, Protocol):
 
     def __len__(self) -> int: ...
 
-    def storage_order(self) -> npt.NDArray[np.int64] | None:
+    def storage_order(self) -> Int64s | None:
         """Return the indices in the order in which the files hold the images, int64 [n].
 
         None if that is the order of the indices: image 0 first, then image 1 and so on.
@@ -170,20 +169,20 @@ class RecordImages:
         """Return file, key and offset of the image at `index`."""
         return self.file.where(int(self._offsets[index]), int(self.keys[index]))
 
-    def image_sizes(self) -> npt.NDArray[np.int64]:
+    def image_sizes(self) -> Int64s:
         """Return the bytes of each image, read from the records' headers; int64 [n]."""
         sizes = np.empty(len(self), np.int64)
         for rows, headers in self.file.headers_in_chunks(self._offsets, self.keys):
             sizes[rows] = headers.image_sizes
         return sizes
 
-    def storage_order(self) -> npt.NDArray[np.int64] | None:
+    def storage_order(self) -> Int64s | None:
         """Return the indices in the order of the offsets; None where those ascend."""
         if (self._offsets[1:] >= self._offsets[:-1]).all():
             return None
         return np.argsort(self._offsets, kind="stable")
 
-    def prefetch(self, indices: npt.NDArray[np.int64], *, whole_blocks: bool = False) -> None:
+    def prefetch(self, indices: Int64s, *, whole_blocks: bool = False) -> None:
         """Start to fetch images of a remote file; see `data.datasets.dataset.Prefetching`."""
         self.file.prefetch(self._offsets[indices], whole_blocks=whole_blocks)
 

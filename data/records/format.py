@@ -23,6 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 Bytes = bytes | memoryview
+Int32s = npt.NDArray[np.int32]
+Int64s = npt.NDArray[np.int64]
 ByteRange = tuple[int, int]  # start and stop, in bytes of a file
 
 MAGIC: Final = 0xCED7230A
@@ -103,7 +105,7 @@ class Headers:
     ids: npt.NDArray[np.uint64]
     # Bytes after header and labels. Negative where the payload is too short to hold them: such a
     # record has no header, and its other columns are undefined.
-    image_sizes: npt.NDArray[np.int64]
+    image_sizes: Int64s
 
 
 def decode_headers(words: npt.NDArray[np.uint32]) -> Headers:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import IO, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from data.files import atomic_write, refuse_lfs_pointer
-from data.records.format import PART, RecordError
+from data.records.format import PART, Int64s, RecordError
 from data.records.locations import sibling, storage_paths
 from data.records.reader import RecordFile
 
@@ -29,8 +28,8 @@ _FIX: Final = "copy the .idx again, or delete it to have it rebuilt from the .re
 class RecordIndex:
     """Keys and offsets of all n records, in the order of the `.idx`, or of a file without one."""
 
-    keys: npt.NDArray[np.int64]  # all different
-    offsets: npt.NDArray[np.int64]  # of each key's record in bytes
+    keys: Int64s  # all different
+    offsets: Int64s  # of each key's record in bytes
 
     def sorted(self) -> "RecordIndex":
         """Return the same index in ascending order of the keys."""
@@ -133,7 +132,7 @@ def read_index(path: Path, *, chunk_bytes: int = 1 << 24) -> RecordIndex:
     return RecordIndex(index.keys[:count], index.offsets[:count])
 
 
-def _parse_lines(path: Path, lines: bytes, lines_before: int) -> npt.NDArray[np.int64]:
+def _parse_lines(path: Path, lines: bytes, lines_before: int) -> Int64s:
     """Return keys and offsets, int64 [m, 2], of m whole lines."""
     if b"\r" in lines:
         lines = lines.replace(b"\r\n", b"\n")
@@ -188,7 +187,7 @@ def _write_index(file: IO[bytes], index: RecordIndex) -> None:
         file.write((b"%d\t%d\n" * (len(numbers) // 2)) % tuple(numbers))
 
 
-def _check_keys(path: Path, keys: npt.NDArray[np.int64]) -> None:
+def _check_keys(path: Path, keys: Int64s) -> None:
     if len(keys) == 0:
         raise RecordError(f"{path} is empty: expected one line for each record; {_FIX}")
     if (keys[1:] > keys[:-1]).all():

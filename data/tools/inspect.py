@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from data.datasets.class_ids import number_datasets
@@ -20,14 +19,12 @@ from data.datasets.dataset import RecordDataset
 from data.datasets.sources import RecordImages
 from data.loading.decode import BadImage, decode_into
 from data.progress import ProgressCallback
-from data.records.format import Bytes
+from data.records.format import Bytes, Int32s, Int64s
 from data.records.index import open_index
 
 CELL: Final = 112  # pixels of an image in a grid
 _BAR: Final = 40  # characters of the longest bar
 _SIZES_SHOWN: Final = 8
-
-_Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class Distribution:
     bins: tuple[tuple[int, int, int], ...]
 
     @classmethod
-    def of(cls, values: _Ints) -> "Distribution":
+    def of(cls, values: Int64s) -> "Distribution":
         """Return the distribution of values of 1 or more."""
         exponents = np.log2(values).astype(np.int64)
         counts = np.bincount(exponents).tolist()
@@ -245,8 +242,8 @@ def draw_grid(
 
 
 def _rows_of_identities(
-    labels: npt.NDArray[np.int32], rows: int, columns: int, rng: np.random.Generator
-) -> list[_Ints]:
+    labels: Int32s, rows: int, columns: int, rng: np.random.Generator
+) -> list[Int64s]:
     """Return the images of each row."""
     counts = np.bincount(labels)
     identities = rng.permutation(len(counts))

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from data.datasets.dataset import RecordDataset, open_records
 from data.files import atomic_folder, check_space, writing
 from data.progress import ProgressCallback
-from data.records.format import RecordError
+from data.records.format import Int64s, RecordError
 from data.tools.record_set import (
     CLASSES,
     Layout,
@@ -29,7 +28,7 @@ MATCHES: tuple[Match, ...] = get_args(Match)
 MAPPING = "merge.json"
 
 _Names = list[str] | None  # of a set's classes
-_Classes = list[npt.NDArray[np.int64]]  # for each set, the new class of each of its classes
+_Classes = list[Int64s]  # for each set, the new class of each of its classes
 
 
 def merge_records(
@@ -111,7 +110,7 @@ def _by_name(sets: list[RecordDataset], names: list[_Names]) -> tuple[_Classes, 
 
 
 def _describe(
-    path: Path, images: RecordDataset, classes: npt.NDArray[np.int64], match: Match
+    path: Path, images: RecordDataset, classes: Int64s, match: Match
 ) -> dict[str, object]:
     """Return what `merge.json` says of a source."""
     described: dict[str, object] = {

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from data.files import check_space, writing
 from data.loading.decode import BadImage
@@ -24,7 +23,7 @@ from data.loading.tuning import usable_cores
 from data.loading.workers import Workers
 from data.order.orders import GlobalOrder
 from data.progress import ProgressCallback
-from data.records.format import HEADER, framed_bytes, unpack_record
+from data.records.format import HEADER, Int64s, framed_bytes, unpack_record
 from data.records.reader import RecordFile
 from data.records.shards import find_records
 from data.tools.encoded_image import ENCODINGS, Encoding, check_whole, reencode
@@ -50,8 +49,6 @@ _TASK_BYTES = 4 << 20
 _READ_BYTES = 1 << 16
 _READ_ONLY = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 _INDEX_LINE = 24  # bytes, about
-
-_Ints = npt.NDArray[np.int64]
 
 
 class BadFile(ValueError):  # noqa: N818 - named as BadImage is
@@ -168,7 +165,7 @@ def pack_records(
     return PackReport(**report, resumed_at=resumed_at, made=True)
 
 
-def _order(images: PackSource, options: PackOptions) -> _Ints:
+def _order(images: PackSource, options: PackOptions) -> Int64s:
     """Return the order in which images are written; int64 [n]."""
     count = len(images.labels)
     if options.shuffle is not None:
@@ -179,7 +176,7 @@ def _order(images: PackSource, options: PackOptions) -> _Ints:
 
 
 def _check_resumable(
-    job: PackJob, state: PackState, images: PackSource, order: _Ints, skip_bad: bool
+    job: PackJob, state: PackState, images: PackSource, order: Int64s, skip_bad: bool
 ) -> None:
     same = images.digest(order[: state.consumed]).hexdigest() == state.digest
     if state.consumed and (state.consumed > len(order) or not same):
@@ -204,7 +201,7 @@ class _Packer:
         job: PackJob,
         state: PackState,
         images: PackSource,
-        order: _Ints,
+        order: Int64s,
         options: PackOptions,
         skip_bad: bool,
     ) -> None:
@@ -267,7 +264,7 @@ class _Packer:
                 )
         self._advance(indices)
 
-    def _advance(self, indices: _Ints) -> None:
+    def _advance(self, indices: Int64s) -> None:
         """Note that the images at `indices` are dealt with."""
         self._digest.update(self._images.fingerprint(indices))
         self._state.consumed += len(indices)
@@ -277,7 +274,7 @@ class _Packer:
         self._job.save(self._state, writer)
 
 
-def _task_bounds(sizes: _Ints, start: int) -> Iterator[tuple[int, int]]:
+def _task_bounds(sizes: Int64s, start: int) -> Iterator[tuple[int, int]]:
     """Cut the images from `start` on, of `sizes` int64 [n] bytes, into tasks `[start, stop)`."""
     before = np.concatenate([[0], np.cumsum(sizes)])
     while start < len(sizes):
@@ -328,7 +325,7 @@ def _read(path: str, size: int) -> bytes:
     return b"".join(pieces)
 
 
-def _write_set_files(folder: Path, images: PackSource, order: _Ints, state: PackState) -> None:
+def _write_set_files(folder: Path, images: PackSource, order: Int64s, state: PackState) -> None:
     """Write `property`, `classes.json` and `skipped.tsv`."""
     first = unpack_record(RecordFile(find_records(folder)[0]).read(0))
     write_set_files(folder, images.num_classes, images.class_names, first.image)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from data.datasets.class_ids import number_datasets
 from data.datasets.folders import ImageFiles, ListImages, open_image_files
+from data.records.format import Int64s
 from data.records.locations import LIST_SUFFIXES, DatasetError, LocationKind, location_kind
 
 _HASHED_AT_ONCE = 1 << 12  # images
@@ -21,17 +21,17 @@ class PackSource:
     """n image files to be packed."""
 
     files: ImageFiles
-    labels: npt.NDArray[np.int64]  # the class of each, from 0 to `num_classes - 1`, each in use
+    labels: Int64s  # the class of each, from 0 to `num_classes - 1`, each in use
     class_names: list[str] | None  # None if they are the numbers in the list
-    sizes: npt.NDArray[np.int64]  # in bytes, 0 for a missing file
-    times: npt.NDArray[np.int64]  # of the last change, in nanoseconds
+    sizes: Int64s  # in bytes, 0 for a missing file
+    times: Int64s  # of the last change, in nanoseconds
 
     @property
     def num_classes(self) -> int:
         """Number of classes."""
         return int(self.labels.max()) + 1
 
-    def paths(self, indices: npt.NDArray[np.int64]) -> list[str]:
+    def paths(self, indices: Int64s) -> list[str]:
         """Return the paths of the images at `indices`, int64 [m].
 
         As text, since making a `Path` takes as long as opening the file.
@@ -39,7 +39,7 @@ class PackSource:
         root = str(self.files.root)
         return [os.path.join(root, self.files.paths[index]) for index in indices.tolist()]
 
-    def fingerprint(self, indices: npt.NDArray[np.int64]) -> bytes:
+    def fingerprint(self, indices: Int64s) -> bytes:
         """Return bytes that change with the names, labels or contents of images, int64 [m].
 
         Nothing is read. The bytes for m images are those for each, one after the other.
@@ -51,7 +51,7 @@ class PackSource:
         text = "".join(f"{names[i]}\0{label} {size} {time}\n" for i, label, size, time in rows)
         return text.encode("utf-8", "surrogateescape")
 
-    def digest(self, order: npt.NDArray[np.int64]) -> "hashlib._Hash":
+    def digest(self, order: Int64s) -> "hashlib._Hash":
         """Return a digest of the images at `order`, int64 [m], to which more can be added."""
         whole = hashlib.sha256()
         for start in range(0, len(order), _HASHED_AT_ONCE):

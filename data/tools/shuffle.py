@@ -9,13 +9,12 @@ from tempfile import TemporaryFile
 from typing import IO
 
 import numpy as np
-import numpy.typing as npt
 
 from data.datasets.dataset import RecordDataset, open_records
 from data.files import atomic_folder, check_space, writing
 from data.order.orders import GlobalOrder
 from data.progress import ProgressCallback, progress_counter
-from data.records.format import unpack_record
+from data.records.format import Int64s, unpack_record
 from data.tools.record_set import RecordSetWriter, Sharding, read_class_names, write_set_files
 
 MEMORY_BYTES = 1 << 30
@@ -24,8 +23,6 @@ _LENGTH = struct.Struct("<I")
 _MOST_BUCKETS = 500  # open files
 _OVERHEAD = 300  # bytes of Python objects for each record in memory
 _CHUNK = 1024  # records between reports
-
-_Ints = npt.NDArray[np.int64]
 
 
 def shuffle_records(
@@ -65,7 +62,7 @@ def shuffle_records(
     return len(order), images.num_classes
 
 
-def _bucket_bounds(sizes: _Ints, most: int) -> _Ints:
+def _bucket_bounds(sizes: Int64s, most: int) -> Int64s:
     """Cut the new order, of images of `sizes` int64 [n], into chunks of at most `most` bytes.
 
     Raises `ValueError` if those are too many, with enough bytes for fewer.
@@ -94,8 +91,8 @@ def _open_buckets(count: int, folder: Path, memory_bytes: int, stack: ExitStack)
 
 def _shuffle(
     images: RecordDataset,
-    order: _Ints,
-    bounds: _Ints,
+    order: Int64s,
+    bounds: Int64s,
     buckets: list[IO[bytes]],
     writer: RecordSetWriter,
     count: Callable[[int], None],
@@ -122,8 +119,8 @@ def _shuffle(
 
 def _write_in_order(
     images: RecordDataset,
-    members: _Ints,
-    positions: _Ints,
+    members: Int64s,
+    positions: Int64s,
     bucket: IO[bytes],
     writer: RecordSetWriter,
 ) -> None:

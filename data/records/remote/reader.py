@@ -28,6 +28,7 @@ from data.records.format import (
     WHOLE,
     ByteRange,
     Bytes,
+    Int64s,
     RecordError,
 )
 from data.records.locations import default_cache_folder, sibling
@@ -48,7 +49,6 @@ _HEADER_BYTES: Final = 4 * HEADER_WORDS
 _STREAK: Final = 4
 _WALK_CHUNK: Final = 1 << 20  # records whose headers are in memory while a file is scanned
 
-Int64s = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint32]
 
 

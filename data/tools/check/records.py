@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.loading.decode import BadImage, decode_into, encoded_size
-from data.records.format import HEADER, SIZE_BITS, WHOLE, Bytes, Headers
+from data.records.format import HEADER, SIZE_BITS, WHOLE, Bytes, Headers, Int64s
 from data.tools.check.scan import DamagedFile, Offsets
 from data.tools.encoded_image import pixel_size
 from data.tools.findings import Findings, Place
@@ -22,7 +22,7 @@ _LOG_SAMPLES: Final = 3  # of the number of words of an image that are in its fi
 _MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)  # 2**64 divided by the golden ratio
 _SIDE: Final = 112  # to which images are decoded that are not square, or large
 
-RowIndices = npt.NDArray[np.int64]
+RowIndices = Int64s
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from data.records.format import HEADER_WORDS, MAGIC, PART, ByteRange, Bytes, RecordError
+from data.records.format import HEADER_WORDS, MAGIC, PART, ByteRange, Bytes, Int64s, RecordError
 from data.records.reader import RecordFile
 
-Offsets = npt.NDArray[np.int64]
+Offsets = Int64s
 
 _READ_BYTES: Final = 1 << 20  # at a time: stays in the core's cache
 _PAGE: Final = 4096  # bytes: the unit in which a disk's errors are reported
