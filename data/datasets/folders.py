@@ -7,6 +7,7 @@ classes and order in either. `data.datasets.lists` has the rules of lists.
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 
@@ -22,19 +23,15 @@ IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 _PROBED = 100  # files of a list that are looked for when it is opened
 
 
+@dataclass(eq=False)
 class ImageFiles:
     """The n image files of a folder or a list, as `data.datasets.sources.LabelledImages`."""
 
-    def __init__(
-        self,
-        location: Path,
-        root: Path,  # what the paths are relative to
-        paths: Texts,
-        labels: Int32s,  # [n], positions in `names`
-        names: Sequence[int | str],  # the labels, sorted: whole numbers, or texts
-    ) -> None:
-        self.location, self.root, self.paths = location, root, paths
-        self.labels, self.names = labels, names
+    location: Path
+    root: Path  # what the paths are relative to
+    paths: Texts
+    labels: Int32s  # [n], positions in `names`
+    names: Sequence[int | str]  # the labels, sorted: whole numbers, or texts
 
     def __len__(self) -> int:
         return len(self.paths)

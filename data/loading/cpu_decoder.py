@@ -17,11 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.datasets.dataset import FaceDataset
-from data.loading.bad_records import BadRecord, decode_replacing
+from data.loading.bad_records import BadRecord, Indices, decode_replacing
 from data.loading.decode import decode_batch
 from data.loading.tuning import Timings, measure_time
-
-Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

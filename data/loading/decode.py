@@ -70,9 +70,11 @@ def decode_into(image: npt.NDArray[np.uint8], encoded: Bytes) -> None:
         raise
     except Exception as error:  # for damaged bytes Pillow raises nearly any kind
         start = bytes(encoded[:12])
+        # Instead of a reason Pillow may name the BytesIO object.
+        reason = "not recognised" if isinstance(error, UnidentifiedImageError) else error
         raise BadImage(
             f"cannot decode {len(encoded)} bytes that start with {start!r} as a JPEG, PNG, BMP "
-            f"or WebP image: {_reason(error)}"
+            f"or WebP image: {reason}"
         ) from error
 
 
@@ -85,11 +87,6 @@ def encoded_size(encoded: Bytes) -> tuple[int, int]:
         height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
         return int(width), int(height)
     return Image.open(BytesIO(encoded), formats=_FORMATS).size
-
-
-def _reason(error: Exception) -> str:
-    """Return why an image could not be decoded; Pillow may name the BytesIO object instead."""
-    return "not recognised" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def _decode_jpeg_into(image: npt.NDArray[np.uint8], encoded: Bytes) -> None:

@@ -76,11 +76,6 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def cores_per_rank(local_size: int) -> int:
-    """Return how many of this machine's cores each of its `local_size` ranks has for itself."""
-    return max(1, usable_cores() // local_size)
-
-
 def probe(load: Callable[[NDArray[np.int64]], Timings], count: int) -> Timings:
     """Load some of `count` images, spread over all of them, for at most 0.3 s.
 

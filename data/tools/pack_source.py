@@ -3,6 +3,7 @@
 import hashlib
 import os
 from array import array
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +86,10 @@ def open_pack_source(
     mapping = numbering.mapping
     sizes, times = array("q"), array("q")
     for path in files.paths:
-        size, time = _status(os.path.join(files.root, path))
+        size, time = 0, 0  # of a missing file, which reading will name
+        with suppress(OSError):
+            status = os.stat(os.path.join(files.root, path))
+            size, time = status.st_size, status.st_mtime_ns
         sizes.append(size)
         times.append(time)
     return PackSource(
@@ -95,12 +99,3 @@ def open_pack_source(
         np.frombuffer(sizes, np.int64),
         np.frombuffer(times, np.int64),
     )
-
-
-def _status(path: str) -> tuple[int, int]:
-    """Return size and time of change; zeros for a missing file, which reading will name."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return 0, 0
-    return status.st_size, status.st_mtime_ns

@@ -119,7 +119,9 @@ def check_records(
     findings, tables, masks = Findings(KINDS), [], []
     size = sum(file.size for file in opened)
     done = progress_counter(progress, size)
-    with _workers(workers, size, decode) as working:
+    most = workers if decode else min(workers, 2)  # the walk takes longer than the rest
+    count = max(1, min(most, -(-size // CHUNK)))
+    with Workers(count, processes=count > _THREADS) as working:
         for file in opened:
             table, images = _check_file(file, decode, working, done, findings)
             tables.append(table)
@@ -144,14 +146,6 @@ def check_records(
         seconds=time.perf_counter() - start,
         findings=findings,
     )
-
-
-def _workers(count: int, size: int, decode: bool) -> Workers:
-    """Return at most `count` workers for files of `size` bytes in all."""
-    count = max(1, min(count, -(-size // CHUNK)))
-    if decode:
-        return Workers(count, processes=count > _THREADS)
-    return Workers(min(count, 2), processes=False)  # the walk takes longer than the rest
 
 
 def _check_file(
