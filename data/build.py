@@ -13,7 +13,7 @@ from data.datasets.dataset import FaceDataset, open_dataset
 from data.demo.generate import make_demo_data
 from data.loading.choose_decoder import choose_decoder, measure
 from data.loading.loader import Batch, Loader
-from data.loading.tuning import cores_per_rank, plan_workers
+from data.loading.tuning import plan_workers, usable_cores
 from data.order.class_orders import ClassBalancedOrder, PKOrder
 from data.order.orders import BlockOrder, FileOrder, GlobalOrder, SampleOrder
 from data.progress import progress_bar
@@ -112,7 +112,7 @@ def build_loader(
 ) -> Loader:
     """Return this rank's source of micro-batches; it measures how many threads decoding needs."""
     settings, train = config.data, config.train
-    cores = cores_per_rank(world.local_size)
+    cores = max(1, usable_cores() // world.local_size)  # of this machine, for each of its ranks
     decoder = choose_decoder(settings.decoder, device)
     worker_plan = plan_workers(
         settings.workers,

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.augmentations.augment import normalise
-from data.loading.decode import ImageSource, decode_batch
+from data.datasets.sources import ImageSource
+from data.loading.decode import decode_batch
 from data.loading.workers import Workers
 from recognition.distributed import World, part_range
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
+
+from data.records.format import Int32s, Int64s
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +17,7 @@ Merge = Literal["offset", "by_name"]
 Label = int | str
 # Of one dataset, or by dataset: the class of each label or name.
 ClassMapping = dict[Label, int] | dict[str, dict[Label, int]]
-_Lookup = npt.NDArray[np.int32] | None
+_Lookup = Int32s | None
 
 
 class NumberingError(ValueError):
@@ -27,7 +28,7 @@ class Labelled(Protocol):
     """Labels as a source of images has them."""
 
     @property
-    def labels(self) -> npt.NDArray[np.int32]:
+    def labels(self) -> Int32s:
         """Label of each image, 0 or more; int32 [n]."""
 
     @property
@@ -37,20 +38,15 @@ class Labelled(Protocol):
 
 @dataclass(frozen=True)
 class Numbering:
-    """The classes that labels became.
+    """The classes that labels became."""
 
-    Attributes:
-        lookups: for each source the class of each of its labels, int32 [largest label + 1], -1 for
-            labels without an image; None where labels are classes already.
-        num_classes: C.
-        mapping: see `ClassMapping`; None if the labels of a single dataset are its classes.
-    """
-
+    # For each source the class of each of its labels, int32 [largest label + 1], -1 for labels
+    # without an image; None where labels are classes already.
     lookups: Sequence[_Lookup]
     num_classes: int
-    mapping: ClassMapping | None
+    mapping: ClassMapping | None  # None if the labels of a single dataset are its classes
 
-    def classes(self, sources: Sequence[Labelled]) -> npt.NDArray[np.int32]:
+    def classes(self, sources: Sequence[Labelled]) -> Int32s:
         """Return the classes of all images of the sources; of a single one without a copy."""
         if len(sources) == 1 and self.lookups[0] is None:
             return sources[0].labels
@@ -80,7 +76,7 @@ def number_datasets(
     groups = [(name, [_Part.of(source) for source in sources]) for name, sources in datasets]
     parts = [part for _, group in groups for part in group]
     spaces = [(", ".join(name for name, _ in groups), parts)] if merge == "by_name" else groups
-    classes: list[npt.NDArray[np.int32]] = []  # of each part's names
+    classes: list[Int32s] = []  # of each part's names
     num_classes = 0
     for name, group in spaces:
         of_parts, count = _number(name, group, remap)
@@ -107,15 +103,10 @@ def number_datasets(
 
 @dataclass(frozen=True)
 class _Part:
-    """A source's labels.
+    """The k labels of a source that an image has."""
 
-    Attributes:
-        used: those that an image has, ascending; int64 [k].
-        names: what they stand for: int64 [k], or k texts.
-    """
-
-    used: npt.NDArray[np.int64]
-    names: npt.NDArray[np.int64] | list[str]
+    used: Int64s  # [k], ascending
+    names: Int64s | list[str]  # what they stand for: [k], or k texts
 
     @classmethod
     def of(cls, source: Labelled) -> "_Part":
@@ -130,7 +121,7 @@ class _Part:
         texts = [name for name in of_used if isinstance(name, str)]
         return cls(used, texts if texts else np.array(of_used, np.int64))
 
-    def lookup(self, classes: npt.NDArray[np.int32]) -> _Lookup:
+    def lookup(self, classes: Int32s) -> _Lookup:
         """Return the class of each label, given those of `names`."""
         if np.array_equal(self.used, classes):
             return None
@@ -139,9 +130,7 @@ class _Part:
         return lookup
 
 
-def _number(
-    name: str, parts: Sequence[_Part], remap: bool
-) -> tuple[list[npt.NDArray[np.int32]], int]:
+def _number(name: str, parts: Sequence[_Part], remap: bool) -> tuple[list[Int32s], int]:
     """Return the classes of the names of parts with common labels, int32 [k], and their number.
 
     `name` is that of the dataset or datasets, for the message.

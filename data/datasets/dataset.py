@@ -18,7 +18,7 @@ from data.datasets.sources import (
     open_shards,
     open_sources,
 )
-from data.records.format import Bytes, Record, unpack_record
+from data.records.format import Bytes, Int64s, Record, unpack_record
 from data.records.locations import DatasetError as DatasetError
 from data.records.locations import Location, same_file_key
 
@@ -46,7 +46,7 @@ class FaceDataset(StoredImages, Protocol):
 class Prefetching(Protocol):
     """What a dataset with remote images has in addition to `FaceDataset`."""
 
-    def prefetch(self, indices: npt.NDArray[np.int64], *, whole_blocks: bool = False) -> None:
+    def prefetch(self, indices: Int64s, *, whole_blocks: bool = False) -> None:
         """Start to fetch the images at `indices`, int64 [m], which are read next; do not wait.
 
         `whole_blocks` fetches their neighbours too, for orders in which those follow soon.
@@ -57,23 +57,16 @@ def open_dataset(
     train: Location | Sequence[Location],
     *,
     merge: Merge = "offset",
-    remap_labels: bool = False,
-    cache_folder: Path | None = None,
-    list_root: Path | None = None,
+    remap_labels: bool = False,  # renumber the classes if labels have gaps
+    cache_folder: Path | None = None,  # of what cannot be next to the data; by default the user's
+    list_root: Path | None = None,  # of the paths in lists; by default the list's folder
 ) -> "ImageDataset":
     """Open the images that `train` names as one dataset and check their labels.
 
-    Args:
-        train: one location or several to be merged. Each is a `.rec` file, with or without its
-            `.idx`, or its URL; a pattern of such, which are shards with common labels; a folder
-            with `train.rec` or its shards; a folder with one sub-folder of images per identity;
-            or a list.
-        merge: how classes of several are numbered: those of each after those of the one before
-            ("offset"), or equal labels or names as one class ("by_name").
-        remap_labels: renumber the classes if labels have gaps; `class_mapping` then maps the
-            labels to classes.
-        cache_folder: for indexes of files whose folder cannot be written; by default the user's.
-        list_root: what the paths in list files are relative to; by default the list's folder.
+    Each location is a `.rec` file, with or without its `.idx`, or its URL; a pattern of such, which
+    are shards with common labels; a folder with `train.rec` or its shards; a folder with one
+    sub-folder of images per identity; or a list. Of several, the classes of each follow those of
+    the one before ("offset"), or equal labels or names are one class ("by_name").
 
     Raises `DatasetError` for a location that is none of these or is named twice, `RecordError` for
     RecordIO that is damaged or has records that are not labelled images, `ListError` for a list
@@ -123,35 +116,22 @@ class ImageDataset:
 
     A pickle holds file paths and small tables; what is mapped is mapped again. If the labels of a
     single source are classes already, they are used without a copy.
-
-    Attributes:
-        sources: where the images come from.
-        labels: int32 [n]; see `FaceDataset`, also for the others.
     """
 
     def __init__(self, sources: Sequence[LabelledImages], numbering: Numbering) -> None:
         self.sources = sources
         self._numbering = numbering
         self._starts = list(accumulate(map(len, sources), initial=0))
-        self.labels = numbering.classes(sources)
+        self.num_classes, self.class_mapping = numbering.num_classes, numbering.mapping
+        self.labels = numbering.classes(sources)  # int32 [n]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.sources, self._numbering)
 
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return self._numbering.num_classes
-
-    @property
-    def class_mapping(self) -> ClassMapping | None:
-        """Class of each original label or name."""
-        return self._numbering.mapping
-
     def __len__(self) -> int:
         return self._starts[-1]
 
-    def storage_order(self) -> npt.NDArray[np.int64] | None:
+    def storage_order(self) -> Int64s | None:
         """Return the indices source by source, each in the order of its storage."""
         orders = [source.storage_order() for source in self.sources]
         if all(order is None for order in orders):
@@ -163,7 +143,7 @@ class ImageDataset:
             ]
         )
 
-    def prefetch(self, indices: npt.NDArray[np.int64], *, whole_blocks: bool = False) -> None:
+    def prefetch(self, indices: Int64s, *, whole_blocks: bool = False) -> None:
         """See `Prefetching`; does something for remote sources only."""
         numbers = np.searchsorted(self._starts, indices, side="right") - 1
         for number in np.unique(numbers).tolist():
@@ -215,11 +195,11 @@ class RecordDataset(ImageDataset):
         """Return the record of image `index`; raises as `payload`."""
         return unpack_record(self.payload(index))
 
-    def image_sizes(self) -> npt.NDArray[np.int64]:
+    def image_sizes(self) -> Int64s:
         """Return the bytes of each image; int64 [n]."""
         return np.concatenate([source.image_sizes() for source in self.sources])
 
-    def in_storage_order(self) -> npt.NDArray[np.int64]:
+    def in_storage_order(self) -> Int64s:
         """Return the indices in the order in which the files hold the images, int64 [n]."""
         order = self.storage_order()
         return np.arange(len(self)) if order is None else order

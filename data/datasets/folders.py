@@ -7,14 +7,14 @@ classes and order in either. `data.datasets.lists` has the rules of lists.
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from data.datasets.lists import Texts, read_list
-from data.records.format import SIZE_MASK
+from data.records.format import SIZE_MASK, Int32s
 from data.records.locations import DatasetError, LocationKind, location_kind
 
 logger = logging.getLogger(__name__)
@@ -23,27 +23,15 @@ IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 _PROBED = 100  # files of a list that are looked for when it is opened
 
 
+@dataclass(eq=False)
 class ImageFiles:
-    """The n image files of a folder or a list, as `data.datasets.sources.LabelledImages`.
+    """The n image files of a folder or a list, as `data.datasets.sources.LabelledImages`."""
 
-    Attributes:
-        location: the folder or the list.
-        root: what the paths are relative to.
-        paths: n texts.
-        labels: the position of each image's label in `names`; int32 [n].
-        names: the labels, sorted: whole numbers, or texts.
-    """
-
-    def __init__(
-        self,
-        location: Path,
-        root: Path,
-        paths: Texts,
-        labels: npt.NDArray[np.int32],
-        names: Sequence[int | str],
-    ) -> None:
-        self.location, self.root, self.paths = location, root, paths
-        self.labels, self.names = labels, names
+    location: Path
+    root: Path  # what the paths are relative to
+    paths: Texts
+    labels: Int32s  # [n], positions in `names`
+    names: Sequence[int | str]  # the labels, sorted: whole numbers, or texts
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import numpy as np
-import numpy.typing as npt
+
+from data.records.format import Int32s
 
 logger = logging.getLogger(__name__)
 
@@ -65,17 +66,11 @@ class Texts:
 
 @dataclass(frozen=True)
 class ImageList:
-    """The n images of a list.
+    """The n images of a list."""
 
-    Attributes:
-        paths: as they are written.
-        labels: the position of each image's label in `names`; int32 [n].
-        names: the labels, sorted: whole numbers, or texts.
-    """
-
-    paths: Texts
-    labels: npt.NDArray[np.int32]
-    names: Sequence[int | str]
+    paths: Texts  # as they are written
+    labels: Int32s  # [n], positions in `names`
+    names: Sequence[int | str]  # the labels, sorted: whole numbers, or texts
 
 
 class _Row(NamedTuple):
@@ -204,9 +199,7 @@ def _repeated(values: Sequence[int]) -> Iterable[tuple[int, int]]:
     return zip(order[starts[later]].tolist(), order[later].tolist(), strict=True)
 
 
-def _names(
-    path: Path, positions: dict[str, int]
-) -> tuple[Sequence[int | str], npt.NDArray[np.int32]]:
+def _names(path: Path, positions: dict[str, int]) -> tuple[Sequence[int | str], Int32s]:
     """Return the sorted names of the labels, and for each of `positions` its row in them."""
     matches = [_NUMBER.fullmatch(text) for text in positions]
     values: list[int | str] = [int(match[1]) for match in matches if match is not None]

@@ -10,31 +10,29 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from data.datasets.class_ids import Labelled
 from data.datasets.folders import open_image_files
 from data.records.cache import open_images
-from data.records.format import HEADER, Bytes, RecordError, unpack_record
+from data.records.format import HEADER, Bytes, Int64s, RecordError, unpack_record
 from data.records.locations import (
     LIST_SUFFIXES,
     DatasetError,
     Location,
     LocationKind,
+    is_url,
     location_kind,
     record_url,
 )
-from data.records.open import open_record_file
+from data.records.reader import RecordFile
 from data.records.shards import RECORDS, find_records
 
 _FLAG_AND_LABEL = struct.Struct("<If")
 _FIRST_OF_LIST = struct.Struct("<f")
 
 
-class StoredImages(Protocol):
-    """n encoded images; safe to send to worker processes."""
-
-    def __len__(self) -> int: ...
+class ImageSource(Protocol):
+    """Encoded images by index: a dataset, or the images of a verification set."""
 
     def encoded(self, index: int) -> Bytes:
         """Return the encoded image at `index`; raises `ValueError` with its location."""
@@ -42,7 +40,13 @@ class StoredImages(Protocol):
     def describe(self, index: int) -> str:
         """Return the location of the image at `index` in words: file, and any key and offset."""
 
-    def storage_order(self) -> npt.NDArray[np.int64] | None:
+
+class StoredImages(ImageSource, Protocol):
+    """n encoded images; safe to send to worker processes."""
+
+    def __len__(self) -> int: ...
+
+    def storage_order(self) -> Int64s | None:
         """Return the indices in the order in which the files hold the images, int64 [n].
 
         None if that is the order of the indices: image 0 first, then image 1 and so on.
@@ -95,6 +99,24 @@ def open_shards(
     return shards
 
 
+def open_record_file(location: Location, *, cache_folder: Path | None = None) -> RecordFile:
+    """Return the `.rec` file at a path, or at a URL that fsspec knows.
+
+    `cache_folder` is for the local copies of parts of remote files; by default the user's. Raises
+    as `RecordFile` does, and `data.records.remote.ranges.RemoteError` for a URL that cannot be
+    read.
+    """
+    if not is_url(location):
+        return RecordFile(Path(location))
+    try:
+        from data.records.remote.reader import RemoteRecordFile
+    except ImportError as error:
+        raise RecordError(
+            f"{location}: URLs need packages that are missing ({error}): pip install -e '.[remote]'"
+        ) from error
+    return RemoteRecordFile(str(location), cache_folder=cache_folder)
+
+
 class RecordImages:
     """The images of a `.rec` file, in the order of its `.idx`.
 
@@ -102,12 +124,6 @@ class RecordImages:
     file. A pickle holds the location: the process that receives it opens the file again, and maps
     the same cached table. Raises `RecordError` for damaged RecordIO and for records that are not
     labelled images.
-
-    Attributes:
-        location, file: of the `.rec` file; the file.
-        has_header: whether the file has a header record.
-        keys: of the images; int64 [n], or a range if they are consecutive.
-        labels, names: see `LabelledImages`.
     """
 
     def __init__(self, location: Location, *, cache_folder: Path | None = None) -> None:
@@ -115,36 +131,23 @@ class RecordImages:
         self.names: Sequence[int | str] | None = None
         self._cache_folder = cache_folder
         self.file = open_record_file(location, cache_folder=cache_folder)
-        self._table = open_images(self.file, cache_folder=cache_folder)
-        self.file.know_offsets(self._table.offsets)
+        table = open_images(self.file, cache_folder=cache_folder)
+        self.keys, self.labels, self.has_header = table.keys, table.labels, table.has_header
+        self._offsets = table.offsets
+        self.file.know_offsets(table.offsets)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(RecordImages, self.location, cache_folder=self._cache_folder), ()
 
-    @property
-    def has_header(self) -> bool:
-        """Whether the file has a header record."""
-        return self._table.has_header
-
-    @property
-    def keys(self) -> npt.NDArray[np.int64] | range:
-        """Keys of the images."""
-        return self._table.keys
-
-    @property
-    def labels(self) -> npt.NDArray[np.int32]:
-        """Label of each image."""
-        return self._table.labels
-
     def __len__(self) -> int:
-        return len(self._table.offsets)
+        return len(self._offsets)
 
     def payload(self, index: int) -> Bytes:
         """Return the payload of the record of image `index`, without a copy unless it is in parts.
 
         Raises `RecordError` if no whole record is there any more.
         """
-        return self.file.read(int(self._table.offsets[index]), int(self._table.keys[index]))
+        return self.file.read(int(self._offsets[index]), int(self.keys[index]))
 
     def encoded(self, index: int) -> Bytes:
         """Return the encoded image at `index`, without a copy unless its record is in parts.
@@ -158,31 +161,30 @@ class RecordImages:
             if flag and len(image):
                 (label,) = _FIRST_OF_LIST.unpack_from(payload, HEADER.size)
             # A comparison with a NumPy integer would take as long as all the rest.
-            if len(image) and label == int(self._table.labels[index]):
+            if len(image) and label == int(self.labels[index]):
                 return image
         raise self._refusal(index, payload)
 
     def describe(self, index: int) -> str:
         """Return file, key and offset of the image at `index`."""
-        return self.file.where(int(self._table.offsets[index]), int(self.keys[index]))
+        return self.file.where(int(self._offsets[index]), int(self.keys[index]))
 
-    def image_sizes(self) -> npt.NDArray[np.int64]:
+    def image_sizes(self) -> Int64s:
         """Return the bytes of each image, read from the records' headers; int64 [n]."""
         sizes = np.empty(len(self), np.int64)
-        for rows, headers in self.file.headers_in_chunks(self._table.offsets, self.keys):
+        for rows, headers in self.file.headers_in_chunks(self._offsets, self.keys):
             sizes[rows] = headers.image_sizes
         return sizes
 
-    def storage_order(self) -> npt.NDArray[np.int64] | None:
+    def storage_order(self) -> Int64s | None:
         """Return the indices in the order of the offsets; None where those ascend."""
-        offsets = self._table.offsets
-        if (offsets[1:] >= offsets[:-1]).all():
+        if (self._offsets[1:] >= self._offsets[:-1]).all():
             return None
-        return np.argsort(offsets, kind="stable")
+        return np.argsort(self._offsets, kind="stable")
 
-    def prefetch(self, indices: npt.NDArray[np.int64], *, whole_blocks: bool = False) -> None:
+    def prefetch(self, indices: Int64s, *, whole_blocks: bool = False) -> None:
         """Start to fetch images of a remote file; see `data.datasets.dataset.Prefetching`."""
-        self.file.prefetch(self._table.offsets[indices], whole_blocks=whole_blocks)
+        self.file.prefetch(self._offsets[indices], whole_blocks=whole_blocks)
 
     def _refusal(self, index: int, payload: Bytes) -> RecordError:
         try:

@@ -35,32 +35,20 @@ class BadRecordsError(ValueError):
 
 @dataclass(frozen=True)
 class BadRecord:
-    """A sample that could not be read.
+    """A sample that could not be read."""
 
-    Attributes:
-        index: its index in the dataset.
-        fault: where it is and what is wrong with it, in the reader's words.
-    """
-
-    index: int
-    fault: str
+    index: int  # in the dataset
+    fault: str  # where it is and what is wrong with it, in the reader's words
 
 
 def decode_replacing(
     dataset: FaceDataset, indices: Indices, epochs: Indices, images: Images, *, seed: int
 ) -> tuple[Indices, tuple[BadRecord, ...]]:
-    """Decode a batch, with another sample of the dataset in the place of each bad one.
+    """Decode samples and their `epochs`, int64 [b] both, into `images`, uint8 [b, S, S, 3].
 
-    A sample is bad if the dataset raises `RecordError` or `DatasetError` for it, or the decoder
-    `BadImage`. The first good one of a sequence of samples that (seed, epoch, index) determines
-    takes its place.
-
-    Args:
-        dataset: where samples and replacements come from.
-        indices: the samples; int64 [b].
-        epochs: the epoch of each; int64 [b].
-        images: where to write the pixels; uint8 [b, S, S, 3].
-        seed: seed of the replacements, 0 or more.
+    Another sample takes the place of each bad one, for which the dataset raises `RecordError` or
+    `DatasetError`, or the decoder `BadImage`: the first good one of a sequence of samples that
+    (seed, epoch, index) determines; `seed` is 0 or more.
 
     Returns the indices in the dataset of the images written, int64 [b], and the bad records found.
     Raises `BadRecordsError` when `MAX_DRAWS` replacements in a row are bad.
@@ -97,11 +85,8 @@ def _candidates(index: int, epoch: int, seed: int, count: int) -> Iterator[int]:
 class BadRecords:
     """The bad records of a run: each rank adds those that it meets, and `agree` combines them.
 
-    Args:
-        num_samples: n, number of samples of the dataset.
-        max_bad_share: the largest fraction of the samples that may be bad.
-
-    Raises `ValueError` unless `max_bad_share` is above 0 and at most 1.
+    Of the n = `num_samples` of the dataset, the fraction `max_bad_share` may be bad. Raises
+    `ValueError` unless that is above 0 and at most 1.
     """
 
     def __init__(self, num_samples: int, max_bad_share: float) -> None:

@@ -1,6 +1,5 @@
 """The decoder that the config names, and how fast it is."""
 
-from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 
@@ -12,7 +11,15 @@ from data.loading.cpu_decoder import CpuDecoder, MakeDecoder
 from data.loading.tuning import Timings, probe
 
 
-def _dali(device: torch.device) -> MakeDecoder:
+def choose_decoder(name: str, device: torch.device) -> MakeDecoder:
+    """Return what makes the decoder called `name`, `cpu` or `dali`, for training on `device`.
+
+    Raises `ValueError` for any other name, and if a package that the decoder needs is missing.
+    """
+    if name == "cpu":
+        return CpuDecoder
+    if name != "dali":
+        raise ValueError(f"decoder {name!r} is unknown: expected one of cpu, dali")
     try:
         from data.loading.dali_decoder import DaliDecoder
     except ImportError as error:
@@ -22,22 +29,6 @@ def _dali(device: torch.device) -> MakeDecoder:
             "or set data.decoder: cpu"
         ) from error
     return partial(DaliDecoder, device=device)
-
-
-_DECODERS: dict[str, Callable[[torch.device], MakeDecoder]] = {
-    "cpu": lambda _: CpuDecoder,
-    "dali": _dali,
-}
-
-
-def choose_decoder(name: str, device: torch.device) -> MakeDecoder:
-    """Return what makes the decoder called `name`, `cpu` or `dali`, for training on `device`.
-
-    Raises `ValueError` for any other name, and if a package that the decoder needs is missing.
-    """
-    if name not in _DECODERS:
-        raise ValueError(f"decoder {name!r} is unknown: expected one of {', '.join(_DECODERS)}")
-    return _DECODERS[name](device)
 
 
 def measure(make: MakeDecoder, dataset: FaceDataset, image_size: int) -> Timings:

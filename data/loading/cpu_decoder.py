@@ -17,28 +17,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.datasets.dataset import FaceDataset
-from data.loading.bad_records import BadRecord, decode_replacing
+from data.loading.bad_records import BadRecord, Indices, decode_replacing
 from data.loading.decode import decode_batch
 from data.loading.tuning import Timings, measure_time
-
-Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """The pixels of a batch.
+    """The pixels of a batch."""
 
-    Attributes:
-        images: uint8 [b, 3, S, S], RGB, channels_last in memory.
-        indices: int64 [b], indices in the dataset of the images.
-        bad: the records that were replaced by other samples.
-        timings: how long reading and decoding took.
-    """
-
-    images: Tensor
-    indices: Indices
-    bad: tuple[BadRecord, ...]
-    timings: Timings
+    images: Tensor  # uint8 [b, 3, S, S], RGB, channels_last in memory
+    indices: Indices  # [b], of the images in the dataset
+    bad: tuple[BadRecord, ...]  # the records that were replaced by other samples
+    timings: Timings  # of reading and decoding
 
 
 class BatchDecoder(Protocol):
@@ -98,20 +89,16 @@ class ImageBuffers:
 class CpuDecoder:
     """Decodes with libjpeg-turbo and Pillow in the calling thread: see `data.loading.decode`.
 
-    Args:
-        dataset: what to read.
-        image_size: S; images of other sizes are resized.
-        pin_memory: deliver page-locked memory (needs CUDA).
-        replacement_seed: with it, another sample takes the place of a record that cannot be read
-            or decoded; None: such a record is an error.
+    With `replacement_seed`, another sample takes the place of a record that cannot be read or
+    decoded; with None, such a record is an error.
     """
 
     def __init__(
         self,
         dataset: FaceDataset,
         *,
-        image_size: int,
-        pin_memory: bool = False,
+        image_size: int,  # images of other sizes are resized
+        pin_memory: bool = False,  # deliver page-locked memory (needs CUDA)
         replacement_seed: int | None = None,
     ) -> None:
         self._dataset = dataset

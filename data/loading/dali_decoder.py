@@ -24,8 +24,8 @@ from nvidia.dali import Pipeline, fn, types
 from torch import Tensor
 
 from data.datasets.dataset import FaceDataset
-from data.loading.bad_records import BadRecord
-from data.loading.cpu_decoder import CpuDecoder, Decoded, ImageBuffers, Indices
+from data.loading.bad_records import BadRecord, Indices
+from data.loading.cpu_decoder import CpuDecoder, Decoded, ImageBuffers
 from data.loading.decode_limits import check_jpeg
 from data.loading.tuning import measure_time
 

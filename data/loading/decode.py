@@ -5,13 +5,13 @@ pixels equal Pillow's and are the same on every machine. Its faster modes gain 6
 """
 
 from io import BytesIO
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+from data.datasets.sources import ImageSource
 from data.loading.decode_limits import check_jpeg, check_other, check_size
 from data.records.format import Bytes
 
@@ -21,16 +21,6 @@ _JPEG_START = b"\xff\xd8"
 
 class BadImage(ValueError):  # noqa: N818 - the name that messages use, too
     """Bytes that cannot be decoded as an image; the message says where they come from."""
-
-
-class ImageSource(Protocol):
-    """Encoded images by index: a dataset, or the images of a verification set."""
-
-    def encoded(self, index: int) -> Bytes:
-        """Return the encoded image at `index`."""
-
-    def describe(self, index: int) -> str:
-        """Return where the image at `index` is stored, for messages."""
 
 
 def decode_batch(
@@ -80,9 +70,11 @@ def decode_into(image: npt.NDArray[np.uint8], encoded: Bytes) -> None:
         raise
     except Exception as error:  # for damaged bytes Pillow raises nearly any kind
         start = bytes(encoded[:12])
+        # Instead of a reason Pillow may name the BytesIO object.
+        reason = "not recognised" if isinstance(error, UnidentifiedImageError) else error
         raise BadImage(
             f"cannot decode {len(encoded)} bytes that start with {start!r} as a JPEG, PNG, BMP "
-            f"or WebP image: {_reason(error)}"
+            f"or WebP image: {reason}"
         ) from error
 
 
@@ -95,11 +87,6 @@ def encoded_size(encoded: Bytes) -> tuple[int, int]:
         height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
         return int(width), int(height)
     return Image.open(BytesIO(encoded), formats=_FORMATS).size
-
-
-def _reason(error: Exception) -> str:
-    """Return why an image could not be decoded; Pillow may name the BytesIO object instead."""
-    return "not recognised" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def _decode_jpeg_into(image: npt.NDArray[np.uint8], encoded: Bytes) -> None:

@@ -42,21 +42,15 @@ RECENT = 64  # batches whose timings are kept for `Loader.hint`
 class Batch:
     """One rank's samples of one micro-batch.
 
-    Attributes:
-        images: uint8 [b, 3, S, S], RGB, channels_last in memory; if the decoder left them on a GPU,
-            call `to` before using them.
-        labels: int64 [b], class ids.
-        indices: int64 [b], indices of the samples in the dataset.
-        epochs: int64 [b], the epoch of each sample as the order counts them (a batch can span two);
-            a sample comes at most once per epoch.
-        bad: the records that were replaced by other samples.
+    If the decoder left the images on a GPU, call `to` before using them. `epochs` are as the order
+    counts them (a batch can span two); a sample comes at most once per epoch.
     """
 
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
-    epochs: Tensor
-    bad: tuple[BadRecord, ...] = ()
+    images: Tensor  # uint8 [b, 3, S, S], RGB, channels_last in memory
+    labels: Tensor  # int64 [b], class ids
+    indices: Tensor  # int64 [b], of the samples in the dataset
+    epochs: Tensor  # int64 [b]
+    bad: tuple[BadRecord, ...] = ()  # the records that were replaced by other samples
 
     def __len__(self) -> int:
         """Return b."""
@@ -84,22 +78,8 @@ class BatchSpec:
 class Loader:
     """Reads, decodes and delivers this rank's batches for any range of steps.
 
-    Args:
-        dataset: what to read.
-        image_size: S; images of other sizes are resized.
-        global_batch_size: B, samples per step over all ranks and micro-batches.
-        accumulation: micro-batches per step.
-        order: the sample at each position; by default `GlobalOrder` with seed 0.
-        rank: this process, `0 <= rank < world_size`.
-        world_size: number of processes.
-        workers: number of background threads, each of which decodes a batch at a time.
-        pin_memory: deliver page-locked memory (needs CUDA).
-        prefetch: number of batches that may be pending or ready ahead.
-        cores: cores of this rank, for `hint`; by default all that this process may use.
-        replacement_seed: with it, another sample takes the place of a record that cannot be read
-            or decoded, with its own label and index; None: such a record is an error.
-        max_bad_share: the fraction of bad samples above which `report` raises.
-        decoder: makes the decoder from the arguments above; by default one on the CPU.
+    With `replacement_seed`, another sample takes the place of a record that cannot be read or
+    decoded, with its own label and index; with None, such a record is an error.
 
     Raises `ValueError` for values out of range, for an order of another number of samples, and if
     a micro-batch has no sample for some rank.
@@ -109,23 +89,24 @@ class Loader:
         self,
         dataset: FaceDataset,
         *,
-        image_size: int,
-        global_batch_size: int,
-        accumulation: int = 1,
-        order: SampleOrder | None = None,
+        image_size: int,  # images of other sizes are resized
+        global_batch_size: int,  # over all ranks and micro-batches
+        accumulation: int = 1,  # micro-batches per step
+        order: SampleOrder | None = None,  # by default `GlobalOrder` with seed 0
         rank: int = 0,
         world_size: int = 1,
-        workers: int = 1,
-        pin_memory: bool = False,
-        prefetch: int = 4,
-        cores: int | None = None,
+        workers: int = 1,  # background threads, each of which decodes a batch at a time
+        pin_memory: bool = False,  # deliver page-locked memory (needs CUDA)
+        prefetch: int = 4,  # batches that may be pending or ready ahead
+        cores: int | None = None,  # of this rank, for `hint`; by default all that it may use
         replacement_seed: int | None = None,
-        max_bad_share: float = 0.001,
+        max_bad_share: float = 0.001,  # the fraction of bad samples above which `report` raises
         decoder: MakeDecoder = CpuDecoder,
     ) -> None:
-        _at_least_one(
-            accumulation=accumulation, world_size=world_size, workers=workers, prefetch=prefetch
-        )
+        counts = {"accumulation": accumulation, "world_size": world_size}
+        for name, value in {**counts, "workers": workers, "prefetch": prefetch}.items():
+            if value < 1:
+                raise ValueError(f"{name} is {value}: expected at least 1")
         if global_batch_size < accumulation * world_size:
             raise ValueError(
                 f"global_batch_size is {global_batch_size}: {accumulation} micro-batches on "
@@ -266,9 +247,3 @@ class Loader:
             resized=resized_fraction(self.dataset, len(self.dataset), self.image_size),
             decoder_hint=self._decoder.hint,
         )
-
-
-def _at_least_one(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}: expected at least 1")

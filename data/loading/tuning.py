@@ -15,7 +15,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data.loading.decode import ImageSource, encoded_size
+from data.datasets.sources import ImageSource
+from data.loading.decode import encoded_size
 
 # More than any one device trains, with a tiny network: what loading has to keep up with.
 FASTEST_TRAINING = {"cuda": 20_000.0, "cpu": 1_000.0}  # images per second
@@ -30,19 +31,12 @@ _SCHEDULING = Path("/proc/thread-self/schedstat")  # Linux: nanoseconds run, nan
 
 @dataclass
 class Timings:
-    """Where the time of loading threads went.
+    """Where the time of loading threads went, in seconds."""
 
-    Attributes:
-        images: number of images read and decoded.
-        wall: seconds between start and end, summed over threads.
-        decoding: seconds on a core.
-        queued: seconds ready to run but without a core; 0 where the system does not report it.
-    """
-
-    images: int = 0
-    wall: float = 0.0
-    decoding: float = 0.0
-    queued: float = 0.0
+    images: int = 0  # read and decoded
+    wall: float = 0.0  # between start and end, summed over threads
+    decoding: float = 0.0  # on a core
+    queued: float = 0.0  # ready to run but without a core; 0 where the system does not report it
 
     @property
     def storage(self) -> float:
@@ -80,11 +74,6 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def cores_per_rank(local_size: int) -> int:
-    """Return how many of this machine's cores each of its `local_size` ranks has for itself."""
-    return max(1, usable_cores() // local_size)
 
 
 def probe(load: Callable[[NDArray[np.int64]], Timings], count: int) -> Timings:
@@ -183,12 +172,9 @@ def plan_workers(
 def hint(timings: Timings, *, workers: int, cores: int, resized: float, decoder_hint: str) -> str:
     """Return the one thing to change when training waits for batches, with the evidence.
 
-    Args:
-        timings: of the batches loaded lately.
-        workers: threads of this rank.
-        cores: cores of this rank.
-        resized: fraction of the images that are not of the size they are trained at.
-        decoder_hint: what to change if decoding itself is too slow.
+    `timings` are those of the batches loaded lately by this rank's `workers` on its `cores`,
+    `resized` the fraction of the images that are not of the size they are trained at, and
+    `decoder_hint` says what to change if decoding itself is too slow.
     """
     if not timings.images:
         return "no batch was loaded meanwhile: the storage does not answer; check that it is there"

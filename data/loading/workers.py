@@ -21,17 +21,9 @@ class Workers:
     of its time, as image decoding does. Processes take a quarter of a second to start and must be
     sent everything, but do not wait for each other.
 
-    Args:
-        count: number of threads or processes. With 1 the work is done in the calling thread, at
-            the moment its result is asked for, unless `background` is set.
-        processes: use processes.
-        background: use a thread even where `count` is 1.
-        ahead: number of results that may be pending or ready before they are asked for; by
-            default two per worker.
-        start: called first in each process.
-
-    Attributes:
-        in_processes: whether the work is done in other processes.
+    With a `count` of 1 the work is done in the calling thread, at the moment its result is asked
+    for, unless `background` is set. `ahead` is the number of results that may be pending or ready
+    before they are asked for, by default two per worker. `start` is called first in each process.
 
     Raises `ValueError` if `count` or `ahead` is below 1.
     """
@@ -78,12 +70,9 @@ class Workers:
 
         Raises `ValueError` if a worker process is killed.
         """
-        return map(function, items) if self._pool is None else self._pooled(function, items)
-
-    def _pooled(
-        self, function: Callable[[Item], Result], items: Iterable[Item]
-    ) -> Iterator[Result]:
-        assert self._pool is not None
+        if self._pool is None:
+            yield from map(function, items)
+            return
         pending: deque[Future[Result]] = deque()
         try:
             for item in items:

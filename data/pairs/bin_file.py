@@ -26,17 +26,11 @@ class PairFileError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class PairFile:
-    """A verification set, its images still encoded.
-
-    Attributes:
-        path: the file.
-        images: 2p encoded images (JPEG or PNG), as views of the mapped file.
-        same: bool [p], whether the two images of a pair show one person.
-    """
+    """A verification set, its images still encoded."""
 
     path: Path
-    images: list[memoryview]
-    same: NDArray[np.bool_]
+    images: list[memoryview]  # 2p encoded images (JPEG or PNG), views of the mapped file
+    same: NDArray[np.bool_]  # [p], whether the two images of a pair show one person
 
     def __len__(self) -> int:
         """Return the number of images, 2p."""
@@ -147,7 +141,6 @@ def _items(name: str, value: object) -> list[object]:
 
 
 def _image(i: int, value: object) -> memoryview:
-    """Return an image's bytes."""
     if (
         isinstance(value, np.ndarray)
         and value.dtype == np.uint8
@@ -160,7 +153,6 @@ def _image(i: int, value: object) -> memoryview:
 
 
 def _same(k: int, value: object) -> bool:
-    """Return a pair's label."""
     if not isinstance(value, int | float) or value not in (0, 1):
         raise PairFileError(f"the label of pair {k} is {_kind(value)} in place of true or false")
     return bool(value)

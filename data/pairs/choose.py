@@ -17,26 +17,18 @@ Choice = tuple[int, int, bool]  # two images, and whether they show one person
 
 
 def pack_folder(
-    folder: Path,
+    folder: Path,  # one sub-folder of images per identity
     output: Path,
     *,
-    pairs: int,
-    folds: int = 10,
+    pairs: int,  # a multiple of twice the number of folds
+    folds: int = 10,  # as the published protocol has
     seed: int = 0,
     progress: ProgressCallback | None = None,
 ) -> Written:
-    """Choose pairs of images from a folder and write them as a verification set.
+    """Choose pairs of images from a folder of identities and write them as a verification set.
 
     Every fold has as many pairs of one person as of two. No pair occurs twice and no person is in
-    two folds.
-
-    Args:
-        folder: has one sub-folder of images per identity.
-        output: the `.bin`, replaced if it exists.
-        pairs: the number of pairs, a multiple of twice the number of folds.
-        folds: the number of folds; the published protocol has 10.
-        seed: the same seed gives the same choice.
-        progress: called with (images read, all images).
+    two folds. The same seed gives the same choice. An `output` that exists is replaced.
 
     Raises `PairListError` if there are too few identities or images, and for an image that cannot
     be used; `DatasetError` for a folder of another layout.

@@ -45,19 +45,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class Written:
-    """The pairs that were written.
-
-    Attributes:
-        pairs: their number.
-        same: the number of those of one person.
-        images: the number of different images.
-        remarks: what the user should know about them, one sentence each.
-    """
+    """How many pairs were written."""
 
     pairs: int
-    same: int
-    images: int
-    remarks: tuple[str, ...]
+    same: int  # of one person
+    images: int  # different ones
+    remarks: tuple[str, ...]  # what the user should know about the pairs, one sentence each
 
 
 def read_pair_list(path: Path) -> list[Pair]:
@@ -69,7 +62,8 @@ def read_pair_list(path: Path) -> list[Pair]:
             reader = csv.reader(file)
             for row in reader:
                 cells = [cell.strip() for cell in row]
-                if not any(cells) or (not width and _is_header(cells)):
+                is_heading = not width and tuple(map(str.lower, cells)) in (COLUMNS[:3], COLUMNS)
+                if is_heading or not any(cells):
                     continue
                 width = width or len(cells)
                 same = _SAME.get(cells[2].lower()) if len(cells) == width in (3, 4) else None
@@ -89,28 +83,16 @@ def read_pair_list(path: Path) -> list[Pair]:
     return pairs
 
 
-def _is_header(cells: list[str]) -> bool:
-    return tuple(cell.lower() for cell in cells) in (COLUMNS[:3], COLUMNS)
-
-
 def pack_pair_list(
     path: Path,
-    images: Path,
+    images: Path,  # the folder that the list's paths are relative to
     output: Path,
     *,
-    folds: int = 10,
-    uneven: bool = False,
+    folds: int = 10,  # as the published protocol has
+    uneven: bool = False,  # allow folds with more pairs of one kind than of the other
     progress: ProgressCallback | None = None,
 ) -> Written:
-    """Write the pairs of the list `path` as a verification set.
-
-    Args:
-        path: the list.
-        images: the folder that its paths are relative to.
-        output: the `.bin`, replaced if it exists.
-        folds: the number of folds; the published protocol has 10.
-        uneven: allow folds with more pairs of one kind than of the other.
-        progress: called with (images read, all images).
+    """Write the pairs of the list `path` as a verification set, replacing an earlier `output`.
 
     Raises `PairListError` for a list or an image that cannot be used, and for pairs that cannot be
     divided into even folds.

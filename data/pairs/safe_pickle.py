@@ -55,17 +55,11 @@ class UnsafePickleError(ValueError):
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """A call that a pickle asks for, and that is never made.
+    """A call that a pickle asks for, and that is never made."""
 
-    Attributes:
-        makes: what it would make, a value of `NAMES`.
-        arguments: its arguments.
-        state: the state that its result would be given.
-    """
-
-    makes: object
+    makes: object  # what it would make, a value of `NAMES`
     arguments: object
-    state: object = ()
+    state: object = ()  # that its result would be given
 
 
 def loads(data: mmap.mmap) -> object:

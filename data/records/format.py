@@ -23,6 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 Bytes = bytes | memoryview
+Int32s = npt.NDArray[np.int32]
+Int64s = npt.NDArray[np.int64]
 ByteRange = tuple[int, int]  # start and stop, in bytes of a file
 
 MAGIC: Final = 0xCED7230A
@@ -43,21 +45,13 @@ class RecordError(ValueError):
 
 @dataclass(frozen=True)
 class Record:
-    """The fields of a payload.
+    """The fields of a payload."""
 
-    Attributes:
-        labels: float32 [m], m >= 1; the first is the class.
-        id: usually the record's key.
-        id2: 0 in every known dataset.
-        image: the encoded image, a view of the payload; empty in header and range records.
-        is_list: whether the labels are stored as a list, as more than one always are.
-    """
-
-    labels: npt.NDArray[np.float32]
-    id: int
-    id2: int
-    image: memoryview
-    is_list: bool
+    labels: npt.NDArray[np.float32]  # [m], m >= 1; the first is the class
+    id: int  # usually the record's key
+    id2: int  # 0 in every known dataset
+    image: memoryview  # encoded, a view of the payload; empty in header and range records
+    is_list: bool  # whether the labels are stored as a list, as more than one always are
 
 
 def unpack_record(payload: Bytes) -> Record:
@@ -104,20 +98,14 @@ def framed_bytes(size: int) -> int:
 
 @dataclass(frozen=True)
 class Headers:
-    """The headers of n records, column by column.
+    """The headers of n records, column by column."""
 
-    Attributes:
-        flags: number of labels after the header, 0 for a single label in it; uint32 [n].
-        labels: first two labels, NaN where there is none; float32 [n, 2].
-        ids: uint64 [n].
-        image_sizes: bytes after header and labels; int64 [n]. Negative where the payload is too
-            short to hold them: such a record has no header, and its other columns are undefined.
-    """
-
-    flags: npt.NDArray[np.uint32]
-    labels: npt.NDArray[np.float32]
+    flags: npt.NDArray[np.uint32]  # number of labels after the header, 0 for a single one in it
+    labels: npt.NDArray[np.float32]  # [n, 2]: the first two, NaN where there is none
     ids: npt.NDArray[np.uint64]
-    image_sizes: npt.NDArray[np.int64]
+    # Bytes after header and labels. Negative where the payload is too short to hold them: such a
+    # record has no header, and its other columns are undefined.
+    image_sizes: Int64s
 
 
 def decode_headers(words: npt.NDArray[np.uint32]) -> Headers:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import IO, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from data.files import atomic_write, refuse_lfs_pointer
-from data.records.format import PART, RecordError
+from data.records.format import PART, Int64s, RecordError
 from data.records.locations import sibling, storage_paths
 from data.records.reader import RecordFile
 
@@ -27,15 +26,10 @@ _FIX: Final = "copy the .idx again, or delete it to have it rebuilt from the .re
 
 @dataclass(frozen=True)
 class RecordIndex:
-    """Keys and offsets of all n records of a file.
+    """Keys and offsets of all n records, in the order of the `.idx`, or of a file without one."""
 
-    Attributes:
-        keys: all different; int64 [n], in the order of the `.idx`, or of the file without one.
-        offsets: of each key's record in bytes, int64 [n].
-    """
-
-    keys: npt.NDArray[np.int64]
-    offsets: npt.NDArray[np.int64]
+    keys: Int64s  # all different
+    offsets: Int64s  # of each key's record in bytes
 
     def sorted(self) -> "RecordIndex":
         """Return the same index in ascending order of the keys."""
@@ -138,7 +132,7 @@ def read_index(path: Path, *, chunk_bytes: int = 1 << 24) -> RecordIndex:
     return RecordIndex(index.keys[:count], index.offsets[:count])
 
 
-def _parse_lines(path: Path, lines: bytes, lines_before: int) -> npt.NDArray[np.int64]:
+def _parse_lines(path: Path, lines: bytes, lines_before: int) -> Int64s:
     """Return keys and offsets, int64 [m, 2], of m whole lines."""
     if b"\r" in lines:
         lines = lines.replace(b"\r\n", b"\n")
@@ -193,7 +187,7 @@ def _write_index(file: IO[bytes], index: RecordIndex) -> None:
         file.write((b"%d\t%d\n" * (len(numbers) // 2)) % tuple(numbers))
 
 
-def _check_keys(path: Path, keys: npt.NDArray[np.int64]) -> None:
+def _check_keys(path: Path, keys: Int64s) -> None:
     if len(keys) == 0:
         raise RecordError(f"{path} is empty: expected one line for each record; {_FIX}")
     if (keys[1:] > keys[:-1]).all():

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from data.records.format import HEADER, Headers, RecordError, unpack_record
+from data.records.format import HEADER, Headers, Int32s, Int64s, RecordError, unpack_record
 from data.records.index import RecordIndex
 from data.records.reader import Keys, RecordFile
 
@@ -32,19 +32,12 @@ PROBED_WHEN_REMOTE: Final = 300
 
 @dataclass(frozen=True)
 class ImageTable:
-    """The n images of a file.
+    """The n images of a file."""
 
-    Attributes:
-        keys: int64 [n], or a range if they are consecutive.
-        offsets: of each image's record in bytes; int64 [n].
-        labels: the class of each image as stored in the file; int32 [n], from 0 to 2**24 - 1.
-        has_header: whether the file is in the identity layout.
-    """
-
-    keys: Keys
-    offsets: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.int32]
-    has_header: bool
+    keys: Keys  # a range if they are consecutive
+    offsets: Int64s  # of each image's record in bytes
+    labels: Int32s  # the classes as stored in the file, from 0 to 2**24 - 1
+    has_header: bool  # whether the file is in the identity layout
 
 
 def read_images(
@@ -82,7 +75,7 @@ def read_images(
     return ImageTable(keys, images.offsets, labels, has_header=True)
 
 
-def _as_range(keys: npt.NDArray[np.int64]) -> Keys:
+def _as_range(keys: Int64s) -> Keys:
     """Return consecutive keys as a range, which saves 8 bytes per image."""
     return range(int(keys[0]), int(keys[-1]) + 1) if (np.diff(keys) == 1).all() else keys
 
@@ -112,9 +105,7 @@ def key_bounds(file: RecordFile, by_key: RecordIndex) -> tuple[int, int] | None:
     return stop, end + slack
 
 
-def _own_labels(
-    file: RecordFile, keys: Keys, offsets: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int32]:
+def _own_labels(file: RecordFile, keys: Keys, offsets: Int64s) -> Int32s:
     """Return the classes in the images' own headers; raise `RecordError` for bad ones."""
     labels = np.empty(len(keys), np.int32)
     for rows, headers in file.headers_in_chunks(offsets, keys):
@@ -123,9 +114,7 @@ def _own_labels(
     return labels
 
 
-def _check_images(
-    file: RecordFile, headers: Headers, keys: Keys, offsets: npt.NDArray[np.int64]
-) -> None:
+def _check_images(file: RecordFile, headers: Headers, keys: Keys, offsets: Int64s) -> None:
     label = headers.labels[:, 0]
     with np.errstate(invalid="ignore"):
         faults = {
@@ -148,9 +137,7 @@ def _check_images(
     )
 
 
-def _range_labels(
-    file: RecordFile, offsets: npt.NDArray[np.int64], ranges: RecordIndex
-) -> npt.NDArray[np.int32]:
+def _range_labels(file: RecordFile, offsets: Int64s, ranges: RecordIndex) -> Int32s:
     """Return the classes of the images 1 … n, most of them from their identities' key ranges.
 
     A range is trusted if its first, middle and last image have the same class in their own
@@ -180,11 +167,8 @@ def _range_labels(
 
 
 def _range_classes(
-    file: RecordFile,
-    offsets: npt.NDArray[np.int64],
-    starts: npt.NDArray[np.int64],
-    stops: npt.NDArray[np.int64],
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+    file: RecordFile, offsets: Int64s, starts: Int64s, stops: Int64s
+) -> tuple[Int32s, npt.NDArray[np.bool_]]:
     """Return the class of each of m ranges of keys, int32 [m], and whether to trust it, bool [m].
 
     Of a remote file a sample is read first; if it shows that the ranges are those of the classes
@@ -199,11 +183,8 @@ def _range_classes(
 
 
 def _probe(
-    file: RecordFile,
-    offsets: npt.NDArray[np.int64],
-    starts: npt.NDArray[np.int64],
-    stops: npt.NDArray[np.int64],
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+    file: RecordFile, offsets: Int64s, starts: Int64s, stops: Int64s
+) -> tuple[Int32s, npt.NDArray[np.bool_]]:
     """Return the class of each range's first image, and whether its middle and last agree."""
     keys = np.concatenate([starts, (starts + stops) // 2, stops - 1])
     first, middle, last = _own_labels(file, keys, offsets[keys - 1]).reshape(3, -1)

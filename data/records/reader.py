@@ -25,6 +25,7 @@ from data.records.format import (
     WHOLE,
     Bytes,
     Headers,
+    Int64s,
     RecordError,
     decode_headers,
     joined_words,
@@ -37,7 +38,7 @@ MAX_PARTS: Final = 1 << 16
 _FRAME: Final = PART.size  # a look-up less per image
 _FIX: Final = "copy or make the pair again, or delete the .idx to have it rebuilt from a whole .rec"
 
-Keys = npt.NDArray[np.int64] | range
+Keys = Int64s | range
 
 
 class RecordFile:
@@ -45,19 +46,13 @@ class RecordFile:
 
     `data.records.remote.reader.RemoteRecordFile` has the same interface for a URL.
 
-    Attributes:
-        path: of the file, or its URL.
-        size: in bytes.
-        fingerprint: a text that changes when the file is written again.
-        is_remote: whether reading costs requests, so that as little as possible should be read.
-
     Raises `RecordError` if the file is missing, empty, a Git LFS pointer or not RecordIO.
     """
 
-    path: Path | str
-    size: int
-    fingerprint: str
-    is_remote = False
+    path: Path | str  # or its URL
+    size: int  # in bytes
+    fingerprint: str  # changes when the file is written again
+    is_remote = False  # whether reading costs requests, so that as little as possible is read
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -78,10 +73,10 @@ class RecordFile:
         path = Path(sibling(self.path, ".idx"))
         return path if path.is_file() else None
 
-    def know_offsets(self, offsets: npt.NDArray[np.int64]) -> None:
+    def know_offsets(self, offsets: Int64s) -> None:
         """Tell a remote file where records start, int64 [n]."""
 
-    def prefetch(self, offsets: npt.NDArray[np.int64], *, whole_blocks: bool = False) -> None:
+    def prefetch(self, offsets: Int64s, *, whole_blocks: bool = False) -> None:
         """Tell a remote file which records are read next, by their offsets, int64 [m]."""
 
     def opening_lock(self) -> AbstractContextManager[None]:
@@ -106,7 +101,7 @@ class RecordFile:
         parts, _ = self._parts(offset, key)
         return parts[0] if len(parts) == 1 else MAGIC_BYTES.join(parts)
 
-    def scan(self) -> npt.NDArray[np.int64]:
+    def scan(self) -> Int64s:
         """Return the offsets of all records, int64 [n], found by reading the file once.
 
         Raises `RecordError` at the first offset where a whole record should start and none does.
@@ -116,7 +111,7 @@ class RecordFile:
             self._parts(stop, None)  # raises
         return offsets
 
-    def walk(self, start: int, stop: int) -> tuple[npt.NDArray[np.int64], int]:
+    def walk(self, start: int, stop: int) -> tuple[Int64s, int]:
         """Walk from record to record: those that follow one another from `start` on.
 
         Returns their offsets, all below `stop`, int64 [n], and where the next record should start:
@@ -138,7 +133,7 @@ class RecordFile:
             offset = following
         return np.frombuffer(offsets, np.int64), offset
 
-    def headers(self, offsets: npt.NDArray[np.int64], keys: Keys | None = None) -> Headers:
+    def headers(self, offsets: Int64s, keys: Keys | None = None) -> Headers:
         """Return the headers of the records at `offsets`, int64 [n], without reading the images.
 
         Raises `RecordError`, naming the key among `keys`, if no whole record starts at an offset.
@@ -153,7 +148,7 @@ class RecordFile:
         return decode_headers(words)
 
     def headers_in_chunks(
-        self, offsets: npt.NDArray[np.int64], keys: Keys | None = None, *, chunk: int = 1 << 16
+        self, offsets: Int64s, keys: Keys | None = None, *, chunk: int = 1 << 16
     ) -> Iterator[tuple[slice, Headers]]:
         """Yield the headers of `chunk` records at a time, with their rows in `offsets`.
 
@@ -183,7 +178,7 @@ class RecordFile:
                 f"{MAGIC_BYTES!r}; copy or make it again"
             )
 
-    def _header_words(self, offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
+    def _header_words(self, offsets: Int64s) -> npt.NDArray[np.uint32]:
         """Return the first words of the records at `offsets`: uint32 [HEADER_WORDS, n].
 
         Words beyond the end of a record or of the file may be anything.

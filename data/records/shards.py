@@ -20,10 +20,7 @@ RECORDS: Final = (
 
 
 def find_records(location: Location) -> list[Path]:
-    """Return the `.rec` files of one dataset, sorted by name.
-
-    `location` is a `.rec` file, a pattern of such, or a folder with `train.rec` or with its shards,
-    `train-00000.rec` and so on.
+    """Return the `.rec` files of one dataset, sorted by name; see `RECORDS` for `location`.
 
     Raises `DatasetError` if there are none, if a folder has both or other `.rec` files only, if a
     pattern matches other files too, and if the numbers in the names show that shards are missing.

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -44,12 +43,9 @@ class RecordWriter:
     exception and everything is on the disk. After an exception they are deleted, unless
     `checkpoint` was called: then another writer can resume them.
 
-    Memory is `BUFFER_BYTES` and 16 bytes for each break in a run of consecutive keys.
-
-    Args:
-        path: the `.rec` file.
-        resume: continue the partial files of an earlier writer from this position; what it wrote
-            after that is dropped.
+    `resume` continues the partial files of an earlier writer from this position; what it wrote
+    after that is dropped. Memory is `BUFFER_BYTES` and 16 bytes for each break in a run of
+    consecutive keys.
 
     Raises `WriteError` if the disk is full or the partial files to resume are missing or shorter.
     """
@@ -62,7 +58,7 @@ class RecordWriter:
         self._partial = tuple(p.with_name(p.name + ".partial") for p in self._paths)
         self._pieces: list[bytes] = []  # of the .rec, not written yet
         self._lines: list[str] = []  # of the .idx, not written yet
-        self._buffered_from = self._offset = 0
+        self._buffered_from = self.offset = 0  # where the next record will be
         self._starts, self._stops = array("q"), array("q")  # runs of keys
         self._keep = resume is not None
         with writing(path):
@@ -88,12 +84,7 @@ class RecordWriter:
             self._starts.extend(keys[np.append(0, breaks)].tolist())
             self._stops.extend((keys[np.append(breaks - 1, -1)] + 1).tolist())
         self._files[0].seek(at.rec_bytes)
-        self._buffered_from = self._offset = at.rec_bytes
-
-    @property
-    def offset(self) -> int:
-        """The offset of the next record."""
-        return self._offset
+        self._buffered_from = self.offset = at.rec_bytes
 
     def write(self, key: int, payload: Bytes) -> int:
         """Append a record and return its offset.
@@ -106,19 +97,19 @@ class RecordWriter:
                 f"{self.path}, key {key}, {size} bytes: expected a key of 0 or more and at most "
                 f"{SIZE_MASK} bytes"
             )
-        offset = self._offset
+        offset = self.offset
         content = bytes(payload)
         if content.rfind(MAGIC_BYTES) >= 0:  # takes half as long as `in`
             self._append_parts(_split_at_magic(content))
         else:
             self._pieces += (PART.pack(MAGIC, size), content, _PADDING[size % 4])
-            self._offset += framed_bytes(size)
+            self.offset += framed_bytes(size)
         self._lines.append(f"{key}\t{offset}\n")
         if not self._stops or key != self._stops[-1]:
             self._starts.append(key)
             self._stops.append(key)
         self._stops[-1] = key + 1
-        if self._offset - self._buffered_from >= self.BUFFER_BYTES:
+        if self.offset - self._buffered_from >= self.BUFFER_BYTES:
             self._flush()
         return offset
 
@@ -127,7 +118,7 @@ class RecordWriter:
         for flag, part in zip(flags, parts, strict=True):
             word = flag << SIZE_BITS | len(part)
             self._pieces += (PART.pack(MAGIC, word), part, _PADDING[len(part) % 4])
-            self._offset += framed_bytes(len(part))
+            self.offset += framed_bytes(len(part))
 
     def checkpoint(self) -> WriterPosition:
         """Wait until everything written so far is on the disk, and return the position.
@@ -136,7 +127,7 @@ class RecordWriter:
         """
         self._sync()
         self._keep = True
-        return WriterPosition(self._offset, self._files[1].tell())
+        return WriterPosition(self.offset, self._files[1].tell())
 
     def _flush(self) -> None:
         """Write what is buffered at once, which costs less than one call per record."""
@@ -145,7 +136,7 @@ class RecordWriter:
             self._files[1].write("".join(self._lines).encode("ascii"))
         self._pieces.clear()
         self._lines.clear()
-        self._buffered_from = self._offset
+        self._buffered_from = self.offset
 
     def _sync(self) -> None:
         self._flush()
@@ -156,12 +147,7 @@ class RecordWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             self._abandon()
             return

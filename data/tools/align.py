@@ -95,19 +95,12 @@ class AlignmentError(ValueError):
 
 @dataclass(frozen=True)
 class Similarity:
-    """A similarity transform: `target = factor * point + shift`, points as complex x + iy.
+    """A similarity transform: `target = factor * point + shift`, points as complex x + iy."""
 
-    Attributes:
-        factor: its magnitude is the scale, its angle the rotation.
-        shift: in pixels of the target.
-        error: root mean square distance from the targets, in their pixels.
-        mirrored: whether a mirror image of the points would come closer to the targets.
-    """
-
-    factor: complex
-    shift: complex
-    error: float
-    mirrored: bool
+    factor: complex  # its magnitude is the scale, its angle the rotation
+    shift: complex  # in pixels of the target
+    error: float  # root mean square distance from the targets, in their pixels
+    mirrored: bool  # whether a mirror image of the points would come closer to the targets
 
     @property
     def scale(self) -> float:
@@ -178,21 +171,21 @@ def warp(image: Image.Image, transform: Similarity, size: int) -> Image.Image:
 
 @dataclass(frozen=True)
 class Face:
-    """A line of the list: its number, the photo, and float64 [5, 2] in pixels."""
+    """A line of the list."""
 
     line: int
-    path: str
-    points: Points
+    path: str  # of the photo
+    points: Points  # in pixels
 
 
 @dataclass(frozen=True)
 class Crop:
-    """How faces are cropped: side in pixels, format, JPEG quality, degrees beyond which to warn."""
+    """How faces are cropped."""
 
-    size: int = TEMPLATE_SIZE
+    size: int = TEMPLATE_SIZE  # of a side, in pixels
     format: Format = "jpg"
-    quality: int = 95
-    max_tilt: float = 45.0
+    quality: int = 95  # of JPEG
+    max_tilt: float = 45.0  # degrees beyond which to warn
 
     def __post_init__(self) -> None:
         if not 16 <= self.size <= 4096:
@@ -242,24 +235,16 @@ def _points(cells: list[str]) -> Points | None:
 def align_folder(
     landmarks: Path,
     source: Path,
-    output: Path,
+    output: Path,  # a folder that is empty or not there yet
     crop: Crop,
     *,
-    threads: int | None = None,
+    threads: int | None = None,  # by default one per core that this process may use
     progress: ProgressCallback | None = None,
 ) -> tuple[int, Findings]:
     """Crop every face that `landmarks` lists and return how many were, and what was found.
 
     A face gets the path of its photo, in `output`; the second of a photo gets `-2` before the
     suffix.
-
-    Args:
-        landmarks: the list.
-        source: the folder of photos.
-        output: the folder for the faces, empty or not there yet.
-        crop: what the faces are to be.
-        threads: by default one per core that this process may use.
-        progress: called with (faces done, faces in all).
 
     Raises `AlignmentError` for a bad list and a missing folder, and `OutputFolderError`.
     """

@@ -77,12 +77,9 @@ def check_whole(encoded: Bytes) -> tuple[int, int]:
 def reencode(encoded: Bytes, *, size: int | None, encoding: Encoding | None, quality: int) -> bytes:
     """Return the image in another size, another format, or both.
 
-    Args:
-        encoded: JPEG, PNG, WebP or BMP.
-        size: pixels of both sides; the whole image is stretched to it, as training would do. None
-            keeps the size.
-        encoding: None keeps an image of this size byte for byte, and writes others as JPEG.
-        quality: of JPEG, 1 to 100; the chroma is not subsampled.
+    The whole image is stretched to `size` pixels on both sides, as training would do; None keeps
+    its size. An `encoding` of None keeps an image of this size byte for byte, and writes others as
+    JPEG. Its `quality` is 1 to 100, and the chroma is not subsampled.
 
     Raises `BadImage` for an image that cannot be decoded to the end.
     """

@@ -16,35 +16,24 @@ _PLACES_SHOWN: Final = 5
 class Kind:
     """A kind of finding.
 
-    Attributes:
-        level: `error` where training would stop or learn something wrong, `warning` where a person
-            should look, `note` for what does no harm.
-        title: what is the matter, in the plural.
-        fix: what to do about it, a sentence.
+    It is an `error` where training would stop or learn something wrong, a `warning` where a person
+    should look, and a `note` where it does no harm.
     """
 
     level: Level
-    title: str
-    fix: str
+    title: str  # what is the matter, in the plural
+    fix: str  # what to do about it, a sentence
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where something was found; what is unknown or makes no sense is None.
-
-    Attributes:
-        file: the file.
-        detail: what is there.
-        key: of the record.
-        offset: in the file, in bytes.
-        line: of a text file, from 1 on.
-    """
+    """Where something was found; what is unknown or makes no sense is None."""
 
     file: str
-    detail: str
-    key: int | None = None
-    offset: int | None = None
-    line: int | None = None
+    detail: str  # what is there
+    key: int | None = None  # of the record
+    offset: int | None = None  # in the file, in bytes
+    line: int | None = None  # of a text file, from 1 on
 
     def __str__(self) -> str:
         known = self.to_dict()
@@ -63,11 +52,7 @@ class _Group:
 
 
 class Findings:
-    """Collects findings.
-
-    Args:
-        kinds: every kind that may be added, by name, in the order of the report within a level.
-    """
+    """Collects findings of the `kinds`, which are in the order of the report within a level."""
 
     def __init__(self, kinds: Mapping[str, Kind]) -> None:
         self._kinds = kinds

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from data.datasets.class_ids import number_datasets
@@ -20,33 +19,27 @@ from data.datasets.dataset import RecordDataset
 from data.datasets.sources import RecordImages
 from data.loading.decode import BadImage, decode_into
 from data.progress import ProgressCallback
-from data.records.format import Bytes
+from data.records.format import Bytes, Int32s, Int64s
 from data.records.index import open_index
 
 CELL: Final = 112  # pixels of an image in a grid
 _BAR: Final = 40  # characters of the longest bar
 _SIZES_SHOWN: Final = 8
 
-_Ints = npt.NDArray[np.int64]
-
 
 @dataclass(frozen=True)
 class Distribution:
-    """How a number is distributed over many things.
-
-    Attributes:
-        least, median, most: of the values.
-        bins: first value, last value and count of each range of values; each is twice as long as
-            the one before, and the last ends with `most`.
-    """
+    """How a number is distributed over many things."""
 
     least: int
     median: float
     most: int
+    # First value, last value and count of each range of values; each is twice as long as the one
+    # before, and the last ends with `most`.
     bins: tuple[tuple[int, int, int], ...]
 
     @classmethod
-    def of(cls, values: _Ints) -> "Distribution":
+    def of(cls, values: Int64s) -> "Distribution":
         """Return the distribution of values of 1 or more."""
         exponents = np.log2(values).astype(np.int64)
         counts = np.bincount(exponents).tolist()
@@ -69,10 +62,10 @@ class Distribution:
 
 @dataclass(frozen=True)
 class FileSummary:
-    """One file: path, bytes, records, images, whether it has an index, its layout."""
+    """One file."""
 
     path: str
-    size: int
+    size: int  # in bytes
     records: int
     images: int
     has_index: bool
@@ -81,32 +74,19 @@ class FileSummary:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What the files of a dataset hold.
-
-    Attributes:
-        files: one by one.
-        images, identities: of all files.
-        label_range: least and largest label.
-        label_gaps: how many labels from 0 to the largest no image has.
-        images_per_identity: see `Distribution`.
-        sampled: how many images the rest is about.
-        image_bytes: sizes of encoded images.
-        pixels: width, height and count, the most frequent first.
-        formats: `JPEG`, `PNG` …, or `unknown`, with their counts.
-        labels_per_record: how many labels records have, with their counts.
-    """
+    """What the files of a dataset hold."""
 
     files: tuple[FileSummary, ...]
-    images: int
+    images: int  # of all files
     identities: int
-    label_range: tuple[int, int]
-    label_gaps: int
+    label_range: tuple[int, int]  # least and largest
+    label_gaps: int  # how many labels from 0 to the largest no image has
     images_per_identity: Distribution
-    sampled: int
-    image_bytes: Distribution
-    pixels: tuple[tuple[int, int, int], ...]
-    formats: dict[str, int]
-    labels_per_record: dict[int, int]
+    sampled: int  # how many images the rest is about
+    image_bytes: Distribution  # of encoded images
+    pixels: tuple[tuple[int, int, int], ...]  # width, height and count, the most frequent first
+    formats: dict[str, int]  # `JPEG`, `PNG` …, or `unknown`, with their counts
+    labels_per_record: dict[int, int]  # how many labels records have, with their counts
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything for JSON."""
@@ -150,9 +130,6 @@ class InspectedRecords(RecordDataset):
     """The images of several `.rec` files, whatever gaps their labels have.
 
     Raises `RecordError` for files that cannot be read.
-
-    Attributes:
-        summaries: of the files.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -265,8 +242,8 @@ def draw_grid(
 
 
 def _rows_of_identities(
-    labels: npt.NDArray[np.int32], rows: int, columns: int, rng: np.random.Generator
-) -> list[_Ints]:
+    labels: Int32s, rows: int, columns: int, rng: np.random.Generator
+) -> list[Int64s]:
     """Return the images of each row."""
     counts = np.bincount(labels)
     identities = rng.permutation(len(counts))

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from data.datasets.dataset import RecordDataset, open_records
 from data.files import atomic_folder, check_space, writing
 from data.progress import ProgressCallback
-from data.records.format import RecordError
+from data.records.format import Int64s, RecordError
 from data.tools.record_set import (
     CLASSES,
     Layout,
@@ -29,17 +28,17 @@ MATCHES: tuple[Match, ...] = get_args(Match)
 MAPPING = "merge.json"
 
 _Names = list[str] | None  # of a set's classes
-_Classes = list[npt.NDArray[np.int64]]  # for each set, the new class of each of its classes
+_Classes = list[Int64s]  # for each set, the new class of each of its classes
 
 
 def merge_records(
-    sources: Sequence[Path],
-    output: Path,
+    sources: Sequence[Path],  # see `data.records.shards.find_records`; at least one
+    output: Path,  # a folder that does not exist or is empty
     *,
     match: Match = "offset",
     layout: Layout = "identity",
-    sharding: Sharding | None = None,
-    remap_labels: bool = False,
+    sharding: Sharding | None = None,  # by default there is one file
+    remap_labels: bool = False,  # renumber each set's classes if its labels have gaps
     progress: ProgressCallback | None = None,
 ) -> tuple[int, int]:
     """Write the images of several sets as one; of one set, in another layout or other shards.
@@ -47,15 +46,9 @@ def merge_records(
     Memory is a few numbers per image. `merge.json` says what each source gave, and `classes.json`
     what the classes are called if every class has a name of its own.
 
-    Args:
-        sources: see `data.records.shards.find_records`; at least one.
-        output: a folder that does not exist or is empty.
-        match: with `offset` each set's classes follow the last one's; with `name` classes of one
-            name in `classes.json` are one class, in the order of their first appearance.
-        layout: `identity` sorts by class; `plain` keeps the sources' order, which reads faster.
-        sharding: where one file ends and the next begins; by default there is one file.
-        remap_labels: renumber each set's classes if its labels have gaps.
-        progress: called with (images written, images in all) now and then.
+    With `match` "offset" each set's classes follow the last one's; with "name" classes of one name
+    in `classes.json` are one class, in the order of their first appearance. The layout "identity"
+    sorts by class; "plain" keeps the sources' order, which reads faster.
 
     Returns the numbers of images and of classes. Raises `ValueError` for damaged records, sets
     without names that are to be matched by name, an output that exists already, and a disk that is
@@ -117,7 +110,7 @@ def _by_name(sets: list[RecordDataset], names: list[_Names]) -> tuple[_Classes, 
 
 
 def _describe(
-    path: Path, images: RecordDataset, classes: npt.NDArray[np.int64], match: Match
+    path: Path, images: RecordDataset, classes: Int64s, match: Match
 ) -> dict[str, object]:
     """Return what `merge.json` says of a source."""
     described: dict[str, object] = {

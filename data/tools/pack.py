@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from data.files import check_space, writing
 from data.loading.decode import BadImage
@@ -24,7 +23,7 @@ from data.loading.tuning import usable_cores
 from data.loading.workers import Workers
 from data.order.orders import GlobalOrder
 from data.progress import ProgressCallback
-from data.records.format import HEADER, framed_bytes, unpack_record
+from data.records.format import HEADER, Int64s, framed_bytes, unpack_record
 from data.records.reader import RecordFile
 from data.records.shards import find_records
 from data.tools.encoded_image import ENCODINGS, Encoding, check_whole, reencode
@@ -51,8 +50,6 @@ _READ_BYTES = 1 << 16
 _READ_ONLY = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 _INDEX_LINE = 24  # bytes, about
 
-_Ints = npt.NDArray[np.int64]
-
 
 class BadFile(ValueError):  # noqa: N818 - named as BadImage is
     """A file that is not a whole image; names it and says what is wrong and how to fix it."""
@@ -62,25 +59,17 @@ class BadFile(ValueError):  # noqa: N818 - named as BadImage is
 class PackOptions:
     """What determines the bytes of a pack, in addition to the images.
 
-    Attributes:
-        layout: `identity`, sorted by class, or `plain`, in the order of the source; see
-            `data.tools.record_set`.
-        shuffle: seed of a random order, in the plain layout; None keeps the order.
-        sharding: where one file ends and the next begins.
-        size: pixels of both sides. An image of another size is resized, one of this size stays
-            as it is. None keeps all sizes.
-        encoding: format to write every image in. None keeps its bytes, or JPEG if it is resized.
-        quality: of JPEG.
-
     Raises `ValueError` for values that make no sense or do not go together.
     """
 
+    # `identity`, sorted by class, or `plain`, as the source; see `data.tools.record_set`.
     layout: Layout = "identity"
-    shuffle: int | None = None
+    shuffle: int | None = None  # seed of a random order, in the plain layout; None keeps the order
     sharding: Sharding = field(default_factory=Sharding)
-    size: int | None = None
-    encoding: Encoding | None = None
-    quality: int = 95
+    # Pixels of both sides: an image of another size is resized, one of this size stays as it is.
+    size: int | None = None  # None keeps all sizes
+    encoding: Encoding | None = None  # None keeps an image's bytes, or is JPEG if it is resized
+    quality: int = 95  # of JPEG
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
@@ -115,54 +104,37 @@ class PackOptions:
 
 @dataclass(frozen=True)
 class PackReport:
-    """What `pack_records` did.
+    """What `pack_records` did."""
 
-    Attributes:
-        images: number of images in the pack.
-        classes: number of classes.
-        skipped: images left out.
-        resumed_at: images that an earlier run had dealt with.
-        made: False if the same pack existed already.
-    """
-
-    images: int
+    images: int  # in the pack
     classes: int
-    skipped: int
-    resumed_at: int
-    made: bool
+    skipped: int  # images left out
+    resumed_at: int  # images that an earlier run had dealt with
+    made: bool  # False if the same pack existed already
 
 
 def pack_records(
     source: Path,
-    output: Path,
+    output: Path,  # a folder that does not exist, is empty, or holds the same pack
     options: PackOptions,
     *,
     root: Path | None = None,
     remap_labels: bool = False,
-    skip_bad: bool = False,
-    workers: int | None = None,
-    checkpoint_seconds: float = 10.0,
+    skip_bad: bool = False,  # leave out files that are not whole images, and list them in SKIPPED
+    workers: int | None = None,  # processes
+    checkpoint_seconds: float = 10.0,  # how much work may be lost when a run is interrupted
     progress: ProgressCallback | None = None,
 ) -> PackReport:
     """Pack the images of a folder or list into a set of records at `output`.
 
-    Args:
-        source: see `data.tools.pack_source.open_pack_source`, also for `root` and `remap_labels`.
-        output: a folder that does not exist, is empty, or holds the same pack.
-        options: what to write.
-        root: what a list's paths are relative to.
-        remap_labels: renumber the classes if a list's labels have gaps.
-        skip_bad: leave out files that are not whole images, and list them in `skipped.tsv`.
-        workers: processes; by default one per CPU that this process may use if images are
-            re-encoded, and only this one if their bytes are kept: passing the bytes between
-            processes then takes longer than the work (1.4 s for 1.2 s).
-        checkpoint_seconds: how much work may be lost when a run is interrupted.
-        progress: called with (images dealt with, images in all) now and then.
+    See `data.tools.pack_source.open_pack_source` for `source`, `root` and `remap_labels`.
 
-    Raises:
-        ValueError: a file is not a whole image (named; the run can be resumed once it is replaced),
-            the source or the output is not what it should be, or the disk is too small or full.
+    Raises `ValueError` if a file is not a whole image (named; the run can be resumed once it is
+    replaced), if the source or the output is not what it should be, and if the disk is too small
+    or full.
     """
+    # One process per CPU, unless bytes are kept: passing those between processes takes longer than
+    # the work (1.4 s for 1.2 s).
     if workers is None:
         workers = 1 if options.keeps_bytes else usable_cores()
     with Workers(workers, processes=True) as working:  # which start while the files are listed
@@ -193,7 +165,7 @@ def pack_records(
     return PackReport(**report, resumed_at=resumed_at, made=True)
 
 
-def _order(images: PackSource, options: PackOptions) -> _Ints:
+def _order(images: PackSource, options: PackOptions) -> Int64s:
     """Return the order in which images are written; int64 [n]."""
     count = len(images.labels)
     if options.shuffle is not None:
@@ -204,7 +176,7 @@ def _order(images: PackSource, options: PackOptions) -> _Ints:
 
 
 def _check_resumable(
-    job: PackJob, state: PackState, images: PackSource, order: _Ints, skip_bad: bool
+    job: PackJob, state: PackState, images: PackSource, order: Int64s, skip_bad: bool
 ) -> None:
     same = images.digest(order[: state.consumed]).hexdigest() == state.digest
     if state.consumed and (state.consumed > len(order) or not same):
@@ -229,7 +201,7 @@ class _Packer:
         job: PackJob,
         state: PackState,
         images: PackSource,
-        order: _Ints,
+        order: Int64s,
         options: PackOptions,
         skip_bad: bool,
     ) -> None:
@@ -292,7 +264,7 @@ class _Packer:
                 )
         self._advance(indices)
 
-    def _advance(self, indices: _Ints) -> None:
+    def _advance(self, indices: Int64s) -> None:
         """Note that the images at `indices` are dealt with."""
         self._digest.update(self._images.fingerprint(indices))
         self._state.consumed += len(indices)
@@ -302,7 +274,7 @@ class _Packer:
         self._job.save(self._state, writer)
 
 
-def _task_bounds(sizes: _Ints, start: int) -> Iterator[tuple[int, int]]:
+def _task_bounds(sizes: Int64s, start: int) -> Iterator[tuple[int, int]]:
     """Cut the images from `start` on, of `sizes` int64 [n] bytes, into tasks `[start, stop)`."""
     before = np.concatenate([[0], np.cumsum(sizes)])
     while start < len(sizes):
@@ -353,7 +325,7 @@ def _read(path: str, size: int) -> bytes:
     return b"".join(pieces)
 
 
-def _write_set_files(folder: Path, images: PackSource, order: _Ints, state: PackState) -> None:
+def _write_set_files(folder: Path, images: PackSource, order: Int64s, state: PackState) -> None:
     """Write `property`, `classes.json` and `skipped.tsv`."""
     first = unpack_record(RecordFile(find_records(folder)[0]).read(0))
     write_set_files(folder, images.num_classes, images.class_names, first.image)

@@ -27,27 +27,19 @@ class JobError(ValueError):
 
 @dataclass
 class PackState:
-    """How far a run has come.
+    """How far a run has come."""
 
-    Attributes:
-        consumed: number of images dealt with, in their order.
-        digest: of those images' names, labels, sizes and times.
-        skipped: position in the order, and fault, of each image left out.
-        written: how far the records are; None before the first.
-    """
-
-    consumed: int = 0
-    digest: str = ""
+    consumed: int = 0  # number of images dealt with, in their order
+    digest: str = ""  # of those images' names, labels, sizes and times
+    # Position in the order, and fault, of each image left out.
     skipped: list[tuple[int, str]] = field(default_factory=list)
-    written: SetPosition | None = None
+    written: SetPosition | None = None  # how far the records are; None before the first
 
 
 class PackJob:
     """The folder of one pack, from its first start to its end.
 
-    Args:
-        output: where the pack is to be.
-        options: plain values that decide its bytes; another run continues only with the same.
+    `options` are plain values that decide its bytes; another run continues only with the same.
     """
 
     def __init__(self, output: Path, options: dict[str, Any]) -> None:

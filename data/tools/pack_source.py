@@ -3,14 +3,15 @@
 import hashlib
 import os
 from array import array
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from data.datasets.class_ids import number_datasets
 from data.datasets.folders import ImageFiles, ListImages, open_image_files
+from data.records.format import Int64s
 from data.records.locations import LIST_SUFFIXES, DatasetError, LocationKind, location_kind
 
 _HASHED_AT_ONCE = 1 << 12  # images
@@ -18,28 +19,20 @@ _HASHED_AT_ONCE = 1 << 12  # images
 
 @dataclass(frozen=True)
 class PackSource:
-    """n image files to be packed.
-
-    Attributes:
-        files: the files.
-        labels: class of each; int64 [n], from 0 to `num_classes - 1`, each in use.
-        class_names: of the classes, or None if they are the numbers in the list.
-        sizes: in bytes; int64 [n], 0 for a missing file.
-        times: of the last change, in nanoseconds; int64 [n].
-    """
+    """n image files to be packed."""
 
     files: ImageFiles
-    labels: npt.NDArray[np.int64]
-    class_names: list[str] | None
-    sizes: npt.NDArray[np.int64]
-    times: npt.NDArray[np.int64]
+    labels: Int64s  # the class of each, from 0 to `num_classes - 1`, each in use
+    class_names: list[str] | None  # None if they are the numbers in the list
+    sizes: Int64s  # in bytes, 0 for a missing file
+    times: Int64s  # of the last change, in nanoseconds
 
     @property
     def num_classes(self) -> int:
         """Number of classes."""
         return int(self.labels.max()) + 1
 
-    def paths(self, indices: npt.NDArray[np.int64]) -> list[str]:
+    def paths(self, indices: Int64s) -> list[str]:
         """Return the paths of the images at `indices`, int64 [m].
 
         As text, since making a `Path` takes as long as opening the file.
@@ -47,7 +40,7 @@ class PackSource:
         root = str(self.files.root)
         return [os.path.join(root, self.files.paths[index]) for index in indices.tolist()]
 
-    def fingerprint(self, indices: npt.NDArray[np.int64]) -> bytes:
+    def fingerprint(self, indices: Int64s) -> bytes:
         """Return bytes that change with the names, labels or contents of images, int64 [m].
 
         Nothing is read. The bytes for m images are those for each, one after the other.
@@ -59,7 +52,7 @@ class PackSource:
         text = "".join(f"{names[i]}\0{label} {size} {time}\n" for i, label, size, time in rows)
         return text.encode("utf-8", "surrogateescape")
 
-    def digest(self, order: npt.NDArray[np.int64]) -> "hashlib._Hash":
+    def digest(self, order: Int64s) -> "hashlib._Hash":
         """Return a digest of the images at `order`, int64 [m], to which more can be added."""
         whole = hashlib.sha256()
         for start in range(0, len(order), _HASHED_AT_ONCE):
@@ -72,10 +65,8 @@ def open_pack_source(
 ) -> PackSource:
     """Find the images of a folder or of a list, with the classes that training gives them.
 
-    Args:
-        location: see `data.datasets.folders`.
-        root: what a list's paths are relative to; by default its folder.
-        remap_labels: renumber the classes if a list's labels have gaps.
+    A list's paths are relative to `root`, by default its folder; `remap_labels` renumbers the
+    classes if its labels have gaps.
 
     Raises `DatasetError` for a location that is neither, and as `open_dataset` does. A single file
     that is missing is found when it is read.
@@ -95,7 +86,10 @@ def open_pack_source(
     mapping = numbering.mapping
     sizes, times = array("q"), array("q")
     for path in files.paths:
-        size, time = _status(os.path.join(files.root, path))
+        size, time = 0, 0  # of a missing file, which reading will name
+        with suppress(OSError):
+            status = os.stat(os.path.join(files.root, path))
+            size, time = status.st_size, status.st_mtime_ns
         sizes.append(size)
         times.append(time)
     return PackSource(
@@ -105,12 +99,3 @@ def open_pack_source(
         np.frombuffer(sizes, np.int64),
         np.frombuffer(times, np.int64),
     )
-
-
-def _status(path: str) -> tuple[int, int]:
-    """Return size and time of change; zeros for a missing file, which reading will name."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return 0, 0
-    return status.st_size, status.st_mtime_ns

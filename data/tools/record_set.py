@@ -17,7 +17,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
@@ -62,15 +61,11 @@ def parse_bytes(text: str) -> int:
 class Sharding:
     """Where a set is cut into shards: by default nowhere, or by one of the two.
 
-    Attributes:
-        shards: number of files, with numbers of images that differ by at most one.
-        shard_bytes: most bytes of a `.rec`, except for one image that is larger.
-
     Raises `ValueError` for both at once and for numbers below 1.
     """
 
-    shards: int | None = None
-    shard_bytes: int | None = None
+    shards: int | None = None  # files, with numbers of images that differ by at most one
+    shard_bytes: int | None = None  # most bytes of a `.rec`, except for one image that is larger
 
     def __post_init__(self) -> None:
         if self.shards is not None and self.shard_bytes is not None:
@@ -92,17 +87,11 @@ class Sharding:
 
 @dataclass(frozen=True)
 class SetPosition:
-    """How far a set is safely on the disk.
+    """How far a set is safely on the disk."""
 
-    Attributes:
-        shard: number of the shard that is being written; all before it are whole.
-        stop: the first position that is not in it, by the number of shards.
-        file: how far its files are.
-    """
-
-    shard: int
-    stop: int
-    file: WriterPosition
+    shard: int  # that is being written; all before it are whole
+    stop: int  # the first position that is not in it, by the number of shards
+    file: WriterPosition  # how far its files are
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
@@ -116,23 +105,19 @@ class RecordSetWriter:
     A context manager. Each file appears under its name when it is whole; after an exception the
     unfinished one is deleted, unless `checkpoint` was called, after which it can be resumed.
 
-    Args:
-        folder: an existing folder.
-        total: number of images that are to come; fewer may.
-        layout: see the module; in `identity` the images must come sorted by class.
-        sharding: where one file ends and the next begins; by default there is one file.
-        resume: continue from this position of an earlier writer with the same arguments.
+    In the identity layout the images must come sorted by class. `resume` continues from this
+    position of an earlier writer with the same arguments.
 
     Raises `ValueError` for no images, or fewer than shards, and `WriteError` as `RecordWriter`.
     """
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path,  # exists
         *,
-        total: int,
+        total: int,  # number of images that are to come; fewer may
         layout: Layout,
-        sharding: Sharding | None = None,
+        sharding: Sharding | None = None,  # by default there is one file
         resume: SetPosition | None = None,
     ) -> None:
         sharding = sharding or Sharding()
@@ -229,21 +214,16 @@ class RecordSetWriter:
     def _end_file(self) -> None:
         if self._layout == "identity":
             write_identity_ranges(self._writer, self._starts, self._first_key + self._images)
-        self._writer.__exit__(None, None, None)
+        self._writer.__exit__(None)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
-            self._writer.__exit__(kind, error, trace)
+            self._writer.__exit__(kind)
         elif self._images == 0:
-            self._writer.__exit__(ValueError, None, None)
+            self._writer.__exit__(ValueError)
             raise ValueError(f"{self.folder}: no images were given to write: expected at least one")
         else:
             self._end_file()
@@ -263,11 +243,8 @@ def write_set_files(
 ) -> None:
     """Write the files next to the records: `property`, and `classes.json` where there are names.
 
-    Args:
-        folder: of the records.
-        num_classes: C.
-        names: of the classes 0 … C - 1, all different, or None.
-        image: any of the set; `property` states its size, and is left out if it has none.
+    The `names` of the classes 0 … C - 1 are all different. `property` states the size of `image`,
+    any of the set, and is left out if that has none.
     """
     size = pixel_size(image)
     with writing(folder):

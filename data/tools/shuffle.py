@@ -9,13 +9,12 @@ from tempfile import TemporaryFile
 from typing import IO
 
 import numpy as np
-import numpy.typing as npt
 
 from data.datasets.dataset import RecordDataset, open_records
 from data.files import atomic_folder, check_space, writing
 from data.order.orders import GlobalOrder
 from data.progress import ProgressCallback, progress_counter
-from data.records.format import unpack_record
+from data.records.format import Int64s, unpack_record
 from data.tools.record_set import RecordSetWriter, Sharding, read_class_names, write_set_files
 
 MEMORY_BYTES = 1 << 30
@@ -25,17 +24,15 @@ _MOST_BUCKETS = 500  # open files
 _OVERHEAD = 300  # bytes of Python objects for each record in memory
 _CHUNK = 1024  # records between reports
 
-_Ints = npt.NDArray[np.int64]
-
 
 def shuffle_records(
-    source: Path,
-    output: Path,
+    source: Path,  # see `data.records.shards.find_records`
+    output: Path,  # a folder that does not exist or is empty
     *,
-    seed: int,
-    sharding: Sharding | None = None,
-    memory_bytes: int = MEMORY_BYTES,
-    remap_labels: bool = False,
+    seed: int,  # the order is that of epoch 0 of a run with this seed; 0 to 2**64 - 1
+    sharding: Sharding | None = None,  # by default there is one file
+    memory_bytes: int = MEMORY_BYTES,  # most of images in memory; the result does not depend on it
+    remap_labels: bool = False,  # renumber the classes if the labels have gaps
     progress: ProgressCallback | None = None,
 ) -> tuple[int, int]:
     """Write the images of a set in a random order, in the plain layout.
@@ -43,16 +40,7 @@ def shuffle_records(
     In two passes, each of which reads and writes from end to end, which suits every disk: the first
     distributes the images over buckets that fit in memory, one for each chunk of the new order; the
     second puts each bucket in order. Meanwhile that takes the set's size on the disk once more. A
-    set that fits in memory is one bucket, which stays there.
-
-    Args:
-        source: see `data.records.shards.find_records`.
-        output: a folder that does not exist or is empty.
-        seed: of the order, which is that of epoch 0 of a run with this seed; 0 to 2**64 - 1.
-        sharding: where one file ends and the next begins; by default there is one file.
-        memory_bytes: most bytes of images in memory; the result does not depend on it.
-        remap_labels: renumber the classes if the labels have gaps.
-        progress: called with (images moved, moves in all) now and then.
+    set that fits in memory is one bucket, which stays there. Progress counts each image twice.
 
     Returns the numbers of images and of classes. Raises `ValueError` for records that are
     damaged, an output that exists already, too little memory, and a disk that is too small or
@@ -74,7 +62,7 @@ def shuffle_records(
     return len(order), images.num_classes
 
 
-def _bucket_bounds(sizes: _Ints, most: int) -> _Ints:
+def _bucket_bounds(sizes: Int64s, most: int) -> Int64s:
     """Cut the new order, of images of `sizes` int64 [n], into chunks of at most `most` bytes.
 
     Raises `ValueError` if those are too many, with enough bytes for fewer.
@@ -103,8 +91,8 @@ def _open_buckets(count: int, folder: Path, memory_bytes: int, stack: ExitStack)
 
 def _shuffle(
     images: RecordDataset,
-    order: _Ints,
-    bounds: _Ints,
+    order: Int64s,
+    bounds: Int64s,
     buckets: list[IO[bytes]],
     writer: RecordSetWriter,
     count: Callable[[int], None],
@@ -131,8 +119,8 @@ def _shuffle(
 
 def _write_in_order(
     images: RecordDataset,
-    members: _Ints,
-    positions: _Ints,
+    members: Int64s,
+    positions: Int64s,
     bucket: IO[bytes],
     writer: RecordSetWriter,
 ) -> None:

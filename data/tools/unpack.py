@@ -3,7 +3,6 @@
 import csv
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +22,10 @@ _LONGEST_NAME = 255  # bytes, on nearly all file systems
 
 
 def unpack_records(
-    records: Path,
-    output: Path,
+    records: Path,  # see `data.records.shards.find_records`
+    output: Path,  # a folder that does not exist or is empty
     *,
-    remap_labels: bool = False,
+    remap_labels: bool = False,  # renumber the classes if the labels have gaps
     progress: ProgressCallback | None = None,
 ) -> tuple[int, int]:
     """Write every image of a set to `output/class/key.jpg`, byte for byte.
@@ -37,12 +36,6 @@ def unpack_records(
     lists `path<tab>class` in the order of the records: packing it gives the same records again, and
     so does packing the folder if they are sorted by class and the classes by name.
 
-    Args:
-        records: see `data.records.shards.find_records`.
-        output: a folder that does not exist or is empty.
-        remap_labels: renumber the classes if the labels have gaps.
-        progress: called with (images written, images in all) now and then.
-
     Returns the numbers of images and of classes. Raises `ValueError` for records that are
     damaged, an image of unknown format (named), a class name that cannot be a folder's, an output
     that exists already, and a disk that is too small or full.
@@ -50,7 +43,8 @@ def unpack_records(
     images = open_records(records, remap_labels=remap_labels)
     folders = _folder_names(images)
     check_space(output, sum(path.stat().st_size for path in images.files))
-    file_name = _file_names(images)
+    keys = range(len(images)) if len(images.files) > 1 else images.sources[0].keys
+    width = len(str(np.max(keys)))
     with atomic_folder(output) as partial, writing(output):
         for folder in folders:
             (partial / folder).mkdir()
@@ -68,7 +62,7 @@ def unpack_records(
                         "see check_records"
                     )
                 label = int(images.labels[index])
-                name = f"{folders[label]}/{file_name(index)}{suffix}"
+                name = f"{folders[label]}/{int(keys[index]):0{width}d}{suffix}"
                 (partial / name).write_bytes(image)
                 lines.writerow((name, label))
                 if count % 256 == 0 or count == len(images):
@@ -93,13 +87,3 @@ def _folder_names(images: RecordDataset) -> list[str]:
                 "folder's: rename it there, or delete the file to have numbered folders"
             )
     return names
-
-
-def _file_names(images: RecordDataset) -> Callable[[int], str]:
-    """Return what gives an image its file name, without suffix."""
-    if len(images.files) > 1:
-        width = len(str(len(images) - 1))
-        return lambda index: f"{index:0{width}d}"
-    keys = images.sources[0].keys
-    width = len(str(np.max(keys)))
-    return lambda index: f"{int(keys[index]):0{width}d}"

@@ -28,15 +28,7 @@ class _Range:
 class RangeCache:
     """Blocks and runs of `source`; the least recently used are dropped first. Thread-safe.
 
-    Args:
-        source: what is read.
-        block_bytes: size of a block.
-        cache_bytes: limit of everything held or on its way, at least two blocks.
-
-    Attributes:
-        held_bytes: of all blocks and runs, those on their way included.
-
-    Raises `ValueError` for a limit of less than two blocks.
+    `cache_bytes` limits everything held or on its way; raises `ValueError` below two blocks.
     """
 
     def __init__(self, source: RemoteObject, *, block_bytes: int, cache_bytes: int) -> None:
@@ -46,7 +38,7 @@ class RangeCache:
                 "two blocks or more"
             )
         self.source, self.block_bytes, self.cache_bytes = source, block_bytes, cache_bytes
-        self.held_bytes = 0
+        self.held_bytes = 0  # of all blocks and runs, those on their way included
         self._ranges: OrderedDict[ByteRange, _Range] = OrderedDict()  # least recently used first
         self._run_of: dict[int, _Range] = {}  # by the offset of each record that was not read yet
         self._lock = threading.Lock()

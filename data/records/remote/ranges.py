@@ -55,14 +55,7 @@ class RemoteObject:
     """One object of a store, of which ranges of bytes are read. Survives a fork.
 
     Credentials and endpoints come from the environment, never from a config that a run writes down.
-
-    Args:
-        url: as fsspec takes it.
-        patience: seconds that one attempt of a request may take.
-
-    Attributes:
-        size: in bytes.
-        version: what the store said of the content when it was opened: size, and etag or time.
+    `patience` is the number of seconds that one attempt of a request may take.
 
     Raises `RemoteMissing` for an object that does not exist, else `RemoteError`.
     """
@@ -70,6 +63,7 @@ class RemoteObject:
     def __init__(self, url: str, *, patience: float = 30.0) -> None:
         self.url = url
         self.patience = patience
+        # What the store said of the content when it was opened: size, and etag or time.
         self.version: dict[str, str] = {}
         self._pid = -1
         info = self._start(lambda: self._retry(self._info)).result()

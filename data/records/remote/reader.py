@@ -28,6 +28,7 @@ from data.records.format import (
     WHOLE,
     ByteRange,
     Bytes,
+    Int64s,
     RecordError,
 )
 from data.records.locations import default_cache_folder, sibling
@@ -48,19 +49,11 @@ _HEADER_BYTES: Final = 4 * HEADER_WORDS
 _STREAK: Final = 4
 _WALK_CHUNK: Final = 1 << 20  # records whose headers are in memory while a file is scanned
 
-Int64s = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint32]
 
 
 class RemoteRecordFile(RecordFile):
-    """A `.rec` file at a URL. Survives a fork.
-
-    Args:
-        url: of the `.rec`; any that fsspec knows.
-        block_bytes: size of a block, which is one request.
-        cache_bytes: limit of the blocks and records held by a process.
-        patience: seconds that one attempt of a request may take.
-        cache_folder: for local copies of the index and of headers; by default the user's.
+    """A `.rec` file at a URL that fsspec knows. Survives a fork.
 
     Raises `RemoteError` for what cannot be reached, and `RecordError` as `RecordFile` does.
     """
@@ -71,10 +64,10 @@ class RemoteRecordFile(RecordFile):
         self,
         url: str,
         *,
-        block_bytes: int = BLOCK_BYTES,
-        cache_bytes: int = CACHE_BYTES,
-        patience: float = 30.0,
-        cache_folder: Path | None = None,
+        block_bytes: int = BLOCK_BYTES,  # of one request
+        cache_bytes: int = CACHE_BYTES,  # limit of what a process holds
+        patience: float = 30.0,  # seconds that one attempt of a request may take
+        cache_folder: Path | None = None,  # for copies of index and headers; by default the user's
     ) -> None:
         self.path = url
         self.block_bytes = block_bytes

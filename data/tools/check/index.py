@@ -1,6 +1,5 @@
 """Compares an `.idx` with the records that are really there."""
 
-import re
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from data.records.format import RecordError
-from data.records.index import read_index
+from data.records.index import INDEX_LINE, read_index
 from data.tools.check.records import RecordTable
 from data.tools.check.scan import DamagedFile, Offsets
 from data.tools.findings import Findings, Place
-
-_LINE = re.compile(rb"\d{1,18}\t\d{1,18}")
 
 
 @dataclass(frozen=True)
@@ -40,14 +37,8 @@ class _Entries:
 def check_index(file: DamagedFile, table: RecordTable, findings: Findings) -> Offsets:
     """Fill in the keys of a file's records, and return all keys that its index has.
 
-    Without an index the keys are the ids, or 0, 1, 2 … where those are not all different.
-
-    Args:
-        file: the `.rec`, with its damage known; its index has the same name.
-        table: its whole records.
-        findings: what is wrong with the index is added here.
-
-    Returns all keys, also those that lead to no record; int64.
+    Those include keys that lead to no record. The damage of `file` is known; `table` are its whole
+    records. Without an index the keys are the ids, or 0, 1, 2 … where those are not all different.
     """
     idx = Path(file.path).with_suffix(".idx")
     keys, ids, have_header = table.keys, table.ids, table.image_sizes >= 0
@@ -96,12 +87,12 @@ def _read_by_line(path: Path, findings: Findings) -> _Entries:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             text = line.rstrip(b"\r\n")
-            if not _LINE.fullmatch(text):
+            match = INDEX_LINE.fullmatch(text)
+            if match is None:
                 findings.add("index_line", [Place(str(path), f"found {text[:60]!r}", line=number)])
                 continue
-            key, _, offset = text.partition(b"\t")
-            keys.append(int(key))
-            offsets.append(int(offset))
+            keys.append(int(match[1]))
+            offsets.append(int(match[2]))
             lines.append(number)
     return _Entries(path, np.array(keys, np.int64), np.array(offsets, np.int64), lines)
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.loading.decode import BadImage, decode_into, encoded_size
-from data.records.format import HEADER, SIZE_BITS, WHOLE, Bytes, Headers
+from data.records.format import HEADER, SIZE_BITS, WHOLE, Bytes, Headers, Int64s
 from data.tools.check.scan import DamagedFile, Offsets
 from data.tools.encoded_image import pixel_size
 from data.tools.findings import Findings, Place
@@ -22,31 +22,23 @@ _LOG_SAMPLES: Final = 3  # of the number of words of an image that are in its fi
 _MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)  # 2**64 divided by the golden ratio
 _SIDE: Final = 112  # to which images are decoded that are not square, or large
 
-RowIndices = npt.NDArray[np.int64]
+RowIndices = Int64s
 
 
 @dataclass(frozen=True)
 class RecordTable:
-    """n whole records of one file, or of several one after the other, column by column.
+    """n whole records of one file, or of several one after the other, column by column."""
 
-    Attributes:
-        first_rows: the row of the first record of each file.
-        keys: int64 [n], `NO_KEY` where the index does not name the record.
-        offsets: int64 [n], rising within a file.
-        flags, labels, ids, image_sizes: see `data.records.reader.Headers`.
-        fingerprints: of the images' bytes, the same for the same bytes; uint64 [n].
-        sizes: width and height of each image in pixels; uint16 [n, 2]. 0 where there is no image,
-            where it cannot be decoded, and where none was to be decoded.
-    """
-
-    first_rows: dict[Path, int]
-    keys: Offsets
-    offsets: Offsets
-    flags: npt.NDArray[np.uint32]
+    first_rows: dict[Path, int]  # the row of the first record of each file
+    keys: Offsets  # `NO_KEY` where the index does not name the record
+    offsets: Offsets  # rising within a file
+    flags: npt.NDArray[np.uint32]  # this and the next three: see `data.records.format.Headers`
     labels: npt.NDArray[np.float32]
     ids: npt.NDArray[np.uint64]
     image_sizes: Offsets
-    fingerprints: npt.NDArray[np.uint64]
+    fingerprints: npt.NDArray[np.uint64]  # of the images' bytes, the same for the same bytes
+    # Width and height of each image in pixels, [n, 2]. 0 where there is no image, where it cannot
+    # be decoded, and where none was to be decoded.
     sizes: npt.NDArray[np.uint16]
 
     @classmethod

@@ -52,26 +52,16 @@ _THREADS: Final = 8
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What was checked, and what was found.
+    """What was checked, and what was found."""
 
-    Attributes:
-        files: the `.rec` files.
-        size: of them all in bytes.
-        records, images, identities: how many whole ones there are; images are those that
-            training would read, identities their different labels.
-        decoded: whether images were decoded.
-        seconds: that it took.
-        findings: see `data.tools.check.kinds.KINDS`.
-    """
-
-    files: tuple[Path, ...]
-    size: int
-    records: int
-    images: int
-    identities: int
-    decoded: bool
-    seconds: float
-    findings: Findings
+    files: tuple[Path, ...]  # `.rec` files
+    size: int  # of them all in bytes
+    records: int  # whole ones
+    images: int  # that training would read
+    identities: int  # different labels of those
+    decoded: bool  # whether images were
+    seconds: float  # that it took
+    findings: Findings  # see `data.tools.check.kinds.KINDS`
 
     @property
     def clean(self) -> bool:
@@ -109,13 +99,9 @@ def check_records(
 ) -> CheckResult:
     """Check every record of `files`, which together are one dataset, and go on past damage.
 
-    Args:
-        files: as `data.records.shards.find_records` returns them, each with its `.idx` next to it
-            or without.
-        decode: whether to decode every image, as training does.
-        workers: threads, or processes above 8; by default one per core that this process may
-            use. With 1 the work is done in this thread.
-        progress: called with (bytes done, bytes in all) now and then.
+    Each has its `.idx` next to it, or none. `decode` says whether to decode every image, as
+    training does. `workers` are threads, or processes above 8; by default one per core that this
+    process may use. With 1 the work is done in this thread. Progress counts bytes.
 
     Raises `RecordError` for what is no RecordIO file at all, `OSError` for what cannot be opened,
     and `ValueError` for fewer than one worker, or one that was killed.
@@ -133,7 +119,9 @@ def check_records(
     findings, tables, masks = Findings(KINDS), [], []
     size = sum(file.size for file in opened)
     done = progress_counter(progress, size)
-    with _workers(workers, size, decode) as working:
+    most = workers if decode else min(workers, 2)  # the walk takes longer than the rest
+    count = max(1, min(most, -(-size // CHUNK)))
+    with Workers(count, processes=count > _THREADS) as working:
         for file in opened:
             table, images = _check_file(file, decode, working, done, findings)
             tables.append(table)
@@ -158,14 +146,6 @@ def check_records(
         seconds=time.perf_counter() - start,
         findings=findings,
     )
-
-
-def _workers(count: int, size: int, decode: bool) -> Workers:
-    """Return at most `count` workers for files of `size` bytes in all."""
-    count = max(1, min(count, -(-size // CHUNK)))
-    if decode:
-        return Workers(count, processes=count > _THREADS)
-    return Workers(min(count, 2), processes=False)  # the walk takes longer than the rest
 
 
 def _check_file(

@@ -14,10 +14,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from data.records.format import HEADER_WORDS, MAGIC, PART, ByteRange, Bytes, RecordError
+from data.records.format import HEADER_WORDS, MAGIC, PART, ByteRange, Bytes, Int64s, RecordError
 from data.records.reader import RecordFile
 
-Offsets = npt.NDArray[np.int64]
+Offsets = Int64s
 
 _READ_BYTES: Final = 1 << 20  # at a time: stays in the core's cache
 _PAGE: Final = 4096  # bytes: the unit in which a disk's errors are reported
@@ -33,17 +33,13 @@ class DamagedFile(RecordFile):
     of the time of a check without decoding, and a hundredth with. A record with a byte that cannot
     be read is not whole.
 
-    Attributes:
-        damage: ranges of bytes that belong to no whole record, in order, as far as it was scanned.
-        unreadable: pages that the disk cannot read, in order.
-
     Raises `RecordError` for a file that is empty, a Git LFS pointer, or has no record's start in
     its first MiB.
     """
 
     def __init__(self, path: Path) -> None:
-        self.damage: list[ByteRange] = []
-        self.unreadable: list[ByteRange] = []
+        self.damage: list[ByteRange] = []  # belong to no whole record, as far as it was scanned
+        self.unreadable: list[ByteRange] = []  # pages that the disk cannot read
         self._read_to = 0
         self._scratch = memoryview(bytearray(_READ_BYTES))
         super().__init__(path)
@@ -62,26 +58,22 @@ class DamagedFile(RecordFile):
     def whole_records(self, chunk_bytes: int) -> Iterator[Offsets]:
         """Yield the offsets of all whole records, rising, `chunk_bytes` of the file at a time."""
         with open(self.path, "rb", buffering=0) as self._disk:
-            yield from self._whole_records(chunk_bytes)
-
-    def _whole_records(self, chunk_bytes: int) -> Iterator[Offsets]:
-        position = 0  # where the next record should start
-        for start in range(0, self.size, chunk_bytes):
-            stop = min(start + chunk_bytes, self.size)
-            found = [np.empty(0, np.int64)]
-            while position < stop:
-                self._read_ahead(stop + _HEADER_BYTES)
-                offsets, following = self.walk(position, self._readable_to(position, stop))
-                # A wrong length shows only in what follows: the last record is looked at again.
-                if len(offsets) and not self._is_whole(int(offsets[-1])):
-                    offsets, following = offsets[:-1], int(offsets[-1])
-                found.append(offsets)
-                if following < stop:
-                    resumed = self._next_whole(following)
-                    self.damage.append((following, resumed))
-                    following = resumed
-                position = following
-            yield np.concatenate(found)
+            position = 0  # where the next record should start
+            for start in range(0, self.size, chunk_bytes):
+                stop = min(start + chunk_bytes, self.size)
+                found = [np.empty(0, np.int64)]
+                while position < stop:
+                    self._read_ahead(stop + _HEADER_BYTES)
+                    offsets, position = self.walk(position, self._readable_to(position, stop))
+                    # A wrong length shows only in what follows: look at the last record again.
+                    if len(offsets) and not self._is_whole(int(offsets[-1])):
+                        offsets, position = offsets[:-1], int(offsets[-1])
+                    found.append(offsets)
+                    if position < stop:
+                        resumed = self._next_whole(position)
+                        self.damage.append((position, resumed))
+                        position = resumed
+                yield np.concatenate(found)
 
     def words(self, indices: Offsets) -> npt.NDArray[np.uint32]:
         """Return the 4-byte words at `indices`."""

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from data.datasets.dataset import open_dataset
+from data.datasets.sources import open_record_file
 from data.records.format import RecordError, pack_record
 from data.records.index import open_index
 from data.records.labels import PROBED_WHEN_REMOTE, read_images
-from data.records.open import open_record_file
 from data.records.reader import RecordFile
 from data.records.remote.local_copies import local_folder
 from data.records.remote.ranges import RemoteError, RemoteObject

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from data.datasets.dataset import open_dataset
+from data.datasets.sources import open_record_file
 from data.records.format import RecordError
 from data.records.index import open_index
-from data.records.open import open_record_file
 from data.records.reader import RecordFile
 from data.records.remote.range_cache import RangeCache
 from data.records.remote.ranges import RemoteObject

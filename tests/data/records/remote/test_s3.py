@@ -19,9 +19,9 @@ import torch
 from s3fs import S3FileSystem
 
 from data.datasets.dataset import open_dataset
+from data.datasets.sources import open_record_file
 from data.loading.loader import Loader
 from data.records.index import open_index
-from data.records.open import open_record_file
 from data.records.reader import RecordFile
 from data.records.remote import ranges as remote
 from data.records.remote.ranges import RemoteError, RemoteMissing
