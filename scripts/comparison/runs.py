@@ -91,7 +91,7 @@ def train_run(run: MethodRun, ranks: int) -> RunResult:
     with (
         terminal.open("a") as output,
         subprocess.Popen(
-            command(run, ranks),
+            train_command(run, ranks),
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
         ) as process,
     ):  # fmt: skip
@@ -109,7 +109,7 @@ def train_run(run: MethodRun, ranks: int) -> RunResult:
     return result
 
 
-def command(run: MethodRun, ranks: int) -> list[str]:
+def train_command(run: MethodRun, ranks: int) -> list[str]:
     """Return the command that trains a run."""
     launcher = [sys.executable]
     if ranks > 1:
