@@ -18,12 +18,13 @@ from typing import Any
 
 from data.build import build_dataset
 from eval.build import build_verifier
+from recognition.config_file import read_settings
 from recognition.distributed import World
 from scripts.common.command import command, exit_with, make_parser
 from scripts.comparison.curves import draw_curves, require_matplotlib, write_tensorboard
 from scripts.comparison.report import SharedSetup, around_marks, insert, markdown, write_json
 from scripts.comparison.runs import RunResult, train_all, train_command
-from scripts.comparison.settings import MethodRun, load_comparison, make_runs
+from scripts.comparison.settings import Comparison, make_runs
 
 parser = make_parser(__doc__)
 add = parser.add_argument
@@ -39,7 +40,7 @@ add("--dry-run", action="store_true", help="check everything, print each run's c
 @command(parser)
 def main(options: argparse.Namespace) -> int:
     """Compare; return the exit status."""
-    comparison = load_comparison(options.config)
+    comparison = read_settings(options.config, Comparison)
     output: Path = options.output or comparison.output
     if options.quick and options.output is None:
         output = output.with_name(f"{output.name}_quick")
@@ -54,7 +55,11 @@ def main(options: argparse.Namespace) -> int:
     require_matplotlib()
     if options.docs is not None:
         around_marks(options.docs)  # a page without marks must fail now, not after an hour
-    setup = prepare(runs[0], comparison.ranks)
+    # Generates the data if it is the demo's; all runs have the same data and verification sets.
+    config, world = runs[0].config, World()
+    dataset = build_dataset(config.data, world)
+    build_verifier(config, world)
+    setup = SharedSetup(config, dataset.num_classes, len(dataset), comparison.ranks)
     results, failed = train_all(runs, comparison.ranks)
     if results:
         report(output, setup, results)
@@ -70,13 +75,6 @@ def main(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return 1 if failed else 0
-
-
-def prepare(run: MethodRun, ranks: int) -> SharedSetup:
-    """Generate the data if it is the demo's; check the data and verification sets of all runs."""
-    dataset = build_dataset(run.config.data, World())
-    build_verifier(run.config, World())
-    return SharedSetup(run.config, dataset.num_classes, len(dataset), ranks)
 
 
 def report(output: Path, setup: SharedSetup, results: Sequence[RunResult]) -> None:

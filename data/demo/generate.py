@@ -7,12 +7,11 @@ The folder has the layout of the public face data sets: `train.rec`, `train.idx`
 
 import ctypes
 import json
-import os
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import simplejpeg
@@ -20,10 +19,11 @@ import torch
 
 from data.demo.conditions import Period, Pose, Shot
 from data.demo.render import render_identity
+from data.files import is_free
 from data.loading.tuning import usable_cores
 from data.loading.workers import Workers
 from data.pairs.bin_file import write_pair_file
-from data.progress import ProgressCallback
+from data.progress import ProgressCallback, progress_counter
 from data.records.writer import write_face_records
 
 GENERATOR_VERSION = 1
@@ -95,17 +95,14 @@ def make_demo_data(
     if _is_made(folder, parameters):
         return False
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
+    with TemporaryDirectory(".partial", f".{folder.name}.", folder.parent) as parent:
+        partial = Path(parent, folder.name)
+        partial.mkdir()
         with _one_thread(), Workers(count, processes=True, start=_start_worker) as workers:
             _write(partial, parameters, workers, progress)
         if folder.exists():
             folder.rmdir()  # empty, as was checked; fails if it no longer is
         partial.replace(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return True
 
 
@@ -127,7 +124,7 @@ def _check(identities: int, images: int, people_per_set: int, processes: int) ->
 
 def _is_made(folder: Path, parameters: dict[str, int]) -> bool:
     """Return whether `folder` holds this data already; raise `ValueError` for anything else."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if is_free(folder):
         return False
     manifest = folder / MANIFEST
     if not manifest.is_file():
@@ -197,14 +194,11 @@ def _write(
 ) -> None:
     seed, people = parameters["seed"], parameters["people_per_set"]
     total = parameters["images"] + 4 * people * len(VERIFICATION_SETS)
-    done = 0
+    count = progress_counter(progress, total)
 
     def photographs(people: Sequence[_Person]) -> Iterator[list[bytes]]:
-        nonlocal done
         for group in workers.in_order(_photograph, people):
-            done += len(group)
-            if progress is not None:
-                progress(done, total)
+            count(len(group))
             yield group
 
     training = photographs(training_people(seed, parameters["identities"], parameters["images"]))
