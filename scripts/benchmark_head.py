@@ -116,8 +116,8 @@ def groups(options: argparse.Namespace, device: str, threads: int) -> list[list[
 
 
 @command(parser)
-def main(options: argparse.Namespace) -> int:
-    """Measure everything, and report it; return the exit status."""
+def main(options: argparse.Namespace) -> None:
+    """Measure everything, and report it."""
     device, _ = choose_device(options.device, World())
     if device.type == "cuda" and max(options.ranks) > torch.cuda.device_count():
         raise ValueError(
@@ -142,7 +142,7 @@ def main(options: argparse.Namespace) -> int:
         "rows": rows,
     }
     # The preset for memory takes single steps, whose times mean little.
-    return publish(options, figures, partial(markdown, times=options.preset != "memory"))
+    publish(options, figures, partial(markdown, times=options.preset != "memory"))
 
 
 if __name__ == "__main__":

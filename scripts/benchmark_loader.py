@@ -44,8 +44,8 @@ add("--index", type=int, nargs="?", const=GLINT360K_IMAGES, metavar="IMAGES",
 
 
 @command(parser)
-def main(options: argparse.Namespace) -> int:
-    """Measure everything, and report it; return the exit status."""
+def main(options: argparse.Namespace) -> None:
+    """Measure everything, and report it."""
     reader = choose_reader(options.incumbent)
     dataset = demo_dataset(SYNTHETIC) if options.data is None else open_dataset(options.data)
     if len(dataset.sources) > 1 or not isinstance(dataset.sources[0], RecordImages):
@@ -63,7 +63,7 @@ def main(options: argparse.Namespace) -> int:
         **record(ways, samples),
         "index": None if options.index is None else measure_index(options.index, INDEX),
     }
-    return publish(options, figures, markdown)
+    publish(options, figures, markdown)
 
 
 if __name__ == "__main__":

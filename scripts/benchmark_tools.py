@@ -35,8 +35,8 @@ add("--rounds", type=int, default=7, help="turns of each case")
 
 
 @command(parser)
-def main(options: argparse.Namespace) -> int:
-    """Measure everything, and report it; return the exit status."""
+def main(options: argparse.Namespace) -> None:
+    """Measure everything, and report it."""
     workers = usable_cores()
     cases = _cases(options, workers)
     seconds = take_turns(cases, measure_case, options.rounds)
@@ -47,7 +47,7 @@ def main(options: argparse.Namespace) -> int:
         "rows": record(cases, seconds),
         "start": statistics.median(_start_seconds() for _ in range(_STARTS)),
     }
-    return publish(options, figures, markdown)
+    publish(options, figures, markdown)
 
 
 def _cases(options: argparse.Namespace, workers: int) -> list[ToolCase]:

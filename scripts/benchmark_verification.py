@@ -194,8 +194,8 @@ def sha256(path: Path) -> str:
 
 
 @command(parser)
-def main(options: argparse.Namespace) -> int:
-    """Verify, print and write; return the exit status."""
+def main(options: argparse.Namespace) -> None:
+    """Verify, print and write."""
     device, _ = choose_device(options.device, World())
     # The figures must not depend on the kind of GPU: no TF32 in convolutions.
     torch.backends.cudnn.allow_tf32 = False
@@ -215,7 +215,6 @@ def main(options: argparse.Namespace) -> int:
     options.output.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     print(table(results))
     print(f"{total:,} images in {seconds:.1f} s on {device}; all figures: {options.output}")
-    return 0
 
 
 if __name__ == "__main__":

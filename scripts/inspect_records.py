@@ -23,8 +23,8 @@ add("--seed", type=int, default=0, help="of the sample and the grid")
 
 
 @command(parser)
-def main(options: argparse.Namespace) -> int:
-    """Inspect the files and print what they hold; return the exit status."""
+def main(options: argparse.Namespace) -> None:
+    """Inspect the files and print what they hold."""
     try:
         images = InspectedRecords(record_files(options))
         with progress_bar("reading images", "image") as progress:
@@ -43,7 +43,6 @@ def main(options: argparse.Namespace) -> int:
         hint = "scripts/check_records.py goes on past damage, and lists it all"
         raise RecordError(f"{error}\n{hint}") from error
     print(json.dumps(found.to_dict(), indent=2) if options.json else found.text())
-    return 0
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ add("--processes", type=int, help="(default: one per CPU)")
 
 
 @command(parser)
-def main(options: argparse.Namespace) -> int:
-    """Make the data, or say that it exists; return the exit status."""
+def main(options: argparse.Namespace) -> None:
+    """Make the data, or say that it exists."""
     with progress_bar(str(options.folder), "image") as progress:
         made = make_demo_data(
             options.folder,
@@ -31,7 +31,6 @@ def main(options: argparse.Namespace) -> int:
             progress=progress,
         )
     print(f"{options.folder} {'is made' if made else 'was made before and is complete'}")
-    return 0
 
 
 if __name__ == "__main__":

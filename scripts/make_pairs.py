@@ -26,8 +26,8 @@ add("--seed", type=int, default=0, help="of a folder: of the choice")
 
 
 @command(parser)
-def main(options: argparse.Namespace) -> int:
-    """Make or unpack a set and print what it holds; return the exit status."""
+def main(options: argparse.Namespace) -> None:
+    """Make or unpack a set and print what it holds."""
     with progress_bar(str(options.output), "image") as progress:
         written = _make(options, progress)
     for remark in written.remarks:
@@ -36,7 +36,6 @@ def main(options: argparse.Namespace) -> int:
         f"{options.output}: {written.pairs} pairs, {written.same} of one person, "
         f"of {written.images} images"
     )
-    return 0
 
 
 def _make(options: argparse.Namespace, progress: ProgressCallback) -> Written:

@@ -32,8 +32,8 @@ add_remap(parser)
 
 
 @command(parser)
-def main(options: argparse.Namespace) -> int:
-    """Merge, and print what was written; return the exit status."""
+def main(options: argparse.Namespace) -> None:
+    """Merge, and print what was written."""
     with progress_bar(str(options.output), "image") as progress:
         counts = merge_records(
             options.sources,
@@ -45,7 +45,6 @@ def main(options: argparse.Namespace) -> int:
             progress=progress,
         )
     print_written(options.output, counts, f"; sources: {MAPPING}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ add(
 
 
 @command(parser)
-def main(options: argparse.Namespace) -> int:
-    """Pack, and print what was written; return the exit status."""
+def main(options: argparse.Namespace) -> None:
+    """Pack, and print what was written."""
     layout: Layout = options.layout or ("identity" if options.shuffle is None else "plain")
     pack = PackOptions(
         layout=layout,
@@ -64,11 +64,10 @@ def main(options: argparse.Namespace) -> int:
     done = f"{report.images} images of {report.classes} identities"
     if not report.made:
         print(f"{options.output} was packed before and is complete: {done}")
-        return 0
+        return
     resumed = f", of them {report.resumed_at} by an earlier run" if report.resumed_at else ""
     skipped = f"; left out {report.skipped}, see {SKIPPED}" if report.skipped else ""
     print(f"{options.output} holds {done}{resumed}{skipped}")
-    return 0
 
 
 if __name__ == "__main__":

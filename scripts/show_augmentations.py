@@ -30,8 +30,8 @@ add("--epoch", type=int, default=0, help="another one, other decisions")
 
 
 @command(parser)
-def main(options: argparse.Namespace) -> int:
-    """Write the grid; return the exit status."""
+def main(options: argparse.Namespace) -> None:
+    """Write the grid."""
     if options.set and options.config is None:
         parser.error("--set changes a setting of a config: state --config too")
     settings: dict[str, Any] = dict.fromkeys(PROBABILITIES, 0.3)
@@ -45,7 +45,6 @@ def main(options: argparse.Namespace) -> int:
     grid = draw_grid(dataset, rows, samples=options.samples, image_size=size, epoch=options.epoch)
     grid.save(options.output)
     print(f"{options.output}: {', '.join(rows)}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ add_remap(parser)
 
 
 @command(parser)
-def main(options: argparse.Namespace) -> int:
-    """Shuffle, and print what was written; return the exit status."""
+def main(options: argparse.Namespace) -> None:
+    """Shuffle, and print what was written."""
     with progress_bar(str(options.output), "image") as progress:
         counts = shuffle_records(
             options.source,
@@ -38,7 +38,6 @@ def main(options: argparse.Namespace) -> int:
             progress=progress,
         )
     print_written(options.output, counts, ", shuffled")
-    return 0
 
 
 if __name__ == "__main__":

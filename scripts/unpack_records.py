@@ -21,8 +21,8 @@ add_remap(parser)
 
 
 @command(parser)
-def main(options: argparse.Namespace) -> int:
-    """Unpack, and print what was written; return the exit status."""
+def main(options: argparse.Namespace) -> None:
+    """Unpack, and print what was written."""
     with progress_bar(str(options.output), "image") as progress:
         counts = unpack_records(
             options.records,
@@ -31,7 +31,6 @@ def main(options: argparse.Namespace) -> int:
             progress=progress,
         )
     print_written(options.output, counts, f"; list: {LIST}")
-    return 0
 
 
 if __name__ == "__main__":

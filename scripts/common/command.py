@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-Run = Callable[[argparse.Namespace], int]
+Run = Callable[[argparse.Namespace], int | None]
 Main = Callable[..., int]
 """Takes the arguments, by default the process's, and returns the exit status."""
 
@@ -34,7 +34,7 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def command(parser: argparse.ArgumentParser, *, failed: int = 1) -> Callable[[Run], Main]:
-    """Make a command's `main` of a function that takes the parsed options, and returns its status.
+    """Make a command's `main` of a function of the parsed options; None is the exit status 0.
 
     An error that the user can fix ends it with a line on stderr and the exit status `failed`. The
     arguments as they were given are `options.given`.
@@ -45,7 +45,7 @@ def command(parser: argparse.ArgumentParser, *, failed: int = 1) -> Callable[[Ru
             options = parser.parse_args(arguments)
             options.given = sys.argv[1:] if arguments is None else arguments
             try:
-                return run(options)
+                return run(options) or 0
             except _ERRORS as error:
                 print(f"error: {error}", file=sys.stderr)
                 return failed

@@ -24,8 +24,8 @@ def benchmark_parser(name: str, description: str | None) -> argparse.ArgumentPar
     return parser
 
 
-def publish(options: argparse.Namespace, figures: Report, page: Callable[[Report], str]) -> int:
-    """Write the report and print it as `page`; return 0, the exit status."""
+def publish(options: argparse.Namespace, figures: Report, page: Callable[[Report], str]) -> None:
+    """Write the report, and print it as `page`."""
     report = {"command": shlex.join(["python", options.script, *options.given]), **figures}
     text = page(report)
     for file, content in ((options.json, json.dumps(report, indent=1)), (options.markdown, text)):
@@ -33,4 +33,3 @@ def publish(options: argparse.Namespace, figures: Report, page: Callable[[Report
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(content.rstrip() + "\n", encoding="utf-8")
     print(text)
-    return 0

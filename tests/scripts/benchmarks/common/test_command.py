@@ -17,8 +17,8 @@ def test_the_report_is_written_and_its_page_printed(
     report = {"rows": [1, 2]}
 
     @command(benchmark_parser("benchmark_x", "A benchmark."))
-    def main(options: argparse.Namespace) -> int:
-        return publish(options, report, lambda report: f"{report['command']}\n\n")
+    def main(options: argparse.Namespace) -> None:
+        publish(options, report, lambda report: f"{report['command']}\n\n")
 
     assert main(arguments) == 0
     line = f"python scripts/benchmark_x.py {' '.join(arguments)}"
@@ -34,9 +34,9 @@ def test_a_program_that_fails_is_one_line_and_no_report(
     assert parser.parse_args([]).json == Path("runs/benchmark_x.json")
 
     @command(parser)
-    def main(options: argparse.Namespace) -> int:
+    def main(options: argparse.Namespace) -> None:
         figures = {"lines": subprocess.run(["false"], check=True)}
-        return publish(options, figures, str)
+        publish(options, figures, str)
 
     assert main(["--json", str(tmp_path / "figures.json")]) == 1
     assert capsys.readouterr().err.startswith("error: ")
