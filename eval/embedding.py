@@ -5,6 +5,7 @@ image side.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,11 @@ def embed_images(
             images = normalise(pixels.to(device).permute(0, 3, 1, 2))
             views = (images, images.flip(3)) if flip else (images,)
             embedded.append(torch.stack([_embed(model, view) for view in views], dim=1))
-        return _gather(embedded, len(indices), device, 2 if flip else 1, world)
+    local = torch.cat(embedded).cpu().numpy() if embedded else None  # a rank may have none
+    parts: list[Any] = [local] * world.size
+    if world.size > 1:
+        dist.all_gather_object(parts, local)
+    return np.concatenate([part for part in parts if part is not None])
 
 
 def _embed(model: Model, images: Tensor) -> Tensor:
@@ -70,23 +75,3 @@ def _embed(model: Model, images: Tensor) -> Tensor:
             f"expected one embedding per image, [{len(images)}, embedding size]"
         )
     return embeddings.to(torch.float32)
-
-
-def _gather(
-    embedded: list[Tensor], count: int, device: torch.device, views: int, world: World
-) -> NDArray[np.float32]:
-    """Return the embeddings of all ranks in order; a rank may have none."""
-    if world.size == 1:
-        return torch.cat(embedded).cpu().numpy()
-    size = torch.tensor(embedded[0].shape[2] if embedded else 0, device=device)
-    dist.all_reduce(size, dist.ReduceOp.MAX)
-    ranges = [part_range(count, world.size, rank) for rank in range(world.size)]
-    longest = ranges[0][1]  # the first part is never shorter than another
-    padded = torch.zeros(longest, views, int(size), device=device)
-    if embedded:
-        local_part = torch.cat(embedded)
-        padded[: len(local_part)] = local_part
-    parts = [torch.empty_like(padded) for _ in ranges]
-    dist.all_gather(parts, padded)
-    trimmed = [part[: stop - start] for part, (start, stop) in zip(parts, ranges, strict=True)]
-    return torch.cat(trimmed).cpu().numpy()

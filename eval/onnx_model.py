@@ -16,16 +16,9 @@ class OnnxModel:
     """An ONNX network as a function from images to embeddings.
 
     A network that was exported with a fixed batch size gets batches of that size, the last one
-    padded, so that every file runs with any number of images.
-
-    Args:
-        path: the file; one input [n, 3, S, S], float32 or float16, and one output [n, d].
-        device: of the images; the network runs on CUDA too if onnxruntime supports it.
-
-    Attributes:
-        image_size: S, or None where the file leaves it open.
-        provider: the execution provider, by onnxruntime's name.
-        version: onnxruntime's version.
+    padded, so that every file runs with any number of images. The file has one input [n, 3, S, S],
+    float32 or float16, and one output [n, d]. For images on CUDA it runs there too, if onnxruntime
+    supports it.
 
     Raises `OnnxModelError` for a file that is not such a network, and `ModuleNotFoundError`, with
     the extra to install, without onnxruntime.
@@ -43,21 +36,20 @@ class OnnxModel:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3  # its warnings name graph nodes that users cannot fix
-        providers = ["CPUExecutionProvider"]
-        cuda = "CUDAExecutionProvider"
-        if device.type == "cuda" and cuda in onnxruntime.get_available_providers():
-            providers.insert(0, cuda)
+        wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
+        available = onnxruntime.get_available_providers()
+        providers = [*(one for one in wanted if one in available), "CPUExecutionProvider"]
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime's own exceptions have no common base
             raise OnnxModelError(f"{path}: onnxruntime cannot load it: {error}") from error
         self.path = path
         self.version: str = onnxruntime.__version__
-        self.provider: str = self._session.get_providers()[0]
+        self.provider: str = self._session.get_providers()[0]  # onnxruntime's name of it
         self._input = _input(path, self._session.get_inputs())
         self._dtype = np.float16 if self._input.type == "tensor(float16)" else np.float32
         batch, _, side, _ = self._input.shape
-        self.image_size = side if isinstance(side, int) else None
+        self.image_size = side if isinstance(side, int) else None  # the file may leave it open
         self._batch = batch if isinstance(batch, int) else None
         outputs = self._session.get_outputs()
         if len(outputs) != 1:
@@ -110,14 +102,11 @@ def _input(path: Path, inputs: list[Any]) -> Any:
     """Return the only input, checked; sizes that the file leaves open are names."""
     if len(inputs) == 1 and inputs[0].type in ("tensor(float)", "tensor(float16)"):
         shape = inputs[0].shape
-        if len(shape) == 4 and shape[1] in (3, None) and _square(shape[2], shape[3]):
+        sides = {side for side in shape[2:] if isinstance(side, int)}
+        if len(shape) == 4 and shape[1] in (3, None) and len(sides) < 2:
             return inputs[0]
     found = "; ".join(f"{item.name} {item.type} {item.shape}" for item in inputs)
     raise OnnxModelError(
         f"{path}: input {found}; expected one input of float images [n, 3, S, S] (channels "
         "before rows, square)"
     )
-
-
-def _square(height: object, width: object) -> bool:
-    return height == width or not (isinstance(height, int) and isinstance(width, int))

@@ -29,15 +29,10 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class FoldScores:
-    """The result of the ten folds.
+    """The result of the ten folds."""
 
-    Attributes:
-        accuracy: the accuracy of each fold, at the threshold from the other nine.
-        threshold: that threshold, a squared distance.
-    """
-
-    accuracy: tuple[float, ...]
-    threshold: tuple[float, ...]
+    accuracy: tuple[float, ...]  # of each fold, at the threshold from the other nine
+    threshold: tuple[float, ...]  # that threshold, a squared distance
 
     @property
     def mean(self) -> float:
@@ -53,19 +48,6 @@ class FoldScores:
     def mean_threshold(self) -> float:
         """Mean threshold, the one to deploy: a squared distance."""
         return float(np.mean(self.threshold))
-
-
-@dataclass(frozen=True, eq=False)
-class RocCurve:
-    """True accept rates at logarithmically spaced false accept rates.
-
-    Attributes:
-        far: float64 [k], rising from a single false accept to all.
-        tar: float64 [k], the true accept rate at no more than that false accept rate.
-    """
-
-    far: Floats
-    tar: Floats
 
 
 def unit(embeddings_nd: Floats) -> Floats:
@@ -134,7 +116,7 @@ def tar_at_far(distances_p: Floats, same_p: Bools, far_k: Floats) -> Floats:
     is NaN where the negative pairs are too few: a single false accept would exceed it. Raises
     `ValueError` unless there are pairs of both kinds.
     """
-    from sklearn.metrics import roc_curve as all_points
+    from sklearn.metrics import roc_curve
 
     negatives = int(np.count_nonzero(~same_p))
     if negatives in (0, len(same_p)):
@@ -142,15 +124,9 @@ def tar_at_far(distances_p: Floats, same_p: Bools, far_k: Floats) -> Floats:
             f"{len(same_p) - negatives} positive and {negatives} negative pairs: expected some of "
             "both kinds"
         )
-    far, tar, _ = all_points(same_p, -distances_p, drop_intermediate=False)
+    far, tar, _ = roc_curve(same_p, -distances_p, drop_intermediate=False)
     # A rate such as 0.001 of 3,000 pairs means three of them, whatever its last bits are.
     accepted_k = np.floor(far_k * negatives * (1 + 1e-9))
     points_k = np.searchsorted(np.rint(far * negatives), accepted_k, side="right") - 1
     rates_k: Floats = np.where(accepted_k > 0, tar[points_k], np.nan)
     return rates_k
-
-
-def roc_curve(distances_p: Floats, same_p: Bools, points: int = 41) -> RocCurve:
-    """Return the curve at `points` rates; raises `ValueError` unless both kinds of pairs exist."""
-    far = np.geomspace(1 / max(int(np.count_nonzero(~same_p)), 1), 1.0, points)
-    return RocCurve(far, tar_at_far(distances_p, same_p, far))

@@ -3,7 +3,8 @@
 Shape legend: p pairs, n unique images, d embedding size.
 """
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from math import isnan
 from typing import Any, Final
 
@@ -16,9 +17,7 @@ from eval.protocol import (
     Bools,
     Floats,
     FoldScores,
-    RocCurve,
     fold_indices,
-    roc_curve,
     squared_distances,
     tar_at_far,
     ten_fold,
@@ -39,66 +38,41 @@ class VerificationResult:
     Distances are squared Euclidean distances of unit embeddings; cosines are `1 - distance / 2`.
     With `flip`, the embedding of an image is the sum of its own and its mirror image's, and the
     figures named `no_flip` are those of its own alone. Without `flip` both are the same.
-
-    Attributes:
-        name: the set's name.
-        pairs: how many pairs it has.
-        flip: whether embeddings of mirror images were added.
-        accuracy: mean accuracy of the ten folds, 0 … 1.
-        accuracy_std: their population standard deviation.
-        accuracy_no_flip: as `accuracy`, of plain embeddings.
-        accuracy_no_flip_std: as `accuracy_std`, of plain embeddings.
-        threshold_distance: mean threshold of the folds; images closer than this are same.
-        threshold_cosine: the same threshold as a cosine; images above it are same.
-        threshold_cosine_no_flip: the cosine threshold for plain embeddings.
-        tar_at_far: true accept rate at each false accept rate; None where the set has too few
-            negative pairs.
-        tar_at_far_missing: the reason for each None.
-        embedding_norm: mean L2 norm of the embeddings before normalisation, over all images of
-            all pairs; plain and mirrored embeddings count separately.
-        folds: accuracies and thresholds of the folds.
-        roc: true against false accept rates, for a plot.
-        warnings: reasons to doubt these figures.
     """
 
     name: str
     pairs: int
     flip: bool
-    accuracy: float
-    accuracy_std: float
+    accuracy: float  # mean of the ten folds, 0 … 1
+    accuracy_std: float  # population standard deviation of the folds
     accuracy_no_flip: float
     accuracy_no_flip_std: float
-    threshold_distance: float
-    threshold_cosine: float
+    threshold_distance: float  # mean of the folds; images closer than this are same
+    threshold_cosine: float  # the same as a cosine; images above it are same
     threshold_cosine_no_flip: float
-    tar_at_far: dict[str, float | None]
-    tar_at_far_missing: dict[str, str]
+    tar_at_far: dict[str, float | None]  # by false accept rate; None: too few negative pairs
+    tar_at_far_missing: dict[str, str]  # the reason for each None
+    # Mean L2 norm before normalisation, over all images of all pairs, plain and mirrored ones.
     embedding_norm: float
     folds: FoldScores = field(repr=False)
-    roc: RocCurve = field(repr=False, compare=False)
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()  # reasons to doubt these figures
 
     def to_json(self) -> dict[str, Any]:
-        """Return all figures but the curve as plain values; the name is under `set`."""
-        apart = ("name", "folds", "roc", "warnings")
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
+        """Return all figures as plain values; the name is under `set`."""
+        values = asdict(self)
+        name, folds, warnings = (values.pop(key) for key in ("name", "folds", "warnings"))
         return {
-            "set": self.name,
-            **plain,
-            "tar_at_far": dict(self.tar_at_far),
-            "tar_at_far_missing": dict(self.tar_at_far_missing),
-            "fold_accuracy": list(self.folds.accuracy),
-            "fold_threshold_distance": list(self.folds.threshold),
-            "warnings": list(self.warnings),
+            "set": name,
+            **values,
+            "fold_accuracy": list(folds["accuracy"]),
+            "fold_threshold_distance": list(folds["threshold"]),
+            "warnings": list(warnings),
         }
 
     def summary(self) -> str:
         """Return the main figures and all warnings as one line."""
-        rates = ", ".join(
-            f"TAR@FAR {name} {rate:.4f}"
-            for name, rate in self.tar_at_far.items()
-            if rate is not None
-        )
+        known = {name: rate for name, rate in self.tar_at_far.items() if rate is not None}
+        rates = ", ".join(f"TAR@FAR {name} {rate:.4f}" for name, rate in known.items())
         parts = [
             f"{self.name}: accuracy {self.accuracy:.4f} ± {self.accuracy_std:.4f}",
             f"no flip {self.accuracy_no_flip:.4f}",
@@ -117,17 +91,13 @@ def verify_embeddings(
     same_p: Bools,
     rows: NDArray[np.int64] | None = None,
 ) -> VerificationResult:
-    """Return the figures of a set by the published protocol.
+    """Return the figures of a set by the published protocol, computed in float64.
 
-    Args:
-        name: the set's name, for the result and messages.
-        plain_nd: float [n, d], embeddings as the network returns them.
-        flipped_nd: the same of the mirror images; None to use `plain_nd` alone.
-        same_p: bool [p], whether the images of pair k show one person.
-        rows: int64 [2p], the rows of images 2k and 2k+1 of each pair; 0 … n-1 if None.
-
-    Everything is computed in float64. Raises `VerificationError` for shapes that do not match,
-    values that are not finite, fewer than ten pairs, or pairs of one kind only.
+    `plain_nd` are embeddings as the network returns them, `flipped_nd` those of the mirror images,
+    or None to use the plain ones alone. `same_p` says whether the images of pair k show one person;
+    they are 2k and 2k+1 of `rows`, int64 [2p], which are rows of the embeddings: by default all.
+    Raises `VerificationError` for shapes that do not match, values that are not finite, fewer than
+    ten pairs, or pairs of one kind only.
     """
     if rows is None:
         rows = np.arange(len(plain_nd), dtype=np.int64)
@@ -152,20 +122,19 @@ def verify_embeddings(
         accuracy_no_flip=folds_no_flip.mean,
         accuracy_no_flip_std=folds_no_flip.std,
         threshold_distance=folds.mean_threshold,
-        threshold_cosine=_cosine(folds.mean_threshold),
-        threshold_cosine_no_flip=_cosine(folds_no_flip.mean_threshold),
+        threshold_cosine=1 - folds.mean_threshold / 2,
+        threshold_cosine_no_flip=1 - folds_no_flip.mean_threshold / 2,
         tar_at_far=tar_at_far,
         tar_at_far_missing=missing,
         embedding_norm=float(np.mean([norm[rows].mean() for norm in norms])),
         folds=folds,
-        roc=roc_curve(distances_p, same_p),
-        warnings=(*_fold_warnings(same_p), *_embedding_warnings(unit_nd, distances_p)),
+        warnings=tuple(_warnings(same_p, unit_nd, distances_p)),
     )
 
 
 def check_pairs(name: str, same_p: Bools) -> None:
     """Raise `VerificationError` unless the protocol can be applied to these pair labels."""
-    positives = int(np.count_nonzero(same_p))
+    positives = np.count_nonzero(same_p)
     negatives = len(same_p) - positives
     if len(same_p) < FOLDS or not positives or not negatives:
         raise VerificationError(
@@ -213,32 +182,21 @@ def _rates(distances_p: Floats, same_p: Bools) -> tuple[dict[str, float | None],
     return rates, missing
 
 
-def _cosine(squared_distance: float) -> float:
-    return 1 - squared_distance / 2
-
-
-def _fold_warnings(same_p: Bools) -> list[str]:
-    """Warn of a file order that does not suit unshuffled folds."""
+def _warnings(same_p: Bools, unit_nd: Floats, distances_p: Floats) -> Iterator[str]:
+    """Warn of a file order that does not suit unshuffled folds, and of useless embeddings."""
     folds = [same_p[fold] for fold in fold_indices(len(same_p))]
-    one_kind = sum(fold.all() or not fold.any() for fold in folds)
-    if one_kind == 0:
-        return []
-    return [
-        f"{one_kind} of {FOLDS} folds hold pairs of one kind only, so the deviation and each "
-        "fold's accuracy mean little: folds follow the order of the file, as in LFW; write the "
-        "set in the order of data.pairs.bin_file.balanced_order"
-    ]
-
-
-def _embedding_warnings(unit_nd: Floats, distances_p: Floats) -> list[str]:
-    """Warn of embeddings that are zero, or that differ by less than the protocol resolves."""
-    zeros = int(np.count_nonzero(~unit_nd.any(axis=1)))
-    found = [f"{zeros} of {len(unit_nd)} embeddings are zero"] if zeros else []
+    if one_kind := sum(fold.all() or not fold.any() for fold in folds):
+        yield (
+            f"{one_kind} of {FOLDS} folds hold pairs of one kind only, so the deviation and each "
+            "fold's accuracy mean little: folds follow the order of the file, as in LFW; write the "
+            "set in the order of data.pairs.bin_file.balanced_order"
+        )
+    if zeros := np.count_nonzero(~unit_nd.any(axis=1)):
+        yield f"{zeros} of {len(unit_nd)} embeddings are zero"
     if distances_p.max() < THRESHOLD_STEP:
-        found.append(
+        yield (
             f"collapsed embeddings: the largest distance of a pair is {distances_p.max():.1e}, "
             f"below the finest threshold {THRESHOLD_STEP}, so the accuracy is the fraction of one "
             "kind of pairs (exactly 0.5 for equally many); the network returns the same embedding "
             "for every face"
         )
-    return found

@@ -27,31 +27,19 @@ from recognition.distributed import World
 
 @dataclass(frozen=True, eq=False)
 class VerificationSet:
-    """A verification set, and which of its images are the same.
+    """A verification set, and which of its images are the same."""
 
-    Attributes:
-        name: the file's name without `.bin`.
-        pairs: the pairs.
-        unique: int64 [n], the index of the first occurrence of each different image.
-        rows: int64 [2p], the row of `unique` for each image.
-    """
-
-    name: str
+    name: str  # the file's, without `.bin`
     pairs: PairFile
-    unique: NDArray[np.int64]
-    rows: NDArray[np.int64]
+    unique: NDArray[np.int64]  # [n], index of the first occurrence of each different image
+    rows: NDArray[np.int64]  # [2p], the row of `unique` for each image
 
 
 class Verifier:
     """Verifies models on verification sets by the published protocol.
 
-    Args:
-        sets: names (`lfw`) of `.bin` files in `folder`, or paths to such files.
-        folder: where names are looked up.
-        image_size: side of the images that the model expects.
-        batch_size: images per forward pass.
-        world: the ranks; all of them share the work and get all results.
-        flip: whether to add embeddings of mirror images, as published figures do.
+    `sets` are what `find_set` takes. The ranks of `world` share the work, and each gets all
+    results. `flip` adds embeddings of mirror images, as published figures do.
 
     The files are opened and checked here. Raises `VerificationError` for a set that does not
     exist (with those that do), is listed twice or is too small, and `PairFileError` for a file

@@ -14,23 +14,20 @@ from data.tools.align import TEMPLATE_SIZE, Crop, align_folder
 from scripts.common.command import command, exit_with, make_parser
 from scripts.common.report import add_report, check_report, write_report
 
-
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = make_parser(__doc__)
-    parser.add_argument("landmarks", type=Path, help="the .csv")
-    parser.add_argument("source", type=Path, help="the folder of photos")
-    parser.add_argument("output", type=Path, help="an empty or new folder for the faces")
-    parser.add_argument("--size", type=int, default=TEMPLATE_SIZE, help="side of a face in pixels")
-    parser.add_argument("--format", choices=("jpg", "png"), default="jpg", help="of the faces")
-    parser.add_argument("--quality", type=int, default=95, help="of JPEG")
-    parser.add_argument("--max-tilt", type=float, default=45, help="degrees; warn beyond")
-    add_report(parser)
-    parser.add_argument("--threads", type=int, help="(default: one per core)")
-    return parser.parse_args(arguments)
+parser = make_parser(__doc__)
+add = parser.add_argument
+add("landmarks", type=Path, help="the .csv")
+add("source", type=Path, help="the folder of photos")
+add("output", type=Path, help="an empty or new folder for the faces")
+add("--size", type=int, default=TEMPLATE_SIZE, help="side of a face in pixels")
+add("--format", choices=("jpg", "png"), default="jpg", help="of the faces")
+add("--quality", type=int, default=95, help="of JPEG")
+add("--max-tilt", type=float, default=45, help="degrees; warn beyond")
+add_report(parser)
+add("--threads", type=int, help="(default: one per core)")
 
 
-@command(parse, failed=2)
+@command(parser, failed=2)
 def main(options: argparse.Namespace) -> int:
     """Align the faces and print what was found; return the exit status."""
     check_report(options)

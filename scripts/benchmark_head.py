@@ -15,18 +15,16 @@ Presets, each a set of runs that the other options can narrow:
 """
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
-from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from data.loading.tuning import usable_cores
 from recognition.distributed import World, choose_device
-from scripts.benchmarks.common.command import new_parser, run_benchmark
+from scripts.benchmarks.common.command import benchmark_parser, publish
 from scripts.benchmarks.common.machine import describe
 from scripts.benchmarks.common.processes import in_fresh_process
 from scripts.benchmarks.head.cases import DTYPES, HeadCase
@@ -34,7 +32,7 @@ from scripts.benchmarks.head.compare import StepCounts, measure_group
 from scripts.benchmarks.head.methods import BASELINE, METHODS
 from scripts.benchmarks.head.rates import measure_rates
 from scripts.benchmarks.head.report import markdown, record
-from scripts.common.command import exit_with
+from scripts.common.command import command, exit_with
 
 
 @dataclass(frozen=True)
@@ -64,25 +62,22 @@ PRESETS: dict[str, tuple[PresetSize, ...]] = {
 }
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = new_parser("benchmark_head", __doc__)
-    add = parser.add_argument
-    add("--preset", choices=list(PRESETS), help="what to run, if not --classes and --rates")
-    add("--classes", type=int, nargs="+", help="C, over all ranks")
-    add("--rates", type=float, nargs="+", help="fraction of the classes in a step; 1 is all")
-    add("--methods", nargs="+", choices=list(METHODS))
-    add("--dtypes", nargs="+", choices=list(DTYPES), help="of the products; the baseline that "
-        "others are compared with is always fp32")  # fmt: skip
-    add("--batch", type=int, help="N, over all ranks")
-    add("--dim", type=int, default=512, help="d")
-    add("--ranks", type=int, nargs="+", default=[1], help="processes that share the work")
-    add("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    add("--threads", type=int, help="CPU threads of all ranks together; default: all cores")
-    add("--steps", type=int, default=5, help="timed steps")
-    add("--warm-up", type=int, default=2, help="steps before the timed ones")
-    add("--seed", type=int, default=0)
-    return parser.parse_args(arguments)
+parser = benchmark_parser("benchmark_head", __doc__)
+add = parser.add_argument
+add("--preset", choices=list(PRESETS), help="what to run, if not --classes and --rates")
+add("--classes", type=int, nargs="+", help="C, over all ranks")
+add("--rates", type=float, nargs="+", help="fraction of the classes in a step; 1 is all")
+add("--methods", nargs="+", choices=list(METHODS))
+add("--dtypes", nargs="+", choices=list(DTYPES), help="of the products; the baseline that "
+    "others are compared with is always fp32")  # fmt: skip
+add("--batch", type=int, help="N, over all ranks")
+add("--dim", type=int, default=512, help="d")
+add("--ranks", type=int, nargs="+", default=[1], help="processes that share the work")
+add("--device", choices=["auto", "cpu", "cuda"], default="auto")
+add("--threads", type=int, help="CPU threads of all ranks together; default: all cores")
+add("--steps", type=int, default=5, help="timed steps")
+add("--warm-up", type=int, default=2, help="steps before the timed ones")
+add("--seed", type=int, default=0)
 
 
 def groups(options: argparse.Namespace, device: str, threads: int) -> list[list[HeadCase]]:
@@ -120,8 +115,9 @@ def groups(options: argparse.Namespace, device: str, threads: int) -> list[list[
     ]  # fmt: skip
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure everything; return the report."""
+@command(parser)
+def main(options: argparse.Namespace) -> None:
+    """Measure everything, and report it."""
     device, _ = choose_device(options.device, World())
     if device.type == "cuda" and max(options.ranks) > torch.cuda.device_count():
         raise ValueError(
@@ -139,20 +135,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             for result in measure_group(group, counts, bar.set_description):
                 rows.append(record(result, rates))
                 bar.update()
-    return {
+    figures = {
         "machine": in_fresh_process(partial(describe, threads, device=device.type)),
         "rates": asdict(rates),
         "settings": f"d = {options.dim}, {counts.warm_up} steps to warm up, {counts.steps} timed",
         "rows": rows,
     }
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return the exit status."""
-    options = parse(arguments)
     # The preset for memory takes single steps, whose times mean little.
-    page = partial(markdown, times=options.preset != "memory")
-    return run_benchmark(options, arguments, run, page)
+    publish(options, figures, partial(markdown, times=options.preset != "memory"))
 
 
 if __name__ == "__main__":

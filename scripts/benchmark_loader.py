@@ -8,15 +8,13 @@ and writes every figure as JSON. Without --data it makes synthetic records first
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from data.datasets.dataset import open_dataset
 from data.datasets.sources import RecordImages
-from scripts.benchmarks.common.command import new_parser, run_benchmark
+from scripts.benchmarks.common.command import benchmark_parser, publish
 from scripts.benchmarks.common.demo import demo_dataset
 from scripts.benchmarks.common.machine import describe
 from scripts.benchmarks.common.turns import take_turns
@@ -24,32 +22,30 @@ from scripts.benchmarks.loader.incumbent import choose_reader
 from scripts.benchmarks.loader.index_case import GLINT360K_IMAGES, measure_index
 from scripts.benchmarks.loader.report import markdown, record
 from scripts.benchmarks.loader.ways import Workload, all_ways
-from scripts.common.command import exit_with
+from scripts.common.command import command, exit_with
 
 SYNTHETIC = Path("datasets/benchmark_loader")
 INDEX = Path("datasets/benchmark_index")
 PACKAGES = ("torchvision", "simplejpeg", "pillow", "mxnet", "nvidia-dali-cuda130")
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = new_parser("benchmark_loader", __doc__)
-    add = parser.add_argument
-    add("--data", type=Path, help=f".rec, or its folder; default: make {SYNTHETIC}")
-    add("--image-size", type=int, default=112, help="S")
-    add("--batch", type=int, default=128, help="images per batch")
-    add("--rounds", type=int, default=5, help="turns of each way")
-    add("--seconds", type=float, default=1.0, help="per turn")
-    add("--seed", type=int, default=0, help="of the order")
-    add("--incumbent", choices=["auto", "mxnet", "python"], default="auto", help="what reads and "
-        "decodes for the incumbent; auto is mxnet where it is installed")  # fmt: skip
-    add("--index", type=int, nargs="?", const=GLINT360K_IMAGES, metavar="IMAGES",
-        help="also open an index of so many images; by default Glint360K's number")  # fmt: skip
-    return parser.parse_args(arguments)
+parser = benchmark_parser("benchmark_loader", __doc__)
+add = parser.add_argument
+add("--data", type=Path, help=f".rec, or its folder; default: make {SYNTHETIC}")
+add("--image-size", type=int, default=112, help="S")
+add("--batch", type=int, default=128, help="images per batch")
+add("--rounds", type=int, default=5, help="turns of each way")
+add("--seconds", type=float, default=1.0, help="per turn")
+add("--seed", type=int, default=0, help="of the order")
+add("--incumbent", choices=["auto", "mxnet", "python"], default="auto", help="what reads and "
+    "decodes for the incumbent; auto is mxnet where it is installed")  # fmt: skip
+add("--index", type=int, nargs="?", const=GLINT360K_IMAGES, metavar="IMAGES",
+    help="also open an index of so many images; by default Glint360K's number")  # fmt: skip
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure everything; return the report."""
+@command(parser)
+def main(options: argparse.Namespace) -> None:
+    """Measure everything, and report it."""
     reader = choose_reader(options.incumbent)
     dataset = demo_dataset(SYNTHETIC) if options.data is None else open_dataset(options.data)
     if len(dataset.sources) > 1 or not isinstance(dataset.sources[0], RecordImages):
@@ -58,7 +54,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     ways = all_ways(Workload(dataset, options.image_size, options.batch, options.seed), reader)
     samples = take_turns(ways, lambda way, _: way.measure(options.seconds), options.rounds)
     mean_bytes = sum(len(dataset.encoded(i)) for i in range(len(dataset))) / len(dataset)
-    return {
+    figures = {
         "machine": describe(1, packages=PACKAGES),
         "settings": f"{len(dataset):,} images of {mean_bytes:,.0f} bytes, read into "
         f"{options.image_size}x{options.image_size} pixels, batches of {options.batch}; "
@@ -67,12 +63,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         **record(ways, samples),
         "index": None if options.index is None else measure_index(options.index, INDEX),
     }
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return the exit status."""
-    options = parse(arguments)
-    return run_benchmark(options, arguments, run, markdown)
+    publish(options, figures, markdown)
 
 
 if __name__ == "__main__":

@@ -12,45 +12,42 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from data.loading.tuning import usable_cores
-from scripts.benchmarks.common.command import new_parser, run_benchmark
+from scripts.benchmarks.common.command import benchmark_parser, publish
 from scripts.benchmarks.common.machine import ROOT, describe
 from scripts.benchmarks.common.turns import take_turns
 from scripts.benchmarks.tools.cases import ToolCase, tool_cases
 from scripts.benchmarks.tools.report import markdown, measure_case, record
-from scripts.common.command import exit_with
+from scripts.common.command import command, exit_with
 
 _STARTS = 5
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = new_parser("benchmark_tools", __doc__)
-    add = parser.add_argument
-    add("--folder", type=Path, default=Path("datasets/benchmark_tools"), help="for the generated "
-        "files, on the disk to be measured")  # fmt: skip
-    add("--images", type=int, default=39_760, help="in the set")
-    add("--large", type=int, default=270_000, help="in a file that is only read; 0: no such file")
-    add("--rounds", type=int, default=7, help="turns of each case")
-    return parser.parse_args(arguments)
+parser = benchmark_parser("benchmark_tools", __doc__)
+add = parser.add_argument
+add("--folder", type=Path, default=Path("datasets/benchmark_tools"), help="for the generated "
+    "files, on the disk to be measured")  # fmt: skip
+add("--images", type=int, default=39_760, help="in the set")
+add("--large", type=int, default=270_000, help="in a file that is only read; 0: no such file")
+add("--rounds", type=int, default=7, help="turns of each case")
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure everything; return the report."""
+@command(parser)
+def main(options: argparse.Namespace) -> None:
+    """Measure everything, and report it."""
     workers = usable_cores()
     cases = _cases(options, workers)
     seconds = take_turns(cases, measure_case, options.rounds)
-    return {
+    figures = {
         "machine": describe(workers, packages=("numpy", "simplejpeg", "pillow")),
         "settings": f"{options.images:,} JPEGs of 112x112 pixels, some 5.5 kB each; {workers} "
         f"workers; {options.rounds} rounds",
         "rows": record(cases, seconds),
         "start": statistics.median(_start_seconds() for _ in range(_STARTS)),
     }
+    publish(options, figures, markdown)
 
 
 def _cases(options: argparse.Namespace, workers: int) -> list[ToolCase]:
@@ -74,12 +71,6 @@ def _start_seconds() -> float:
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import scripts.check_records"], cwd=ROOT, check=True)
     return time.perf_counter() - started
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return the exit status."""
-    options = parse(arguments)
-    return run_benchmark(options, arguments, run, markdown)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ to a JSON file.
 import argparse
 import hashlib
 import json
-import platform
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,8 +30,8 @@ from eval.verification import RATES, VerificationResult
 from eval.verifier import Verifier
 from recognition.checkpoint import CheckpointError, read_metadata, resolve
 from recognition.distributed import World, choose_device
-from recognition.version import __version__
-from scripts.common.command import exit_with
+from scripts.benchmarks.common.machine import versions
+from scripts.common.command import command, exit_with, make_parser
 
 PROTOCOL: Final = {
     "embedding": "f(image) + f(mirrored image), L2-normalised",
@@ -57,27 +55,19 @@ class LoadedModel:
     metadata: dict[str, Any]
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", type=Path, required=True, help="folder, weights or .onnx file")
-    parser.add_argument("--sets", nargs="+", required=True, help=".bin files, or names of sets")
-    parser.add_argument("--folder", type=Path, help="of sets that are given by name")
-    parser.add_argument(
-        "--checkpoint", choices=["latest", "best"], default="latest", help="of a run folder"
-    )
-    parser.add_argument("--image-size", type=int, help="if the model does not state it; else 112")
-    parser.add_argument("--mean", type=float, default=MID_GREY, help="subtracted from pixels")
-    parser.add_argument("--std", type=float, default=MID_GREY, help="pixels are divided by it")
-    parser.add_argument(
-        "--channels", choices=["rgb", "bgr"], default="rgb", help="that the model expects"
-    )
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--output", type=Path, default=Path("results.json"))
-    return parser.parse_args(arguments)
+parser = make_parser(__doc__)
+add = parser.add_argument
+add("--model", type=Path, required=True, help="folder, weights or .onnx file")
+add("--sets", nargs="+", required=True, help=".bin files, or names of sets")
+add("--folder", type=Path, help="of sets that are given by name")
+add("--checkpoint", choices=["latest", "best"], default="latest", help="of a run folder")
+add("--image-size", type=int, help="if the model does not state it; else 112")
+add("--mean", type=float, default=MID_GREY, help="subtracted from pixels")
+add("--std", type=float, default=MID_GREY, help="pixels are divided by it")
+add("--channels", choices=["rgb", "bgr"], default="rgb", help="that the model expects")
+add("--batch-size", type=int, default=64)
+add("--device", choices=["auto", "cpu", "cuda"], default="auto")
+add("--output", type=Path, default=Path("results.json"))
 
 
 def load_model(options: argparse.Namespace, device: torch.device) -> LoadedModel:
@@ -169,14 +159,9 @@ def report(
     results: Sequence[VerificationResult],
 ) -> dict[str, Any]:
     """Return everything that a reader needs to trust or reproduce the figures."""
-    versions = {
-        "partialfc": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-    }
+    known = {**versions(), "numpy": np.__version__}
     if isinstance(model.embed, OnnxModel):
-        versions["onnxruntime"] = model.embed.version
+        known["onnxruntime"] = model.embed.version
     return {
         "model": {
             "path": str(model.file),
@@ -188,7 +173,7 @@ def report(
             "channels": options.channels,
         },
         "protocol": PROTOCOL,
-        "versions": versions,
+        "versions": known,
         "sets": [
             {
                 **result.to_json(),
@@ -208,8 +193,9 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def run(options: argparse.Namespace) -> None:
-    """Verify, print and write; raises `ValueError` for errors that the user can fix."""
+@command(parser)
+def main(options: argparse.Namespace) -> None:
+    """Verify, print and write."""
     device, _ = choose_device(options.device, World())
     # The figures must not depend on the kind of GPU: no TF32 in convolutions.
     torch.backends.cudnn.allow_tf32 = False
@@ -229,17 +215,6 @@ def run(options: argparse.Namespace) -> None:
     options.output.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     print(table(results))
     print(f"{total:,} images in {seconds:.1f} s on {device}; all figures: {options.output}")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return the exit status."""
-    options = parse(arguments)
-    try:
-        run(options)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
 
 
 if __name__ == "__main__":

@@ -12,18 +12,15 @@ from scripts.common.command import command, exit_with, make_parser
 from scripts.common.record_options import add_record_files, record_files
 from scripts.common.report import add_report, check_report, write_report
 
-
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = make_parser(__doc__)
-    add_record_files(parser)
-    parser.add_argument("--no-decode", action="store_true", help="do not decode the images")
-    add_report(parser)
-    parser.add_argument("--workers", type=int, help="(default: one per core)")
-    return parser.parse_args(arguments)
+parser = make_parser(__doc__)
+add = parser.add_argument
+add_record_files(parser)
+add("--no-decode", action="store_true", help="do not decode the images")
+add_report(parser)
+add("--workers", type=int, help="(default: one per core)")
 
 
-@command(parse, failed=2)
+@command(parser, failed=2)
 def main(options: argparse.Namespace) -> int:
     """Check the files and print what was found; return the exit status."""
     check_report(options)

@@ -18,33 +18,29 @@ from typing import Any
 
 from data.build import build_dataset
 from eval.build import build_verifier
+from recognition.config_file import read_settings
 from recognition.distributed import World
-from scripts.common.command import exit_with
+from scripts.common.command import command, exit_with, make_parser
 from scripts.comparison.curves import draw_curves, require_matplotlib, write_tensorboard
 from scripts.comparison.report import SharedSetup, around_marks, insert, markdown, write_json
-from scripts.comparison.runs import RunResult, command, train_all
-from scripts.comparison.settings import MethodRun, load_comparison, make_runs
+from scripts.comparison.runs import RunResult, train_all, train_command
+from scripts.comparison.settings import Comparison, make_runs
+
+parser = make_parser(__doc__)
+add = parser.add_argument
+add("--config", type=Path, required=True, help="e.g. configs/compare.yaml")
+add("--quick", action="store_true", help="minutes: apply the config's settings in quick")
+add("--output", type=Path, help="in place of the config's folder")
+add("--methods", nargs="+", default=[], metavar="NAME", help="only these of the config's")
+add("--docs", type=Path, metavar="PAGE", help="also put the report into a Markdown page, "
+    "between its marks for it")  # fmt: skip
+add("--dry-run", action="store_true", help="check everything, print each run's command, stop")
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--config", type=Path, required=True, help="e.g. configs/compare.yaml")
-    add("--quick", action="store_true", help="minutes: apply the config's settings in quick")
-    add("--output", type=Path, help="in place of the config's folder")
-    add("--methods", nargs="+", default=[], metavar="NAME", help="only these of the config's")
-    add("--docs", type=Path, metavar="PAGE", help="also put the report into a Markdown page, "
-        "between its marks for it")  # fmt: skip
-    add("--dry-run", action="store_true", help="check everything, print each run's command, stop")
-    return parser.parse_args(arguments)
-
-
-def compare(options: argparse.Namespace) -> int:
-    """Compare; return the exit status. Raises `ValueError` for what the user can fix."""
-    comparison = load_comparison(options.config)
+@command(parser)
+def main(options: argparse.Namespace) -> int:
+    """Compare; return the exit status."""
+    comparison = read_settings(options.config, Comparison)
     output: Path = options.output or comparison.output
     if options.quick and options.output is None:
         output = output.with_name(f"{output.name}_quick")
@@ -54,12 +50,16 @@ def compare(options: argparse.Namespace) -> int:
     )  # fmt: skip
     if options.dry_run:
         for run in runs:
-            print(shlex.join(command(run, comparison.ranks)))
+            print(shlex.join(train_command(run, comparison.ranks)))
         return 0
     require_matplotlib()
     if options.docs is not None:
         around_marks(options.docs)  # a page without marks must fail now, not after an hour
-    setup = prepare(runs[0], comparison.ranks)
+    # Generates the data if it is the demo's; all runs have the same data and verification sets.
+    config, world = runs[0].config, World()
+    dataset = build_dataset(config.data, world)
+    build_verifier(config, world)
+    setup = SharedSetup(config, dataset.num_classes, len(dataset), comparison.ranks)
     results, failed = train_all(runs, comparison.ranks)
     if results:
         report(output, setup, results)
@@ -77,13 +77,6 @@ def compare(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def prepare(run: MethodRun, ranks: int) -> SharedSetup:
-    """Generate the data if it is the demo's; check the data and verification sets of all runs."""
-    dataset = build_dataset(run.config.data, World())
-    build_verifier(run.config, World())
-    return SharedSetup(run.config, dataset.num_classes, len(dataset), ranks)
-
-
 def report(output: Path, setup: SharedSetup, results: Sequence[RunResult]) -> None:
     """Write every file of the report, and print the tables."""
     text = markdown(setup, results)
@@ -92,16 +85,6 @@ def report(output: Path, setup: SharedSetup, results: Sequence[RunResult]) -> No
     draw_curves(output / "cosine.png", results)
     write_tensorboard(output / "tensorboard", results)
     print(f"\n{text}\nin {output}: results.md, results.json, cosine.png, tensorboard")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return the exit status."""
-    options = parse(arguments)
-    try:
-        return compare(options)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
 
 
 def _stop(number: int, frame: Any) -> None:

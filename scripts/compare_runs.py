@@ -20,14 +20,12 @@ SHOWN = 3
 Record = dict[str, Any]
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = make_parser(__doc__)
-    parser.add_argument("runs", nargs=2, type=Path, help="run folders")
-    return parser.parse_args(arguments)
+parser = make_parser(__doc__)
+add = parser.add_argument
+add("runs", nargs=2, type=Path, help="run folders")
 
 
-@command(parse, failed=2)
+@command(parser, failed=2)
 def main(options: argparse.Namespace) -> int:
     """Compare and print what differs; return the exit status."""
     first, second = (read_records(run) for run in options.runs)

@@ -10,26 +10,21 @@ from data.tools.inspect import InspectedRecords, draw_grid, inspect_records
 from scripts.common.command import command, exit_with, make_parser
 from scripts.common.record_options import add_record_files, record_files
 
-
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = make_parser(__doc__)
-    add_record_files(parser)
-    parser.add_argument("--sample", type=int, default=10_000, help="images to read for their sizes")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-    parser.add_argument("--grid", type=Path, help="write a picture of some images to this file")
-    parser.add_argument("--rows", type=int, default=8, help="of the grid")
-    parser.add_argument("--columns", type=int, default=8, help="of the grid")
-    parser.add_argument(
-        "--random", action="store_true", help="fill the grid with any images, not a person per row"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the sample and the grid")
-    return parser.parse_args(arguments)
+parser = make_parser(__doc__)
+add = parser.add_argument
+add_record_files(parser)
+add("--sample", type=int, default=10_000, help="images to read for their sizes")
+add("--json", action="store_true", help="print JSON instead of text")
+add("--grid", type=Path, help="write a picture of some images to this file")
+add("--rows", type=int, default=8, help="of the grid")
+add("--columns", type=int, default=8, help="of the grid")
+add("--random", action="store_true", help="fill the grid with any images, not a person per row")
+add("--seed", type=int, default=0, help="of the sample and the grid")
 
 
-@command(parse)
-def main(options: argparse.Namespace) -> int:
-    """Inspect the files and print what they hold; return the exit status."""
+@command(parser)
+def main(options: argparse.Namespace) -> None:
+    """Inspect the files and print what they hold."""
     try:
         images = InspectedRecords(record_files(options))
         with progress_bar("reading images", "image") as progress:
@@ -48,7 +43,6 @@ def main(options: argparse.Namespace) -> int:
         hint = "scripts/check_records.py goes on past damage, and lists it all"
         raise RecordError(f"{error}\n{hint}") from error
     print(json.dumps(found.to_dict(), indent=2) if options.json else found.text())
-    return 0
 
 
 if __name__ == "__main__":

@@ -7,22 +7,19 @@ from data.demo.generate import make_demo_data
 from data.progress import progress_bar
 from scripts.common.command import command, exit_with, make_parser
 
-
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = make_parser(__doc__)
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("datasets/demo"))
-    parser.add_argument("--identities", type=int, default=2000, help="people to train on")
-    parser.add_argument("--images", type=int, default=20_000, help="training images in all")
-    parser.add_argument("--people-per-set", type=int, default=300, help="in each verification set")
-    parser.add_argument("--seed", type=int, default=0, help="of the population")
-    parser.add_argument("--processes", type=int, help="(default: one per CPU)")
-    return parser.parse_args(arguments)
+parser = make_parser(__doc__)
+add = parser.add_argument
+add("folder", type=Path, nargs="?", default=Path("datasets/demo"))
+add("--identities", type=int, default=2000, help="people to train on")
+add("--images", type=int, default=20_000, help="training images in all")
+add("--people-per-set", type=int, default=300, help="in each verification set")
+add("--seed", type=int, default=0, help="of the population")
+add("--processes", type=int, help="(default: one per CPU)")
 
 
-@command(parse)
-def main(options: argparse.Namespace) -> int:
-    """Make the data, or say that it exists; return the exit status."""
+@command(parser)
+def main(options: argparse.Namespace) -> None:
+    """Make the data, or say that it exists."""
     with progress_bar(str(options.folder), "image") as progress:
         made = make_demo_data(
             options.folder,
@@ -34,7 +31,6 @@ def main(options: argparse.Namespace) -> int:
             progress=progress,
         )
     print(f"{options.folder} {'is made' if made else 'was made before and is complete'}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -13,30 +13,21 @@ from data.pairs.lists import Written, pack_pair_list, unpack_pair_file
 from data.progress import ProgressCallback, progress_bar
 from scripts.common.command import command, exit_with, make_parser
 
-
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = make_parser(__doc__)
-    parser.add_argument("source", type=Path, help="a .csv or a folder; with --unpack a .bin")
-    parser.add_argument("output", type=Path, help="the .bin; with --unpack an empty or new folder")
-    parser.add_argument(
-        "--unpack", action="store_true", help="write the images and pairs.csv of a set instead"
-    )
-    parser.add_argument("--folds", type=int, default=10, help="verification cuts a set into 10")
-    parser.add_argument(
-        "--images", type=Path, help="of a list: the folder of its paths (default: its own)"
-    )
-    parser.add_argument(
-        "--uneven", action="store_true", help="of a list: allow folds with more of one kind"
-    )
-    parser.add_argument("--pairs", type=int, default=6000, help="of a folder: how many in all")
-    parser.add_argument("--seed", type=int, default=0, help="of a folder: of the choice")
-    return parser.parse_args(arguments)
+parser = make_parser(__doc__)
+add = parser.add_argument
+add("source", type=Path, help="a .csv or a folder; with --unpack a .bin")
+add("output", type=Path, help="the .bin; with --unpack an empty or new folder")
+add("--unpack", action="store_true", help="write the images and pairs.csv of a set instead")
+add("--folds", type=int, default=10, help="verification cuts a set into 10")
+add("--images", type=Path, help="of a list: the folder of its paths (default: its own)")
+add("--uneven", action="store_true", help="of a list: allow folds with more of one kind")
+add("--pairs", type=int, default=6000, help="of a folder: how many in all")
+add("--seed", type=int, default=0, help="of a folder: of the choice")
 
 
-@command(parse)
-def main(options: argparse.Namespace) -> int:
-    """Make or unpack a set and print what it holds; return the exit status."""
+@command(parser)
+def main(options: argparse.Namespace) -> None:
+    """Make or unpack a set and print what it holds."""
     with progress_bar(str(options.output), "image") as progress:
         written = _make(options, progress)
     for remark in written.remarks:
@@ -45,7 +36,6 @@ def main(options: argparse.Namespace) -> int:
         f"{options.output}: {written.pairs} pairs, {written.same} of one person, "
         f"of {written.images} images"
     )
-    return 0
 
 
 def _make(options: argparse.Namespace, progress: ProgressCallback) -> Written:

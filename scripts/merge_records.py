@@ -10,33 +10,30 @@ from data.tools.record_set import LAYOUTS
 from scripts.common.command import command, exit_with, make_parser
 from scripts.common.record_options import add_remap, add_sharding, print_written, sharding_of
 
-
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = make_parser(__doc__)
-    parser.add_argument("output", type=Path, help="the folder to make")
-    parser.add_argument("sources", type=Path, nargs="+", help=f"each {RECORDS}")
-    parser.add_argument(
-        "--match",
-        choices=MATCHES,
-        default="offset",
-        help="offset: all identities are different people; name: those of one name in "
-        "classes.json are one",
-    )
-    parser.add_argument(
-        "--layout",
-        choices=LAYOUTS,
-        default="identity",
-        help="identity: sorted, as the public sets are; plain: in the order of the sources",
-    )
-    add_sharding(parser)
-    add_remap(parser)
-    return parser.parse_args(arguments)
+parser = make_parser(__doc__)
+add = parser.add_argument
+add("output", type=Path, help="the folder to make")
+add("sources", type=Path, nargs="+", help=f"each {RECORDS}")
+add(
+    "--match",
+    choices=MATCHES,
+    default="offset",
+    help="offset: all identities are different people; name: those of one name in "
+    "classes.json are one",
+)
+add(
+    "--layout",
+    choices=LAYOUTS,
+    default="identity",
+    help="identity: sorted, as the public sets are; plain: in the order of the sources",
+)
+add_sharding(parser)
+add_remap(parser)
 
 
-@command(parse)
-def main(options: argparse.Namespace) -> int:
-    """Merge, and print what was written; return the exit status."""
+@command(parser)
+def main(options: argparse.Namespace) -> None:
+    """Merge, and print what was written."""
     with progress_bar(str(options.output), "image") as progress:
         counts = merge_records(
             options.sources,
@@ -48,7 +45,6 @@ def main(options: argparse.Namespace) -> int:
             progress=progress,
         )
     print_written(options.output, counts, f"; sources: {MAPPING}")
-    return 0
 
 
 if __name__ == "__main__":

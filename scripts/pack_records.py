@@ -1,4 +1,8 @@
-"""Pack image files into records: a folder with one sub-folder per identity, or a list of images."""
+"""Pack image files into records: a folder with one sub-folder per identity, or a list of images.
+
+A list has lines `path<tab>label` or `path,label`, or is one of MXNet's (.lst). If interrupted, the
+same command resumes and gives the same bytes.
+"""
 
 import argparse
 from pathlib import Path
@@ -10,46 +14,33 @@ from data.tools.record_set import LAYOUTS, Layout
 from scripts.common.command import command, exit_with, make_parser
 from scripts.common.record_options import add_remap, add_sharding, sharding_of
 
-
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = make_parser(
-        __doc__,
-        "A list has lines `path<tab>label` or `path,label`, or is one of MXNet's (.lst). If "
-        "interrupted, the same command resumes and gives the same bytes.",
-    )
-    parser.add_argument("source", type=Path, help="the folder or the list")
-    parser.add_argument("output", type=Path, help="the folder to make")
-    parser.add_argument(
-        "--root", type=Path, help="what a list's paths are relative to (default: its folder)"
-    )
-    parser.add_argument("--size", type=int, help="resize to so many pixels per side")
-    parser.add_argument(
-        "--encode", choices=ENCODINGS, help="re-encode every image (default: bytes are kept)"
-    )
-    parser.add_argument("--quality", type=int, default=95, help="of JPEG")
-    parser.add_argument(
-        "--layout",
-        choices=LAYOUTS,
-        help="identity: sorted, as the public sets are (the default); plain: in the list's order",
-    )
-    parser.add_argument("--shuffle", type=int, metavar="SEED", help="random order, in layout plain")
-    add_sharding(parser)
-    add_remap(parser)
-    parser.add_argument(
-        "--skip-bad", action="store_true", help=f"leave out bad images and list them in {SKIPPED}"
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        help="processes (default: one per CPU if images are re-encoded, otherwise one)",
-    )
-    return parser.parse_args(arguments)
+parser = make_parser(__doc__)
+add = parser.add_argument
+add("source", type=Path, help="the folder or the list")
+add("output", type=Path, help="the folder to make")
+add("--root", type=Path, help="what a list's paths are relative to (default: its folder)")
+add("--size", type=int, help="resize to so many pixels per side")
+add("--encode", choices=ENCODINGS, help="re-encode every image (default: bytes are kept)")
+add("--quality", type=int, default=95, help="of JPEG")
+add(
+    "--layout",
+    choices=LAYOUTS,
+    help="identity: sorted, as the public sets are (the default); plain: in the list's order",
+)
+add("--shuffle", type=int, metavar="SEED", help="random order, in layout plain")
+add_sharding(parser)
+add_remap(parser)
+add("--skip-bad", action="store_true", help=f"leave out bad images and list them in {SKIPPED}")
+add(
+    "--workers",
+    type=int,
+    help="processes (default: one per CPU if images are re-encoded, otherwise one)",
+)
 
 
-@command(parse)
-def main(options: argparse.Namespace) -> int:
-    """Pack, and print what was written; return the exit status."""
+@command(parser)
+def main(options: argparse.Namespace) -> None:
+    """Pack, and print what was written."""
     layout: Layout = options.layout or ("identity" if options.shuffle is None else "plain")
     pack = PackOptions(
         layout=layout,
@@ -73,11 +64,10 @@ def main(options: argparse.Namespace) -> int:
     done = f"{report.images} images of {report.classes} identities"
     if not report.made:
         print(f"{options.output} was packed before and is complete: {done}")
-        return 0
+        return
     resumed = f", of them {report.resumed_at} by an earlier run" if report.resumed_at else ""
     skipped = f"; left out {report.skipped}, see {SKIPPED}" if report.skipped else ""
     print(f"{options.output} holds {done}{resumed}{skipped}")
-    return 0
 
 
 if __name__ == "__main__":

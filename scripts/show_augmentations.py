@@ -16,32 +16,24 @@ from data.augmentations.augment import PROBABILITIES, Augmentation
 from data.augmentations.grid import draw_grid, rows_of
 from data.datasets.dataset import open_dataset
 from recognition.config_file import load_config
-from scripts.common.command import command, exit_with
+from scripts.common.command import command, exit_with, make_parser
+
+parser = make_parser(__doc__)
+add = parser.add_argument
+add("records", type=Path, help="a .rec file, or a folder as for data.train")
+add("output", type=Path, help="the image to write, for example grid.png")
+add("--config", type=Path, help="a YAML file of configs/")
+add("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting of the "
+    "config, e.g. data.augment.blur=0.2; repeatable")  # fmt: skip
+add("--samples", type=int, default=8, help="images of a row")
+add("--epoch", type=int, default=0, help="another one, other decisions")
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("records", type=Path, help="a .rec file, or a folder as for data.train")
-    parser.add_argument("output", type=Path, help="the image to write, for example grid.png")
-    parser.add_argument("--config", type=Path, help="a YAML file of configs/")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE",
-        help="override one setting of the config, e.g. data.augment.blur=0.2; repeatable",
-    )  # fmt: skip
-    parser.add_argument("--samples", type=int, default=8, help="images of a row (default 8)")
-    parser.add_argument("--epoch", type=int, default=0, help="another one, other decisions")
-    options = parser.parse_args(arguments)
+@command(parser)
+def main(options: argparse.Namespace) -> None:
+    """Write the grid."""
     if options.set and options.config is None:
         parser.error("--set changes a setting of a config: state --config too")
-    return options
-
-
-@command(parse)
-def main(options: argparse.Namespace) -> int:
-    """Write the grid; return the exit status."""
     settings: dict[str, Any] = dict.fromkeys(PROBABILITIES, 0.3)
     size = 112
     if options.config is not None:
@@ -53,7 +45,6 @@ def main(options: argparse.Namespace) -> int:
     grid = draw_grid(dataset, rows, samples=options.samples, image_size=size, epoch=options.epoch)
     grid.save(options.output)
     print(f"{options.output}: {', '.join(rows)}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""Write a set of records in a random order, for reading it from end to end."""
+"""Write a set of records in a random order, for reading it from end to end.
+
+Reads and writes the set twice, each time from end to end, through buckets that fit in memory; once
+if all of it does. The result does not depend on --memory.
+"""
 
 import argparse
 from pathlib import Path
@@ -10,26 +14,19 @@ from data.tools.shuffle import shuffle_records
 from scripts.common.command import command, exit_with, make_parser
 from scripts.common.record_options import add_remap, add_sharding, print_written, sharding_of
 
-
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = make_parser(
-        __doc__,
-        "Reads and writes the set twice, each time from end to end, through buckets that fit in "
-        "memory; once if all of it does. The result does not depend on --memory.",
-    )
-    parser.add_argument("source", type=Path, help=RECORDS)
-    parser.add_argument("output", type=Path, help="the folder to make")
-    parser.add_argument("--seed", type=int, default=0, help="of the order")
-    parser.add_argument("--memory", default="1G", help="for images")
-    add_sharding(parser)
-    add_remap(parser)
-    return parser.parse_args(arguments)
+parser = make_parser(__doc__)
+add = parser.add_argument
+add("source", type=Path, help=RECORDS)
+add("output", type=Path, help="the folder to make")
+add("--seed", type=int, default=0, help="of the order")
+add("--memory", default="1G", help="for images")
+add_sharding(parser)
+add_remap(parser)
 
 
-@command(parse)
-def main(options: argparse.Namespace) -> int:
-    """Shuffle, and print what was written; return the exit status."""
+@command(parser)
+def main(options: argparse.Namespace) -> None:
+    """Shuffle, and print what was written."""
     with progress_bar(str(options.output), "image") as progress:
         counts = shuffle_records(
             options.source,
@@ -41,7 +38,6 @@ def main(options: argparse.Namespace) -> int:
             progress=progress,
         )
     print_written(options.output, counts, ", shuffled")
-    return 0
 
 
 if __name__ == "__main__":

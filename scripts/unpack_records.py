@@ -1,4 +1,8 @@
-"""Unpack records into image files: one folder per identity, and a list of all of them."""
+"""Unpack records into image files: one folder per identity, and a list of all of them.
+
+Images keep their bytes; their names are their keys. Packing the list or, if the records are sorted
+by identity, the folder gives the same records again.
+"""
 
 import argparse
 from pathlib import Path
@@ -9,23 +13,16 @@ from data.tools.unpack import LIST, unpack_records
 from scripts.common.command import command, exit_with, make_parser
 from scripts.common.record_options import add_remap, print_written
 
-
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = make_parser(
-        __doc__,
-        "Images keep their bytes; their names are their keys. Packing the list or, if the records "
-        "are sorted by identity, the folder gives the same records again.",
-    )
-    parser.add_argument("records", type=Path, help=RECORDS)
-    parser.add_argument("output", type=Path, help="the folder to make")
-    add_remap(parser)
-    return parser.parse_args(arguments)
+parser = make_parser(__doc__)
+add = parser.add_argument
+add("records", type=Path, help=RECORDS)
+add("output", type=Path, help="the folder to make")
+add_remap(parser)
 
 
-@command(parse)
-def main(options: argparse.Namespace) -> int:
-    """Unpack, and print what was written; return the exit status."""
+@command(parser)
+def main(options: argparse.Namespace) -> None:
+    """Unpack, and print what was written."""
     with progress_bar(str(options.output), "image") as progress:
         counts = unpack_records(
             options.records,
@@ -34,7 +31,6 @@ def main(options: argparse.Namespace) -> int:
             progress=progress,
         )
     print_written(options.output, counts, f"; list: {LIST}")
-    return 0
 
 
 if __name__ == "__main__":

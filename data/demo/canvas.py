@@ -15,18 +15,12 @@ FINE = Grid.of(144, 184)
 
 
 class Canvas:
-    """A reflectance map, or a part of one that shares its memory.
-
-    Attributes:
-        grid: texture coordinates of the part.
-        side: distance from the middle of the face, float32 [1, W] in head units.
-        colour: float32 [3, H, W], painted in place.
-    """
+    """A reflectance map, or a part of one that shares its memory."""
 
     def __init__(self, grid: Grid, colour: Floats) -> None:
         self.grid = grid
-        self.side = np.abs(grid.x)
-        self.colour = colour
+        self.side = np.abs(grid.x)  # distance from the middle of the face, float32 [1, W]
+        self.colour = colour  # float32 [3, H, W], painted in place
 
     @classmethod
     def filled(cls, colour: Colour) -> "Canvas":

@@ -34,18 +34,13 @@ _AGES: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Shot:
-    """An image to make: its number within the identity, and how it is taken.
+    """An image to make, and how it is taken."""
 
-    Attributes:
-        image: number within the identity; with the seed and the identity it decides the image.
-        pose: "frontal" is within ±12° of yaw, "profile" is 65° to 90° to either side, "any" is
-            the mixture that training images have.
-        period: range of the age at which the image is taken.
-    """
-
-    image: int
+    image: int  # number within the identity; with the seed and the identity it decides the image
+    # Frontal is within ±12° of yaw, profile 65° to 90° to either side, any the mixture that
+    # training images have.
     pose: Pose = "any"
-    period: Period = "any"
+    period: Period = "any"  # of the age at which the image is taken
 
 
 @dataclass(frozen=True)

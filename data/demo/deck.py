@@ -39,14 +39,10 @@ def generator(seed: int, identity: int, image: int | None = None) -> np.random.G
 
 
 class Deck:
-    """Deals the columns of a table of uniform numbers, one row per image (or identity).
-
-    Args:
-        rows: float32 [n, columns], uniform in [0, 1).
-    """
+    """Deals the columns of a table of uniform numbers, one row per image (or identity)."""
 
     def __init__(self, rows: Floats) -> None:
-        self._rows = rows
+        self._rows = rows  # float32 [n, columns], uniform in [0, 1)
         self._next = 0
 
     @classmethod

@@ -7,23 +7,23 @@ The folder has the layout of the public face data sets: `train.rec`, `train.idx`
 
 import ctypes
 import json
-import os
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import simplejpeg
 import torch
 
 from data.demo.conditions import Period, Pose, Shot
 from data.demo.render import render_identity
+from data.files import is_free
 from data.loading.tuning import usable_cores
 from data.loading.workers import Workers
 from data.pairs.bin_file import write_pair_file
-from data.progress import ProgressCallback
+from data.progress import ProgressCallback, progress_counter
 from data.records.writer import write_face_records
 
 GENERATOR_VERSION = 1
@@ -52,9 +52,8 @@ VERIFICATION_SETS = {
 """The shots of each person of a set; a pair is one with an even and one with an odd number."""
 
 
-@dataclass(frozen=True)
-class _Person:
-    """A unit of work: the images of one person."""
+class _Person(NamedTuple):
+    """A unit of work: the images of one person, as `render_identity` takes them."""
 
     seed: int
     identity: int
@@ -74,25 +73,15 @@ def make_demo_data(
     """Make the demo data in `folder`, unless the same data is there already.
 
     The files appear all at once: they are written to a folder next to `folder`, which is renamed
-    when complete. Their bytes depend on the parameters, not on the number of processes.
+    when complete. Their bytes depend on the parameters, not on the number of processes: by default
+    one per core that this process may use; with 1 the work is done in this process.
 
-    Args:
-        folder: where; must not exist, be empty, or hold demo data with the same parameters.
-        identities: number of people to train on.
-        images: number of training images, spread evenly over the people.
-        people_per_set: people in each verification set, none of whom is in training or in another
-            set; each gives one pair of the same person and half of two pairs of different people.
-            A multiple of 10 (there are ten folds), at least 20.
-        seed: determines the population and all its images.
-        processes: worker processes; by default one per core that this process may use. With 1 the
-            work is done in this process.
-        progress: called with (images made, images to make) now and then.
+    `images` are spread evenly over the `identities` to train on. None of the `people_per_set`, a
+    multiple of 10 (there are ten folds) and at least 20, is in training or in another set; each
+    gives one pair of the same person and half of two pairs of different people.
 
-    Returns:
-        True if the data was made, False if it was there.
-
-    Raises:
-        ValueError: a number is out of range, or the folder holds something else.
+    Returns whether the data was made, False if it was there. Raises `ValueError` for a number out
+    of range, and for a folder that holds something else.
     """
     parameters = {
         "generator": GENERATOR_VERSION,
@@ -106,17 +95,14 @@ def make_demo_data(
     if _is_made(folder, parameters):
         return False
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
+    with TemporaryDirectory(".partial", f".{folder.name}.", folder.parent) as parent:
+        partial = Path(parent, folder.name)
+        partial.mkdir()
         with _one_thread(), Workers(count, processes=True, start=_start_worker) as workers:
             _write(partial, parameters, workers, progress)
         if folder.exists():
             folder.rmdir()  # empty, as was checked; fails if it no longer is
         partial.replace(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return True
 
 
@@ -138,7 +124,7 @@ def _check(identities: int, images: int, people_per_set: int, processes: int) ->
 
 def _is_made(folder: Path, parameters: dict[str, int]) -> bool:
     """Return whether `folder` holds this data already; raise `ValueError` for anything else."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if is_free(folder):
         return False
     manifest = folder / MANIFEST
     if not manifest.is_file():
@@ -146,13 +132,20 @@ def _is_made(folder: Path, parameters: dict[str, int]) -> bool:
             f"{folder} holds something other than demo data (it has no {MANIFEST}): choose "
             "another folder"
         )
-    found = _read_manifest(manifest)
-    if found["parameters"] != parameters:
+    try:
+        found = json.loads(manifest.read_text(encoding="utf-8"))
+        known, files = dict(found["parameters"]), dict(found["files"])
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{folder} holds demo data made with {found['parameters']}, not with {parameters}: "
+            f"{manifest} is not the manifest of demo data ({error!r}): delete {folder} and make "
+            "the data again"
+        ) from error
+    if known != parameters:
+        raise ValueError(
+            f"{folder} holds demo data made with {known}, not with {parameters}: "
             "choose another folder, or delete this one"
         )
-    for name, size in found["files"].items():
+    for name, size in files.items():
         path = folder / name
         actual = path.stat().st_size if path.is_file() else None
         if actual != size:
@@ -161,18 +154,6 @@ def _is_made(folder: Path, parameters: dict[str, int]) -> bool:
                 f"{path} {state}: expected {size} bytes; delete {folder} and make the data again"
             )
     return True
-
-
-def _read_manifest(path: Path) -> dict[str, dict[str, int]]:
-    """Return the manifest's `parameters` and `files` (name to bytes)."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {key: dict(found[key]) for key in ("parameters", "files")}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is not the manifest of demo data ({error!r}): delete {path.parent} and make "
-            "the data again"
-        ) from error
 
 
 @contextmanager
@@ -204,7 +185,7 @@ def _start_worker() -> None:
 
 def _photograph(person: _Person) -> list[bytes]:
     """Return the JPEG files of one person's images, in the order of the shots."""
-    images = render_identity(person.seed, person.identity, person.shots)
+    images = render_identity(*person)
     return [simplejpeg.encode_jpeg(image, quality=JPEG_QUALITY) for image in images]
 
 
@@ -213,14 +194,11 @@ def _write(
 ) -> None:
     seed, people = parameters["seed"], parameters["people_per_set"]
     total = parameters["images"] + 4 * people * len(VERIFICATION_SETS)
-    done = 0
+    count = progress_counter(progress, total)
 
     def photographs(people: Sequence[_Person]) -> Iterator[list[bytes]]:
-        nonlocal done
         for group in workers.in_order(_photograph, people):
-            done += len(group)
-            if progress is not None:
-                progress(done, total)
+            count(len(group))
             yield group
 
     training = photographs(training_people(seed, parameters["identities"], parameters["images"]))

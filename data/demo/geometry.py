@@ -24,17 +24,11 @@ ARC = 0.85
 
 @dataclass(frozen=True)
 class Grid:
-    """The texture coordinates of a map of H rows and W columns.
+    """The texture coordinates of a map of H rows and W columns, in float32."""
 
-    Attributes:
-        azimuth: float32 [1, W], radians, 0 in front, positive to the viewer's right.
-        x: float32 [1, W], the same as an arc length on the face, in head units.
-        y: float32 [H, 1], height in head units, positive down.
-    """
-
-    azimuth: Floats
-    x: Floats
-    y: Floats
+    azimuth: Floats  # [1, W], radians, 0 in front, positive to the viewer's right
+    x: Floats  # [1, W], the same as an arc length on the face, in head units
+    y: Floats  # [H, 1], height in head units, positive down
 
     @classmethod
     def of(cls, height: int, width: int) -> "Grid":

@@ -21,16 +21,12 @@ _ANCHOR_Y, _ANCHOR_Z = 0.33, 0.50  # the point of the head that the frame is cen
 
 @dataclass(frozen=True)
 class Hits:
-    """Where each ray meets the head.
+    """Where each ray meets the head."""
 
-    Attributes:
-        texture: float32 [n, 2, h, h], texture coordinates (u, v) of the hit; of the point closest
-            to the head if the ray misses it.
-        clearance: float32 [n, h, h], smallest distance of the ray from the surface, in head units;
-            well below 0 where the ray goes through the head.
-    """
-
+    # float32 [n, 2, h, h], (u, v) of the hit, or of the point closest to the head where it misses
     texture: Tensor
+    # float32 [n, h, h], smallest distance of the ray from the surface, in head units; well below 0
+    # where the ray goes through the head
     clearance: Tensor
 
 

@@ -46,7 +46,9 @@ def render(maps: FaceMaps, conditions: Conditions) -> npt.NDArray[np.uint8]:
     surface = read_map(maps.surface.expand(n, -1, -1, -1), fields[:, :2])
     albedo, ageing, normal = surface.split_with_sizes((3, 3, 3), dim=1)
     albedo = albedo.addcmul_(torch.from_numpy(conditions.age)[:, None, None, None], ageing)
-    x, y = _face_coordinates(fields[:, 0], fields[:, 1])
+    # Arc length and height on the head, float32 [n, S, S] in head units.
+    x = fields[:, 0].clamp(-1, 1).asin_().mul_(2 * ARC)
+    y = fields[:, 1] * ((BOTTOM - TOP) / 2) + (BOTTOM + TOP) / 2
     open_mouth(maps.person, conditions, x, y, albedo)
     cover_on_face(maps.person, conditions, x, y, albedo)
     colour = _shade(conditions.light, rotation, albedo.clamp_(0, 1), normal)
@@ -66,9 +68,8 @@ def _displacement(person: Identity, conditions: Conditions) -> Tensor:
     jaw = e.jaw + 5 * e.opening * e.speaks
     weights = (e.smile, e.pucker, e.brows, e.frown, e.squint, jaw, (age - 0.4) * 1.6)
     fields = torch.from_numpy(_fields(person))
-    assert len(weights) == len(fields), "each field has its weight"
     total = torch.zeros((len(age), *fields.shape[1:]))
-    for weight, field in zip(weights, fields, strict=True):
+    for weight, field in zip(weights, fields, strict=True):  # each field has its weight
         total += torch.from_numpy(weight)[:, None, None, None] * field
     return total
 
@@ -101,12 +102,6 @@ def _fields(person: Identity) -> Floats:
     return np.stack([np.stack((dx * slope + zero, dy * rows + zero)) for dx, dy in moves]).astype(
         np.float32
     )
-
-
-def _face_coordinates(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Return arc length and height on the head, two float32 [n, S, S] in head units."""
-    x = u.clamp(-1, 1).asin_().mul_(2 * ARC)
-    return x, v * ((BOTTOM - TOP) / 2) + (BOTTOM + TOP) / 2
 
 
 def _shade(light: Light, rotation: Tensor, albedo: Tensor, normal: Tensor) -> Tensor:

@@ -23,17 +23,13 @@ _TEXTURE_SLOT = 2**32 - 3  # the image number, used by no image, of the generato
 class FaceMaps:
     """One painted identity.
 
-    Attributes:
-        person: who it is.
-        radius: float32 [1, 1, H', W'], see `geometry.radius_map`.
-        surface: float32 [1, 9, H, W]: reflectance (3), its change from age 0 to age 1 (3), and
-            the normal (3), whose length says how open the surface is to the sky: 1 where it is
-            convex, less in cavities.
+    `surface` is the reflectance (3 channels), its change from age 0 to age 1 (3), and the normal
+    (3), whose length says how open it is to the sky: 1 where it is convex, less in cavities.
     """
 
     person: Identity
-    radius: Tensor
-    surface: Tensor
+    radius: Tensor  # float32 [1, 1, H', W'], see `geometry.radius_map`
+    surface: Tensor  # float32 [1, 9, H, W]
 
 
 def paint(person: Identity) -> FaceMaps:

@@ -1,49 +1,52 @@
 """The frame of a command: its parser, its errors, its end."""
 
 import argparse
+import subprocess
 import sys
-from collections.abc import Callable
-from typing import NoReturn, Protocol
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
-Parse = Callable[[list[str] | None], argparse.Namespace]
-Run = Callable[[argparse.Namespace], int]
+Run = Callable[[argparse.Namespace], int | None]
+Main = Callable[..., int]
+"""Takes the arguments, by default the process's, and returns the exit status."""
 
-
-class Main(Protocol):
-    """The `main` of a command."""
-
-    def __call__(self, arguments: list[str] | None = None) -> int:
-        """Run with these arguments, by default the process's; return the exit status."""
+# Mistakes of the user, packages to install, and programs whose own message was printed before.
+_ERRORS = (ValueError, OSError, ModuleNotFoundError, subprocess.CalledProcessError)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """States the default of each option that has one; a flag that is off has none."""
+    """States the defaults that there are, and keeps indented paragraphs as they are."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or action.default is False:
+        # A flag that is off, and a list that is empty, have none.
+        if action.default in (None, []) or action.default is False:
             return action.help
         return super()._get_help_string(action)
 
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill, parts = super()._fill_text, text.strip().split("\n\n")
+        return "\n\n".join(part if part[0] == " " else fill(part, width, indent) for part in parts)
 
-def make_parser(description: str | None, epilog: str | None = None) -> argparse.ArgumentParser:
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
     """Return a parser whose help states defaults; `description` is the command's docstring."""
-    return argparse.ArgumentParser(
-        description=description, epilog=epilog, formatter_class=HelpFormatter
-    )
+    return argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
 
 
-def command(parse: Parse, *, failed: int = 1) -> Callable[[Run], Main]:
-    """Make a command's `main` of a function that takes the parsed options.
+def command(parser: argparse.ArgumentParser, *, failed: int = 1) -> Callable[[Run], Main]:
+    """Make a command's `main` of a function of the parsed options; None is the exit status 0.
 
-    A `ValueError` or `OSError` ends it with a line on stderr and the exit status `failed`.
+    An error that the user can fix ends it with a line on stderr and the exit status `failed`. The
+    arguments as they were given are `options.given`.
     """
 
     def decorate(run: Run) -> Main:
-        def main(arguments: list[str] | None = None) -> int:
-            options = parse(arguments)
+        def main(arguments: Sequence[str] | None = None) -> int:
+            options = parser.parse_args(arguments)
+            options.given = sys.argv[1:] if arguments is None else arguments
             try:
-                return run(options)
-            except (ValueError, OSError) as error:
+                return run(options) or 0
+            except _ERRORS as error:
                 print(f"error: {error}", file=sys.stderr)
                 return failed
 
@@ -52,7 +55,7 @@ def command(parse: Parse, *, failed: int = 1) -> Callable[[Run], Main]:
     return decorate
 
 
-def exit_with(main: Callable[[], int], interrupted: str = "interrupted") -> NoReturn:
+def exit_with(main: Main, interrupted: str = "interrupted") -> NoReturn:
     """Call `main` and exit with its status; after Ctrl-C with 130 and a line instead of a trace.
 
     `interrupted` is that line, with what to do next if there is anything.

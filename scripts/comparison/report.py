@@ -101,19 +101,13 @@ def markdown(setup: SharedSetup, results: Sequence[RunResult]) -> str:
 
 
 def insert(page: Path, text: str) -> None:
-    """Put the report into a page, between its two marks, in place of what is there.
-
-    Raises `ValueError` for a page without them.
-    """
+    """Put the report into a page, between its two marks, in place of what is there."""
     before, after = around_marks(page)
     page.write_text(f"{before}{START}\n\n{text.strip()}\n\n{END}{after}", encoding="utf-8")
 
 
 def around_marks(page: Path) -> tuple[str, str]:
-    """Return the text of a page before and after the two marks.
-
-    Raises `ValueError` for a page without them.
-    """
+    """Return a page's text before and after the two marks; raises `ValueError` without them."""
     before, start, rest = page.read_text(encoding="utf-8").partition(START)
     _, end, after = rest.partition(END)
     if not (start and end):

@@ -12,6 +12,7 @@ from typing import Any, Final
 import yaml
 from pydantic import ValidationError
 
+from data.files import atomic_write
 from recognition.config import Section
 from scripts.comparison.settings import MethodRun
 
@@ -59,10 +60,13 @@ def finished(run: MethodRun, ranks: int) -> RunResult | None:
     started = run.folder / "config.yaml"
     fix = f"delete {run.folder}, or choose another folder with --output"
     if started.is_file():
-        found = yaml.safe_load(started.read_text())
-        wanted = run.config.model_dump(mode="json")
-        # A comparison may be moved to another folder as a whole.
-        changed = _differences({**found, "output": None}, {**wanted, "output": None})
+        old = flat(yaml.safe_load(started.read_text()))
+        new = flat(run.config.model_dump(mode="json"))
+        changed = [
+            f"{key} was {old.get(key)} and is {new.get(key)}"
+            for key in sorted({*old, *new} - {"output"})  # a comparison may be moved as a whole
+            if old.get(key) != new.get(key)
+        ]
         if changed:
             raise RunError(f"{run.folder} has other settings: {'; '.join(changed)}: {fix}")
     file = run.folder / RESULT
@@ -91,7 +95,7 @@ def train_run(run: MethodRun, ranks: int) -> RunResult:
     with (
         terminal.open("a") as output,
         subprocess.Popen(
-            command(run, ranks),
+            train_command(run, ranks),
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
         ) as process,
     ):  # fmt: skip
@@ -103,13 +107,12 @@ def train_run(run: MethodRun, ranks: int) -> RunResult:
     if code != 0:
         raise RunError(f"ended with {code}; {terminal} ends with:\n{_tail(terminal)}")
     result = collect(run, ranks)
-    partial = run.folder / f"{RESULT}.partial"
-    partial.write_text(result.model_dump_json(indent=1) + "\n")
-    partial.replace(run.folder / RESULT)
+    with atomic_write(run.folder / RESULT) as file:
+        file.write(result.model_dump_json(indent=1).encode() + b"\n")
     return result
 
 
-def command(run: MethodRun, ranks: int) -> list[str]:
+def train_command(run: MethodRun, ranks: int) -> list[str]:
     """Return the command that trains a run."""
     launcher = [sys.executable]
     if ranks > 1:
@@ -174,13 +177,10 @@ def train_all(runs: Sequence[MethodRun], ranks: int) -> tuple[list[RunResult], l
             spent.append(time.monotonic() - started)
         if result is not None:
             results.append(result)
-            print(f"{label}: {_line(result)}{_remaining(spent, left)}", flush=True)
+            sets = [f"{name} {figures.accuracy:.4f}" for name, figures in result.sets.items()]
+            line = f"{', '.join(sets)}, {1000 * result.step_seconds:.0f} ms per step"
+            print(f"{label}: {line}{_remaining(spent, left)}", flush=True)
     return results, failed
-
-
-def _line(result: RunResult) -> str:
-    accuracies = [f"{name} {figures.accuracy:.4f}" for name, figures in result.sets.items()]
-    return f"{', '.join(accuracies)}, {1000 * result.step_seconds:.0f} ms per step"
 
 
 def _remaining(spent: Sequence[float], left: int) -> str:
@@ -188,16 +188,6 @@ def _remaining(spent: Sequence[float], left: int) -> str:
         return ""
     minutes = statistics.mean(spent) * (left - len(spent)) / 60
     return f" | {spent[-1]:.0f} s; about {minutes:.0f} min left"
-
-
-def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Return each setting whose value changed, as `key was a and is b`."""
-    old, new = flat(found), flat(wanted)
-    return [
-        f"{key} was {old.get(key)} and is {new.get(key)}"
-        for key in sorted({*old, *new})
-        if old.get(key) != new.get(key)
-    ]
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

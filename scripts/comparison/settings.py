@@ -13,7 +13,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, PositiveInt, StringConstraints, model_validator
 
 from recognition.config import Config, Section
-from recognition.config_file import ConfigError, load_config, read_settings
+from recognition.config_file import ConfigError, load_config
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 MethodName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
@@ -88,25 +88,14 @@ class MethodRun:
         return self.config.output
 
 
-def load_comparison(path: Path) -> Comparison:
-    """Return the validated settings of a file; raises `ConfigError` for invalid ones."""
-    return read_settings(path, Comparison)
-
-
 def make_runs(
     comparison: Comparison, folder: Path, *, output: Path, quick: bool, methods: Collection[str]
 ) -> list[MethodRun]:
     """Return the runs of a comparison, in the order of its file, all seeds of a method together.
 
-    Args:
-        comparison: the settings.
-        folder: to which `comparison.run` is relative.
-        output: the comparison's folder; a run's folder is `output/runs/method/seed_0`.
-        quick: whether to apply the settings of `quick`.
-        methods: the methods to include; if empty, all.
-
-    Raises `ConfigError` for a method that does not exist, and one that lists every method whose
-    run cannot be started.
+    `comparison.run` is relative to `folder`; a run's folder is `output/runs/method/seed_0`. Without
+    `methods` all of them are included. Raises `ConfigError` for a method that does not exist, and
+    one that lists every method whose run cannot be started.
     """
     for name in methods:
         if name not in comparison.methods:

@@ -11,7 +11,6 @@ from eval.protocol import (
     Bools,
     Floats,
     fold_indices,
-    roc_curve,
     squared_distances,
     tar_at_far,
     ten_fold,
@@ -136,19 +135,6 @@ def test_tar_at_far_needs_enough_negative_pairs() -> None:
         same = np.arange(negatives + 5) < 5
         (rate,) = tar_at_far(np.where(same, 0.5, 1.5), same, np.array([1e-3]))
         assert rate == 1.0 if supported else np.isnan(rate)
-    with pytest.raises(ValueError, match="0 positive and 10 negative"):
-        tar_at_far(np.ones(10), np.zeros(10, bool), np.array([1e-2]))
-
-
-def test_the_curve_rises_from_one_false_accept_to_all() -> None:
-    rng = np.random.default_rng(1)
-    same = np.arange(1200) % 2 == 0
-    distances = rng.normal(np.where(same, 1.0, 1.4), 0.3)
-    curve = roc_curve(distances, same, points=20)
-    assert len(curve.far) == len(curve.tar) == 20
-    assert curve.far[0] == pytest.approx(1 / 600)
-    assert curve.far[-1] == curve.tar[-1] == 1
-    assert (np.diff(curve.tar) >= 0).all()
-    assert curve.tar[7] == tar_at_far(distances, same, curve.far[7:8])
-    with pytest.raises(ValueError, match="10 positive and 0 negative"):
-        roc_curve(np.ones(10), np.ones(10, bool))
+    for same, found in ((np.zeros(10, bool), "0 positive and 10"), (np.ones(10, bool), "10 .* 0 ")):
+        with pytest.raises(ValueError, match=found):
+            tar_at_far(np.ones(10), same, np.array([1e-2]))

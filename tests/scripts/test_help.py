@@ -10,7 +10,7 @@ from tests.launch import ROOT
 COMMANDS = [
     path.stem
     for path in sorted((ROOT / "scripts").glob("*.py"))
-    if "def parse(" in path.read_text(encoding="utf-8")
+    if "\n@command(parser" in path.read_text(encoding="utf-8")
 ]
 
 
@@ -28,11 +28,12 @@ def test_help_states_the_defaults_that_exist(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "1000")
     with pytest.raises(SystemExit, match="0"):
-        importlib.import_module(f"scripts.{name}").parse(["--help"])
+        importlib.import_module(f"scripts.{name}").main(["--help"])
     text = capsys.readouterr().out
     assert text.startswith("usage: ")
     assert "None" not in text
     assert "False" not in text
+    assert "[]" not in text
     if name == "make_pairs":
         assert re.search(r"--folds .*\(default: 10\)", text)
         assert re.search(r"--images [^\n]*\(default: its own\)\n", text)

@@ -42,9 +42,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table, the first column aligned left and the others right."""
     widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join(_line(line, widths) for line in [head, rule, *rows])
+    lines = []
+    for line in [head, rule, *rows]:
+        padded = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
+        lines.append(f"| {' | '.join([line[0].ljust(widths[0]), *padded[1:]])} |")
+    return "\n".join(lines)
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
-    return f"| {' | '.join([cells[0].ljust(widths[0]), *padded[1:]])} |"
+def optional(value: float | None, form: str, factor: float = 1.0) -> str:
+    """Return `value * factor` in this form, or a dash for None."""
+    return MISSING if value is None else form.format(value * factor)

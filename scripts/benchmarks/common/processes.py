@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
@@ -64,14 +65,11 @@ def in_fresh_process(
     function: Callable[..., Result], *args: Any, start_method: str | None = None
 ) -> Result:
     """Return `function(*args)` of a process of its own; raises `ProcessError` if it fails."""
-    remote = Remote(partial, function, *args, start_method=start_method)
-    try:
+    with closing(Remote(partial, function, *args, start_method=start_method)) as remote:
         remote.wait()
         remote.start("__call__")
         result: Result = remote.wait()
         return result
-    finally:
-        remote.close()
 
 
 def _context(start_method: str | None) -> Any:

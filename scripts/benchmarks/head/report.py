@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from scripts.benchmarks.common.page import MISSING, Column, Row, page, table
+from scripts.benchmarks.common.page import Column, Row, optional, page, table
 from scripts.benchmarks.head.compare import CaseResult
 from scripts.benchmarks.head.rates import Rates
 
@@ -74,8 +74,8 @@ _TIMES = _Group(
     [
         ("step ms", lambda row: f"{row['step_seconds']['median'] * 1e3:.1f}"),
         ("min ms", lambda row: f"{row['step_seconds']['min'] * 1e3:.1f}"),
-        ("choose ms", lambda row: _optional(row["selection_seconds"], "{:.1f}", 1e3)),
-        ("faster", lambda row: _optional(row.get("times_faster"), "{:.2f}x")),
+        ("choose ms", lambda row: optional(row["selection_seconds"], "{:.1f}", 1e3)),
+        ("faster", lambda row: optional(row.get("times_faster"), "{:.2f}x")),
     ],
     """\
 - step: forward pass, backward pass to the embeddings, and update; median of the timed steps.
@@ -148,9 +148,5 @@ def _figures(row: Row, columns: Sequence[Column]) -> list[str]:
     return [cell(row) for _, cell in columns]
 
 
-def _optional(value: float | None, form: str, factor: float = 1.0) -> str:
-    return MISSING if value is None else form.format(value * factor)
-
-
 def _difference(row: Row, name: str) -> str:
-    return _optional((row["agreement"] or {}).get(name), "{:.0e}")
+    return optional((row["agreement"] or {}).get(name), "{:.0e}")

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scripts.benchmarks.common.page import MISSING, Column, bullets, page, table_of
+from scripts.benchmarks.common.page import Column, bullets, optional, page, table_of
 from scripts.benchmarks.common.turns import median_ratio
 from scripts.benchmarks.loader.ways import BARE, INCUMBENT, OURS, RateSample, Way
 
@@ -42,7 +42,7 @@ COLUMNS: list[Column] = [
     ("fastest", lambda row: f"{max(row['rounds']):,.0f}"),
     ("of bare", lambda row: f"{row['of_bare']:.2f}"),
     ("of incumbent", lambda row: f"{row['of_incumbent']:.1f}x"),
-    ("CPU an image", lambda row: _microseconds(row["cpu_seconds_per_image"])),
+    ("CPU an image", lambda row: optional(row["cpu_seconds_per_image"], "{:.0f} µs", 1e6)),
 ]
 
 
@@ -101,7 +101,3 @@ def _index(found: Mapping[str, float]) -> list[str]:
     ]
     heading = f"Opening {found['entries']:,.0f} images of {found['identities']:,.0f} identities:"
     return [heading, bullets(items)]
-
-
-def _microseconds(seconds: float | None) -> str:
-    return MISSING if seconds is None else f"{seconds * 1e6:.0f} µs"

@@ -12,7 +12,7 @@ from backbones import build_backbone
 from data.pairs.bin_file import read_pair_file, write_pair_file
 from recognition.checkpoint import Checkpoints, State
 from recognition.distributed import World
-from scripts.benchmark_verification import adapted, main, parse
+from scripts.benchmark_verification import adapted, main, parser
 from tests.eval.test_onnx_model import write_network
 
 ROOT = Path(__file__).parents[3]
@@ -74,7 +74,9 @@ def test_channels_can_be_swapped() -> None:
     seen: list[int] = []
     arguments = ["--model", "m", "--sets", "s", "--channels"]
     for channels, expected in (("rgb", images), ("bgr", images[:, [2, 1, 0]])):
-        embed = adapted(lambda pixels: pixels, parse([*arguments, channels]), seen.append)
+        embed = adapted(
+            lambda pixels: pixels, parser.parse_args([*arguments, channels]), seen.append
+        )
         assert torch.equal(embed(images), expected)
     assert seen == [2, 2]
 

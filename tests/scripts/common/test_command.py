@@ -4,14 +4,11 @@ import pytest
 
 from scripts.common.command import command, exit_with, make_parser
 
-
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = make_parser("A command.")
-    parser.add_argument("number", type=int)
-    return parser.parse_args(arguments)
+parser = make_parser("A command.\n\n    python command.py 3\n    python command.py 5")
+parser.add_argument("number", type=int)
 
 
-@command(parse, failed=2)
+@command(parser, failed=2)
 def main(options: argparse.Namespace) -> int:
     number: int = options.number
     if number < 0:
@@ -20,6 +17,9 @@ def main(options: argparse.Namespace) -> int:
         raise FileNotFoundError(2, "No such file", "zero.txt")
     if number == 1:
         raise KeyError("a bug")
+    if number == 2:
+        raise ModuleNotFoundError("needs onnxruntime")
+    assert options.given == ["3"]
     return number
 
 
@@ -27,7 +27,9 @@ def test_a_command_returns_what_it_does_with_its_options() -> None:
     assert main(["3"]) == 3
 
 
-@pytest.mark.parametrize(("number", "named"), [("-7", "number is -7"), ("0", "zero.txt")])
+@pytest.mark.parametrize(
+    ("number", "named"), [("-7", "number is -7"), ("0", "zero.txt"), ("2", "onnxruntime")]
+)
 def test_errors_of_the_user_are_one_line(
     number: str, named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

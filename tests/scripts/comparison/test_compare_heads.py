@@ -9,12 +9,12 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from recognition.config import Head
-from recognition.config_file import ConfigError
+from recognition.config_file import ConfigError, read_settings
 from scripts.compare_heads import main
 from scripts.comparison.curves import mean_curve
 from scripts.comparison.report import END, START, SharedSetup, insert, markdown
 from scripts.comparison.runs import RunResult, SetFigures
-from scripts.comparison.settings import MethodRun, load_comparison, make_runs
+from scripts.comparison.settings import Comparison, MethodRun, make_runs
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 
@@ -54,7 +54,7 @@ def run(comparison: Path, *arguments: str) -> int:
 
 def all_runs(comparison: Path) -> list[MethodRun]:
     return make_runs(
-        load_comparison(comparison), comparison.parent, output=comparison.parent / "o",
+        read_settings(comparison, Comparison), comparison.parent, output=comparison.parent / "o",
         quick=False, methods=[],
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scripts.benchmark_head import PRESETS, groups, main, parse
+from scripts.benchmark_head import PRESETS, groups, main, parser
 from scripts.benchmarks.common.processes import ProcessError
 from scripts.benchmarks.head.cases import HeadCase, global_batch
 from scripts.benchmarks.head.compare import StepCounts, measure_group
@@ -210,14 +210,14 @@ def test_a_failure_in_a_process_is_reported() -> None:
 
 
 def test_presets_have_the_documented_sizes() -> None:
-    cpu = groups(parse(["--preset", "cpu"]), "cpu", 2)
+    cpu = groups(parser.parse_args(["--preset", "cpu"]), "cpu", 2)
     points = {(case.classes, case.rate, case.dtype) for group in cpu for case in group}
     assert points == {
         (classes, rate, dtype)
         for classes, rate in ((200_000, 1.0), (1_000_000, 0.1))
         for dtype in ("fp32", "bf16")
     }
-    narrowed = groups(parse(["--preset", "memory", "--classes", "1000000"]), "cpu", 2)
+    narrowed = groups(parser.parse_args(["--preset", "memory", "--classes", "1000000"]), "cpu", 2)
     assert [(group[0].classes, group[0].rate) for group in narrowed] == [
         (1_000_000, 1.0),
         (1_000_000, 0.1),
