@@ -24,22 +24,14 @@ def build_backbone(
     name: str,
     *,
     embedding_size: int = 512,
-    dropout: float = 0.0,
-    image_size: int = 112,
-    activation_checkpointing: bool = False,
+    dropout: float = 0.0,  # probability of zeroing an element of the last feature map in training
+    image_size: int = 112,  # side in pixels, 16 or more
+    activation_checkpointing: bool = False,  # compute activations twice, to keep fewer
 ) -> nn.Module:
     """Return the network called `name`, with initial weights from torch's global generator.
 
     The network maps images `[n, 3, image_size, image_size]`, RGB in [-1, 1], to embeddings
     `float32 [n, embedding_size]` that are not normalised.
-
-    Args:
-        name: a key of `BACKBONES`.
-        embedding_size: number of values in an embedding.
-        dropout: probability of zeroing an element of the last feature map in training.
-        image_size: side of the images in pixels, 16 or more.
-        activation_checkpointing: keep fewer activations in memory and compute them again in the
-            backward pass; the results are the same.
 
     Raises `ValueError` for an unknown name, and for a size or a dropout out of range.
     """

@@ -43,41 +43,26 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class ShardedRows:
-    """This rank's rows of a tensor that `distributed.shard_range` splits over the ranks.
+    """This rank's rows of a tensor that `distributed.shard_range` splits over the ranks."""
 
-    Attributes:
-        local: [stop - start, ...], the rows on this rank; loading writes into it.
-        total: number of rows on all ranks.
-    """
-
-    local: Tensor
-    total: int
+    local: Tensor  # [stop - start, ...], the rows on this rank; loading writes into it
+    total: int  # number of rows on all ranks
 
 
 @dataclass(frozen=True)
 class State:
-    """What is saved and loaded together.
+    """What is saved and loaded together."""
 
-    Attributes:
-        backbone: the backbone's state dict, equal on all ranks.
-        replicated: other tensors that are equal on all ranks, by name.
-        rows: tensors split over the ranks, by name.
-        metadata: step, counters, config and so on: JSON values.
-    """
-
-    backbone: Mapping[str, Tensor]
-    replicated: Mapping[str, Tensor]
-    rows: Mapping[str, ShardedRows]
-    metadata: Mapping[str, Any]
+    backbone: Mapping[str, Tensor]  # its state dict, equal on all ranks
+    replicated: Mapping[str, Tensor]  # other tensors that are equal on all ranks, by name
+    rows: Mapping[str, ShardedRows]  # tensors split over the ranks, by name
+    metadata: Mapping[str, Any]  # step, counters, config and so on: JSON values
 
 
 class Checkpoints:
-    """Writes, finds and loads the checkpoints of one run folder.
+    """Writes, finds and loads the checkpoints of one run folder, in its folder `checkpoints`.
 
-    Args:
-        output: the run folder; checkpoints go to its `checkpoints` folder.
-        world: this process's place.
-        keep: how many of the latest checkpoints to keep, in addition to the best one.
+    The latest `keep` are kept, in addition to the best one.
     """
 
     def __init__(self, output: Path, *, world: World, keep: int) -> None:

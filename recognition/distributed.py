@@ -23,19 +23,12 @@ import torch.distributed as dist
 
 @dataclass(frozen=True)
 class World:
-    """Who this process is among all of a run's processes.
-
-    Attributes:
-        rank: `0 <= rank < size`.
-        size: number of processes.
-        local_rank: rank among the processes of this machine.
-        local_size: number of processes on this machine.
-    """
+    """Who this process is among all of a run's processes."""
 
     rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-    local_size: int = 1
+    size: int = 1  # number of processes
+    local_rank: int = 0  # among the processes of this machine
+    local_size: int = 1  # number of them
 
     @property
     def is_main(self) -> bool:

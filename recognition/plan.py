@@ -14,19 +14,12 @@ from recognition.distributed import World
 
 @dataclass(frozen=True)
 class LearningRateSchedule:
-    """The learning rate of every step.
+    """The learning rate of every step."""
 
-    Attributes:
-        base_lr: the rate after warm-up.
-        total_steps: steps of the whole run.
-        warmup_steps: steps of linear warm-up: step `s` runs at `base_lr * (s + 1) / warmup_steps`.
-        decay: factor of `base_lr` as a function of the step, after the warm-up.
-    """
-
-    base_lr: float
-    total_steps: int
-    warmup_steps: int
-    decay: Callable[[int], float]
+    base_lr: float  # after the warm-up
+    total_steps: int  # of the whole run
+    warmup_steps: int  # step `s` of them runs at `base_lr * (s + 1) / warmup_steps`
+    decay: Callable[[int], float]  # factor of `base_lr` at a step after the warm-up
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate of step `step` (the first is 0).
@@ -42,20 +35,12 @@ class LearningRateSchedule:
 
 @dataclass(frozen=True)
 class Plan:
-    """When things happen, in steps.
+    """When things happen, in steps."""
 
-    Attributes:
-        steps_per_epoch: images over global batch size; not an integer in general, because a batch
-            may span two epochs.
-        total_steps: steps of the whole run.
-        verify_every: steps between verifications; the last step always verifies.
-        save_every: steps between checkpoints; the last step always saves.
-    """
-
-    steps_per_epoch: float
-    total_steps: int
-    verify_every: int
-    save_every: int
+    steps_per_epoch: float  # not an integer in general: a batch may span two epochs
+    total_steps: int  # of the whole run
+    verify_every: int  # steps between verifications; the last step always verifies
+    save_every: int  # steps between checkpoints; the last step always saves
 
     def verify_after(self, step: int) -> bool:
         """Return whether to verify the model after `step` steps."""

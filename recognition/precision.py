@@ -22,19 +22,13 @@ class LossScaler:
     The scale halves after a step whose gradients overflowed and doubles after `growth_interval`
     consecutive steps without overflow. All ranks agree on whether a step overflowed (see
     `Trainer`), so every rank holds the same scale.
-
-    Attributes:
-        scale: factor of the loss; constant 1 unless `enabled`.
-        enabled: whether the scale changes at all (fp16 only).
-        good_steps: steps since the scale last changed.
-        skipped_steps: steps of the whole run that were skipped because of an overflow.
     """
 
-    enabled: bool
-    scale: float = field(default=1.0)
+    enabled: bool  # whether the scale changes at all (fp16 only)
+    scale: float = field(default=1.0)  # factor of the loss; constant 1 unless `enabled`
     growth_interval: int = 2000
-    good_steps: int = 0
-    skipped_steps: int = 0
+    good_steps: int = 0  # since the scale last changed
+    skipped_steps: int = 0  # of the whole run, because of an overflow
 
     def update(self, overflowed: bool) -> None:
         """Adjust the scale after a step.

@@ -44,13 +44,8 @@ def configure_logging(world: World, file: Path | None = None) -> None:
 class Telemetry:
     """Writes a run's numbers. A context manager: leaving it flushes and closes everything.
 
-    Args:
-        output: the run folder.
-        world: this process's place.
-        first_step: steps already done; records of later steps, from an earlier attempt, are
-            dropped, so that the history has one value per step.
-        total_steps: steps of the whole run, for the progress bar.
-        progress: whether to show the progress bar.
+    `first_step` steps are done already: records of later steps, from an earlier attempt, are
+    dropped, so that the history has one value per step.
     """
 
     def __init__(
@@ -152,22 +147,14 @@ def _truncate(metrics: Path, last_step: int) -> None:
 
 
 class Meter:
-    """Times and figures between two log lines.
-
-    Attributes:
-        waited: seconds spent waiting for data.
-        paused: seconds spent on verification and saving, which do not count as training.
-        images: images trained on, over all ranks.
-        steps: optimizer steps done.
-        last: figures of the last step only, kept on the device until they are read.
-    """
+    """Times and figures between two log lines."""
 
     def __init__(self) -> None:
-        self.waited = 0.0
-        self.paused = 0.0
-        self.images = 0
+        self.waited = 0.0  # seconds, for data
+        self.paused = 0.0  # seconds of verification and saving, which do not count as training
+        self.images = 0  # over all ranks
         self.steps = 0
-        self.last: dict[str, Tensor] = {}
+        self.last: dict[str, Tensor] = {}  # figures of the last step only, on the device
         self._sums: dict[str, Tensor | float] = {}
         self._start = time.perf_counter()
 

@@ -84,72 +84,41 @@ Verify = Callable[[Callable[[Tensor], Tensor]], Sequence[VerificationRecord]]
 
 @dataclass
 class Progress:
-    """The loop's own mutable state: saved and restored with every checkpoint.
+    """The loop's own mutable state: saved and restored with every checkpoint."""
 
-    Attributes:
-        step: optimizer steps done; the position in the data follows from it.
-        best_accuracy: highest mean verification accuracy of a saved checkpoint.
-        seconds: wall-clock seconds of training, over all resumed runs.
-    """
-
-    step: int = 0
-    best_accuracy: float = 0.0
-    seconds: float = 0.0
+    step: int = 0  # optimizer steps done; the position in the data follows from it
+    best_accuracy: float = 0.0  # highest mean verification accuracy of a saved checkpoint
+    seconds: float = 0.0  # wall-clock, of training, over all resumed runs
 
 
 class Trainer:
-    """Trains a backbone and its head.
-
-    Args:
-        world: this process's place among all ranks.
-        device: where the backbone lives and the head computes.
-        backbone: images [b, 3, S, S] to embeddings [b, d]; already on `device`.
-        head: the classifier over all identities.
-        optimizer: of the backbone.
-        schedule: learning rate of every step, for backbone and head alike.
-        plan: when to verify and save.
-        source: this rank's micro-batches.
-        prepare: turns a micro-batch from the host into the network's float input and labels on
-            `device`; augmentation happens here.
-        verify: runs all verification sets, on all ranks, with the given embedding function.
-        precision: arithmetic of the backbone.
-        checkpoints: of this run's folder.
-        telemetry: of this run's folder.
-        global_batch_size: images per step, over all ranks and micro-batches.
-        accumulation: micro-batches per step.
-        clip_norm: bound of the backbone's gradient norm, or None.
-        log_every: steps between records.
-        seed: of the run.
-        compile_backbone: whether to run the backbone through torch.compile.
-        identity: what a resumed run must share with this one, by name (seed, batch size, number
-            of classes, …).
-        metadata: what else every checkpoint records (config, versions).
-    """
+    """Trains a backbone and its head."""
 
     def __init__(
         self,
         *,
         world: World,
-        device: torch.device,
-        backbone: nn.Module,
+        device: torch.device,  # where the backbone lives and the head computes
+        backbone: nn.Module,  # images [b, 3, S, S] to embeddings [b, d]; already on `device`
         head: PartialFC,
-        optimizer: torch.optim.Optimizer,
-        schedule: LearningRateSchedule,
+        optimizer: torch.optim.Optimizer,  # of the backbone
+        schedule: LearningRateSchedule,  # for backbone and head alike
         plan: Plan,
-        source: BatchSource,
+        source: BatchSource,  # this rank's micro-batches
+        # From a micro-batch on the host to float input and labels on `device`; it augments.
         prepare: Callable[[Any], tuple[Tensor, Tensor]],
-        verify: Verify,
-        precision: Precision,
+        verify: Verify,  # runs all verification sets, on all ranks, with an embedding function
+        precision: Precision,  # of the backbone
         checkpoints: Checkpoints,
         telemetry: Telemetry,
-        global_batch_size: int,
-        accumulation: int,
-        clip_norm: float | None,
-        log_every: int,
+        global_batch_size: int,  # images per step, over all ranks and micro-batches
+        accumulation: int,  # micro-batches per step
+        clip_norm: float | None,  # bound of the backbone's gradient norm
+        log_every: int,  # steps between records
         seed: int,
         compile_backbone: bool,
-        identity: Mapping[str, Any],
-        metadata: Mapping[str, Any],
+        identity: Mapping[str, Any],  # what a resumed run must share with this one, by name
+        metadata: Mapping[str, Any],  # what else every checkpoint records (config, versions)
     ) -> None:
         self.world, self.device = world, device
         self.backbone, self.head, self.optimizer = backbone, head, optimizer

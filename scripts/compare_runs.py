@@ -19,10 +19,8 @@ SHOWN = 3
 
 Record = dict[str, Any]
 
-
 parser = make_parser(__doc__)
-add = parser.add_argument
-add("runs", nargs=2, type=Path, help="run folders")
+parser.add_argument("runs", nargs=2, type=Path, help="run folders")
 
 
 @command(parser, failed=2)
@@ -56,7 +54,7 @@ def differing(first: list[Record], second: list[Record]) -> dict[str, dict[str, 
     for one, other in zip(first, second, strict=False):
         names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
         if names:
-            place = f"{one['event']} at step {one['step']}"
+            place = " ".join([one["event"], *one.get("set", "").split(), f"at step {one['step']}"])
             differences[place] = {name: (one.get(name), other.get(name)) for name in names}
     return differences
 

@@ -34,4 +34,4 @@ def main(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    exit_with(main, "interrupted; the same command resumes where it stopped")
+    exit_with(main, "interrupted; the same command starts anew")

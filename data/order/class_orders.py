@@ -32,11 +32,8 @@ class ClassBalancedOrder:
     number r % n_c of pass r // n_c of that class: no image is repeated before all others of its
     class have been visited.
 
-    Args:
-        labels: class of each image, from 0 to C - 1 without gaps; integers [n], n at least 1.
-        seed: 0 <= seed < 2**64.
-
-    Raises `ValueError` for values outside these ranges.
+    `labels` are integers [n], 0 to C - 1 without gaps; 0 <= seed < 2**64. Raises `ValueError` for
+    others.
     """
 
     neighbours_follow = False
@@ -68,13 +65,8 @@ class PKOrder:
     - for n_c < K, where a group takes ceil(K / n_c) passes: image number k % n_c of pass
       r*ceil(K / n_c) + k // n_c, so the numbers of times that images occur differ by at most one.
 
-    Args:
-        labels: class of each image, from 0 to C - 1 without gaps; integers [n], n at least 1.
-        seed: 0 <= seed < 2**64.
-        identities_per_batch: P, from 1 to C.
-        images_per_identity: K, at least 1.
-
-    Raises `ValueError` for values outside these ranges.
+    `labels` are integers [n], 0 to C - 1 without gaps; 0 <= seed < 2**64. Raises `ValueError` for
+    others.
     """
 
     neighbours_follow = False
@@ -84,8 +76,8 @@ class PKOrder:
         labels: NDArray[np.signedinteger[Any]],
         seed: int,
         *,
-        identities_per_batch: int,
-        images_per_identity: int,
+        identities_per_batch: int,  # P, from 1 to C
+        images_per_identity: int,  # K, at least 1
     ) -> None:
         self.num_samples = len(labels)
         self._classes = _Classes(labels, seed)
@@ -118,19 +110,14 @@ class PKOrder:
 
 
 class _Classes:
-    """The images of each class, the shuffle of the classes and that of the images of a class.
-
-    Attributes:
-        num_classes: C.
-        counts: images of each class, int64 [C].
-    """
+    """The images of each class, the shuffle of the classes and that of the images of a class."""
 
     def __init__(self, labels: NDArray[np.signedinteger[Any]], seed: int) -> None:
         make_keys(seed)  # refuses a wrong seed
         if len(labels) == 0:
             raise ValueError("labels are empty: expected at least 1 sample")
         self.seed = seed
-        self.counts = np.bincount(labels)
+        self.counts = np.bincount(labels)  # images of each class, int64 [C]
         self.num_classes = len(self.counts)
         empty = np.flatnonzero(self.counts == 0)
         if len(empty):

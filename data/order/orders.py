@@ -62,11 +62,7 @@ class GlobalOrder:
 
     where `permute` is a keyed bijection of `[0, n)`.
 
-    Args:
-        num_samples: n, at least 1.
-        seed: 0 <= seed < 2**64; different seeds give unrelated orders.
-
-    Raises `ValueError` for values outside these ranges.
+    0 <= seed < 2**64; different seeds give unrelated orders. Raises `ValueError` for others.
     """
 
     neighbours_follow = False
@@ -85,11 +81,8 @@ class GlobalOrder:
 class FileOrder:
     """The order of the files, the same in each epoch: position p has the sample `stored[p % n]`.
 
-    Args:
-        num_samples: n, at least 1.
-        stored: the storage order, integers [n]; None if it is the order of the indices.
-
-    Raises `ValueError` for no samples, or for a storage order of another length.
+    `stored` is the storage order, integers [n]; None if it is the order of the indices. Raises
+    `ValueError` for no samples, or for a storage order of another length.
     """
 
     neighbours_follow = True
@@ -123,14 +116,8 @@ class BlockOrder:
     A block may begin in one file and end in the next. As the start moves, each sample is equally
     likely at each position of an epoch, and shares its block with other samples in each epoch.
 
-    Args:
-        num_samples: n, at least 1.
-        seed: 0 <= seed < 2**64.
-        block_records: S, records per block, at least 1.
-        mixing_blocks: M, blocks that are mixed, at least 1; with more, batches are mixed better.
-        stored: the storage order, integers [n]; None if it is the order of the indices.
-
-    Raises `ValueError` for values outside these ranges, or for a storage order of another length.
+    0 <= seed < 2**64. Raises `ValueError` for values out of range, or for a storage order of
+    another length.
     """
 
     neighbours_follow = True
@@ -140,9 +127,9 @@ class BlockOrder:
         num_samples: int,
         seed: int,
         *,
-        block_records: int,
-        mixing_blocks: int,
-        stored: NDArray[np.signedinteger[Any]] | None = None,
+        block_records: int,  # S, at least 1
+        mixing_blocks: int,  # M, at least 1; with more, batches are mixed better
+        stored: NDArray[np.signedinteger[Any]] | None = None,  # see `FileOrder`
     ) -> None:
         if block_records < 1 or mixing_blocks < 1:
             raise ValueError(

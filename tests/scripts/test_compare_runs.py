@@ -32,7 +32,7 @@ def _changed(row: int, **values: Any) -> list[dict[str, Any]]:
             1,
             ["train at step 1", "2.5 ", "2.5000000000000004"],
         ),
-        (_changed(1, tar_at_far={"0.1": 0.25}), 1, ["verification at step 1", "0.25"]),
+        (_changed(1, tar_at_far={"0.1": 0.25}), 1, ["verification lfw at step 1", "0.25"]),
         (_changed(1, accuracy=0.5), 1, ["accuracy", "None", "0.5"]),
         (RECORDS[:1], 1, ["2 and 1"]),
     ],

@@ -25,13 +25,10 @@ class BlockOps:
 
     Tables, products and gradients are contiguous; tensors are float32 unless stated otherwise.
     A block, and the samples, may be none.
-
-    Attributes:
-        space: memory for temporaries.
     """
 
     def __init__(self) -> None:
-        self.space = Workspace()
+        self.space = Workspace()  # for temporaries
 
     def read_rows(self, block: Block, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return the block's rows in `dtype`, [R, d], and 1 / max(norm, 1e-12) of each, [R].

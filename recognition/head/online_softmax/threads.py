@@ -35,15 +35,12 @@ class Threads:
         device: where blocks are computed.
         parallel: whether parts may be worked on at the same time. On a CPU there are then as many
             threads as torch has; otherwise the caller's alone.
-
-    Attributes:
-        ops: the block operations of the caller's thread; every other thread has its own.
     """
 
     def __init__(self, device: torch.device, *, parallel: bool) -> None:
         self._device, self._parallel = device, parallel and device.type == "cpu"
         self._make_ops = block_ops(device)
-        self.ops = self._make_ops()
+        self.ops = self._make_ops()  # of the caller's thread; every other has its own
         self._idle: SimpleQueue[BlockOps] = SimpleQueue()
         self._pool: ThreadPoolExecutor | None = None
         self._count = 0
