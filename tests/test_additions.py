@@ -48,6 +48,7 @@ def quadratic(m: float = 0.1) -> MarginSoftmax:
     return Quadratic(m)
 
 
+@pytest.mark.slow
 def test_a_script_trains_with_a_loss_and_a_backbone_of_its_own(
     tiny_config: Path, tmp_path: Path
 ) -> None:

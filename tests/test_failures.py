@@ -11,6 +11,8 @@ import pytest
 from tests.conftest import corrupt
 from tests.launch import Ended, Ranks, train
 
+pytestmark = pytest.mark.slow
+
 RANKS = 2
 
 

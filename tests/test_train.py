@@ -24,6 +24,8 @@ from recognition.head.online_softmax.settings import BLOCK_BYTES, KEEP_BYTES
 from tests.conftest import corrupt, picture
 from tests.launch import train, train_well
 
+pytestmark = pytest.mark.slow
+
 FROZEN = ("--set", "backbone.frozen_batch_norm=true")
 
 

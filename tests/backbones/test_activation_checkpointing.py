@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from backbones import build_backbone
 
+pytestmark = pytest.mark.slow
+
 
 def one_step(name: str, recompute: bool, *, compiled: bool = False) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)

@@ -21,6 +21,7 @@ def make_trained() -> nn.Module:
     return backbone
 
 
+@pytest.mark.slow
 def test_frozen_statistics_do_not_change_in_training() -> None:
     backbone = make_trained()
     freeze_batch_norm(backbone)
@@ -40,6 +41,7 @@ def test_frozen_embeddings_do_not_depend_on_the_rest_of_the_batch() -> None:
     torch.testing.assert_close(backbone(x)[:1], backbone(x[:1]))
 
 
+@pytest.mark.slow
 def test_a_copy_stays_frozen_and_its_weights_are_still_trained() -> None:
     backbone = make_trained()
     freeze_batch_norm(backbone)

@@ -10,6 +10,7 @@ from backbones import build_backbone
 SMALL = ("r18", "mbf", "rtiny")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("image_size", [16, 33, 112])
 def test_any_image_size(name: str, image_size: int) -> None:
@@ -18,6 +19,7 @@ def test_any_image_size(name: str, image_size: int) -> None:
     assert embeddings.shape == (2, 24)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_embeddings_are_float32_under_autocast(name: str) -> None:
     backbone = build_backbone(name, embedding_size=24, image_size=32).train()
@@ -28,6 +30,7 @@ def test_embeddings_are_float32_under_autocast(name: str) -> None:
     assert all(p.grad is not None for p in backbone.parameters() if p.requires_grad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_dropout_acts_in_training_only(name: str) -> None:
     torch.manual_seed(0)

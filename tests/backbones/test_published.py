@@ -11,6 +11,8 @@ from torch import Tensor
 
 from backbones import build_backbone
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "golden"
 STATE_DICTS = json.loads((GOLDEN / "backbone_state_dicts.json").read_text())
 

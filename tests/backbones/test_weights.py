@@ -8,6 +8,7 @@ import torch
 from backbones import build_backbone, build_for_weights, load_weights, read_weights
 
 
+@pytest.mark.slow
 def test_a_round_trip_finds_the_backbone(tmp_path: Path) -> None:
     saved = build_backbone("mbf", embedding_size=24)
     torch.save(saved.state_dict(), tmp_path / "backbone.pt")

@@ -130,6 +130,7 @@ RECORD_FILES = st.lists(RECORDS, min_size=1, max_size=6).map(b"".join)
 OFFSETS = st.one_of(st.integers(0, 60).map(lambda word: 4 * word), st.integers(-(2**63), 2**63 - 1))
 
 
+@pytest.mark.slow
 @given(
     content=st.one_of(RECORD_FILES, damaged(RECORD_FILES), st.binary().map(MAGIC_BYTES.__add__)),
     offsets=st.lists(OFFSETS, max_size=4),
@@ -212,6 +213,7 @@ def damaged_datasets(draw: st.DrawFn) -> tuple[bytes, bytes]:
     return rec, draw(damaged(st.just(idx))) if which & 2 else idx
 
 
+@pytest.mark.slow
 @given(pair=damaged_datasets(), has_index=st.booleans(), remap=st.booleans())
 def test_datasets(folder: Path, pair: tuple[bytes, bytes], has_index: bool, remap: bool) -> None:
     path = replace(folder / "train.rec", pair[0])

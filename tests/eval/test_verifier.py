@@ -113,6 +113,7 @@ def _verify_on_ranks(path: Path) -> list[VerificationResult]:
     return results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_share_the_work_and_all_get_the_results(tmp_path: Path, ranks: int) -> None:
     path = _write(tmp_path / "faces.bin")

@@ -64,6 +64,7 @@ def load_on_ranks(output: Path) -> None:
     assert_loaded(state, current())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("saved_on", "loaded_on"), [(1, 4), (4, 1), (4, 2), (2, 4)])
 def test_a_checkpoint_loads_on_any_number_of_ranks(
     tmp_path: Path, saved_on: int, loaded_on: int

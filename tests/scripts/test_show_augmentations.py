@@ -61,6 +61,7 @@ def test_a_config_selects_what_is_drawn(records: Path, capsys: pytest.CaptureFix
         assert image.size == (130 + 2 * 52, 4 * 52)
 
 
+@pytest.mark.slow
 def test_epochs_differ(records: Path) -> None:
     for epoch in ("0", "1"):
         assert main([str(records), str(records / f"{epoch}.png"), "--epoch", epoch]) == 0

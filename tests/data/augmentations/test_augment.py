@@ -73,6 +73,7 @@ def test_flip_can_be_off_or_always() -> None:
     assert torch.equal(Augmentation(flip=1.0)(batch), normalise(batch.images).flip(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("augmentation", [Augmentation(seed=5), EVERYTHING])
 def test_a_sample_does_not_depend_on_its_batch(augmentation: Augmentation, device: str) -> None:
@@ -118,6 +119,7 @@ def test_any_seed_is_accepted() -> None:
         assert Augmentation(seed=seed)(batch).isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in PROBABILITIES if name != "flip"])
 def test_each_change_has_its_probability(name: str) -> None:
     batch = _batch(1000)
@@ -131,6 +133,7 @@ def test_each_change_has_its_probability(name: str) -> None:
     assert result.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.slow
 def test_changes_are_chosen_independently() -> None:
     batch = _batch(2000)
     names = [name for name in PROBABILITIES if name not in ("flip", "low_resolution")]
@@ -139,6 +142,7 @@ def test_changes_are_chosen_independently() -> None:
     assert correlations.abs().max() < 4.5 / math.sqrt(2000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [16, 37, 112, 1024])
 def test_all_sides_are_accepted(side: int) -> None:
     always: dict[str, Any] = dict.fromkeys(PROBABILITIES, 1.0)

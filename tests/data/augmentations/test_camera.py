@@ -75,6 +75,7 @@ def test_full_resolution_changes_nothing_and_a_single_pixel_is_possible() -> Non
     assert (result - result[:, :1, :1]).abs().max() < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [0.0, 200.0, 255.0])
 def test_a_uniform_picture_stays_the_same_and_within_range(level: float) -> None:
     even = torch.full((20, 37, 37, 3), level)

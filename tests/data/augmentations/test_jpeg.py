@@ -36,6 +36,7 @@ def test_the_tables_are_those_of_every_quality() -> None:
         assert steps[:, quality - 1].tolist() == [tables[0], tables[1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [16, 48, 112])
 @pytest.mark.parametrize("quality", [1, 25, 75, 100])
 def test_uniform_blocks_are_bit_identical_to_pillow(side: int, quality: int) -> None:
@@ -48,6 +49,7 @@ def test_uniform_blocks_are_bit_identical_to_pillow(side: int, quality: int) -> 
 # libjpeg rounds between rows and columns, to about an eighth of a level, so coefficients that close
 # to the middle between two steps may be rounded the other way. The finer the steps, the more often
 # that happens, and the less it changes.
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [16, 37, 112, 130])
 @pytest.mark.parametrize(
     ("quality", "equal"), [(5, 0.95), (20, 0.9), (50, 0.75), (80, 0.6), (95, 0.5), (100, 0.75)]
@@ -71,6 +73,7 @@ def test_each_sample_has_its_own_quality() -> None:
     assert (equal.sum(dim=1) >= 30).all(), "every quality of the range, about equally often"
 
 
+@pytest.mark.slow
 def test_the_bits_do_not_depend_on_the_order_of_sums() -> None:
     pixels = noise(40, 37)
     together = compressed(pixels.clone(), decisions(40), low=100, high=100)

@@ -8,6 +8,7 @@ EYES = [(38, 52), (74, 52)]  # x, y in the template of aligned faces
 NOSE_AND_MOUTH = [(56, 72), (42, 92), (71, 92), (56, 100)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [37, 112, 224])
 def test_a_mask_covers_nose_and_mouth_and_leaves_the_upper_half(side: int) -> None:
     white, black = torch.full((60, side, side, 3), 255.0), torch.zeros(60, side, side, 3)

@@ -21,6 +21,8 @@ from data.demo.generate import (
 from data.pairs.bin_file import read_pair_file
 from scripts.make_demo_data import main
 
+pytestmark = pytest.mark.slow
+
 PEOPLE = 60
 FILES = {"train.rec", "train.idx", "property", MANIFEST, *(f"{n}.bin" for n in VERIFICATION_SETS)}
 

@@ -36,6 +36,7 @@ def test_identity_and_images_are_functions_of_their_address() -> None:
     np.testing.assert_array_equal(first, again)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("identity", [0, FAR_IDENTITY])
 def test_an_image_does_not_depend_on_the_others(identity: int) -> None:
     shots = [Shot(i) for i in range(7)]
@@ -162,6 +163,7 @@ def test_heads_are_closed_and_their_normals_point_outwards() -> None:
         assert outward[8:].min() > 0
 
 
+@pytest.mark.slow
 def test_reflectance_stays_physical_at_every_age() -> None:
     for number in range(20):
         surface = paint(make_identity(0, number)).surface
@@ -197,6 +199,7 @@ def test_background_is_bilinear() -> None:
     torch.testing.assert_close(background(conditions, 112), expected)
 
 
+@pytest.mark.slow
 def test_conditions_show_in_the_image() -> None:
     maps = paint(make_identity(0, 2))
     plain = make_conditions(0, 2, [Shot(0, "frontal", "young")])

@@ -250,6 +250,7 @@ def _agree_on_two_ranks() -> tuple[list[int], list[str], str]:
     raise AssertionError("11 of 10,000 are more than 0.001")
 
 
+@pytest.mark.slow
 def test_ranks_agree_and_rank_0_logs() -> None:
     first, second = run_ranks(_agree_on_two_ranks, 2)
     assert first[0] == second[0] == [0, 3, 3]

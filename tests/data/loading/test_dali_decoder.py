@@ -33,6 +33,8 @@ pytest.importorskip("nvidia.dali", reason="needs NVIDIA DALI, pip install -e '.[
 
 from data.loading.dali_decoder import DaliDecoder, is_whole_jpeg
 
+pytestmark = pytest.mark.slow
+
 SIDE = 48
 CPU = torch.device("cpu")
 TASKS = Path("/proc/self/task")  # the native threads of this process too

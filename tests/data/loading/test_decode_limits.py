@@ -115,6 +115,7 @@ def test_more_bytes_than_pixels_could_fill_are_refused(start: bytes) -> None:
         decode(start + bytes(MAX_BYTES + 1 - len(start)))
 
 
+@pytest.mark.slow
 def test_ordinary_images_are_within_the_limits() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (MAX_SIDE, 64, 3), np.uint8)
     decode(encode_pixels(noise, "JPEG", progressive=True, quality=100))

@@ -130,6 +130,7 @@ def where_started(_: int) -> list[int]:
     return started_in
 
 
+@pytest.mark.slow
 def test_a_process_is_prepared_before_its_first_item() -> None:
     with Workers(2, processes=True, start=start) as workers:
         (pids,) = workers.in_order(where_started, [0])

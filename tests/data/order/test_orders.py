@@ -40,6 +40,7 @@ def test_blocks_of_any_size_lose_no_sample(block: int, mixing: int) -> None:
         assert (np.sort(epoch) == np.arange(100)).all()
 
 
+@pytest.mark.slow
 def test_seventeen_million_samples_are_each_visited_once() -> None:
     count, step = 17_000_000, 1 << 16
     order = GlobalOrder(count, seed=1)

@@ -84,6 +84,7 @@ def test_arrays_of_other_shapes_are_refused(tmp_path: Path, shape: tuple[int, ..
             read_pair_file(tmp_path / "set.bin")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", range(6))
 def test_a_set_takes_at_most_twice_its_size(tmp_path: Path, protocol: int) -> None:
     images = [np.random.default_rng(k).bytes(20_000) for k in range(400)]

@@ -219,6 +219,7 @@ REFUSED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("data", "named"), REFUSED.values(), ids=REFUSED)
 def test_anything_else_is_refused(data: bytes, named: str | None) -> None:
     with pytest.raises(UnsafePickleError, match=named) as caught:

@@ -115,6 +115,7 @@ def test_key_ranges_are_trusted_only_if_their_images_agree(
     assert record.args == (file.path, from_ranges, 11, 11 - from_ranges)
 
 
+@pytest.mark.slow
 def test_bounds_that_float32_cannot_hold_are_found_by_reading(tmp_path: Path) -> None:
     stop = (1 << 24) + 1  # stored as 2**24
     payloads = {0: header(stop, stop + 2)}

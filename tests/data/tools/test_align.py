@@ -66,6 +66,7 @@ def centres(image: Image.Image, near: Points, reach: int) -> NDArray[np.float64]
     return np.array(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scale", "degrees", "size"),
     [

@@ -66,6 +66,7 @@ pack_records(Path("in"), Path("out"), options, workers={workers}, checkpoint_sec
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "stop", "seconds", "workers", "resumed"),
     [
@@ -119,6 +120,7 @@ def interrupt(source: Path, output: Path, stop: int, **options: Any) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [256, 512])
 def test_shards_finished_after_the_checkpoint_are_made_again(stop: int, tmp_path: Path) -> None:
     people(tmp_path / "in", {"a": 300, "b": 300})
@@ -168,6 +170,7 @@ def remove_later(source: Path) -> None:
     (source / "b" / "299.jpg").unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "options", "named"),
     [

@@ -52,6 +52,7 @@ def test_keys_ids_and_offsets_all_rise(packed: Path, tmp_path: Path) -> None:
     assert [unpack_record(file.read(o)).id for o in index.offsets.tolist()] == list(range(61))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [1 << 20, 20_000, 4_000, 1])
 @pytest.mark.parametrize("cut", [Sharding(), Sharding(shards=4), Sharding(shard_bytes=5000)])
 def test_bytes_do_not_depend_on_the_memory(

@@ -190,6 +190,7 @@ def _whole(case: RankCase, parts: list[Tensor]) -> Tensor:
     return parts[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[repr(case) for case in CASES])
 def test_equals_the_dense_definition(traces: list[list[Trace]], number: int) -> None:
     case, ranks = CASES[number], [rank[number] for rank in traces]
@@ -268,6 +269,7 @@ def _train_on_few_everywhere(size_lists: list[list[int]], placements: list[str])
     return [_train_on_few(sizes, placement) for sizes in size_lists for placement in placements]
 
 
+@pytest.mark.slow
 def test_ranks_may_have_no_sample_in_any_micro_batch() -> None:
     """As few as one sample on all ranks together."""
     size_lists, placements = [[1, 0], [0, 1], [5, 0], [2, 3]], ["sharded", "host", "replicated"]
@@ -280,6 +282,7 @@ def test_ranks_may_have_no_sample_in_any_micro_batch() -> None:
         _assert_near(found, expected.double(), LATER)
 
 
+@pytest.mark.slow
 def test_agrees_with_the_published_implementation_on_two_ranks() -> None:
     ranks = run_ranks(_golden_step, 2)
     golden = np.load(GOLDEN)

@@ -15,6 +15,8 @@ from recognition.distributed import World
 from scripts.benchmark_verification import adapted, main, parser
 from tests.eval.test_onnx_model import write_network
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 BINS = ROOT / "tests" / "fixtures" / "bins"
 

@@ -16,6 +16,8 @@ from scripts.comparison.report import END, START, SharedSetup, insert, markdown
 from scripts.comparison.runs import RunResult, SetFigures
 from scripts.comparison.settings import Comparison, MethodRun, make_runs
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = Path(__file__).parents[3] / "configs"
 
 

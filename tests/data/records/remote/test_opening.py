@@ -165,6 +165,7 @@ def write_identities(folder: Path, label: Callable[[int], int]) -> None:
         writer.write(0, pack_record([last, last + IDENTITIES], 0, b""))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("label", "looks"),
     [

@@ -26,6 +26,7 @@ RECORDS = Path(__file__).parents[3] / "fixtures" / "recordio"
 DIALECTS = sorted(path.parent.name for path in RECORDS.glob("*/train.rec"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("block", [1500, 1 << 20])
 @pytest.mark.parametrize("with_index", [True, False], ids=["indexed", "scanned"])

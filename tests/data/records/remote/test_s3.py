@@ -121,6 +121,7 @@ def faces(folder: Path, identities: int = 20, each: int = 6) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_every_dialect_reads_as_it_does_from_a_disk(dialect: str, server: Server) -> None:
     local = RecordFile(RECORDS / dialect / "train.rec")
@@ -144,6 +145,7 @@ def test_a_dataset_is_opened_by_the_url_of_its_folder(server: Server) -> None:
     assert dataset.describe(2) == place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 def test_batches_equal_those_of_a_local_file(workers: int, server: Server, tmp_path: Path) -> None:
     local = faces(tmp_path / "local")
@@ -197,12 +199,14 @@ def test_missing_objects_and_buckets_are_named(url: str, server: Server) -> None
         open_dataset(url)
 
 
+@pytest.mark.slow
 def test_refused_access_is_reported(tmp_path: Path) -> None:
     refused = pytest.raises(RemoteError, match=r"^s3://faces/x/train\.rec: .*AWS_PROFILE")
     with serving(tmp_path, INITIAL_NO_AUTH_ACTION_COUNT="0"), refused:
         open_dataset("s3://faces/x")
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_is_reported_in_bounded_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ def test_nothing_is_found_in_a_clean_file(faces: Path, decode: bool) -> None:
     assert re.search(rf"{faces}: 17 .*12 .*4 ", result.text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "decode"), [(2, True), (9, True), (9, False)])
 def test_threads_and_processes_find_the_same(
     faces: Path, workers: int, decode: bool, monkeypatch: pytest.MonkeyPatch

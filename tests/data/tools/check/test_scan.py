@@ -43,6 +43,7 @@ def zero(content: bytearray, start: int) -> None:
     content[start : start + 40] = bytes(40)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("chunk")
 @pytest.mark.parametrize(
     ("damage", "found_there"),
@@ -176,6 +177,7 @@ def test_no_single_flipped_byte_of_framing_costs_more_than_its_record(faces: Pat
             assert not result.clean, f"record {row}, byte {place}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(25))
 def test_any_damage_is_found_whatever_the_chunks(
     faces: Path, seed: int, monkeypatch: pytest.MonkeyPatch

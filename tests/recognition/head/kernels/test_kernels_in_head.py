@@ -56,6 +56,7 @@ def _three_steps(
     return {"loss": output.loss.detach(), "norm": norm, "x": x.grad} | head.state_tensors()
 
 
+@pytest.mark.slow
 @on_kernels
 @pytest.mark.parametrize("sampling", ["all", "random_negative"])
 @pytest.mark.parametrize("placement", ["sharded", "host"])
@@ -79,6 +80,7 @@ def test_steps_equal_those_of_torch(
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=bound, msg=name)
 
 
+@pytest.mark.slow
 @on_kernels
 @pytest.mark.parametrize("name", ["subcenter_arcface", "curricularface", "d_softmax"])
 def test_losses_without_kernels_use_the_torch_form(

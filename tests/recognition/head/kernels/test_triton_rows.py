@@ -18,6 +18,7 @@ from tests.recognition.head.kernels.kernel_cases import (
 )
 
 
+@pytest.mark.slow
 @every_form
 @dtypes
 @pytest.mark.parametrize("size", [1, 48, 512, 1100])
@@ -39,6 +40,7 @@ def test_reads_rows_with_their_norms(
     close(inverse, 1.0 / expected.double().norm(dim=1).clamp_min(1e-12), rtol=1e-6)
 
 
+@pytest.mark.slow
 @every_form
 @dtypes
 @pytest.mark.parametrize("size", [1, 48, 1100])
@@ -72,6 +74,7 @@ def test_targets_are_added_to_their_rows_alone(
     assert torch.equal(found.cpu()[[1, 3]], gradient[[1, 3]])
 
 
+@pytest.mark.slow
 @every_form
 @dtypes
 def test_an_update_is_perpendicular_to_its_row(ops: BlockOps, dtype: torch.dtype) -> None:
@@ -88,6 +91,7 @@ def test_an_update_is_perpendicular_to_its_row(ops: BlockOps, dtype: torch.dtype
     assert torch.equal(found[3].cpu(), -gradient[3].float())  # a row of zeros has no direction
 
 
+@pytest.mark.slow
 @every_form
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("size", [1, 48, 1100])
@@ -123,6 +127,7 @@ def test_update_equals_torch_sgd_on_the_rows_alone(
     assert not velocity[others].any()
 
 
+@pytest.mark.slow
 @every_form
 @pytest.mark.parametrize("picked", [True, False])
 def test_update_rounds_momentum_with_the_bits_of_its_rows(ops: BlockOps, picked: bool) -> None:

@@ -70,6 +70,7 @@ class Products:
         return self.product.cpu() * self.inverse.cpu().unsqueeze(1) > limit
 
 
+@pytest.mark.slow
 @every_form
 @dtypes
 @pytest.mark.parametrize("rows", [1, 300])
@@ -190,6 +191,7 @@ def test_without_numba_a_cpu_uses_torch_and_warns(
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
+@pytest.mark.slow
 def test_every_kernel_compiles_for_hopper(tmp_path: Path) -> None:
     """In a separate process: one process either interprets kernels or compiles them."""
     environment = {key: os.environ[key] for key in os.environ if key != "TRITON_INTERPRET"}

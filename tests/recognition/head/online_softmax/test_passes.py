@@ -229,6 +229,7 @@ class _LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]  # tor
         return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", ["all", "random_negative"])
 def test_no_tensor_grows_with_samples_times_classes_nor_with_the_table(sampling: str) -> None:
     samples, classes, size, rows = 8, 20_000, 16, 50

@@ -111,6 +111,7 @@ def test_operations_serve_one_part_at_a_time() -> None:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", ["all", "random_negative"])
 @pytest.mark.parametrize("keep_bytes", [0, 1 << 20])
 def test_a_head_gives_the_same_bits_on_any_number_of_threads(
@@ -137,6 +138,7 @@ def test_a_head_gives_the_same_bits_on_any_number_of_threads(
             assert torch.equal(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("placement", ["sharded", "host"])
 def test_many_samples_of_a_class_add_up_to_the_same_bits(placement: str) -> None:
     """So many numbers that torch would sum them on several threads, with classes on two of them."""

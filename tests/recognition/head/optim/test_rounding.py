@@ -58,6 +58,7 @@ def test_a_nan_of_any_payload_stays_a_nan(word: int) -> None:
     assert _round(value).isnan().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [math.pi, -1e-3, 1.9999, 3e38, 1e-41])
 def test_is_right_on_average(value: float) -> None:
     values = torch.full((512, 512), value)

@@ -8,6 +8,8 @@ import pytest
 from scripts.benchmarks.common.command import benchmark_parser, publish
 from scripts.common.command import command
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_report_is_written_and_its_page_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

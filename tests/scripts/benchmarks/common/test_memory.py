@@ -4,6 +4,8 @@ import torch
 from scripts.benchmarks.common.memory import PeakMemory
 from scripts.benchmarks.common.processes import in_fresh_process
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 
 

@@ -6,6 +6,8 @@ import pytest
 
 from scripts.benchmarks.common.processes import ProcessError, Remote, in_fresh_process
 
+pytestmark = pytest.mark.slow
+
 
 class _Counter:
     def __init__(self, start: int) -> None:

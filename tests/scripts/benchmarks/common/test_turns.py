@@ -2,6 +2,8 @@ import pytest
 
 from scripts.benchmarks.common.turns import median_ratio, take_turns
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_item_is_measured_once_per_round() -> None:
     order: list[tuple[str, int]] = []

@@ -17,6 +17,8 @@ from scripts.benchmarks.head.processes import RunningCase
 from scripts.benchmarks.head.report import markdown
 from tests.distributed_harness import run_ranks
 
+pytestmark = pytest.mark.slow
+
 CLASSES, DIM, BATCH, LR = 90, 16, 8, 0.02
 
 

@@ -17,6 +17,8 @@ from scripts.benchmarks.loader.incumbent import PythonImages, incumbent_loader
 from scripts.benchmarks.loader.report import READERS, record
 from scripts.benchmarks.loader.ways import Way, Workload, all_ways, decoders
 
+pytestmark = pytest.mark.slow
+
 RECORDS = Path(__file__).parents[3] / "fixtures" / "recordio" / "insightface_header"
 
 

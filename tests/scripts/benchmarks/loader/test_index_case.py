@@ -7,6 +7,8 @@ from data.datasets.dataset import open_dataset
 from data.records.cache import CACHE_FROM
 from scripts.benchmarks.loader.index_case import measure_index, write_dataset
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_dataset_has_the_layout_of_public_ones(tmp_path: Path) -> None:
     assert write_dataset(tmp_path / "train.rec", 100) == 3

@@ -16,6 +16,8 @@ from scripts.benchmarks.tools.cases import ToolCase, tool_cases
 from scripts.benchmarks.tools.images import make_people, make_records, unique_images
 from scripts.benchmarks.tools.report import markdown, measure_case, record
 
+pytestmark = pytest.mark.slow
+
 IMAGES = 45
 
 
