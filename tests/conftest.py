@@ -46,6 +46,13 @@ def corrupt(folder: Path, keys: list[int]) -> list[str]:
 
 
 @pytest.fixture(scope="session")
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that all processes of this session share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with 13 identities of 7 images, 32x32, and the set `pairs.bin`. Read only."""
     folder = tmp_path_factory.mktemp("tiny_data")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from filelock import FileLock
 from torch import Tensor
 
 from recognition.distributed import shard_range
@@ -172,9 +173,15 @@ def _batches(classes: int) -> Batches:
 
 
 @pytest.fixture(scope="module", params=[1, 2, 4])
-def traces(request: pytest.FixtureRequest) -> list[list[Trace]]:
+def traces(request: pytest.FixtureRequest, session_folder: Path) -> list[list[Trace]]:
     """Every case on 1, 2 or 4 ranks, in one launch: by rank, then by case."""
-    return run_ranks(_train_all, request.param, {c: _batches(c) for c in (5, 10, 101)})
+    file = session_folder / f"traces of {request.param} ranks"
+    with FileLock(f"{file}.lock"):  # the first process of the session makes them for all
+        if not file.exists():
+            batches = {classes: _batches(classes) for classes in (5, 10, 101)}
+            torch.save(run_ranks(_train_all, request.param, batches), file)
+    traces: list[list[Trace]] = torch.load(file, weights_only=False)
+    return traces
 
 
 def _assert_near(found: Tensor, expected: Tensor, tolerance: float) -> None:
