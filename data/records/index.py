@@ -106,7 +106,7 @@ def write_to_first(paths: list[Path], write: Callable[[IO[bytes]], None]) -> Pat
 
 
 def read_index(path: Path, *, chunk_bytes: int = 1 << 24) -> RecordIndex:
-    r"""Parse an `.idx` file, `key\toffset` on each line, at about 15 million lines a second.
+    r"""Parse an `.idx` file, `key\toffset` on each line, at about 15 million lines per second.
 
     Memory beyond the result is a small multiple of `chunk_bytes`. Raises `RecordError` naming the
     first line of another form.

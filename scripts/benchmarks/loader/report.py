@@ -17,7 +17,7 @@ NOTES = """\
 - images/s: median of the rounds, between batches that arrive; next to it the slowest and fastest.
 - of bare, of incumbent: median over the rounds of the ratio to the bare decode, and to the
   incumbent in one process, in the same round.
-- CPU an image: CPU time per image of all threads of the process, which hardly depends on other work
+- CPU per image: CPU time per image of all threads of the process, which hardly depends on other work
   on the machine.
 - bare decode: libjpeg-turbo over the same JPEGs in memory, into one buffer: the limit of a core.
 - ours: from the record to a uint8 batch in the training loop, which is augmented and normalised on
@@ -42,7 +42,7 @@ COLUMNS: list[Column] = [
     ("fastest", lambda row: f"{max(row['rounds']):,.0f}"),
     ("of bare", lambda row: f"{row['of_bare']:.2f}"),
     ("of incumbent", lambda row: f"{row['of_incumbent']:.1f}x"),
-    ("CPU an image", lambda row: optional(row["cpu_seconds_per_image"], "{:.0f} µs", 1e6)),
+    ("CPU per image", lambda row: optional(row["cpu_seconds_per_image"], "{:.0f} µs", 1e6)),
 ]
 
 
