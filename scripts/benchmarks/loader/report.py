@@ -17,8 +17,8 @@ NOTES = """\
 - images/s: median of the rounds, between batches that arrive; next to it the slowest and fastest.
 - of bare, of incumbent: median over the rounds of the ratio to the bare decode, and to the
   incumbent in one process, in the same round.
-- CPU per image: CPU time per image of all threads of the process, which hardly depends on other work
-  on the machine.
+- CPU per image: CPU time of all threads of the process, which hardly depends on other work on the
+  machine.
 - bare decode: libjpeg-turbo over the same JPEGs in memory, into one buffer: the limit of a core.
 - ours: from the record to a uint8 batch in the training loop, which is augmented and normalised on
   the device; workers are threads of one process.
