@@ -1,4 +1,4 @@
-"""Holds the import order of docs/architecture.md against the code."""
+"""Compares the code with what docs/architecture.md and CONTRIBUTING.md say of its shape."""
 
 import ast
 from functools import cache
@@ -10,6 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 OWN = {"recognition", "backbones", "data", "eval", "scripts", "tests", "train"}
 MOST_MODULES = 12
+MOST_LINES = 400
+MOST_LINES_OF_A_FUNCTION = 60
 
 # Each line may import what stands in the lines below it, and its own entry. The longest entry that
 # begins a module's name says where it stands.
@@ -122,3 +124,17 @@ def test_no_folder_holds_more_modules_than_a_person_takes_in() -> None:
             folders[path.parent] = folders.get(path.parent, 0) + 1
     folders.pop(ROOT / COMMANDS)
     assert {str(folder) for folder, count in folders.items() if count > MOST_MODULES} == set()
+
+
+def test_files_and_functions_are_short_enough_to_be_read_at_once() -> None:
+    long = []
+    for module, path in sources().items():
+        text = path.read_text(encoding="utf-8")
+        if len(text.splitlines()) > MOST_LINES:
+            long.append(module)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
+                if node.end_lineno - node.lineno + 1 > MOST_LINES_OF_A_FUNCTION:
+                    long.append(f"{module}.{node.name}")
+    assert long == []

@@ -42,7 +42,7 @@ class ImageSource(Protocol):
 
 
 class StoredImages(ImageSource, Protocol):
-    """n encoded images; safe to send to worker processes."""
+    """n encoded images, read by several threads at once; safe to send to worker processes."""
 
     def __len__(self) -> int: ...
 

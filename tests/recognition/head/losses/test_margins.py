@@ -13,7 +13,13 @@ from recognition.head import (
     combined,
     cosface,
 )
-from tests.recognition.head.reference import ADAFACE, MAGFACE, MARGIN_CASES, LossCase
+from tests.recognition.head.reference import (
+    ADAFACE,
+    LOSS_CASES,
+    MAGFACE,
+    MARGIN_CASES,
+    LossCase,
+)
 
 ANGLES = torch.linspace(0.002, math.pi - 0.002, 20_001, dtype=torch.float64)
 NORMS = torch.linspace(0.5, 150.0, 20_001, dtype=torch.float64)
@@ -115,3 +121,7 @@ def test_unknown_and_unfit_settings_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         build_loss(name, **options)
+
+
+def test_every_loss_has_a_dense_formula() -> None:
+    assert {case.name for case in LOSS_CASES} == set(LOSSES)
