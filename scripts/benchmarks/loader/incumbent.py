@@ -36,7 +36,7 @@ def choose_reader(requested: Literal["auto"] | Reader) -> Reader:
     if requested == "mxnet" and not installed:
         raise ValueError(
             "--incumbent mxnet: MXNet is not installed; install it in a separate environment with "
-            "Python 3.11: pip install -e '.[mxnet]'"
+            "Python 3.11: pip install -e '.[mxnet,benchmarks]'"
         )
     if requested == "auto":
         return "mxnet" if installed else "python"

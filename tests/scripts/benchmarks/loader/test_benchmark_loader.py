@@ -126,4 +126,4 @@ def test_what_cannot_be_measured_is_refused(
 
 def test_a_missing_mxnet_is_named_with_its_extra(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--data", str(RECORDS), "--incumbent", "mxnet"]) == 1
-    assert ".[mxnet]" in capsys.readouterr().err
+    assert ".[mxnet,benchmarks]" in capsys.readouterr().err
