@@ -243,6 +243,11 @@ def test_accumulation_equals_the_whole_batch(tiny_config: Path, tmp_path: Path) 
     whole = tensors(tmp_path / "whole", 2, tmp_path)
     for name, tensor in tensors(tmp_path / "parts", 2, tmp_path).items():
         torch.testing.assert_close(tensor, whole[name], rtol=1e-3, atol=1e-5)
+    for found, expected in zip(
+        metrics(tmp_path / "parts"), metrics(tmp_path / "whole"), strict=True
+    ):
+        for name in ("loss", "cosine_positive"):
+            assert found[name] == pytest.approx(expected[name], rel=1e-4)
 
 
 def test_a_quota_filled_by_the_batch_is_reported(tiny_config: Path, tmp_path: Path) -> None:

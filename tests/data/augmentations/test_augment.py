@@ -1,4 +1,6 @@
 import math
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -7,7 +9,11 @@ import torch
 from torch import Tensor
 
 from data.augmentations.augment import PROBABILITIES, Augmentation, change_rows, normalise
+from data.augmentations.camera import blurred, low_resolution
 from data.augmentations.decisions import Decisions
+from data.augmentations.geometry import mirrored, moved
+from data.augmentations.jpeg import compressed
+from data.augmentations.occlusion import cut_out, masked
 from data.loading.loader import Batch
 from tests.data.augmentations.helpers import decisions, noise
 
@@ -134,6 +140,26 @@ def test_each_change_has_its_probability(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("flip", mirrored),
+        ("mask", masked),
+        ("crop", partial(moved, zoom=0.1, shift=0.1)),
+        ("blur", partial(blurred, low=0.3, high=1.5)),
+        ("low_resolution", partial(low_resolution, low=0.2, high=1.0)),
+        ("jpeg", partial(compressed, low=20, high=95)),
+        ("cutout", partial(cut_out, size=0.4, level=127.5)),
+    ],
+)
+def test_each_name_stands_for_its_change(name: str, change: Callable[..., Tensor]) -> None:
+    batch = _batch(8)
+    pixels = batch.images.permute(0, 2, 3, 1).float().contiguous()
+    expected = change(pixels, Decisions(0, batch.epochs, batch.indices, pixels.device))
+    result = _only(**{name: 1.0})(batch).permute(0, 2, 3, 1) * 127.5 + 127.5
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-3)
+
+
 def test_changes_are_chosen_independently() -> None:
     batch = _batch(2000)
     names = [name for name in PROBABILITIES if name not in ("flip", "low_resolution")]
