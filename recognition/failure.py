@@ -7,10 +7,12 @@ consequences, is the first message on the screen.
 """
 
 import contextlib
+import errno
 import os
 import sys
 import time
 import traceback
+from pathlib import Path
 from typing import NoReturn
 
 import torch.distributed as dist
@@ -28,6 +30,35 @@ _LOST_PEER = (
     "caused pair closure",
     "timed out waiting",
 )
+
+# What the user calls it, and what helps.
+_OS_ERRORS = {
+    errno.ENOSPC: ("disk full", "free some space, or use another disk"),
+    errno.EDQUOT: ("quota exceeded", "free some space, or ask for more"),
+    errno.EROFS: ("read-only file system", "use another folder, or mount it for writing"),
+    errno.EACCES: ("no permission", "change the owner or mode, or use another folder"),
+    errno.EPERM: ("no permission", "change the owner or mode, or use another folder"),
+    errno.EIO: ("input/output error", "look at the disk, or the network it is reached by"),
+}
+
+
+def describe_os_error(path: Path, error: OSError) -> str:
+    """Return one line for the user: the path, what is wrong with it, how much is free, the fix."""
+    found, fix = _OS_ERRORS.get(error.errno or 0, (error.strerror or str(error), ""))
+    free = _free_space(path)
+    return f"{path}: {found}{f' ({free} free there)' if free else ''}{f'; {fix}' if fix else ''}"
+
+
+def _free_space(path: Path) -> str:
+    """Return how much is free on the disk of `path`, or of the nearest folder that exists."""
+    for folder in (path, *path.absolute().parents):
+        with contextlib.suppress(OSError):
+            disk = os.statvfs(folder)
+            if disk.f_files and not disk.f_favail:
+                return "no inode"
+            free = disk.f_bavail * disk.f_frsize
+            return f"{free / 2**20:,.0f} MiB" if free < 2**30 else f"{free / 2**30:,.1f} GiB"
+    return ""
 
 
 def report_and_exit(error: BaseException, world: World) -> NoReturn:
