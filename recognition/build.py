@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones import build_backbone, freeze_batch_norm, load_weights, read_weights
+from recognition import __version__
 from recognition.checkpoint import Checkpoints, backbone_file
 from recognition.config import Config, Optimizer
 from recognition.distributed import World, shard_range
@@ -21,7 +22,6 @@ from recognition.plan import Plan, make_schedule
 from recognition.precision import Precision
 from recognition.telemetry import Telemetry
 from recognition.trainer import BatchSource, Trainer, Verify
-from recognition.version import __version__
 
 log = logging.getLogger(__name__)
 

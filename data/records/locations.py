@@ -13,6 +13,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
+from recognition.redaction import redact
+
+__all__ = ["redact"]
+
 Location = Path | str
 
 LIST_SUFFIXES: Final = (".lst", ".csv", ".tsv", ".txt")
