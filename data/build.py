@@ -54,13 +54,14 @@ def build_dataset(settings: Data, world: World) -> FaceDataset:
     return dataset
 
 
-def write_class_mapping(dataset: FaceDataset, output: Path) -> None:
-    """Write `classes.json`, where classes are not simply the labels of one dataset.
+def class_mapping_file(dataset: FaceDataset) -> dict[str, str]:
+    """Return `classes.json`, where classes are not simply the labels of one dataset: name and text.
 
     Whoever deploys the network needs to know which class is which label or folder.
     """
-    if dataset.class_mapping is not None:
-        (output / "classes.json").write_text(json.dumps(dataset.class_mapping, indent=0))
+    if dataset.class_mapping is None:
+        return {}
+    return {"classes.json": json.dumps(dataset.class_mapping, indent=0)}
 
 
 def dataset_name(settings: Data) -> str:

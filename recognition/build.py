@@ -16,6 +16,7 @@ from recognition import __version__
 from recognition.checkpoint import Checkpoints, backbone_file
 from recognition.config import Config, Optimizer
 from recognition.distributed import World, shard_range
+from recognition.failure import StopSignals
 from recognition.head import PartialFC, RowOptimizer, build_row_optimizer
 from recognition.optimizer import make_optimizer
 from recognition.plan import Plan, make_schedule
@@ -128,6 +129,7 @@ def build_trainer(
     verify: Verify,
     checkpoints: Checkpoints,
     telemetry: Telemetry,
+    signals: StopSignals,
     identity: Mapping[str, Any],
 ) -> Trainer:
     """Return the trainer, its head and optimizer built; `identity` is that of `run_identity`."""
@@ -150,6 +152,7 @@ def build_trainer(
         precision=Precision(config.train.precision, device),
         checkpoints=checkpoints,
         telemetry=telemetry,
+        signals=signals,
         global_batch_size=config.train.global_batch_size,
         accumulation=config.train.accumulation,
         clip_norm=config.optimizer.clip_norm,

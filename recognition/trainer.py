@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from recognition.checkpoint import CheckpointError, Checkpoints, ShardedRows, State, read_metadata
 from recognition.distributed import World, part_range
+from recognition.failure import StoppedBySignal, StopSignals
 from recognition.head import PartialFC
 from recognition.optimizer import set_lr, state_tensors
 from recognition.plan import LearningRateSchedule, Plan
@@ -111,6 +112,7 @@ class Trainer:
         precision: Precision,  # of the backbone
         checkpoints: Checkpoints,
         telemetry: Telemetry,
+        signals: StopSignals,  # which may ask the run to stop
         global_batch_size: int,  # images per step, over all ranks and micro-batches
         accumulation: int,  # micro-batches per step
         clip_norm: float | None,  # bound of the backbone's gradient norm
@@ -124,7 +126,7 @@ class Trainer:
         self.backbone, self.head, self.optimizer = backbone, head, optimizer
         self.schedule, self.plan, self.precision = schedule, plan, precision
         self.source, self.prepare, self.verify = source, prepare, verify
-        self.checkpoints, self.telemetry = checkpoints, telemetry
+        self.checkpoints, self.telemetry, self.signals = checkpoints, telemetry, signals
         self.global_batch_size, self.clip_norm = global_batch_size, clip_norm
         self.log_every, self.seed = log_every, seed
         self.identity, self.metadata = identity, metadata
@@ -134,6 +136,7 @@ class Trainer:
         ]
         self.progress = Progress()
         self._warned_of_overflow = False
+        self._stop_signal = 0  # what any rank was asked to stop by during this step
         self.scaler = precision.make_scaler()
         self.model: nn.Module = backbone
         if compile_backbone:
@@ -145,8 +148,9 @@ class Trainer:
     def fit(self) -> None:
         """Train from the current step to the end of the plan.
 
-        Raises `TrainingDivergedError` on a NaN or an infinity, and lets every other error through:
-        the caller must then end this rank's process, which ends the others.
+        Raises `TrainingDivergedError` on a NaN or an infinity, `StoppedBySignal` after a step when
+        a signal asks for it, and lets every other error through: the caller must then end this
+        rank's process, which ends the others.
         """
         progress, plan = self.progress, self.plan
         batches = self.source.batches(progress.step, plan.total_steps)
@@ -159,6 +163,12 @@ class Trainer:
             if self._logs_after(progress.step):
                 self._log(meter)
                 meter = Meter()
+            if self._stop_signal and progress.step < plan.total_steps:
+                # At once: whoever sent the signal may not wait for a verification.
+                self.save(None)
+                raise StoppedBySignal(
+                    self._stop_signal, f"step {progress.step} is saved: continue with --resume auto"
+                )
             paused = time.perf_counter()
             accuracy = self.run_verification() if plan.verify_after(progress.step) else None
             if plan.save_after(progress.step):
@@ -205,10 +215,13 @@ class Trainer:
         # One flag for the loss and one for the gradients, agreed over ranks, read by the host once
         # per step: nothing below may touch a weight before it is known.
         gradients_finite = norm.isfinite() & self.head.gradients_finite()
-        flags = torch.stack([loss.isfinite(), gradients_finite]).int()
+        # A third number is the signal that asks a rank to stop, negative: the least counts.
+        signal = torch.full_like(loss, -self.signals.requested)
+        flags = torch.stack([loss.isfinite(), gradients_finite, signal]).int()
         if self.world.size > 1:
             dist.all_reduce(flags, op=dist.ReduceOp.MIN)
-        loss_ok, gradients_ok = flags.bool().tolist()
+        loss_ok, gradients_ok, stop_signal = flags.tolist()
+        self._stop_signal = -stop_signal
         if not loss_ok or not (gradients_ok or self.scaler.enabled):
             self._stop(loss, norm, lr)
         if gradients_ok:

@@ -70,7 +70,9 @@ def test_a_run_learns_and_its_folder_is_complete(tiny_config: Path, tmp_path: Pa
     assert (run / "checkpoints" / "best").exists()
     assert list((run / "tensorboard").iterdir())
     assert "global_batch_size: 21" in (run / "config.yaml").read_text()
-    assert "step 40/40" in (run / "log.txt").read_text()
+    log = (run / "log.txt").read_text()
+    for found in ("before_training=true", torch.__version__, "rank 0 is process", "step 40/40"):
+        assert found in log
 
 
 def test_the_head_gets_the_stated_budgets(tiny_config: Path) -> None:
@@ -120,6 +122,8 @@ def test_resume_on_other_numbers_of_ranks_agrees(tiny_config: Path, tmp_path: Pa
     whole = tensors(tmp_path / "run", 40, tmp_path)
     two = interrupted(tmp_path / "run", 20, tmp_path / "two")
     train_well([*arguments, "--output", str(two), "--resume", "auto"], ranks=2)
+    moved = f"output was {tmp_path / 'run'} and is {two}"
+    assert (two / "log.txt").read_text().count(moved) == 1
     four = interrupted(two, 30, tmp_path / "four")
     train_well([*arguments, "--output", str(four), "--resume", "auto"], ranks=4)
     for run in (two, four):
@@ -292,6 +296,17 @@ def test_starting_from_weights_is_not_resuming(tiny_config: Path, tmp_path: Path
     train_well([*new, "--set", "head.sampling=all", "--set", "head.sample_rate=null"])
     assert metrics(tmp_path / "new")[0]["step"] == 1
     assert metrics(tmp_path / "new")[0]["cosine_positive"] != metrics(tmp_path / "run")[0]["loss"]
+
+
+def test_a_refused_resume_changes_nothing(tiny_config: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ["--config", str(tiny_config), "--set", "train.steps=2", "--resume", "auto"]
+    train_well([*arguments, "--set", "verification.sets=[]"])
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    refused = train([*arguments, "--set", "seed=6"])[0]
+    assert refused.code == 1
+    assert "seed was 5 and is 6" in refused.output
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
 
 
 def test_image_folders_and_labels_with_gaps_train_with_the_mapping_saved(
