@@ -33,7 +33,7 @@ from recognition.build import (
 )
 from recognition.checkpoint import Checkpoints, read_metadata
 from recognition.config import Config
-from recognition.config_file import dump_config, load_config
+from recognition.config_file import config_values, dump_config, load_config
 from recognition.distributed import (
     World,
     choose_device,
@@ -143,7 +143,7 @@ def run(
         if found is not None:
             log.info("resumed %s at step %d", found, trainer.progress.step)
             saved = read_metadata(found).get("config", {})
-            for change in changed_settings(saved, config.model_dump(mode="json")):
+            for change in changed_settings(saved, config_values(config)):
                 log.info("since the checkpoint, %s", change)
         elif folder.resume is not None:
             log.info("nothing to resume in %s: starting anew", output)

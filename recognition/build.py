@@ -15,6 +15,7 @@ from backbones import build_backbone, freeze_batch_norm, load_weights, read_weig
 from recognition import __version__
 from recognition.checkpoint import Checkpoints, backbone_file
 from recognition.config import Config, Optimizer
+from recognition.config_file import config_values
 from recognition.distributed import World, shard_range
 from recognition.failure import StopSignals
 from recognition.head import PartialFC, RowOptimizer, build_row_optimizer
@@ -161,7 +162,7 @@ def build_trainer(
         compile_backbone=config.train.compile,
         identity=identity,
         metadata={
-            "config": config.model_dump(mode="json"),
+            "config": config_values(config),
             "versions": {"torch": torch.__version__, "partialfc": __version__},
         },
     )

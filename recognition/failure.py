@@ -29,6 +29,7 @@ from typing import Any, NoReturn, Self
 import torch.distributed as dist
 
 from recognition.distributed import Process, World
+from recognition.redaction import redact
 
 log = logging.getLogger(__name__)
 # Its lines go to `log.txt` alone, for what stands on the screen in another form.
@@ -197,9 +198,11 @@ def report_and_exit(error: BaseException, world: World) -> NoReturn:
         text = str(error)
     else:
         text = "".join(traceback.format_exception(error))
+    text = redact(text)
     report(f"error: {text}", world, to_file=not lost)
     if not lost:
-        _tell_torchrun(text if isinstance(error, ValueError) else f"{_kind(error)}: {error}")
+        short = f"{type(error).__name__}: {redact(str(error))}"
+        _tell_torchrun(text if isinstance(error, ValueError) else short)
     _end(1, world)
 
 
@@ -242,7 +245,3 @@ def _lost_a_peer(error: BaseException) -> bool:
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]
-
-
-def _kind(error: BaseException) -> str:
-    return type(error).__name__

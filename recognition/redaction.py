@@ -5,11 +5,14 @@ memory, for the client alone; every copy of it is made with `redact`.
 """
 
 import re
+from collections.abc import Iterable
 from typing import Final
+from urllib.parse import unquote_plus
 
 # Stands where a secret was. No URL that can be read contains it.
 MARK: Final = "***"
 
+_SPACE: Final = re.compile(r"\s")
 _WORD: Final = re.compile(r"\S+")
 _SCHEME: Final = re.compile(r"\w{1,8}:/+")  # its end tells enough
 _END_OF_PATH: Final = re.compile(r"[?#]|\w:/")
@@ -28,9 +31,37 @@ def redact(text: str) -> str:
     return _WORD.sub(lambda word: _redact_word(word[0]), text) if ":/" in text else text
 
 
-def is_redacted(url: str) -> bool:
-    """Return whether `url` is what `redact` made of a URL with a secret."""
-    return MARK in url
+def redact_as_quoted(text: str, url: str) -> str:
+    """Return `text` as `redact` does, and without the secrets of `url` in any other form.
+
+    Clients state them without the URL, or decoded.
+    """
+    address, _, query = url.partition("?")
+    user = address.partition(":/")[2].lstrip("/").rpartition("@")[0]
+    secrets = {user, *user.split(":"), query}
+    secrets |= {option.partition("=")[2] or option for option in re.split("[&;#]", query)}
+    secrets |= {unquote_plus(secret) for secret in secrets}
+    for secret in sorted(secrets - {""}, key=len, reverse=True):
+        text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(secret)}(?![A-Za-z0-9])", MARK, text)
+    return redact(text)
+
+
+def check_urls(locations: Iterable[object]) -> None:
+    """Raise `ValueError` for a URL without its secret, and for one with white space in it.
+
+    The messages do not have the URL, as it is not known where its secret ends.
+    """
+    for url in [str(location) for location in locations if "://" in str(location)]:
+        if MARK in url:
+            raise ValueError(
+                f"found a URL with {MARK} in place of its secret, which a run's copy of the config "
+                "does not have: expected the whole URL; state the value again, as in "
+                "--set 'data.train=https://host/train.rec?token=…'"
+            )
+        if _SPACE.sub("_", redact(url)) != redact(_SPACE.sub("_", url)):
+            raise ValueError(
+                "found a URL with white space in its user, password or query: expected %20 there"
+            )
 
 
 def _redact_word(word: str) -> str:

@@ -31,7 +31,6 @@ from recognition import __version__
 from recognition.checkpoint import latest
 from recognition.distributed import Process, World, current_attempt, from_main, gather
 from recognition.failure import describe_os_error
-from recognition.redaction import redact
 from recognition.telemetry import open_log
 
 log = logging.getLogger(__name__)
@@ -312,7 +311,7 @@ def _describe_run(ranks: list[tuple[Process, str]]) -> list[str]:
     """Return what is asked afterwards: the command, versions, and where each rank was."""
     attempt = f" (attempt {current_attempt() + 1} of torchrun)" if current_attempt() else ""
     lines = [
-        f"command: {redact(shlex.join(sys.argv))}{attempt}, in {os.getcwd()}",
+        f"command: {shlex.join(sys.argv)}{attempt}, in {os.getcwd()}",
         f"partialfc {__version__}, torch {torch.__version__}, python {platform.python_version()}, "
         f"{platform.platform()}",
     ]
@@ -329,8 +328,7 @@ def _describe_run(ranks: list[tuple[Process, str]]) -> list[str]:
 def changed_settings(old: Any, new: Any, name: str = "") -> list[str]:
     """Return `key was old and is new` for each setting in which two configs differ."""
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
-        before, after = redact(str(old)), redact(str(new))
-        return [] if before == after else [f"{name} was {before} and is {after}"]
+        return [] if old == new else [f"{name} was {old} and is {new}"]
     changes = []
     for key in dict.fromkeys([*old, *new]):
         inner = f"{name}.{key}" if name else str(key)

@@ -31,6 +31,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from recognition.distributed import World
 from recognition.failure import describe_os_error, file_log
+from recognition.redaction import redact
 
 log = logging.getLogger("recognition")
 
@@ -59,6 +60,17 @@ class LostWrites:
             log.warning("%s: %d %s lost, as writing failed", self.path, self.count, self.unit)
 
 
+class _Formatter(logging.Formatter):
+    """Removes secrets from whatever any library logs, tracebacks included."""
+
+    def __init__(self, world: World, time_format: str) -> None:
+        prefix = "" if world.is_main else f"rank {world.rank}: "
+        super().__init__(f"%(asctime)s {prefix}%(message)s", time_format)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
 class _LogFile(logging.FileHandler):
     """A log file that may fail: logging itself would print a traceback for each line."""
 
@@ -80,15 +92,11 @@ def configure_logging(world: World) -> None:
     Rank 0 also keeps them in memory, for `open_log`.
     """
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    handlers[0].setFormatter(_Formatter(world, "%T"))
     if world.is_main:
         handlers.append(MemoryHandler(1 << 20, flushLevel=sys.maxsize, flushOnClose=False))
-    prefix = "" if world.is_main else f"rank {world.rank}: "
     logging.basicConfig(
-        level=logging.INFO if world.is_main else logging.WARNING,
-        format=f"%(asctime)s {prefix}%(message)s",
-        datefmt="%H:%M:%S",
-        handlers=handlers,
-        force=True,
+        level=logging.INFO if world.is_main else logging.WARNING, handlers=handlers, force=True
     )
     logging.captureWarnings(world.is_main)
     file_log.propagate = False
@@ -101,8 +109,7 @@ def open_log(world: World, file: Path) -> None:
     Raises `OSError` if the file cannot be written.
     """
     handler = _LogFile(file, delay=not world.is_main)
-    prefix = "" if world.is_main else f"rank {world.rank}: "
-    handler.setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(message)s", "%F %T"))
+    handler.setFormatter(_Formatter(world, "%F %T"))
     file_log.handlers = [handler]
     for earlier in logging.root.handlers:
         if isinstance(earlier, MemoryHandler):

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from recognition.redaction import is_redacted, redact
+from recognition.redaction import check_urls, redact, redact_as_quoted
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,41 @@ from recognition.redaction import is_redacted, redact
 def test_secrets_are_removed_and_the_rest_stays(text: str, expected: str) -> None:
     assert redact(text) == expected
     assert redact(expected) == expected
-    assert is_redacted(redact(text)) == (text != expected)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "403, user='u', password='p w', url='/x?sig=a%2Fb&t=z'",
+        "key a/b of u:p%20w@host",
+        "https://host/x?sig=a/b",
+    ],
+)
+def test_a_client_may_quote_a_part_of_a_url_or_decode_it(text: str) -> None:
+    found = redact_as_quoted(text, "https://u:p%20w@host/x?sig=a%2Fb&t=z")
+    for secret in ("'u'", "u:p", "p w", "p%20w", "a%2Fb", "a/b", "=z"):
+        assert secret not in found
+    assert redact_as_quoted("2 attempts", "https://host/x?n=2") == "*** attempts"
+    assert redact_as_quoted("12 attempts of https://host/x", "https://host/x?n=2") == (
+        "12 attempts of https://host/x"
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        redact("https://u:p@host/x.rec"),
+        redact("https://host/x.rec?s"),
+        "https://u:p s@host/x.rec",
+        "https://host/x.rec?s=a b",
+        "https://host/a b.rec?s",
+    ],
+)
+def test_a_url_whose_secret_is_missing_or_cannot_be_recognised_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="URL") as caught:
+        check_urls(["a", url])
+    assert url not in str(caught.value)
+    check_urls(["https://u:p@host/x.rec?s", "s3://bucket/my faces", "/local/***"])
 
 
 @pytest.mark.parametrize("text", ["a" * 10**6, "a:/" * 10**5, "x:/y:z" * 10**5, "a:/@" * 10**5])

