@@ -115,7 +115,8 @@ class RemoteRecordFile(RecordFile):
             folder = local_folder(self._cache_folder, index)
             path = folder / "train.idx"
             with folder_lock(folder):  # one process fetches, the others wait
-                if not is_cached(path):
+                # One that was cut at the end of a line would be an index of fewer records.
+                if not is_cached(path) or path.stat().st_size != index.size:
                     pieces = index.pieces(0, index.size, self.block_bytes)
                     with local_copy(path) as file:
                         file.writelines(index.stream(pieces))

@@ -212,9 +212,12 @@ def test_an_index_is_fetched_again_only_if_it_changed(
     first = file.index_path()
     assert first is not None
     assert first.read_bytes() == index.read_bytes()
-    first.write_bytes(b"0\t0\n")  # shows whether it is used
+    first.write_bytes(bytes(first.stat().st_size))  # shows whether it is used
     assert RemoteRecordFile(str(file.path)).index_path() == first
-    assert first.read_bytes() == b"0\t0\n"
+    assert not any(first.read_bytes())
+    first.write_bytes(index.read_bytes()[: index.read_bytes().rindex(b"\n", 0, -1) + 1])
+    assert RemoteRecordFile(str(file.path)).index_path() == first
+    assert first.read_bytes() == index.read_bytes()
     store.files.pipe_file("/faces/train.idx", index.read_bytes())
     second = RemoteRecordFile(str(file.path)).index_path()
     assert second is not None
