@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from data.files import make_output_folder
 from data.loading.decode import BadImage, decode_into
-from data.pairs.bin_file import balanced_order, read_pair_file, write_pair_file
+from data.pairs.bin_file import FOLDS, balanced_order, read_pair_file, write_pair_file
 from data.progress import ProgressCallback
 from recognition.distributed import part_range
 
@@ -88,7 +88,7 @@ def pack_pair_list(
     images: Path,  # the folder that the list's paths are relative to
     output: Path,
     *,
-    folds: int = 10,  # as the published protocol has
+    folds: int = FOLDS,
     uneven: bool = False,  # allow folds with more pairs of one kind than of the other
     progress: ProgressCallback | None = None,
 ) -> Written:
@@ -116,7 +116,7 @@ def pack_pair_list(
 
 
 def unpack_pair_file(
-    path: Path, folder: Path, *, folds: int = 10, progress: ProgressCallback | None = None
+    path: Path, folder: Path, *, folds: int = FOLDS, progress: ProgressCallback | None = None
 ) -> Written:
     """Write the images of a verification set and its pairs, as `pairs.csv`, into `folder`.
 
