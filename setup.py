@@ -11,8 +11,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+)"', (HERE / "recognition" / "version.py").read_text())
-assert VERSION is not None, "recognition/version.py must state __version__"
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "recognition" / "__init__.py").read_text())
+assert VERSION is not None, "recognition/__init__.py must state __version__"
 
 setup(
     name="partialfc",

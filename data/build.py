@@ -19,7 +19,7 @@ from data.loading.tuning import plan_workers, usable_cores
 from data.order.class_orders import ClassBalancedOrder, PKOrder
 from data.order.orders import BlockOrder, FileOrder, GlobalOrder, SampleOrder
 from data.progress import progress_bar
-from data.records.locations import LocationKind, folder_of, is_url, location_kind
+from data.records.locations import LocationKind, folder_of, is_url, location_kind, shown
 from data.tools.unpack import LIST as UNPACKED_LIST
 from recognition.config import Config, Data
 from recognition.distributed import World, barrier
@@ -70,7 +70,7 @@ def write_class_mapping(dataset: FaceDataset, output: Path) -> None:
 def dataset_name(settings: Data) -> str:
     """Return what the config calls the training data, for messages."""
     train = settings.train
-    return ", ".join(map(str, train if isinstance(train, list) else [train]))
+    return ", ".join(map(shown, train if isinstance(train, list) else [train]))
 
 
 def build_order(settings: Data, dataset: FaceDataset, seed: int) -> SampleOrder:

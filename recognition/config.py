@@ -23,6 +23,7 @@ from pydantic import (
 from recognition.head.losses.base import Loss
 from recognition.head.losses.build import build_loss
 from recognition.head.sampling.build import check_sampling
+from recognition.redaction import check_urls
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Portion = Probability
@@ -37,6 +38,7 @@ def _locations(value: object) -> object:
     items: list[Any] = value if isinstance(value, list) else [value]
     if not items or not all(isinstance(item, str | Path) and str(item) for item in items):
         raise ValueError("expected a path, a URL, or a list of one or more of these")
+    check_urls(items)
     locations = [Path(item) if "://" not in str(item) else item for item in items]
     return locations if isinstance(value, list) else locations[0]
 

@@ -10,12 +10,16 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from recognition.config import Config
+from recognition.redaction import redact
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
 class ConfigError(ValueError):
     """A config that cannot be used; the message says where, what is wrong, and the fix."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -39,9 +43,27 @@ def read_settings(path: Path, kind: type[Settings], overrides: Sequence[str] = (
         raise ConfigError("\n".join([f"{path}: the config cannot be used", *lines])) from None
 
 
+def config_values(config: Config) -> dict[str, Any]:
+    """Return the resolved config for what a run writes down: without the secrets of its URLs."""
+    values = _redact_values(config.model_dump(mode="json"))
+    assert isinstance(values, dict), "it redacts a dict to a dict"
+    return values
+
+
 def dump_config(config: Config) -> str:
-    """Return the resolved config as YAML that loads to the same config, without any `base:`."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    """Return `config_values` as YAML that loads to the same config, without any `base:`.
+
+    Where a secret was removed, loading says so.
+    """
+    return yaml.safe_dump(config_values(config), sort_keys=False)
+
+
+def _redact_values(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: _redact_values(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [_redact_values(value) for value in values]
+    return redact(values) if isinstance(values, str) else values
 
 
 class _Loader(yaml.SafeLoader):
@@ -130,7 +152,9 @@ def _explain(details: ErrorDetails, kind: type[BaseModel]) -> str:
         return f"  {key}: missing; it has no default"
     message = details["msg"].removeprefix("Value error, ")
     found = details["input"]
-    shown = "" if isinstance(found, (Mapping, BaseModel)) else f" (found {found!r})"
+    # A URL that is refused may have no form in which its secret can be recognised.
+    is_shown = not isinstance(found, (Mapping, BaseModel)) and "://" not in str(found)
+    shown = f" (found {found!r})" if is_shown else ""
     return f"  {key}: {message}{shown}"
 
 

@@ -23,18 +23,20 @@ def local_folder(cache: Path, source: RemoteObject) -> Path:
 
     Raises `RemoteError` if it cannot be created.
     """
-    readable = re.sub(r"[^\w.-]+", "_", source.url)[-100:]
-    parent = cache / f"{readable}-{_digest(source.url)}"
+    address, _, query = source.shown.partition("?")
+    readable = re.sub(r"[^\w.-]+", "_", address)[-100:]
+    parent = cache / f"{readable}-{_digest(source.shown)}"
     folder = parent / _digest(repr(sorted(source.version.items())))
     if not folder.is_dir():
         for stale in parent.glob("*/"):
-            if stale != folder:  # which another process may have created by now
+            # It may be another process' of now or, if URLs differ in their queries, another file's.
+            if stale != folder and not query:
                 shutil.rmtree(stale, ignore_errors=True)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RemoteError(
-                f"{folder}, for local copies of parts of {source.url}, cannot be created "
+                f"{folder}, for local copies of parts of {source.shown}, cannot be created "
                 f"({error}): set data.index_cache to a writable folder"
             ) from error
     return folder

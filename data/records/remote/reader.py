@@ -8,6 +8,7 @@ The number of requests is what takes time there, so records are read in three wa
 - headers: together with the gaps between them if these are small.
 """
 
+import logging
 import os
 from array import array
 from collections.abc import Iterator
@@ -31,11 +32,13 @@ from data.records.format import (
     Int64s,
     RecordError,
 )
-from data.records.locations import default_cache_folder, sibling
+from data.records.locations import default_cache_folder, shown, sibling
 from data.records.reader import RecordFile
 from data.records.remote.local_copies import local_copy, local_folder
 from data.records.remote.range_cache import RangeCache
-from data.records.remote.ranges import RemoteMissing, RemoteObject
+from data.records.remote.ranges import RemoteMissing, RemoteObject, RemoteRefused
+
+logger = logging.getLogger(__name__)
 
 BLOCK_BYTES: Final = 4 << 20
 # Holds what the order `blocks` mixes by default: 8 times 4,096 records of some 10 kB.
@@ -69,7 +72,7 @@ class RemoteRecordFile(RecordFile):
         patience: float = 30.0,  # seconds that one attempt of a request may take
         cache_folder: Path | None = None,  # for copies of index and headers; by default the user's
     ) -> None:
-        self.path = url
+        self.path = shown(url)
         self.block_bytes = block_bytes
         self.cache_bytes = cache_bytes
         self._object = RemoteObject(url, patience=patience)
@@ -79,6 +82,7 @@ class RemoteRecordFile(RecordFile):
         self._offsets: Int64s = np.empty(0, np.int64)
         self._cache_of: tuple[int, RangeCache] | None = None  # with the id of its process
         self._index_path: Path | None = None  # of the local copy, once there is one
+        self._lacks_index = False
         self._scanned: tuple[Int64s, Words] = (np.empty(0, np.int64), np.empty(0, np.uint32))
         self._next = -1  # offset after the last record read
         self._streak = 0  # records read in file order so far
@@ -94,14 +98,21 @@ class RemoteRecordFile(RecordFile):
 
     def index_path(self) -> Path | None:
         """Return the local copy of the `.idx` next to the file, None if there is no `.idx`."""
-        if self._index_path is None:
-            url = str(sibling(self.path, ".idx"))
+        if self._index_path is None and not self._lacks_index:
+            url = str(sibling(self._object.url, ".idx"))
             try:
                 index = RemoteObject(url, patience=self._object.patience)
             except RemoteMissing:
+                self._lacks_index = True
+                return None
+            except RemoteRefused:
+                if "?" not in url:
+                    raise
+                logger.info("%s is signed, and not for its .idx: going without that", self.path)
+                self._lacks_index = True
                 return None
             folder = local_folder(self._cache_folder, index)
-            path = folder / url.rpartition("/")[2]
+            path = folder / "train.idx"
             with file_lock(folder / "lock"):  # one process fetches, the others wait
                 if not path.is_file():
                     pieces = index.pieces(0, index.size, self.block_bytes)
