@@ -22,16 +22,16 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from recognition.distributed import World
-from recognition.redaction import redact
+from recognition.redaction import printable, redact
 
 log = logging.getLogger("recognition")
 
 
 class _Formatter(logging.Formatter):
-    """Removes secrets from whatever any library logs, tracebacks included."""
+    """Makes fit to be shown whatever any library logs, tracebacks included."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
+        return printable(redact(super().format(record)))
 
 
 def configure_logging(world: World, file: Path | None = None) -> None:

@@ -117,7 +117,7 @@ def balanced_order(same: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 def _map(path: Path) -> mmap.mmap:
     """Return the file's contents as a read-only mapping, which lives as long as its views."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise PairFileError(f"{path}: no such file; expected a verification set (.bin)")
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size == 0:

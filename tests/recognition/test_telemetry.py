@@ -61,12 +61,14 @@ def test_the_log_has_no_secret_whatever_logs_it(tmp_path: Path) -> None:
             raise OSError("https://me:hush@host/x?sig=hush")
         except OSError:
             logging.getLogger("library").exception("no %s", "https://host/x?sig=hush")
+        logging.getLogger("library").warning("%s", "\x1b]0;title\x07\udcff")
         text = (tmp_path / "log.txt").read_text()
     finally:
         for handler in root.handlers:
             handler.close()
         root.handlers, root.level = before, level
     assert "hush" not in text
+    assert r"\x1b]0;title\x07\udcff" in text
     assert "OSError: https://***@host/x?***" in text
     assert "no https://host/x?***" in text
 
