@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +19,8 @@ from data.loading.tuning import plan_workers, usable_cores
 from data.order.class_orders import ClassBalancedOrder, PKOrder
 from data.order.orders import BlockOrder, FileOrder, GlobalOrder, SampleOrder
 from data.progress import progress_bar
-from data.records.locations import shown
+from data.records.locations import LocationKind, folder_of, is_url, location_kind, shown
+from data.tools.unpack import LIST as UNPACKED_LIST
 from recognition.config import Config, Data
 from recognition.distributed import World, barrier
 
@@ -141,7 +144,38 @@ def build_loader(
         replacement_seed=config.seed if settings.on_bad_record == "skip" else None,
         max_bad_share=settings.max_bad_share,
         decoder=decoder,
+        pack_hint=pack_hint(settings),
     )
+
+
+def pack_hint(settings: Data) -> str:
+    """Return how to write the training data once at `data.image_size`: commands, and a setting."""
+    size = settings.image_size
+    locations = settings.train if isinstance(settings.train, list) else [settings.train]
+    if any(map(is_url, locations)) or (len(locations) > 1 and settings.merge == "by_name"):
+        # Packed one by one, datasets that share names would no longer share classes.
+        return f"write the data once with scripts/pack_records.py --size {size} (docs/data.md)"
+    remap = ["--remap-labels"] if settings.remap_labels else []
+    commands, packed = [], []
+    for location in locations:
+        kind, path = location_kind(location), Path(location)
+        base = path.with_suffix("") if path.is_file() else folder_of(path)
+        base = base if base.name.strip(".") else Path(os.path.abspath(base))
+        source = Path(location)
+        if kind is LocationKind.RECORDS:
+            images = base.with_name(f"{base.name}-images")
+            commands.append(["scripts/unpack_records.py", source, images, *remap])
+            source = images / UNPACKED_LIST
+        is_rooted = kind is LocationKind.LIST and settings.list_root is not None
+        root = ["--root", settings.list_root] if is_rooted else []
+        packed.append(base.with_name(f"{base.name}-{size}"))
+        commands.append(
+            ["scripts/pack_records.py", source, packed[-1], "--size", size, *root, *remap]
+        )
+    lines = " && ".join(shlex.join(["python", *map(str, command)]) for command in commands)
+    names = ", ".join(map(str, packed))
+    value = names if len(packed) == 1 else f"[{names}]"
+    return f"pack them once at {size}x{size}: {lines}; then set data.train: {value}"
 
 
 def build_prepare(config: Config, device: torch.device) -> Callable[[Batch], tuple[Tensor, Tensor]]:

@@ -29,7 +29,7 @@ from typing import Any, NoReturn, Self
 import torch.distributed as dist
 
 from recognition.distributed import Process, World
-from recognition.redaction import redact
+from recognition.redaction import printable, redact
 
 log = logging.getLogger(__name__)
 # Its lines go to `log.txt` alone, for what stands on the screen in another form.
@@ -198,10 +198,10 @@ def report_and_exit(error: BaseException, world: World) -> NoReturn:
         text = str(error)
     else:
         text = "".join(traceback.format_exception(error))
-    text = redact(text)
+    text = printable(redact(text))
     report(f"error: {text}", world, to_file=not lost)
     if not lost:
-        short = f"{type(error).__name__}: {redact(str(error))}"
+        short = f"{type(error).__name__}: {printable(redact(str(error)))}"
         _tell_torchrun(text if isinstance(error, ValueError) else short)
     _end(1, world)
 

@@ -1,7 +1,8 @@
-"""Removes secrets from texts that people read or that a run keeps: passwords, signatures, tokens.
+"""Removes from texts what must not be shown or kept: secrets, and sequences that terminals obey.
 
 A URL may carry them: `https://user:password@host/x.rec?X-Amz-Signature=…`. The URL itself stays in
-memory, for the client alone; every copy of it is made with `redact`.
+memory, for the client alone; every copy of it is made with `redact`. Names of files and messages of
+servers may hold control characters: what goes to a terminal or a log is made with `printable`.
 """
 
 import re
@@ -12,6 +13,11 @@ from urllib.parse import unquote_plus
 # Stands where a secret was. No URL that can be read contains it.
 MARK: Final = "***"
 
+# Control characters but for tab and line end; line ends and directions of Unicode; lone surrogates,
+# as which Python keeps bytes of file names that are no text, and which no stream takes.
+_UNPRINTABLE: Final = re.compile(
+    "[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 _SPACE: Final = re.compile(r"\s")
 _WORD: Final = re.compile(r"\S+")
 _SCHEME: Final = re.compile(r"\w{1,8}:/+")  # its end tells enough
@@ -30,6 +36,11 @@ def redact(text: str) -> str:
     User, password, query and fragment become `***`; scheme, host and path stay.
     """
     return _WORD.sub(lambda word: _redact_word(word[0]), text) if ":/" in text else text
+
+
+def printable(text: str) -> str:
+    r"""Return `text` with escapes, such as `\x1b`, for characters that would do more than show."""
+    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def redact_as_quoted(text: str, url: str) -> str:

@@ -27,7 +27,7 @@ from torch import Tensor
 from data.datasets.dataset import FaceDataset, Prefetching
 from data.loading.bad_records import BadRecord, BadRecords
 from data.loading.cpu_decoder import CpuDecoder, MakeDecoder
-from data.loading.tuning import Timings, hint, resized_fraction, usable_cores
+from data.loading.tuning import Timings, hint, source_sizes, usable_cores
 from data.loading.workers import Workers
 from data.order.orders import GlobalOrder, SampleOrder
 from recognition.distributed import part_range
@@ -102,6 +102,7 @@ class Loader:
         replacement_seed: int | None = None,
         max_bad_share: float = 0.001,  # the fraction of bad samples above which `report` raises
         decoder: MakeDecoder = CpuDecoder,
+        pack_hint: str = "pack them once with scripts/pack_records.py --size",  # for `hint`
     ) -> None:
         counts = {"accumulation": accumulation, "world_size": world_size}
         for name, value in {**counts, "workers": workers, "prefetch": prefetch}.items():
@@ -134,14 +135,11 @@ class Loader:
         self.pin_memory = pin_memory
         self.prefetch = prefetch
         self.cores = cores or usable_cores()
+        self._pack_hint = pack_hint
         self._recent: deque[Timings] = deque(maxlen=RECENT)
         self.replacement_seed = replacement_seed
-        self._decoder = decoder(
-            dataset,
-            image_size=image_size,
-            pin_memory=pin_memory,
-            replacement_seed=replacement_seed,
-        )
+        settings = {"image_size": image_size, "pin_memory": pin_memory}
+        self._decoder = decoder(dataset, **settings, replacement_seed=replacement_seed)
         self._bad = BadRecords(len(dataset), max_bad_share)
         self._order = order
 
@@ -244,6 +242,7 @@ class Loader:
             sum(self._recent, Timings()),
             workers=self.workers,
             cores=self.cores,
-            resized=resized_fraction(self.dataset, len(self.dataset), self.image_size),
+            sizes=source_sizes(self.dataset, len(self.dataset), self.image_size),
+            pack_hint=self._pack_hint,
             decoder_hint=self._decoder.hint,
         )

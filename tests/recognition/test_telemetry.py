@@ -164,11 +164,13 @@ def test_the_log_has_no_secret_whatever_logs_it(
         raise OSError("https://me:hush@host/x?sig=hush")
     except OSError:
         logging.getLogger("library").exception("no %s", "https://host/x?sig=hush")
+    logging.getLogger("library").warning("%s", "\x1b]0;title\x07\udcff")
     open_log(World(), tmp_path / "log.txt")
     for text in ((tmp_path / "log.txt").read_text(), capsys.readouterr().err):
         assert "hush" not in text
         assert "OSError: https://***@host/x?***" in text
         assert "no https://host/x?***" in text
+        assert r"\x1b]0;title\x07\udcff" in text
 
 
 def test_the_meter_gives_means_and_shares() -> None:

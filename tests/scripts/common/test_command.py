@@ -18,7 +18,7 @@ def main(options: argparse.Namespace) -> int:
     if number == 1:
         raise KeyError("a bug")
     if number == 2:
-        raise ModuleNotFoundError("needs onnxruntime")
+        raise ModuleNotFoundError("needs onnxruntime\x1b[31m\udcff")
     assert options.given == ["3"]
     return number
 
@@ -38,6 +38,7 @@ def test_errors_of_the_user_are_one_line(
     assert captured.out == ""
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
+    assert captured.err.strip().isprintable()
     assert named in captured.err
 
 
