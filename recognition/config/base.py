@@ -45,11 +45,17 @@ Locations = Annotated[Path | str | list[Path | str], BeforeValidator(_locations)
 
 
 class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, values do not change after loading."""
+    """Base of all sections: unknown keys are errors, values do not change after loading.
+
+    Types are strict: `true` is not a number, `1.5` not a whole one, `"1"` neither, and a number is
+    finite. A whole number does for a float.
+    """
 
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
+        strict=True,
+        allow_inf_nan=False,
         validate_default=True,
         use_attribute_docstrings=True,
     )
