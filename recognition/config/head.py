@@ -14,7 +14,7 @@ class LossSettings(Section):
     """What is computed over the active classes: `loss: {name: cosface, m: 0.4}`.
 
     The options of a loss are the arguments of the function of its name in
-    `recognition/head/losses/`, where each is described, checked and has its default.
+    `recognition/head/losses/`, which also has their defaults and checks them.
     """
 
     model_config = ConfigDict(extra="allow")

@@ -63,7 +63,7 @@ class Config(Section):
     data: Data
     """Where the training images are and how they are read."""
     backbone: Backbone = Backbone()
-    """The network from images to embeddings."""
+    """The network."""
     head: Head = Head()
     """The classifier over all identities."""
     optimizer: Optimizer = Optimizer()
