@@ -11,6 +11,7 @@ to a JSON file.
 import argparse
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -187,6 +188,16 @@ def report(
     }
 
 
+def check_output(path: Path) -> None:
+    """Raise `ValueError` before the work for a file that cannot be written, or exists already."""
+    if path.exists():
+        raise ValueError(
+            f"--output {path} exists already: delete it, or write to another file with --output"
+        )
+    if not path.parent.is_dir():
+        raise ValueError(f"--output {path}: folder {path.parent} does not exist: create it first")
+
+
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
@@ -196,6 +207,8 @@ def sha256(path: Path) -> str:
 @command(parser)
 def main(options: argparse.Namespace) -> None:
     """Verify, print and write."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    check_output(options.output)
     device, _ = choose_device(options.device, World())
     # The figures must not depend on the kind of GPU: no TF32 in convolutions.
     torch.backends.cudnn.allow_tf32 = False
@@ -212,8 +225,8 @@ def main(options: argparse.Namespace) -> None:
         results = verifier(adapted(model.embed, options, bar.update), device)
     seconds = time.perf_counter() - started
     record = {**report(options, model, verifier, results), "seconds": round(seconds, 3)}
-    options.output.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     print(table(results))
+    options.output.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     print(f"{total:,} images in {seconds:.1f} s on {device}; all figures: {options.output}")
 
 
