@@ -85,11 +85,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--output", type=lambda value: [f"output={value}"], default=[], metavar="FOLDER",
-        help="the run folder, in place of the config's",
+        help="the run folder, instead of the config's",
     )  # fmt: skip
     parser.add_argument(
         "--resume", metavar="auto|PATH",
-        help="continue: from the run folder's latest checkpoint, if it has one, or from a path",
+        help="auto: continue from the run folder's latest checkpoint, if any; or a path of one",
     )  # fmt: skip
     parser.add_argument(
         "--dry-run", action="store_true",

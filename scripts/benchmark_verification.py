@@ -1,8 +1,8 @@
 """Verify a network on verification sets by the published protocol.
 
-The network is a run folder, a checkpoint folder, a file of weights under the published names, or
-an ONNX file. Prints a table, and writes all figures with the protocol and the hashes of all files
-to a JSON file.
+The network is a run folder, a checkpoint folder, a weight file with the published names, or an ONNX
+file. Prints a table, and writes all figures, the protocol and the hashes of all files to a new JSON
+file.
 
     python scripts/benchmark_verification.py --model runs/demo --sets datasets/demo/lfw.bin
     python scripts/benchmark_verification.py --model r50.onnx --folder sets --sets lfw cfp_fp
@@ -40,7 +40,7 @@ PROTOCOL: Final = {
     "distance": "squared Euclidean",
     "thresholds": "0, 0.01 ... 3.99; same if distance < threshold",
     "folds": "10, unshuffled; per fold the first threshold that is best on the other nine",
-    "std": "population",
+    "std": "over the ten folds, divided by their number (not by one less)",
     "embedding_norm": "mean over all images of all pairs, plain and mirrored",
     "tar_at_far": "largest threshold at which at most that rate of negative pairs is accepted",
 }
@@ -58,17 +58,29 @@ class LoadedModel:
 
 parser = make_parser(__doc__)
 add = parser.add_argument
-add("--model", type=Path, required=True, help="folder, weights or .onnx file")
-add("--sets", nargs="+", required=True, help=".bin files, or names of sets")
-add("--folder", type=Path, help="of sets that are given by name")
-add("--checkpoint", choices=["latest", "best"], default="latest", help="of a run folder")
-add("--image-size", type=int, help="if the model does not state it; else 112")
-add("--mean", type=float, default=MID_GREY, help="subtracted from pixels")
-add("--std", type=float, default=MID_GREY, help="pixels are divided by it")
-add("--channels", choices=["rgb", "bgr"], default="rgb", help="that the model expects")
-add("--batch-size", type=int, default=64)
-add("--device", choices=["auto", "cpu", "cuda"], default="auto")
-add("--output", type=Path, default=Path("results.json"))
+add(
+    "--model",
+    type=Path,
+    required=True,
+    help="run folder, checkpoint folder, weight file or .onnx file",
+)
+add("--sets", nargs="+", required=True, help=".bin files, or names of sets in --folder")
+add("--folder", type=Path, help="folder of the sets that are given by name")
+add(
+    "--checkpoint",
+    choices=["latest", "best"],
+    default="latest",
+    help="which checkpoint of a run folder",
+)
+add("--image-size", type=int, help="pixels per side, if the model does not state it (default: 112)")
+add("--mean", type=float, default=MID_GREY, help="value to subtract from the pixels, 0 to 255")
+add("--std", type=float, default=MID_GREY, help="value to divide them by, after that")
+add(
+    "--channels", choices=["rgb", "bgr"], default="rgb", help="channel order that the model expects"
+)
+add("--batch-size", type=int, default=64, help="images per batch")
+add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="device to run on")
+add("--output", type=Path, default=Path("results.json"), help="new file for all figures")
 
 
 def load_model(options: argparse.Namespace, device: torch.device) -> LoadedModel:
