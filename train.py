@@ -25,11 +25,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         # As a JSON text, which YAML reads as it is: 2025 and #1 are folders too.
         "--output", type=lambda value: [f"output={json.dumps(value, ensure_ascii=False)}"],
-        default=[], metavar="FOLDER", help="the run folder, in place of the config's",
+        default=[], metavar="FOLDER", help="the run folder, instead of the config's",
     )  # fmt: skip
     parser.add_argument(
         "--resume", metavar="auto|PATH",
-        help="continue: from the run folder's latest checkpoint, if it has one, or from a path",
+        help="auto: continue from the run folder's latest checkpoint, if any; or a path of one",
     )  # fmt: skip
     parser.add_argument(
         "--dry-run", action="store_true",

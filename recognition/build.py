@@ -46,7 +46,15 @@ def build_network(config: Config) -> nn.Module:
 
 
 def load_initial_weights(backbone: nn.Module, init_from: Path) -> None:
-    """Load what `init_from` means: a weight file, a checkpoint, or a run's latest checkpoint."""
+    """Load what `init_from` means: a weight file, a checkpoint, or a run's latest checkpoint.
+
+    Raises `ValueError` if there is none, or if its weights are not those of this backbone.
+    """
+    if not init_from.exists():
+        raise ValueError(
+            f"init_from: {init_from} does not exist, expected a run folder, a checkpoint folder or "
+            "a file of weights"
+        )
     file = backbone_file(init_from)
     load_weights(backbone, read_weights(file), str(file))
     log.info("backbone weights from %s", file)
