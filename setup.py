@@ -37,6 +37,7 @@ setup(
         "tensorboard>=2.16",
         "torch>=2.6",
         "tqdm>=4.66",
+        "xxhash>=3",
     ],
     extras_require={
         # What the loader is compared with; it does not import with a torch built for CPUs alone.
