@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
+from backbones import read_weights
 from recognition.checkpoint import folders
 from recognition.checkpoint.manifest import (
     CheckpointError,
@@ -107,7 +108,7 @@ class Checkpoints:
         """
         metadata = read_metadata(folder)
         try:
-            backbone = torch.load(folder / "backbone.pt", map_location="cpu", weights_only=True)
+            backbone = read_weights(folder / "backbone.pt")
             with torch.no_grad():
                 for name, tensor in state.backbone.items():
                     tensor.copy_(backbone[name])

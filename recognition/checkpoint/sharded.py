@@ -7,10 +7,11 @@ the classes of a checkpoint are known, and only files that `run.json` lists are 
 import io
 import os
 import pickle
+import zipfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import torch
 from torch.distributed.checkpoint import filesystem
@@ -86,6 +87,15 @@ class Reader(filesystem.FileSystemReader):
         metadata.storage_meta.load_id = self.load_id
         return cast(dcp.Metadata, metadata)
 
+    def _slice_file(self, file: Any, sinfo: filesystem._StorageInfo) -> IO[bytes]:
+        """Return the part of a file that holds one tensor, unless it asks for more memory."""
+        view = io.BufferedReader(_Part(file, sinfo.offset, sinfo.length))
+        with zipfile.ZipFile(view) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise CheckpointError(f"{sinfo.relative_path}: compressed, which no save writes")
+        view.seek(0)
+        return view
+
     def _check(self, metadata: Any) -> None:
         if type(metadata) is not dcp.Metadata or type(metadata.storage_meta) is not dcp.StorageMeta:
             raise ValueError(f"found {type(metadata).__name__}")
@@ -96,6 +106,32 @@ class Reader(filesystem.FileSystemReader):
             first, last = int(info.offset), int(info.offset) + int(info.length)
             if not 0 <= first <= last <= self._listed[name] or info.transform_descriptors:
                 raise ValueError(f"{index.fqn} lies outside {info.relative_path!r}")
+
+
+class _Part(io.RawIOBase):
+    """Bytes `[start, start + length)` of a file."""
+
+    def __init__(self, file: IO[bytes], start: int, length: int) -> None:
+        self._file, self._start, self._length = file, start, length
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + (0, self._position, self._length)[whence]
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        count = max(0, min(len(buffer), self._length - self._position))
+        self._file.seek(self._start + self._position)
+        data = self._file.read(count)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
 
 
 class _DigestingFiles(filesystem.FileSystem):

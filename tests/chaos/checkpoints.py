@@ -166,9 +166,12 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--all", action="store_true", help="every operation, more ranks, more bits")
+    parser.add_argument(
+        "--every", type=int, default=1, help="with --all: of so many operations one"
+    )
     parser.add_argument("--only", default="", help="attacks with this text in their name")
     options = parser.parse_args(arguments)
-    attacks = planned_attacks(everything=options.all)
+    attacks = planned_attacks(options.every, everything=options.all)
     harmful = 0
     print(f"{'attack':<50} {'tries':>6} {'harm':>6}")
     for name, run in attacks.items():
@@ -184,7 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if harmful else 0
 
 
-def planned_attacks(*, everything: bool) -> dict[str, Callable[[Attack], None]]:
+def planned_attacks(every: int, *, everything: bool) -> dict[str, Callable[[Attack], None]]:
     """Return the attacks by name."""
     attacks: dict[str, Callable[[Attack], None]] = {}
     for name in SCENARIOS:
@@ -192,12 +195,12 @@ def planned_attacks(*, everything: bool) -> dict[str, Callable[[Attack], None]]:
             attacks[f"{name}: killed, rank {rank} of {ranks}"] = partial(
                 faults_at_every_operation,
                 name=name, ranks=ranks, rank=rank, errors=(None,),
-                every=1 if everything else 12,
+                every=every if everything else 12,
             )  # fmt: skip
             attacks[f"{name}: disk errors, rank {rank} of {ranks}"] = partial(
                 faults_at_every_operation,
                 name=name, ranks=ranks, rank=rank,
-                errors=ERRORS if everything else ERRORS[:1], every=1 if everything else 24,
+                errors=ERRORS if everything else ERRORS[:1], every=every if everything else 24,
             )  # fmt: skip
     attacks["damaged files"] = partial(flipped_bits, per_file=300 if everything else 4)
     attacks["hostile folders"] = hostile_folders

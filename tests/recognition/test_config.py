@@ -91,7 +91,7 @@ WRONG = [
     ("data.demo={identities: 20, images: 10}", "data.demo", ["images is 10", "identities is 20"]),
     ("data.demo.seed=-1", "data.demo.seed", ["equal to 0", "-1"]),
     ("output=''", "output", ["''"]),
-    ("output=s3://bucket/run", "output", ["'s3://bucket/run'"]),
+    ("output=s3://bucket/run", "output", ["this machine"]),
     ("verification.folder=5", "verification.folder", ["5"]),
     ("log.every_steps=2147483648", "log.every_steps", ["2147483648"]),
     ("train.epochs=1.0e+300", "train.epochs", ["1000000", "1e+300"]),
@@ -197,7 +197,6 @@ def test_a_written_config_has_no_secret_and_asks_for_it(tmp_path: Path) -> None:
     text = "{output: run, data: {train: [%s, /b]}, train: {global_batch_size: 8, steps: 1}}"
     path.write_text(text % f"'{SECRET_URL}'")
     config = load_config(path)
-    assert "hush" not in dump_config(load_config(path, [f"data.list_root={SECRET_URL}"]))
     assert config.data.train == [SECRET_URL, Path("/b")]
     path.write_text(dump_config(config))
     assert "hush" not in path.read_text()

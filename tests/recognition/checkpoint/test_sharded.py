@@ -1,11 +1,14 @@
+import io
 import os
 import pickle
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from recognition.checkpoint import CheckpointError
 from recognition.distributed import World
@@ -103,6 +106,20 @@ def test_a_table_of_contents_that_no_save_wrote_is_refused(
     metadata = contents(folder)
     change(metadata)
     assert str(folder) in refuse(folder, metadata)
+
+
+def test_a_small_file_cannot_ask_for_much_memory(tmp_path: Path) -> None:
+    [folder] = save_steps(tmp_path, 1)
+    metadata, content = contents(folder), io.BytesIO()
+    torch.save(torch.zeros(1000, 1000), content)
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(content) as archive, zipfile.ZipFile(bomb, "w") as compressed:
+        for entry in archive.infolist():
+            compressed.writestr(entry.filename, archive.read(entry), zipfile.ZIP_DEFLATED)
+    (folder / "state" / "__0_0.distcp").write_bytes(bomb.getvalue())
+    for info in metadata.storage_data.values():
+        info.offset, info.length = 0, len(bomb.getvalue())
+    assert "__0_0.distcp" in refuse(folder, metadata)
 
 
 def test_a_checkpoint_does_not_say_where_it_was_written_and_may_be_moved(tmp_path: Path) -> None:
