@@ -131,6 +131,9 @@ def build_trainer(
     identity: Mapping[str, Any],
 ) -> Trainer:
     """Return the trainer, its head and optimizer built; `identity` is that of `run_identity`."""
+    precision = Precision(config.train.precision, device)
+    if precision.caution and world.is_main:
+        log.warning(precision.caution)
     return Trainer(
         world=world,
         device=device,
@@ -147,7 +150,7 @@ def build_trainer(
         source=source,
         prepare=prepare,
         verify=verify,
-        precision=Precision(config.train.precision, device),
+        precision=precision,
         checkpoints=checkpoints,
         telemetry=telemetry,
         global_batch_size=config.train.global_batch_size,
