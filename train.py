@@ -74,6 +74,7 @@ from recognition.distributed import (
 )
 from recognition.failure import StopSignals, report_and_exit
 from recognition.plan import check_batch, describe_plan, make_plan
+from recognition.precision import Precision
 from recognition.run_folder import RunFolder, changed_settings
 from recognition.telemetry import Telemetry, configure_logging
 
@@ -171,8 +172,10 @@ def dry_run(config: Config, world: World, device: str) -> None:
         images, classes = len(dataset), dataset.num_classes
         build_order(config.data, dataset, config.seed)
         build_verifier(config, world)
+    precision = Precision(config.train.precision, choose_device(config.train.device, world)[0])
     lines = {
         "device": device,
+        "precision": precision.caution or precision.name,
         "data": f"{dataset_name(config.data)}: {images:,} images of {classes:,} identities{remark}",
         "order": describe_order(config.data),
         **describe_plan(config, images, world),

@@ -38,7 +38,12 @@ def test_a_dry_run_of_a_published_recipe_needs_no_data(tmp_path: Path) -> None:
     recipe += ["--set", f"data.train={absent}", "--set", "train.device=cpu"]
     ended = train(recipe)[0]
     assert ended.code == 0, ended.output
-    for text in ("5,179,510 images of 93,431 identities", f"{absent} is not here", "93,431 class"):
+    for text in (
+        "5,179,510 images of 93,431 identities",
+        f"{absent} is not here",
+        "93,431 class",
+        "train.precision",
+    ):
         assert text in ended.output
     # Without its numbers the plan is unknown, and the message names what is not there.
     ended = train([*recipe, "--set", "data.num_images=null"])[0]

@@ -295,6 +295,8 @@ def test_mixed_precision_learns(tiny_config: Path, tmp_path: Path, precision: st
     lines = metrics(tmp_path / "run")
     assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
     assert lines[-1]["loss_scale"] == 1.0 if precision == "bf16" else lines[-1]["loss_scale"] > 1
+    warned = "train.precision" in (tmp_path / "run" / "log.txt").read_text()
+    assert warned == (precision == "fp16")
 
 
 def test_starting_from_weights_is_not_resuming(tiny_config: Path, tmp_path: Path) -> None:

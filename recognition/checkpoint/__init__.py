@@ -4,7 +4,6 @@ from recognition.checkpoint.checkpoints import Checkpoints, ShardedRows, State
 from recognition.checkpoint.folders import (
     backbone_file,
     latest,
-    refuse_used_folder,
     resolve,
 )
 from recognition.checkpoint.manifest import CheckpointError, read_metadata
@@ -17,6 +16,5 @@ __all__ = [
     "backbone_file",
     "latest",
     "read_metadata",
-    "refuse_used_folder",
     "resolve",
 ]

@@ -13,7 +13,7 @@ mistaken for a checkpoint. Loading compares every byte with its hash first.
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,12 +40,13 @@ from recognition.checkpoint.manifest import (
     write_metadata,
 )
 from recognition.checkpoint.sharded import Reader, Writer
-from recognition.distributed import World
-from recognition.failure import describe_os_error
+from recognition.distributed import World, gather
+from recognition.failure import describe_os_error, on_main
 
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Checkpoints:
                 f"{partial}: cannot be written: {_cause(error, partial)}; earlier checkpoints are "
                 "unchanged"
             ) from error
-        written = self._gather(writer.digests)
+        written = _merged(gather(writer.digests))
         return self._on_main(lambda: self._finish(partial, step, state, written, best=best))
 
     def load(self, folder: Path, state: State) -> dict[str, Any]:
@@ -181,10 +182,9 @@ class Checkpoints:
         """Raise `CheckpointError` on all ranks if a tensor of some rank has NaN or infinity."""
         rows = {name: rows.local for name, rows in state.rows.items()}
         tensors = {**state.backbone, **state.replicated, **rows}
-        bad = {name: "" for name, tensor in tensors.items() if not _is_finite(tensor)}
-        bad = self._gather(bad)
-        if bad:
-            names = sorted(bad)
+        own = {name: None for name, tensor in tensors.items() if not _is_finite(tensor)}
+        names = sorted(_merged(gather(own)))
+        if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             last = folders.latest(self.folder)
             raise CheckpointError(
@@ -202,33 +202,11 @@ class Checkpoints:
             listed, problem = [], str(error)
         for name, digest in listed[self.world.rank :: self.world.size]:
             problem = problem or damage(folder, name, digest, read=True)
-        found = self._gather({} if problem is None else {problem: ""})
-        return f"{folder}: {'; '.join(sorted(found))}" if found else None
+        found = sorted({text for text in gather(problem) if text is not None})
+        return f"{folder}: {'; '.join(found)}" if found else None
 
-    def _gather(self, own: dict[str, Any]) -> dict[str, Any]:
-        """Return the entries of all ranks' dictionaries."""
-        if not dist.is_initialized():
-            return own
-        parts: list[dict[str, Any]] = [{}] * self.world.size
-        dist.all_gather_object(parts, own)
-        return {name: value for part in parts for name, value in part.items()}
-
-    def _on_main(self, function: Callable[[], Result]) -> Result:
-        """Return what `function` returns on rank 0, on all ranks; its errors are raised on all."""
-        outcome: list[Any] = [None, None]
-        if self.world.is_main:
-            try:
-                outcome[0] = function()
-            except OSError as error:
-                outcome[1] = describe_os_error(Path(error.filename or self.folder), error)
-            except CheckpointError as error:
-                outcome[1] = str(error)
-        if dist.is_initialized():
-            dist.broadcast_object_list(outcome)
-        if outcome[1] is not None:
-            raise CheckpointError(outcome[1])
-        result: Result = outcome[0]
-        return result
+    def _on_main(self, action: Callable[[], Result]) -> Result:
+        return on_main(action, self.folder, CheckpointError)
 
     def _tensors(self, state: State) -> dict[str, Any]:
         """Return the tensors that go through torch.distributed.checkpoint, rows as DTensors."""
@@ -253,6 +231,10 @@ class Checkpoints:
         if device_type not in self._meshes:
             self._meshes[device_type] = init_device_mesh(device_type, (self.world.size,))
         return self._meshes[device_type]
+
+
+def _merged(parts: Sequence[dict[str, Value]]) -> dict[str, Value]:
+    return {name: value for part in parts for name, value in part.items()}
 
 
 def _newest_first(path: Path, *, automatic: bool) -> list[Path]:

@@ -197,15 +197,6 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def refuse_used_folder(output: Path) -> None:
-    """Raise `ValueError` for a run folder that an earlier run has used."""
-    if output.exists() and any(output.iterdir()):
-        raise ValueError(
-            f"{output} holds an earlier run: continue it with --resume auto, or choose another "
-            "folder with --output"
-        )
-
-
 def _set_aside(folder: Path) -> Path:
     """Rename a checkpoint so that it no longer counts; nothing is removed."""
     target, count = folder.with_name(folder.name + _SET_ASIDE), 1

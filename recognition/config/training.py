@@ -114,7 +114,8 @@ class Train(Section):
     steps: Count | None = None
     """Length in optimizer steps."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of the backbone; bf16 and fp16 are mixed precision for GPUs."""
+    """Arithmetic of the backbone; bf16 and fp16 are mixed precision. On a CPU fp16 takes about ten
+    times as long as fp32, and so does bf16 where the CPU has no instructions for it."""
     compile: bool = False
     """Whether `torch.compile` compiles the backbone."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
