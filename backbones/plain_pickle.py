@@ -56,7 +56,9 @@ class _Dispatch:
         if self.opcodes > MAX_OPCODES:
             raise WeightFileError(f"its pickle has more than {MAX_OPCODES:,} opcodes")
         if code not in _HANDLERS:
-            raise WeightFileError(f"its pickle has opcode {bytes([code])!r}, which no weights need")
+            raise WeightFileError(
+                f"its pickle has opcode {bytes([code])!r}, which weights do not need"
+            )
         return _HANDLERS[code]
 
 

@@ -95,7 +95,7 @@ def _without_prefix(weights: dict[str, object]) -> tuple[dict[str, object], str]
 
 def _read_tensor(file: WeightFile, name: str, item: object) -> Tensor:
     if len(name) > _MAX_NAME or not name.isprintable():
-        raise WeightFileError(f"it has a name that no layer has, {name[:40]!r}")
+        raise WeightFileError(f"no layer can have its name {name[:40]!r}")
     if not file.is_tensor(item):
         kind = item.function if isinstance(item, Call) else type(item).__name__
         raise WeightFileError(
