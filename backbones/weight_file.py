@@ -56,6 +56,7 @@ class _Storage:
 
 
 class _Source(Protocol):
+    has_checksums: bool
     content: object  # what the pickle describes
 
     def read(self, storage: _Storage) -> bytearray:
@@ -66,11 +67,12 @@ class _Source(Protocol):
 class WeightFile:
     """An open weight file: plain values, and the tensors among them on request.
 
-    `content` is what `load_plain` returns; `is_tensor` and `tensor` take an item of it.
+    `content` is what `load_plain` returns; `is_tensor` and `tensor` take an item of it. Without
+    `has_checksums` damage to the numbers cannot be found.
     """
 
     def __init__(self, source: _Source) -> None:
-        self.content = source.content
+        self.content, self.has_checksums = source.content, source.has_checksums
         self._source = source
         self._bytes: dict[str, Tensor] = {}  # of the storages read, as tensors may share one
 
@@ -161,6 +163,8 @@ def open_weight_file(path: Path) -> Iterator[WeightFile]:
 class _Archive:
     """A zip archive of `torch.save`: `data.pkl`, and `data/KEY` for each storage."""
 
+    has_checksums = True
+
     def __init__(self, archive: zipfile.ZipFile, file_size: int) -> None:
         self._archive = archive
         entries = archive.infolist()
@@ -199,6 +203,8 @@ class _Archive:
 
 class _LegacyFile:
     """A file of torch before 1.6: five pickles, then each storage after its number of items."""
+
+    has_checksums = False
 
     def __init__(self, file: BinaryIO, file_size: int) -> None:
         self._file = file

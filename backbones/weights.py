@@ -31,22 +31,27 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Raises `ValueError` if there is no such file, if it is damaged, or if it holds no weights.
     """
-    if not path.exists():
-        raise ValueError(f"{path} does not exist: expected a file of weights")
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file: expected a file of weights")
     try:
+        if not path.exists():
+            raise WeightFileError("it does not exist")
+        if not path.is_file():
+            raise WeightFileError("it is not a file")
         with open_weight_file(path) as file:
             items, origin = _find_state_dict(file.content)
             weights = {name: _read_tensor(file, name, item) for name, item in items.items()}
+            has_checksums = file.has_checksums
     except WeightFileError as error:
         reason = str(error)
+    except OSError as error:
+        reason = error.strerror or str(error)
     except Exception as error:  # damage causes many kinds of errors, in zipfile, pickle and torch
         kind, words = type(error).__name__, " ".join(str(error)[:200].split())
         reason = f"it is damaged ({kind}{': ' if words else ''}{words})"
     else:
         if origin:
             log.info("%s: weights taken from %s", path, origin)
+        if not has_checksums:
+            log.warning("%s has no checksums, which torch writes since 1.6: not verified", path)
         return weights
     raise ValueError(
         f"{path} cannot be read as weights: {reason}; expected a state dict written by torch.save"

@@ -4,6 +4,7 @@ What depends on the dataset comes in as numbers, so nothing here needs one.
 """
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def load_initial_weights(backbone: nn.Module, init_from: Path) -> None:
 
     Raises `ValueError` if there is none, or if its weights are not those of this backbone.
     """
-    if not init_from.exists():
+    if not os.path.exists(init_from):  # Path.exists raises an error for a name that is too long
         raise ValueError(
             f"init_from: {init_from} does not exist, expected a run folder, a checkpoint folder or "
             "a file of weights"

@@ -38,7 +38,9 @@ def _equal(weights: dict[str, Tensor]) -> bool:
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_both_formats_of_torch_are_read(tmp_path: Path, legacy: bool, protocol: int) -> None:
+def test_both_formats_of_torch_are_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, legacy: bool, protocol: int
+) -> None:
     torch.save(
         SAVED,
         tmp_path / "w.pt",
@@ -48,6 +50,7 @@ def test_both_formats_of_torch_are_read(tmp_path: Path, legacy: bool, protocol: 
     weights = read_weights(tmp_path / "w.pt")
     assert _equal(weights)
     assert [value.dtype for value in weights.values()] == [torch.float32, torch.int64]
+    assert bool(caplog.records) == legacy  # it has no checksums
 
 
 def test_views_of_one_storage_and_parameters_are_read(tmp_path: Path) -> None:
@@ -273,6 +276,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     for name in ("folder.pt", "pipe.pt", "missing.pt", "empty.pt/w.pt"):
         _refused(tmp_path / name)
     assert "does not exist" in _refused(tmp_path / "missing.pt")
+    _refused(tmp_path / ("x" * 300))
 
 
 def _claiming(path: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 from recognition.build import load_initial_weights
 
 
-@pytest.mark.parametrize("name", ["typo.pt", "runs/typo"])
+@pytest.mark.parametrize("name", ["typo.pt", "runs/typo", "x" * 300])
 def test_initial_weights_that_do_not_exist_are_called_that(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=rf"init_from.*{name} does not exist"):
         load_initial_weights(torch.nn.Linear(1, 1), tmp_path / name)
