@@ -13,16 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from backbones import build_backbone, freeze_batch_norm, load_weights, read_weights
+from recognition import __version__
 from recognition.checkpoint import Checkpoints, backbone_file
 from recognition.config import Config, Optimizer
+from recognition.config_file import config_values
 from recognition.distributed import World, shard_range
+from recognition.failure import StopSignals
 from recognition.head import PartialFC, RowOptimizer, build_row_optimizer
 from recognition.optimizer import make_optimizer
 from recognition.plan import Plan, make_schedule
 from recognition.precision import Precision
 from recognition.telemetry import Telemetry
 from recognition.trainer import BatchSource, Trainer, Verify
-from recognition.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +139,7 @@ def build_trainer(
     verify: Verify,
     checkpoints: Checkpoints,
     telemetry: Telemetry,
+    signals: StopSignals,
     identity: Mapping[str, Any],
 ) -> Trainer:
     """Return the trainer, its head and optimizer built; `identity` is that of `run_identity`."""
@@ -159,6 +162,7 @@ def build_trainer(
         precision=Precision(config.train.precision, device),
         checkpoints=checkpoints,
         telemetry=telemetry,
+        signals=signals,
         global_batch_size=config.train.global_batch_size,
         accumulation=config.train.accumulation,
         clip_norm=config.optimizer.clip_norm,
@@ -167,7 +171,7 @@ def build_trainer(
         compile_backbone=config.train.compile,
         identity=identity,
         metadata={
-            "config": config.model_dump(mode="json"),
+            "config": config_values(config),
             "versions": {"torch": torch.__version__, "partialfc": __version__},
         },
     )

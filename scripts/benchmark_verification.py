@@ -29,7 +29,7 @@ from eval.embedding import Model
 from eval.onnx_model import OnnxModel
 from eval.verification import RATES, VerificationResult
 from eval.verifier import Verifier
-from recognition.checkpoint import CheckpointError, read_metadata, resolve
+from recognition.checkpoint import backbone_file, read_metadata
 from recognition.distributed import World, choose_device
 from scripts.benchmarks.common.machine import versions
 from scripts.common.command import command, exit_with, make_parser
@@ -95,29 +95,15 @@ def load_model(options: argparse.Namespace, device: torch.device) -> LoadedModel
     metadata: dict[str, Any] = {"kind": "weights"}
     trained_size = None
     if path.is_dir():
-        checkpoint = _checkpoint_folder(path, options.checkpoint)
-        saved = read_metadata(checkpoint)
+        path = backbone_file(path, options.checkpoint)
+        saved = read_metadata(path.parent)
         metadata = {"kind": "checkpoint", "step": saved["step"]}
         trained_size = int(saved["config"]["data"]["image_size"])
-        path = checkpoint / "backbone.pt"
     size = _image_size(options.image_size, trained_size, path)
     weights = read_weights(path)
     name, backbone = build_for_weights(weights, str(path), image_size=size)
     backbone.eval().to(device).to(memory_format=torch.channels_last)
     return LoadedModel(backbone, size, path, {**metadata, "backbone": name})
-
-
-def _checkpoint_folder(path: Path, which: str) -> Path:
-    """Return the checkpoint in a run folder, or a checkpoint folder itself."""
-    if which == "latest" or (path / "run.json").is_file():
-        return resolve(path)
-    pointer = path / "checkpoints" / which
-    if not pointer.is_file():
-        raise CheckpointError(
-            f"{path}: no best checkpoint is marked; a run marks one when it verifies and saves at "
-            "the same step; use --checkpoint latest"
-        )
-    return pointer.parent / pointer.read_text().strip()
 
 
 def _image_size(option: int | None, stated: int | None, path: Path) -> int:

@@ -3,6 +3,7 @@
 What a class is called comes from here; `data.datasets.class_ids` makes class ids of that.
 """
 
+import os
 import struct
 from collections.abc import Sequence
 from functools import partial
@@ -23,6 +24,7 @@ from data.records.locations import (
     is_url,
     location_kind,
     record_url,
+    shown,
 )
 from data.records.reader import RecordFile
 from data.records.shards import RECORDS, find_records
@@ -76,7 +78,7 @@ def open_sources(
             return open_shards(location, cache_folder=cache_folder)
         case LocationKind.FOLDER | LocationKind.LIST:
             return [open_image_files(Path(location), root=list_root)]
-    state = "is none of what can be read" if Path(location).exists() else "does not exist"
+    state = "is none of what can be read" if os.path.exists(location) else "does not exist"
     raise DatasetError(
         f"{location} {state}: expected {RECORDS}; a folder with one sub-folder of images per "
         f"identity; or a list ({', '.join(LIST_SUFFIXES)})"
@@ -112,7 +114,8 @@ def open_record_file(location: Location, *, cache_folder: Path | None = None) ->
         from data.records.remote.reader import RemoteRecordFile
     except ImportError as error:
         raise RecordError(
-            f"{location}: URLs need packages that are missing ({error}): pip install -e '.[remote]'"
+            f"{shown(location)}: URLs need packages that are missing ({error}): "
+            "pip install -e '.[remote]'"
         ) from error
     return RemoteRecordFile(str(location), cache_folder=cache_folder)
 

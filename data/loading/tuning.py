@@ -26,6 +26,7 @@ MOST_BYTES_AHEAD = 1 << 30  # of prefetched batches per rank
 
 _PROBE_IMAGES, _PROBE_CHUNK, _PROBE_SECONDS = 192, 16, 0.3
 _PROBE_SIZES = 32
+_LARGE = 4.0  # ratio of pixels from which on packing mainly saves bytes
 _SCHEDULING = Path("/proc/thread-self/schedstat")  # Linux: nanoseconds run, nanoseconds queued
 
 
@@ -94,13 +95,28 @@ def probe(load: Callable[[NDArray[np.int64]], Timings], count: int) -> Timings:
     return total
 
 
-def resized_fraction(source: ImageSource, count: int, image_size: int) -> float:
-    """Return the fraction of a few of the `count` images that are not of size `image_size`."""
-    sizes = []
+@dataclass(frozen=True)
+class SourceSizes:
+    """How large images are before they are resized to S x S pixels for training; means."""
+
+    resized: float = 0.0  # fraction of the images that are of another size
+    width: float = 0.0
+    height: float = 0.0
+    ratio: float = 1.0  # pixels of an image per pixel of training
+
+
+def source_sizes(source: ImageSource, count: int, image_size: int) -> SourceSizes:
+    """Return the sizes of a few of the `count` images, from their headers, for S = `image_size`."""
+    found = []
     for index in _spread(count, _PROBE_SIZES).tolist():
         with suppress(ValueError, OSError):  # reported when its own batch is loaded
-            sizes.append(encoded_size(source.encoded(index)))
-    return sum(size != (image_size, image_size) for size in sizes) / max(len(sizes), 1)
+            found.append(encoded_size(source.encoded(index)))
+    if not found:
+        return SourceSizes()
+    sizes = np.array(found, np.float64)
+    width, height = sizes.mean(axis=0).tolist()
+    resized = float((sizes != image_size).any(axis=1).mean())
+    return SourceSizes(resized, width, height, float(sizes.prod(axis=1).mean()) / image_size**2)
 
 
 def _spread(count: int, most: int) -> NDArray[np.int64]:
@@ -169,17 +185,35 @@ def plan_workers(
     )
 
 
-def hint(timings: Timings, *, workers: int, cores: int, resized: float, decoder_hint: str) -> str:
+def hint(
+    timings: Timings,
+    *,
+    workers: int,
+    cores: int,
+    sizes: SourceSizes,
+    pack_hint: str,
+    decoder_hint: str,
+) -> str:
     """Return the one thing to change when training waits for batches, with the evidence.
 
-    `timings` are those of the batches loaded lately by this rank's `workers` on its `cores`,
-    `resized` the fraction of the images that are not of the size they are trained at, and
-    `decoder_hint` says what to change if decoding itself is too slow.
+    `timings` are those of the batches loaded lately by this rank's `workers` on its `cores`.
+    `pack_hint` says how to pack the images at the size of training, `decoder_hint` what to change
+    if decoding itself is too slow.
     """
     if not timings.images:
         return "no batch was loaded meanwhile: the storage does not answer; check that it is there"
     wall = max(timings.wall, 1e-9)
     storage, queued = timings.storage / wall, timings.queued / wall
+    decoding = timings.decoding / wall
+    # First, because nothing else gains as much: decoding and resizing an image of 128x128 pixels
+    # takes seven times as long as decoding one of 112x112. Only a large one is also slow to read.
+    if sizes.resized > 0.5 and (storage <= 0.5 or sizes.ratio >= _LARGE):
+        return (
+            f"{sizes.resized:.0%} of the images are resized while loading, from "
+            f"{sizes.width:,.0f}x{sizes.height:,.0f} pixels on average; each takes "
+            f"{wall / timings.images * 1e3:,.1f} ms, {decoding:.0%} of it decoding and resizing "
+            f"and {storage:.0%} reading: {pack_hint}"
+        )
     if storage > 0.5:
         return (
             f"loading waits for storage {storage:.0%} of its time: set data.order: blocks; if it "
@@ -194,11 +228,6 @@ def hint(timings: Timings, *, workers: int, cores: int, resized: float, decoder_
     most = min(cores, MOST_WORKERS)
     if workers < most:
         return f"{rate} and this rank has {cores} cores: set data.workers: {most}"
-    if resized > 0.5:
-        return (
-            f"{resized:.0%} of the images are resized while loading: pack them once at "
-            "data.image_size with scripts/pack_records.py"
-        )
     return f"{rate}, which is all that {cores} cores can do: {decoder_hint}"
 
 
