@@ -1,8 +1,8 @@
 """Make a verification set (.bin) from a pair list or a folder of identities, or unpack one.
 
 A pair list is a CSV file of path_a,path_b,same and perhaps fold. From a folder with one sub-folder
-per identity, pairs are chosen so that no identity is in two folds. That takes twenty identities; of
-fewer, five or two groups of people are made, each of which verification cuts into several folds.
+per identity, pairs are chosen so that no identity is in two folds. This needs twenty identities.
+Fewer are divided into five or two groups, each of which verification splits into several folds.
 """
 
 import argparse
@@ -17,23 +17,25 @@ from scripts.common.command import command, exit_with, make_parser
 
 parser = make_parser(__doc__)
 add = parser.add_argument
-add("source", type=Path, help="a .csv or a folder; with --unpack a .bin")
-add("output", type=Path, help="the .bin; with --unpack an empty or new folder")
-add("--unpack", action="store_true", help="write the images and pairs.csv of a set instead")
+add("source", type=Path, help="a pair list (.csv) or a folder; with --unpack a .bin file")
+add("output", type=Path, help="the .bin file to make; with --unpack an empty or new folder")
+add("--unpack", action="store_true", help="write the images of a .bin file and pairs.csv")
 add(
     "--folds",
     type=int,
-    help="of a folder: 10, 5 or 2, without common people (default: 10, or the most that its people "
-    "make); otherwise how many there are (default: 10, as verification cuts a set)",
+    help="number of folds: of a list (default: 10, as in verification), or of a folder, 10, 5 or 2 "
+    "(default: 10, or as many as its people allow)",
 )
-add("--images", type=Path, help="of a list: the folder of its paths (default: its own)")
-add("--uneven", action="store_true", help="of a list: allow folds with more of one kind")
+add(
+    "--images", type=Path, help="folder that the paths of a list are relative to (default: its own)"
+)
+add("--uneven", action="store_true", help="allow a list whose folds have more pairs of one kind")
 add(
     "--pairs",
     type=int,
-    help=f"of a folder: how many in all (default: as many as there are, up to {USUAL_PAIRS})",
+    help=f"number of pairs to make of a folder (default: all, up to {USUAL_PAIRS})",
 )
-add("--seed", type=int, default=0, help="of a folder: of the choice")
+add("--seed", type=int, default=0, help="seed of the choice of pairs")
 
 
 @command(parser)

@@ -25,7 +25,10 @@ class Regular(Section):
 
 
 class Verification(Regular):
-    """When the network is verified, and on what. The last step always verifies."""
+    """When the network is verified, and on what.
+
+    The last step always verifies; one at most a tenth of the interval before it is left out.
+    """
 
     sets: list[str] = Field(default=[])
     """Names of `.bin` files in `folder`, or paths to them."""
@@ -38,7 +41,10 @@ class Verification(Regular):
 
 
 class Checkpoint(Regular):
-    """When state is saved. The last step always saves."""
+    """When state is saved.
+
+    The last step always saves; one at most a tenth of the interval before it is left out.
+    """
 
     keep: Count = 2
     """How many of the last checkpoints are kept, besides the best by mean accuracy."""
