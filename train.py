@@ -5,11 +5,41 @@ Parses the command line, starts the ranks, builds every part of the run from the
 `python train.py` is the same as `torchrun` with one rank.
 """
 
+# ruff: noqa: E402
 import argparse
+import json
 import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--config", type=Path, required=True, help="a YAML file of configs/")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="override one setting, e.g. head.sample_rate=0.2; repeatable",
+    )  # fmt: skip
+    parser.add_argument(
+        # As a JSON text, which YAML reads as it is: 2025 and #1 are folders too.
+        "--output", type=lambda value: [f"output={json.dumps(value, ensure_ascii=False)}"],
+        default=[], metavar="FOLDER", help="the run folder, instead of the config's",
+    )  # fmt: skip
+    parser.add_argument(
+        "--resume", metavar="auto|PATH",
+        help="auto: continue from the run folder's latest checkpoint, if any; or a path of one",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dry-run", action="store_true",
+        help="check everything, print the resolved config and the plan, and stop",
+    )  # fmt: skip
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    parse()  # answers --help and a mistake at once: the imports below take seconds
 
 import torch
 
@@ -21,6 +51,7 @@ from data.build import (
     class_mapping_file,
     dataset_name,
     describe_order,
+    stated_numbers,
 )
 from data.loading.choose_decoder import choose_decoder
 from eval.build import build_verifier
@@ -43,6 +74,7 @@ from recognition.distributed import (
 )
 from recognition.failure import StopSignals, report_and_exit
 from recognition.plan import check_batch, describe_plan, make_plan
+from recognition.precision import Precision
 from recognition.run_folder import RunFolder, changed_settings
 from recognition.telemetry import Telemetry, configure_logging
 
@@ -76,29 +108,6 @@ def start(options: argparse.Namespace, world: World, signals: StopSignals) -> No
         log.info("%d rank(s), device %s, %s", world.size, reason, threads_reason)
         with RunFolder(config.output, world, options.resume) as folder:
             run(config, world, device, folder, signals)
-
-
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Return the parsed command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--config", type=Path, required=True, help="a YAML file of configs/")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE",
-        help="override one setting, e.g. head.sample_rate=0.2; repeatable",
-    )  # fmt: skip
-    parser.add_argument(
-        "--output", type=lambda value: [f"output={value}"], default=[], metavar="FOLDER",
-        help="the run folder, in place of the config's",
-    )  # fmt: skip
-    parser.add_argument(
-        "--resume", metavar="auto|PATH",
-        help="continue: from the run folder's latest checkpoint, if it has one, or from a path",
-    )  # fmt: skip
-    parser.add_argument(
-        "--dry-run", action="store_true",
-        help="check everything, print the resolved config and the plan, and stop",
-    )  # fmt: skip
-    return parser.parse_args(arguments)
 
 
 def run(
@@ -156,19 +165,18 @@ def run(
 
 
 def dry_run(config: Config, world: World, device: str) -> None:
-    """Check the whole run without starting it; print the resolved config and the plan."""
-    source, demo = dataset_name(config.data), config.data.demo
-    if demo is not None and not Path(source).exists():
-        images, classes = demo.images, demo.identities
-        source += ", to be generated"
-    else:
+    """Check all that is there without starting it; print the resolved config and the plan."""
+    images, classes, remark = stated_numbers(config.data) or (0, 0, "")
+    if not remark:
         dataset = build_dataset(config.data, world)
         images, classes = len(dataset), dataset.num_classes
         build_order(config.data, dataset, config.seed)
         build_verifier(config, world)
+    precision = Precision(config.train.precision, choose_device(config.train.device, world)[0])
     lines = {
         "device": device,
-        "data": f"{source}: {images:,} images of {classes:,} identities",
+        "precision": precision.caution or precision.name,
+        "data": f"{dataset_name(config.data)}: {images:,} images of {classes:,} identities{remark}",
         "order": describe_order(config.data),
         **describe_plan(config, images, world),
         **describe_model(config, classes, world),

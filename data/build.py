@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +19,8 @@ from data.loading.tuning import plan_workers, usable_cores
 from data.order.class_orders import ClassBalancedOrder, PKOrder
 from data.order.orders import BlockOrder, FileOrder, GlobalOrder, SampleOrder
 from data.progress import progress_bar
-from data.records.locations import shown
+from data.records.locations import LocationKind, expand, folder_of, is_url, location_kind, shown
+from data.tools.unpack import LIST as UNPACKED_LIST
 from recognition.config import Config, Data
 from recognition.distributed import World, barrier
 
@@ -53,6 +56,29 @@ def build_dataset(settings: Data, world: World) -> FaceDataset:
             )
     log.info("%s: %d images of %d identities", name, len(dataset), dataset.num_classes)
     return dataset
+
+
+def stated_numbers(settings: Data) -> tuple[int, int, str] | None:
+    """Return what the config says of data that is not here: images, identities, and a remark.
+
+    None where the data itself can be counted, or must be because the config states no numbers.
+    """
+    locations = settings.train if isinstance(settings.train, list) else [settings.train]
+    missing = [
+        str(location)
+        for location in locations
+        if not is_url(location) and not Path(location).exists() and not expand(location)
+    ]
+    if missing and settings.demo is not None:
+        return settings.demo.images, settings.demo.identities, ", to be generated"
+    if missing and settings.num_images is not None and settings.num_classes is not None:
+        return (
+            settings.num_images,
+            settings.num_classes,
+            f", as the config states; {', '.join(missing)} is not here: neither data nor "
+            "verification sets are checked",
+        )
+    return None
 
 
 def class_mapping_file(dataset: FaceDataset) -> dict[str, str]:
@@ -141,7 +167,38 @@ def build_loader(
         replacement_seed=config.seed if settings.on_bad_record == "skip" else None,
         max_bad_share=settings.max_bad_share,
         decoder=decoder,
+        pack_hint=pack_hint(settings),
     )
+
+
+def pack_hint(settings: Data) -> str:
+    """Return how to write the training data once at `data.image_size`: commands, and a setting."""
+    size = settings.image_size
+    locations = settings.train if isinstance(settings.train, list) else [settings.train]
+    if any(map(is_url, locations)) or (len(locations) > 1 and settings.merge == "by_name"):
+        # Packed one by one, datasets that share names would no longer share classes.
+        return f"write the data once with scripts/pack_records.py --size {size} (docs/data.md)"
+    remap = ["--remap-labels"] if settings.remap_labels else []
+    commands, packed = [], []
+    for location in locations:
+        kind, path = location_kind(location), Path(location)
+        base = path.with_suffix("") if path.is_file() else folder_of(path)
+        base = base if base.name.strip(".") else Path(os.path.abspath(base))
+        source = Path(location)
+        if kind is LocationKind.RECORDS:
+            images = base.with_name(f"{base.name}-images")
+            commands.append(["scripts/unpack_records.py", source, images, *remap])
+            source = images / UNPACKED_LIST
+        is_rooted = kind is LocationKind.LIST and settings.list_root is not None
+        root = ["--root", settings.list_root] if is_rooted else []
+        packed.append(base.with_name(f"{base.name}-{size}"))
+        commands.append(
+            ["scripts/pack_records.py", source, packed[-1], "--size", size, *root, *remap]
+        )
+    lines = " && ".join(shlex.join(["python", *map(str, command)]) for command in commands)
+    names = ", ".join(map(str, packed))
+    value = names if len(packed) == 1 else f"[{names}]"
+    return f"pack them once at {size}x{size}: {lines}; then set data.train: {value}"
 
 
 def build_prepare(config: Config, device: torch.device) -> Callable[[Batch], tuple[Tensor, Tensor]]:

@@ -188,8 +188,9 @@ def _warnings(same_p: Bools, unit_nd: Floats, distances_p: Floats) -> Iterator[s
     if one_kind := sum(fold.all() or not fold.any() for fold in folds):
         yield (
             f"{one_kind} of {FOLDS} folds hold pairs of one kind only, so the deviation and each "
-            "fold's accuracy mean little: folds follow the order of the file, as in LFW; write the "
-            "set in the order of data.pairs.bin_file.balanced_order"
+            "fold's accuracy mean little: folds follow the order of the file, as in LFW; unpack "
+            "the set with scripts/make_pairs.py --unpack, delete the column fold of its pairs.csv, "
+            "and make it again from that"
         )
     if zeros := np.count_nonzero(~unit_nd.any(axis=1)):
         yield f"{zeros} of {len(unit_nd)} embeddings are zero"

@@ -126,10 +126,17 @@ def choose_device(requested: str, world: World) -> tuple[torch.device, str]:
         return torch.device("cpu"), "cpu, as configured"
     if requested == "auto" and available == 0:
         return torch.device("cpu"), "cpu, because there is no usable CUDA device"
+    if available == 0:
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPUs"
+        raise ValueError(
+            f"train.device is cuda, but there is no usable CUDA device (torch {torch.__version__}, "
+            f"{built}): set train.device: auto or cpu; with a GPU, check nvidia-smi, "
+            "CUDA_VISIBLE_DEVICES and that torch is built for CUDA"
+        )
     if available < world.local_size:
         raise ValueError(
-            f"{world.local_size} processes on this machine, {available} CUDA devices: "
-            f"start with --nproc-per-node={max(available, 1)}, or set device: cpu"
+            f"{world.local_size} processes on this machine for {available} CUDA device(s): "
+            f"start with --nproc-per-node={available}, or set train.device: cpu"
         )
     reason = "as configured" if requested == "cuda" else "because every process has one"
     return torch.device("cuda", world.local_rank), f"cuda:{world.local_rank}, {reason}"

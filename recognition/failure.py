@@ -21,15 +21,17 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypeVar
 
 import torch.distributed as dist
 
-from recognition.distributed import Process, World
-from recognition.redaction import redact
+from recognition.distributed import Process, World, from_main
+from recognition.redaction import printable, redact
+
+Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 # Its lines go to `log.txt` alone, for what stands on the screen in another form.
@@ -63,6 +65,27 @@ _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 _SAME_INTERRUPT = 0.5  # seconds
 _BEFORE_TRAINING = "training had not begun, so there is nothing to save"
 _START_ENDS_WITHIN = 2.0  # seconds after a signal; a blocking call may not notice it
+
+
+def on_main(action: Callable[[], Result], path: Path, kind: type[ValueError]) -> Result:
+    """Return what `action` returns on rank 0, on all ranks; its error is raised on all of them.
+
+    Collective. An `OSError` becomes a `kind` that says what happened, at `path` unless the error
+    has a path; a `kind` is raised as it is. Anything else ends rank 0 alone.
+    """
+    result: Result | None = None
+    message = ""
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        try:
+            result = action()
+        except OSError as error:
+            message = describe_os_error(Path(error.filename or path), error)
+        except kind as error:
+            message = str(error)
+    result, message = from_main((result, message))
+    if message:
+        raise kind(message)
+    return result  # type: ignore[return-value]
 
 
 def describe_os_error(path: Path, error: OSError) -> str:
@@ -198,10 +221,10 @@ def report_and_exit(error: BaseException, world: World) -> NoReturn:
         text = str(error)
     else:
         text = "".join(traceback.format_exception(error))
-    text = redact(text)
+    text = printable(redact(text))
     report(f"error: {text}", world, to_file=not lost)
     if not lost:
-        short = f"{type(error).__name__}: {redact(str(error))}"
+        short = f"{type(error).__name__}: {printable(redact(str(error)))}"
         _tell_torchrun(text if isinstance(error, ValueError) else short)
     _end(1, world)
 

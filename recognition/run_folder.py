@@ -17,20 +17,20 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import torch
 
 from recognition import __version__
 from recognition.checkpoint import latest
-from recognition.distributed import Process, World, current_attempt, from_main, gather
-from recognition.failure import describe_os_error
+from recognition.distributed import Process, World, current_attempt, gather
+from recognition.failure import on_main
 from recognition.telemetry import open_log
 
 log = logging.getLogger(__name__)
@@ -40,8 +40,6 @@ ABANDONED_AFTER = 240.0  # seconds without a touch, after which another machine 
 
 _LOCK = ".lock."
 _LAUNCH = ".launch"  # names the `torchrun` that started the run
-
-Result = TypeVar("Result")
 
 
 class RunFolderError(ValueError):
@@ -215,7 +213,7 @@ class RunFolder:
 
     def __enter__(self) -> Self:
         try:
-            self.resume = self._on_main(self._open)
+            self.resume = on_main(self._open, self.path, RunFolderError)
         except BaseException:
             self._close()
             raise
@@ -237,7 +235,7 @@ class RunFolder:
         """
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         ranks = gather((Process.of(os.getpid()), name))
-        self._on_main(lambda: self._write(files))
+        on_main(lambda: self._write(files), self.path, RunFolderError)
         if not self._world.is_main:
             open_log(self._world, self.path / "log.txt")
         for line in _describe_run(ranks):
@@ -250,6 +248,13 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         self._lock = Lock(path)
         self._lock.acquire()
+        # Appending to a link would write to whatever file a stranger's folder names.
+        links = [item.name for item in path.iterdir() if item.is_symlink() and not item.is_dir()]
+        if links:
+            raise RunFolderError(
+                f"{path}: {', '.join(sorted(links))} is a link, expected files of this folder: "
+                "remove it, or choose another folder with --output"
+            )
         used = any(not item.name.startswith(_LOCK) for item in path.iterdir())
         if self._is_restarted():
             return "auto" if latest(path / "checkpoints") or not self.resume else self.resume
@@ -268,10 +273,12 @@ class RunFolder:
     def _write(self, files: Mapping[str, str]) -> None:
         launch = current_launch()
         texts = {**files, **({_LAUNCH: launch} if launch else {})}
-        temporary = {name: self.path / f".{name}.new" for name in texts}
+        token = secrets.token_hex(8)
+        temporary = {name: self.path / f".{name}.{token}" for name in texts}
         try:
             for name, text in texts.items():
-                temporary[name].write_text(text)
+                with temporary[name].open("x") as stream:  # never what somebody put there
+                    stream.write(text)
             open_log(self._world, self.path / "log.txt")
         except OSError:
             for file in temporary.values():
@@ -289,22 +296,6 @@ class RunFolder:
             for folder in self._created:
                 with suppress(OSError):  # not empty: somebody else's
                     folder.rmdir()
-
-    def _on_main(self, action: Callable[[], Result]) -> Result:
-        """Return what `action` returns on rank 0; every rank raises what it raises there."""
-        result: Result | None = None
-        message = ""
-        if self._world.is_main:
-            try:
-                result = action()
-            except OSError as error:
-                message = describe_os_error(self.path, error)
-            except RunFolderError as error:
-                message = str(error)
-        result, message = from_main((result, message))
-        if message:
-            raise RunFolderError(message)
-        return result  # type: ignore[return-value]
 
 
 def _describe_run(ranks: list[tuple[Process, str]]) -> list[str]:

@@ -31,7 +31,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from recognition.distributed import World
 from recognition.failure import describe_os_error, file_log
-from recognition.redaction import redact
+from recognition.redaction import printable, redact
 
 log = logging.getLogger("recognition")
 
@@ -61,14 +61,14 @@ class LostWrites:
 
 
 class _Formatter(logging.Formatter):
-    """Removes secrets from whatever any library logs, tracebacks included."""
+    """Makes fit to be shown whatever any library logs, tracebacks included."""
 
     def __init__(self, world: World, time_format: str) -> None:
         prefix = "" if world.is_main else f"rank {world.rank}: "
         super().__init__(f"%(asctime)s {prefix}%(message)s", time_format)
 
     def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
+        return printable(redact(super().format(record)))
 
 
 class _LogFile(logging.FileHandler):

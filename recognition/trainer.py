@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +17,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from recognition.checkpoint import CheckpointError, Checkpoints, ShardedRows, State, read_metadata
+from recognition.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    ShardedRows,
+    State,
+    latest,
+    read_metadata,
+)
+from recognition.checkpoint.progress import Progress, check_identity
 from recognition.distributed import World, part_range
 from recognition.failure import StoppedBySignal, StopSignals
 from recognition.head import PartialFC
@@ -81,15 +89,6 @@ class VerificationRecord(Protocol):
 
 
 Verify = Callable[[Callable[[Tensor], Tensor]], Sequence[VerificationRecord]]
-
-
-@dataclass
-class Progress:
-    """The loop's own mutable state: saved and restored with every checkpoint."""
-
-    step: int = 0  # optimizer steps done; the position in the data follows from it
-    best_accuracy: float = 0.0  # highest mean verification accuracy of a saved checkpoint
-    seconds: float = 0.0  # wall-clock, of training, over all resumed runs
 
 
 class Trainer:
@@ -232,13 +231,13 @@ class Trainer:
         return norm
 
     def _stop(self, loss: Tensor, norm: Tensor, lr: float) -> None:
-        found = self.checkpoints.find("auto")
+        found = latest(self.checkpoints.folder)  # all numbers of a checkpoint are finite
         kept = f"the last good checkpoint is {found}" if found else "there is no checkpoint yet"
         raise TrainingDivergedError(
             f"step {self.progress.step}: loss {loss.item():.4g}, gradient norm of the backbone "
             f"{norm.item():.4g}, at lr {lr:.4g}: not finite on at least one rank. This step "
-            f"changed no weight; {kept}. Usual causes: optimizer.lr too high for "
-            "train.global_batch_size, no warm-up, fp16."
+            f"changed no weight, but the statistics of batch norm; {kept}. Usual causes: "
+            "optimizer.lr too high for train.global_batch_size, no warm-up, fp16."
         )
 
     def _synchronise(self, *, last: bool) -> AbstractContextManager[None]:
@@ -295,22 +294,20 @@ class Trainer:
 
         Raises `CheckpointError` when it belongs to another kind of run.
         """
-        saved = read_metadata(folder)["identity"]
-        changed = [
-            f"{name} was {saved.get(name)} and is {value}"
-            for name, value in self.identity.items()
-            if saved.get(name) != value
-        ]
-        if changed:
+        saved = read_metadata(folder)
+        progress = Progress.from_json(folder, saved)
+        check_identity(folder, saved, self.identity)
+        self.checkpoints.load(folder, self._state())
+        try:
+            self.scaler.load_state_dict(saved["scaler"])
+            self.source.restore(saved["source"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"{folder} belongs to another run: {'; '.join(changed)}. Restore these settings, "
-                "or start a new run from its backbone with init_from"
-            )
-        metadata = self.checkpoints.load(folder, self._state())
-        self.progress = Progress(**metadata["progress"])
-        self.scaler.load_state_dict(metadata["scaler"])
-        self.source.restore(metadata.get("source", {}))  # earlier versions saved none
-        self.head.step_count = self.progress.step
+                f"{folder / 'run.json'}: scaler or source are not of a run: {error!r}"
+            ) from None
+        self.progress = progress
+        self.head.step_count = progress.step
+        self.checkpoints.continue_from(folder)
 
     def _state(self) -> State:
         table = {f"head.{name}": tensor for name, tensor in self.head.state_tensors().items()}

@@ -85,7 +85,7 @@ def open_dataset(
         for number, (name, location) in enumerate(zip(names, locations, strict=True))
     ]
     sources = [source for _, group in datasets for source in group]
-    _refuse_repeated(sources)
+    refuse_repeated(sources)
     if list_root is not None and not any(isinstance(source, ListImages) for source in sources):
         raise DatasetError(
             f"list_root is {list_root}, and {', '.join(names)} has no list file: "
@@ -104,14 +104,18 @@ def open_records(location: Location, *, remap_labels: bool = False) -> "RecordDa
     return RecordDataset(shards, number_datasets(datasets, merge="offset", remap=remap_labels))
 
 
-def _refuse_repeated(sources: Sequence[LabelledImages]) -> None:
+def refuse_repeated(sources: Sequence[LabelledImages]) -> None:
+    """Raise `DatasetError` if two sources are the same file or folder, whatever links lead to it.
+
+    Its people would be two classes each, which training would push apart.
+    """
     seen: dict[Hashable, Location] = {}
     for source in sources:
         key = same_file_key(source.location)
         if key in seen:
             raise DatasetError(
-                f"{source.location} is in the dataset twice, the first time as {seen[key]}: "
-                "expected every file once; fix data.train"
+                f"{source.location} is named twice, the first time as {seen[key]}: expected every "
+                "file once; leave one out"
             )
         seen[key] = source.location
 

@@ -67,8 +67,8 @@ class FolderImages(ImageFiles):
 
     def __init__(self, path: Path) -> None:
         entries = _visible(path)
-        folders = [entry.name for entry in entries if entry.is_dir()]
-        others = [entry.name for entry in entries if not entry.is_dir()]
+        folders = [entry.name for entry in entries if _is_folder(entry)]
+        others = [entry.name for entry in entries if not _is_folder(entry)]
         if not folders:
             raise DatasetError(
                 f"{path} has no sub-folders ({len(others)} files): expected one sub-folder of "
@@ -84,7 +84,7 @@ class FolderImages(ImageFiles):
 
         files = Texts(paths())
         if others:
-            text = "%s: left out %d file(s) that are not images of an identity, such as %s"
+            text = "%s: left out %d file(s) that are not images of an identity, such as %r"
             logger.warning(text, path, len(others), others[0])
         labels = np.repeat(np.arange(len(folders), dtype=np.int32), counts)
         super().__init__(path, path, files, labels, folders)
@@ -94,7 +94,7 @@ def _images_in(root: Path, folder: str, others: list[str]) -> list[str]:
     """Return the paths of an identity's images, relative to `root`; add other files to `others`."""
     images: list[str] = []
     for entry in _visible(root / folder):
-        if entry.is_dir():
+        if _is_folder(entry):
             raise DatasetError(
                 f"{entry.path} is a folder inside an identity's folder: expected images; move it, "
                 "or the images in it, one level up, or remove it"
@@ -109,10 +109,23 @@ def _images_in(root: Path, folder: str, others: list[str]) -> list[str]:
     return images
 
 
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
 def _visible(folder: Path) -> "list[os.DirEntry[str]]":
     """Return what is in a folder and not hidden, sorted by name."""
-    with os.scandir(folder) as entries:
-        return sorted((e for e in entries if not e.name.startswith(".")), key=attrgetter("name"))
+    try:
+        with os.scandir(folder) as entries:
+            visible = (entry for entry in entries if not entry.name.startswith("."))
+            return sorted(visible, key=attrgetter("name"))
+    except OSError as error:
+        raise DatasetError(
+            f"{folder} cannot be read: {error}; allow its reading, or move the folder away"
+        ) from error
 
 
 class ListImages(ImageFiles):
@@ -128,7 +141,7 @@ class ListImages(ImageFiles):
         root = path.parent if root is None else root
         super().__init__(path, root, listed.paths, listed.labels, listed.names)
         rows = {len(self) * part // _PROBED for part in range(_PROBED)}
-        if not any((root / self.paths[row]).is_file() for row in rows):
+        if not any(os.path.isfile(root / self.paths[row]) for row in rows):
             raise DatasetError(
                 f"{path}: the first of {len(self)} images, {self.describe(0)}, does not exist, nor "
                 f"do others: expected paths relative to {root}; state the folder that they start "

@@ -6,6 +6,7 @@
     index<tab>label<tab>path         in a file whose name ends in .lst, without quotes. There may
                                      be any number of labels; the first is the class.
 
+A path or a label with a control character, and a path that is too long for a file, are refused.
 White space around fields and blank lines are ignored. If all labels are whole numbers, `7` or
 `7.000`, they are class numbers; otherwise all of them are names. In a `.lst` they must be numbers.
 """
@@ -26,6 +27,9 @@ from data.records.format import Int32s
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_LINE = 1 << 20  # characters; csv limits fields to 131,072 of them
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes, of nearly all file systems and of Linux
+_CONTROL = re.compile(r"[\0-\x1f\x7f-\x9f]")
 _HEADING = ["path", "label"]
 _NUMBER = re.compile(r"(\d{1,15})(?:\.0*)?", re.ASCII)
 _NO_CLASS = re.compile(r"-\d+(?:\.\d*)?|\d+\.\d+|nan", re.ASCII | re.IGNORECASE)
@@ -34,6 +38,19 @@ _INDEX = re.compile(r"\d{1,18}", re.ASCII)
 
 class ListError(ValueError):
     """A list with rows that make no sense or contradict each other; names the lines."""
+
+
+def path_fault(path: str) -> str | None:
+    """Return what makes a listed path unusable, and what is expected; None for any other path."""
+    if found := _CONTROL.search(path):
+        return f"the control character {found[0]!r} in it; expected UTF-8 text without any"
+    longest = max(map(len, map(os.fsencode, path.split("/"))))
+    if longest > _LONGEST_NAME or len(os.fsencode(path)) > _LONGEST_PATH:
+        return (
+            f"a path with a name of {longest:,} bytes, {len(os.fsencode(path)):,} in all; expected "
+            f"at most {_LONGEST_NAME} per name and {_LONGEST_PATH:,} in all"
+        )
+    return None
 
 
 class Texts:
@@ -92,6 +109,7 @@ def read_list(path: Path) -> ImageList:
 
     def paths() -> Iterator[str]:
         for row in rows:
+            _check(path, row)
             lines.append(row.line)
             hashes.append(hash(_normal(row.path)))
             labels.append(positions.setdefault(row.label, len(positions)))
@@ -122,6 +140,19 @@ def read_list(path: Path) -> ImageList:
     return ImageList(listed, order[np.frombuffer(labels, np.int32)], names)
 
 
+def _check(path: Path, row: _Row) -> None:
+    """Refuse a row whose path cannot be a file's, or that could not be shown."""
+    # A character has four bytes at most. White space other than a blank is not printable here.
+    if len(row.path) < 64 and row.path.isprintable() and row.label.isprintable():
+        return
+    for text in (row.path, row.label):
+        if (text is row.path or _CONTROL.search(text)) and (fault := path_fault(text)):
+            raise ListError(
+                f"{path}, line {row.line}: found {text[:80]!r}, {fault}; rename the file and "
+                "correct the line, or leave it out"
+            )
+
+
 def _mxnet_rows(path: Path) -> Iterator[_Row]:
     is_logged = False
     for number, line in _lines(path):
@@ -140,40 +171,47 @@ def _mxnet_rows(path: Path) -> Iterator[_Row]:
 def _text_rows(path: Path) -> Iterator[_Row]:
     separator = "\t" if "\t" in next(_lines(path), (0, ""))[1] else ","
     form = "path<tab>label" if separator == "\t" else "path,label"
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        # strict: otherwise a path that begins with a quote would lose it
-        reader = csv.reader(file, delimiter=separator, strict=True)
-        is_first = True
-        try:
-            for row in reader:
-                fields = [field.strip() for field in row]
-                if not any(fields):
+    # strict: otherwise a path that begins with a quote would lose it
+    reader = csv.reader(_raw_lines(path, newline=""), delimiter=separator, strict=True)
+    is_first = True
+    try:
+        for row in reader:
+            fields = [field.strip() for field in row]
+            if not any(fields):
+                continue
+            if is_first:
+                is_first = False
+                if [field.lower() for field in fields] == _HEADING:
                     continue
-                if is_first:
-                    is_first = False
-                    if [field.lower() for field in fields] == _HEADING:
-                        continue
-                expected = ""
-                if len(fields) != 2 or not all(fields):
-                    expected = f"{form}, with a path that contains the separator in double quotes"
-                elif _NO_CLASS.fullmatch(fields[1]) and not _NUMBER.fullmatch(fields[1]):
-                    expected = "a name or a whole number from 0 on as label"
-                if expected:
-                    _refuse(path, reader.line_num, separator.join(row), expected)
-                yield _Row(reader.line_num, fields[0], fields[1])
-        except csv.Error as error:
-            raise ListError(
-                f"{path}, line {reader.line_num}: {error}: expected {form}; put a field that "
-                "contains a quote in double quotes, and write the quote twice"
-            ) from error
+            expected = ""
+            if len(fields) != 2 or not all(fields):
+                expected = f"{form}, with a path that contains the separator in double quotes"
+            elif _NO_CLASS.fullmatch(fields[1]) and not _NUMBER.fullmatch(fields[1]):
+                expected = "a name or a whole number from 0 on as label"
+            if expected:
+                _refuse(path, reader.line_num, separator.join(row), expected)
+            yield _Row(reader.line_num, fields[0], fields[1])
+    except csv.Error as error:
+        raise ListError(
+            f"{path}, line {reader.line_num}: {error}: expected {form}; put a field that "
+            "contains a quote in double quotes, and write the quote twice"
+        ) from error
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the lines that are not blank, with their numbers."""
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield number, line
+    for number, line in enumerate(_raw_lines(path, newline="\n"), start=1):
+        if line.strip():
+            yield number, line
+
+
+def _raw_lines(path: Path, *, newline: str) -> Iterator[str]:
+    """Yield all lines, as `open` divides them; refuse one that would take much memory."""
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline) as file:
+        for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), ""), start=1):
+            if len(line) == _LONGEST_LINE:
+                _refuse(path, number, line, f"lines of less than {_LONGEST_LINE:,} characters")
+            yield line
 
 
 def _refuse(path: Path, line: int, text: str, expected: str) -> NoReturn:

@@ -3,6 +3,7 @@
 What a class is called comes from here; `data.datasets.class_ids` makes class ids of that.
 """
 
+import os
 import struct
 from collections.abc import Sequence
 from functools import partial
@@ -77,7 +78,7 @@ def open_sources(
             return open_shards(location, cache_folder=cache_folder)
         case LocationKind.FOLDER | LocationKind.LIST:
             return [open_image_files(Path(location), root=list_root)]
-    state = "is none of what can be read" if Path(location).exists() else "does not exist"
+    state = "is none of what can be read" if os.path.exists(location) else "does not exist"
     raise DatasetError(
         f"{location} {state}: expected {RECORDS}; a folder with one sub-folder of images per "
         f"identity; or a list ({', '.join(LIST_SUFFIXES)})"

@@ -8,8 +8,8 @@ from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
-import simplejpeg
 from PIL import Image, UnidentifiedImageError
+from simplejpeg import decode_jpeg, decode_jpeg_header
 
 from data.datasets.sources import ImageSource
 from data.loading.decode_limits import check_jpeg, check_other, check_size
@@ -84,25 +84,20 @@ def encoded_size(encoded: Bytes) -> tuple[int, int]:
     Raises a `ValueError` or `OSError` if there is no readable header.
     """
     if encoded[:2] == _JPEG_START:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
+        height, width, _, _ = decode_jpeg_header(encoded)
         return int(width), int(height)
     return Image.open(BytesIO(encoded), formats=_FORMATS).size
 
 
 def _decode_jpeg_into(image: npt.NDArray[np.uint8], encoded: Bytes) -> None:
-    check_jpeg(encoded, image.shape[1], image.shape[0])  # true of any image that fits
-    try:
-        # This reads the header, too. It refuses too large an image; too small a one fills a part.
-        pixels = simplejpeg.decode_jpeg(encoded, "RGB", buffer=image)
-    except ValueError:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(encoded)
-        check_jpeg(encoded, width, height)
-        if height * width * 3 <= image.size:
-            raise
-        pixels = simplejpeg.decode_jpeg(encoded, "RGB")
-    if pixels.shape != image.shape:
-        check_size(pixels.shape[1], pixels.shape[0])
-        _resize_into(image, Image.fromarray(pixels))
+    # simplejpeg 1.9 leaks 4,400 bytes for every image that is larger than the buffer it is given.
+    # Reading the header first takes 1.3 us; decoding 112x112 pixels takes 80 or more.
+    height, width, _, _ = decode_jpeg_header(encoded)
+    check_jpeg(encoded, width, height)
+    if (height, width) == image.shape[:2]:
+        decode_jpeg(encoded, "RGB", buffer=image)
+    else:
+        _resize_into(image, Image.fromarray(decode_jpeg(encoded, "RGB")))
 
 
 def _open_other(encoded: Bytes) -> Image.Image:

@@ -29,7 +29,7 @@ _CHUNK = struct.Struct(">I4s")  # length, kind; a checksum of 4 bytes follows th
 
 def check_size(width: int, height: int) -> None:
     """Raise `ValueError` for a side of more than `MAX_SIDE` pixels."""
-    if max(width, height) > MAX_SIDE:
+    if width > MAX_SIDE or height > MAX_SIDE:
         raise ValueError(f"{width}x{height} pixels: expected at most {MAX_SIDE} per side")
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from data.datasets.dataset import FaceDataset, Prefetching
 from data.loading.bad_records import BadRecord, BadRecords
 from data.loading.cpu_decoder import CpuDecoder, MakeDecoder
-from data.loading.tuning import Timings, hint, resized_fraction, usable_cores
+from data.loading.tuning import Timings, hint, source_sizes, usable_cores
 from data.loading.workers import Workers
 from data.order.orders import GlobalOrder, SampleOrder
 from recognition.distributed import part_range
@@ -102,6 +102,7 @@ class Loader:
         replacement_seed: int | None = None,
         max_bad_share: float = 0.001,  # the fraction of bad samples above which `report` raises
         decoder: MakeDecoder = CpuDecoder,
+        pack_hint: str = "pack them once with scripts/pack_records.py --size",  # for `hint`
     ) -> None:
         counts = {"accumulation": accumulation, "world_size": world_size}
         for name, value in {**counts, "workers": workers, "prefetch": prefetch}.items():
@@ -134,14 +135,11 @@ class Loader:
         self.pin_memory = pin_memory
         self.prefetch = prefetch
         self.cores = cores or usable_cores()
+        self._pack_hint = pack_hint
         self._recent: deque[Timings] = deque(maxlen=RECENT)
         self.replacement_seed = replacement_seed
-        self._decoder = decoder(
-            dataset,
-            image_size=image_size,
-            pin_memory=pin_memory,
-            replacement_seed=replacement_seed,
-        )
+        settings = {"image_size": image_size, "pin_memory": pin_memory}
+        self._decoder = decoder(dataset, **settings, replacement_seed=replacement_seed)
         self._bad = BadRecords(len(dataset), max_bad_share)
         self._order = order
 
@@ -163,11 +161,13 @@ class Loader:
         """Yield the batches of steps `[first_step, last_step)`, `accumulation` for each step.
 
         The threads end when the iterator is exhausted, closed or fails. An error in reading a batch
-        is raised in its place (`BadImage` for an image that cannot be decoded).
+        is raised in its place (`BadImage` for an image that cannot be decoded, `ValueError` for a
+        label that is not a class of the dataset).
         """
         if not 0 <= first_step <= last_step:
             raise ValueError(f"steps [{first_step}, {last_step}): expected 0 <= first <= last")
-        return self._decoded(self._announced(self._specs(first_step, last_step)))
+        batches = self._decoded(self._announced(self._specs(first_step, last_step)))
+        return self._checked(batches, first_step)
 
     def _specs(self, first_step: int, last_step: int) -> Iterator[BatchSpec]:
         """Yield `spec` of each micro-batch of the steps."""
@@ -195,6 +195,22 @@ class Loader:
             for batch, timings in workers.in_order(self._load, specs):
                 self._recent.append(timings)
                 self._bad.add(batch.bad)  # now that the batch is delivered, not when it is read
+                yield batch
+
+    def _checked(self, batches: Iterator[Batch], first_step: int) -> Iterator[Batch]:
+        """Yield the batches unless one has a label that the head has no centre for."""
+        classes = self.dataset.num_classes
+        with closing(batches):  # type: ignore[type-var]
+            for number, batch in enumerate(batches):
+                labels = batch.labels.numpy()
+                wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+                if len(wrong) > 0:
+                    raise ValueError(
+                        f"step {first_step + number // self.accumulation}: "
+                        f"{self.dataset.describe(int(batch.indices[wrong[0]]))} has label "
+                        f"{labels[wrong[0]]}, expected 0 to {classes - 1}; correct num_classes or "
+                        "the labels of the dataset"
+                    )
                 yield batch
 
     def _announced(self, specs: Iterable[BatchSpec]) -> Iterator[BatchSpec]:
@@ -244,6 +260,7 @@ class Loader:
             sum(self._recent, Timings()),
             workers=self.workers,
             cores=self.cores,
-            resized=resized_fraction(self.dataset, len(self.dataset), self.image_size),
+            sizes=source_sizes(self.dataset, len(self.dataset), self.image_size),
+            pack_hint=self._pack_hint,
             decoder_hint=self._decoder.hint,
         )

@@ -18,14 +18,16 @@ from numpy.typing import NDArray
 from data.datasets.sources import ImageSource
 from data.loading.decode import encoded_size
 
-# More than any one device trains, with a tiny network: what loading has to keep up with.
-FASTEST_TRAINING = {"cuda": 20_000.0, "cpu": 1_000.0}  # images per second
+# What "auto" aims at, in images per second: a choice, meant to be more than a device trains. rtiny,
+# the smallest network, trains 220 images/s on two cores of an AMD EPYC.
+TARGET_RATE = {"cuda": 20_000.0, "cpu": 1_000.0}
 MOST_WORKERS = 32  # threads per rank; with more, the interpreter lock is always taken
 SECONDS_AHEAD = 0.25  # a stall of the storage that the prefetched batches should cover
 MOST_BYTES_AHEAD = 1 << 30  # of prefetched batches per rank
 
 _PROBE_IMAGES, _PROBE_CHUNK, _PROBE_SECONDS = 192, 16, 0.3
 _PROBE_SIZES = 32
+_LARGE = 4.0  # ratio of pixels from which on packing mainly saves bytes
 _SCHEDULING = Path("/proc/thread-self/schedstat")  # Linux: nanoseconds run, nanoseconds queued
 
 
@@ -94,13 +96,28 @@ def probe(load: Callable[[NDArray[np.int64]], Timings], count: int) -> Timings:
     return total
 
 
-def resized_fraction(source: ImageSource, count: int, image_size: int) -> float:
-    """Return the fraction of a few of the `count` images that are not of size `image_size`."""
-    sizes = []
+@dataclass(frozen=True)
+class SourceSizes:
+    """How large images are before they are resized to S x S pixels for training; means."""
+
+    resized: float = 0.0  # fraction of the images that are of another size
+    width: float = 0.0
+    height: float = 0.0
+    ratio: float = 1.0  # pixels of an image per pixel of training
+
+
+def source_sizes(source: ImageSource, count: int, image_size: int) -> SourceSizes:
+    """Return the sizes of a few of the `count` images, from their headers, for S = `image_size`."""
+    found = []
     for index in _spread(count, _PROBE_SIZES).tolist():
         with suppress(ValueError, OSError):  # reported when its own batch is loaded
-            sizes.append(encoded_size(source.encoded(index)))
-    return sum(size != (image_size, image_size) for size in sizes) / max(len(sizes), 1)
+            found.append(encoded_size(source.encoded(index)))
+    if not found:
+        return SourceSizes()
+    sizes = np.array(found, np.float64)
+    width, height = sizes.mean(axis=0).tolist()
+    resized = float((sizes != image_size).any(axis=1).mean())
+    return SourceSizes(resized, width, height, float(sizes.prod(axis=1).mean()) / image_size**2)
 
 
 def _spread(count: int, most: int) -> NDArray[np.int64]:
@@ -130,13 +147,13 @@ def plan_workers(
 ) -> WorkerPlan:
     """Return how many threads a rank should load with and how far ahead, with the reason.
 
-    "auto" for `workers` is as many threads as keep up with the fastest training of the device at
-    the rate of `timings` (see `probe`), but no more than the rank's `cores` can run: threads that
+    "auto" for `workers` is as many threads as load the `TARGET_RATE` of the device, at the rate of
+    `timings` (see `probe`), but no more than the rank's `cores` can run: threads that
     wait for storage need no core meanwhile. "auto" for `prefetch` is as many batches of
     `batch_size` images as cover a stall of a quarter of a second: at least two per thread, and at
     most 1 GiB.
     """
-    fastest = FASTEST_TRAINING[device_type]
+    target = TARGET_RATE[device_type]
     rate, decoding = 0.0, 1.0  # images per second of one thread; fraction of its time on a core
     if timings.images:
         # Waiting for a core says something about this moment, not about the records.
@@ -146,12 +163,12 @@ def plan_workers(
     if workers == "auto":
         # On a GPU the training thread has a core for itself; on a CPU it shares all of them.
         free = max(1, cores - 1) if device_type == "cuda" else cores
-        wanted = -(-fastest // rate) if rate else free
+        wanted = -(-target // rate) if rate else free
         threads = int(max(1, min(wanted, free / decoding, MOST_WORKERS)))
     else:
         threads = workers
     if prefetch == "auto":
-        consumed = min(rate * threads, fastest)
+        consumed = min(rate * threads, target)
         enough = max(2 * threads, round(consumed * SECONDS_AHEAD / batch_size))
         fit = MOST_BYTES_AHEAD // (batch_size * image_size * image_size * 3)
         batches = max(1, min(enough, fit))
@@ -165,21 +182,39 @@ def plan_workers(
         threads,
         batches,
         f"{_threads(threads)} per rank, {batches} batches ahead: {why}{measured}; {cores} cores "
-        f"per rank; a {device_type} device trains at most about {fastest:,.0f} images/s",
+        f"per rank; the aim for a {device_type} device is {target:,.0f} images/s",
     )
 
 
-def hint(timings: Timings, *, workers: int, cores: int, resized: float, decoder_hint: str) -> str:
+def hint(
+    timings: Timings,
+    *,
+    workers: int,
+    cores: int,
+    sizes: SourceSizes,
+    pack_hint: str,
+    decoder_hint: str,
+) -> str:
     """Return the one thing to change when training waits for batches, with the evidence.
 
-    `timings` are those of the batches loaded lately by this rank's `workers` on its `cores`,
-    `resized` the fraction of the images that are not of the size they are trained at, and
-    `decoder_hint` says what to change if decoding itself is too slow.
+    `timings` are those of the batches loaded lately by this rank's `workers` on its `cores`.
+    `pack_hint` says how to pack the images at the size of training, `decoder_hint` what to change
+    if decoding itself is too slow.
     """
     if not timings.images:
         return "no batch was loaded meanwhile: the storage does not answer; check that it is there"
     wall = max(timings.wall, 1e-9)
     storage, queued = timings.storage / wall, timings.queued / wall
+    decoding = timings.decoding / wall
+    # First, because nothing else gains as much: decoding and resizing an image of 128x128 pixels
+    # takes seven times as long as decoding one of 112x112. Only a large one is also slow to read.
+    if sizes.resized > 0.5 and (storage <= 0.5 or sizes.ratio >= _LARGE):
+        return (
+            f"{sizes.resized:.0%} of the images are resized while loading, from "
+            f"{sizes.width:,.0f}x{sizes.height:,.0f} pixels on average; each takes "
+            f"{wall / timings.images * 1e3:,.1f} ms, {decoding:.0%} of it decoding and resizing "
+            f"and {storage:.0%} reading: {pack_hint}"
+        )
     if storage > 0.5:
         return (
             f"loading waits for storage {storage:.0%} of its time: set data.order: blocks; if it "
@@ -194,11 +229,6 @@ def hint(timings: Timings, *, workers: int, cores: int, resized: float, decoder_
     most = min(cores, MOST_WORKERS)
     if workers < most:
         return f"{rate} and this rank has {cores} cores: set data.workers: {most}"
-    if resized > 0.5:
-        return (
-            f"{resized:.0%} of the images are resized while loading: pack them once at "
-            "data.image_size with scripts/pack_records.py"
-        )
     return f"{rate}, which is all that {cores} cores can do: {decoder_hint}"
 
 

@@ -12,12 +12,15 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.files import atomic_write, refuse_lfs_pointer
 from data.pairs.safe_pickle import MAX_OPCODES, UnsafePickleError, loads, value_of
+
+FOLDS: Final = 10  # that verification cuts a set into, in file order
 
 
 class PairFileError(ValueError):
@@ -68,8 +71,8 @@ def read_pair_file(path: Path) -> PairFile:
         raise PairFileError(
             f"{path} is not a verification set: {error}. Expected a pickle of (images, same) that "
             "consists of lists, bytes, booleans and NumPy arrays, with two images per pair and at "
-            "least one pair; get the file from a source that you trust, or write it with "
-            "data.pairs.bin_file.write_pair_file"
+            "least one pair; get the file from a source that you trust, or make it with "
+            "scripts/make_pairs.py"
         ) from None
     return PairFile(path, images, np.array(same, dtype=np.bool_))
 
@@ -114,7 +117,7 @@ def balanced_order(same: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 def _map(path: Path) -> mmap.mmap:
     """Return the file's contents as a read-only mapping, which lives as long as its views."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise PairFileError(f"{path}: no such file; expected a verification set (.bin)")
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size == 0:

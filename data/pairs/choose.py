@@ -1,17 +1,27 @@
-"""Chooses verification pairs from a folder of identities, fold by fold."""
+"""Chooses verification pairs from a folder of identities, fold by fold.
+
+Verification cuts a set into ten folds and judges each with a threshold from the other nine. That is
+fair if no person is in two folds, which takes twenty people. Of fewer people, five or two groups
+are made, each of which is cut into two or five folds.
+"""
 
 import random
 from collections.abc import Sequence
 from math import comb, isqrt
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
 from data.datasets.folders import FolderImages
 from data.loading.decode import BadImage, decode_into
-from data.pairs.bin_file import write_pair_file
+from data.pairs.bin_file import FOLDS, write_pair_file
 from data.pairs.lists import PairListError, Written
 from data.progress import ProgressCallback
+
+GROUPS: Final = (10, 5, 2)  # numbers of groups that ten folds can be cut from
+USUAL_PAIRS: Final = 6000  # as LFW has
+_STEP: Final = 2 * FOLDS  # pairs: one of each kind in every fold
 
 Choice = tuple[int, int, bool]  # two images, and whether they show one person
 
@@ -20,41 +30,112 @@ def pack_folder(
     folder: Path,  # one sub-folder of images per identity
     output: Path,
     *,
-    pairs: int,  # a multiple of twice the number of folds
-    folds: int = 10,  # as the published protocol has
+    pairs: int | None = None,  # a multiple of 20; by default as many as there are, up to 6,000
+    folds: int | None = None,  # without common people: one of `GROUPS`; by default the most
     seed: int = 0,
     progress: ProgressCallback | None = None,
 ) -> Written:
     """Choose pairs of images from a folder of identities and write them as a verification set.
 
-    Every fold has as many pairs of one person as of two. No pair occurs twice and no person is in
-    two folds. The same seed gives the same choice. An `output` that exists is replaced.
+    Each of the ten folds that verification cuts has as many pairs of one person as of two. No pair
+    occurs twice, and no person is in two of `folds`. The same seed gives the same choice. An
+    `output` that exists is replaced.
 
-    Raises `PairListError` if there are too few identities or images, and for an image that cannot
-    be used; `DatasetError` for a folder of another layout.
+    Raises `PairListError` if there are too few identities or images, with what is possible, and for
+    an image that cannot be used; `DatasetError` for a folder of another layout.
     """
     dataset = FolderImages(folder)
     counts = np.bincount(dataset.labels).tolist()
     try:
-        chosen = choose_pairs(counts, pairs=pairs, folds=folds, seed=seed)
+        number, groups, remarks = plan_pairs(counts, pairs=pairs, folds=folds, seed=seed)
+        chosen = choose_pairs(counts, pairs=number, folds=groups, seed=seed)
     except PairListError as error:
         raise PairListError(f"{folder}: {error}") from None
     images = sorted({image for a, b, _ in chosen for image in (a, b)})
     contents: dict[int, bytes] = {}
-    for number, image in enumerate(images, start=1):
+    for done, image in enumerate(images, start=1):
         contents[image] = bytes(dataset.encoded(image))
         try:
             decode_into(np.empty((112, 112, 3), np.uint8), contents[image])
         except BadImage as error:
             raise PairListError(f"{dataset.describe(image)}: {error}; remove it") from error
         if progress is not None:
-            progress(number, len(images))
+            progress(done, len(images))
     write_pair_file(
         output,
         [contents[image] for a, b, _ in chosen for image in (a, b)],
         [same for _, _, same in chosen],
     )
-    return Written(len(chosen), len(chosen) // 2, len(images), ())
+    return Written(len(chosen), len(chosen) // 2, len(images), tuple(remarks))
+
+
+def plan_pairs(
+    counts: Sequence[int], *, pairs: int | None, folds: int | None, seed: int
+) -> tuple[int, int, list[str]]:
+    """Return how many pairs and folds to make of identities with these numbers of images.
+
+    With remarks, where that is less than the usual. None stands for the most that is possible.
+    Raises `PairListError` like `pack_folder`.
+    """
+    if (pairs is not None and (pairs < 1 or pairs % _STEP)) or folds not in (None, *GROUPS):
+        raise PairListError(
+            f"{USUAL_PAIRS if pairs is None else pairs} pairs in "
+            f"{FOLDS if folds is None else folds} folds: expected a multiple of {_STEP} pairs "
+            f"(--pairs), so that each of the {FOLDS} folds that verification cuts has as many of "
+            f"one person as of two, and 10, 5 or 2 folds without common people (--folds)"
+        )
+    wanted = USUAL_PAIRS if pairs is None else pairs
+    groups, most = 0, 0
+    for groups in GROUPS if folds is None else (folds,):
+        if most := _most_pairs(counts, groups, wanted, seed):
+            break
+    people = f"{len(counts)} people with {sum(counts)} images"
+    if most < (_STEP if pairs is None else pairs):
+        every = [(_most_pairs(counts, number, wanted, seed), number) for number in GROUPS]
+        possible = [
+            f"--folds {number} --pairs {n}"
+            for place, (n, number) in enumerate(every)
+            if n > max((n for n, _ in every[:place]), default=0)  # fewer folds only for more pairs
+        ]
+        raise PairListError(
+            f"{people} make {most} pairs in {groups} folds without common people: expected "
+            f"{_STEP if pairs is None else pairs} or more; "
+            + (f"ask for {' or '.join(possible)}, or " if possible else "")
+            + "add people or images: every fold needs two people, one of them with two images"
+        )
+    remarks = []
+    if most < wanted:
+        remarks.append(f"{people} make {most} pairs; the usual sets have {USUAL_PAIRS}")
+    if groups < FOLDS:
+        remarks.append(
+            f"each person is in {FOLDS // groups} of the {FOLDS} folds that verification cuts, so "
+            "thresholds are chosen with the people that they are tested on, and accuracies are "
+            f"slightly too high; {2 * FOLDS} people with two images each are enough to avoid that"
+        )
+    return most, groups, remarks
+
+
+def _most_pairs(counts: Sequence[int], folds: int, wanted: int, seed: int) -> int:
+    """Return how many pairs can be made, up to `wanted`: a multiple of `_STEP`, 0 if none."""
+
+    def fit(steps: int) -> bool:
+        half = steps * _STEP // folds // 2
+        groups = _assign(counts, half, folds, random.Random(seed))
+        return all(min(_possible(counts, members)) >= half for members in groups)
+
+    low, high = 0, wanted // _STEP
+    if fit(high):
+        return high * _STEP
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fit(middle) else (low, middle)
+    return low * _STEP
+
+
+def _possible(counts: Sequence[int], members: Sequence[int]) -> tuple[int, int]:
+    """Return how many pairs of one person, and of two, the images of these people make."""
+    same = sum(comb(counts[person], 2) for person in members)
+    return same, comb(sum(counts[person] for person in members), 2) - same
 
 
 def choose_pairs(counts: Sequence[int], *, pairs: int, folds: int, seed: int) -> list[Choice]:
@@ -62,7 +143,8 @@ def choose_pairs(counts: Sequence[int], *, pairs: int, folds: int, seed: int) ->
 
     `counts` is the number of images of each identity. Identities are assigned to folds so that each
     fold has enough pairs of one person, and these are spread over its people as evenly as possible.
-    Pairs of two people are uniform in the people. Raises `PairListError` like `pack_folder`.
+    Pairs of two people are uniform in the people. Both kinds alternate, so that a fold that is cut
+    again has as many of each. Raises `PairListError` like `pack_folder`.
     """
     if folds < 2 or pairs < 1 or pairs % (2 * folds):
         raise PairListError(
@@ -74,22 +156,23 @@ def choose_pairs(counts: Sequence[int], *, pairs: int, folds: int, seed: int) ->
     starts = np.cumsum([0, *counts]).tolist()
     chosen: list[Choice] = []
     for fold, members in enumerate(_assign(counts, half, folds, rng)):
-        same_at_most = sum(comb(counts[person], 2) for person in members)
-        images = sum(counts[person] for person in members)
-        two_at_most = comb(images, 2) - same_at_most
+        same_at_most, two_at_most = _possible(counts, members)
         if same_at_most < half or two_at_most < half:
+            images = sum(counts[person] for person in members)
             raise PairListError(
                 f"{pairs} pairs in {folds} folds without common people need {half} pairs of each "
                 f"kind per fold; fold {fold} has {len(members)} people with {images} images, which "
                 f"make {same_at_most} pairs of one person and {two_at_most} of two: ask for fewer "
                 "pairs or folds, or add images"
             )
-        for person, quota in _quotas(counts, members, half, rng):
-            for rank in rng.sample(range(comb(counts[person], 2)), quota):
-                a, b = _unranked(rank)
-                chosen.append((starts[person] + a, starts[person] + b, True))
+        same = [
+            (starts[person] + a, starts[person] + b)
+            for person, quota in _quotas(counts, members, half, rng)
+            for a, b in map(_unranked, rng.sample(range(comb(counts[person], 2)), quota))
+        ]
         different = _different(counts, starts, members, half, two_at_most, rng)
-        chosen += [(a, b, False) for a, b in different]
+        for of_one, of_two in zip(same, different, strict=True):
+            chosen += [(*of_one, True), (*of_two, False)]
     return chosen
 
 

@@ -18,9 +18,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from data.datasets.lists import path_fault
 from data.files import make_output_folder
 from data.loading.decode import BadImage, decode_into
-from data.pairs.bin_file import balanced_order, read_pair_file, write_pair_file
+from data.pairs.bin_file import FOLDS, balanced_order, read_pair_file, write_pair_file
 from data.progress import ProgressCallback
 from recognition.distributed import part_range
 
@@ -56,11 +57,12 @@ class Written:
 def read_pair_list(path: Path) -> list[Pair]:
     """Read a list; raises `PairListError` with the first line that is not a pair."""
     pairs: list[Pair] = []
-    width = 0
+    width = line = 0
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             for row in reader:
+                line = reader.line_num
                 cells = [cell.strip() for cell in row]
                 is_heading = not width and tuple(map(str.lower, cells)) in (COLUMNS[:3], COLUMNS)
                 if is_heading or not any(cells):
@@ -69,14 +71,21 @@ def read_pair_list(path: Path) -> list[Pair]:
                 same = _SAME.get(cells[2].lower()) if len(cells) == width in (3, 4) else None
                 if same is None or not all(cells):
                     raise PairListError(
-                        f"{path}, line {reader.line_num}: found {','.join(row)[:80]!r}, expected "
+                        f"{path}, line {line}: found {','.join(row)[:80]!r}, expected "
                         f"path_a,path_b,same{',fold' if width == 4 else ''} with same 1, 0, true "
                         "or false, as in the first line"
                     )
+                for name in cells[:2]:
+                    if fault := path_fault(name):
+                        raise PairListError(
+                            f"{path}, line {line}: found {name[:80]!r}, {fault}; rename "
+                            "the file and correct the line, or omit the pair"
+                        )
                 pairs.append(Pair(cells[0], cells[1], same, cells[3] if width == 4 else None))
     except (OSError, UnicodeError, csv.Error) as error:
         raise PairListError(
-            f"{path} cannot be read as CSV: {error}; expected UTF-8 lines of path_a,path_b,same"
+            f"{path} cannot be read as CSV after line {line}: {error}; expected UTF-8 lines of "
+            "path_a,path_b,same"
         ) from error
     if not pairs:
         raise PairListError(f"{path} lists no pairs: expected lines of path_a,path_b,same")
@@ -88,7 +97,7 @@ def pack_pair_list(
     images: Path,  # the folder that the list's paths are relative to
     output: Path,
     *,
-    folds: int = 10,  # as the published protocol has
+    folds: int = FOLDS,
     uneven: bool = False,  # allow folds with more pairs of one kind than of the other
     progress: ProgressCallback | None = None,
 ) -> Written:
@@ -116,7 +125,7 @@ def pack_pair_list(
 
 
 def unpack_pair_file(
-    path: Path, folder: Path, *, folds: int = 10, progress: ProgressCallback | None = None
+    path: Path, folder: Path, *, folds: int = FOLDS, progress: ProgressCallback | None = None
 ) -> Written:
     """Write the images of a verification set and its pairs, as `pairs.csv`, into `folder`.
 

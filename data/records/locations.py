@@ -42,12 +42,13 @@ def location_kind(location: Location) -> LocationKind | None:
         return LocationKind.RECORDS
     if is_url(location):
         return LocationKind.URL
-    path = Path(location)
-    if path.is_dir():
+    path = Path(location)  # whose own methods raise for a name that is too long
+    if os.path.isdir(path):
         return LocationKind.RECORDS if any(path.glob("*.rec")) else LocationKind.FOLDER
-    if path.is_file() and path.suffix == ".rec":
+    is_file = os.path.isfile(path)
+    if is_file and path.suffix == ".rec":
         return LocationKind.RECORDS
-    if path.is_file() and path.suffix.lower() in LIST_SUFFIXES:
+    if is_file and path.suffix.lower() in LIST_SUFFIXES:
         return LocationKind.LIST
     return None
 
@@ -70,7 +71,7 @@ def is_glob(location: Location) -> bool:
     """
     if is_url(location):
         return "*" in _split_query(str(location))[0]
-    return glob.has_magic(str(location)) and not Path(location).exists()
+    return glob.has_magic(str(location)) and not os.path.exists(location)
 
 
 def expand(location: Location) -> list[Path]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.datasets.folders import IMAGE_SUFFIXES
+from data.datasets.lists import path_fault
 from data.files import make_output_folder
 from data.loading.tuning import usable_cores
 from data.progress import ProgressCallback
@@ -210,6 +211,11 @@ def read_landmarks(path: Path) -> list[Face]:
                     continue
                 points = _points(row[1:])
                 if points is not None:
+                    if fault := path_fault(row[0].strip()):
+                        raise AlignmentError(
+                            f"{path}, line {reader.line_num}: found {row[0][:80]!r}, {fault}; "
+                            "rename the file and correct the line, or leave it out"
+                        )
                     faces.append(Face(reader.line_num, row[0].strip(), points))
                 elif not (is_first and len(row) == 11):
                     raise AlignmentError(

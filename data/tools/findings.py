@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final, Literal
 
+from recognition.redaction import printable
+
 Level = Literal["error", "warning", "note"]
 LEVELS: Final = ("error", "warning", "note")
 
@@ -95,7 +97,7 @@ class Findings:
 
 def _paragraph(kind: Kind, group: _Group) -> str:
     lines = [f"{kind.level.upper()}: {kind.title}: {group.count:,}"]
-    lines += [f"    {place}" for place in group.places[:_PLACES_SHOWN]]
+    lines += [f"    {printable(str(place))}" for place in group.places[:_PLACES_SHOWN]]
     if group.count > _PLACES_SHOWN:
         lines.append(f"    ... and {group.count - _PLACES_SHOWN:,} more")
     lines.append(f"  To do: {kind.fix}")

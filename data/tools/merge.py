@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from data.datasets.dataset import RecordDataset, open_records
+from data.datasets.dataset import RecordDataset, open_records, refuse_repeated
 from data.files import atomic_folder, check_space, writing
 from data.progress import ProgressCallback
 from data.records.format import Int64s, RecordError
@@ -50,13 +50,14 @@ def merge_records(
     in `classes.json` are one class, in the order of their first appearance. The layout "identity"
     sorts by class; "plain" keeps the sources' order, which reads faster.
 
-    Returns the numbers of images and of classes. Raises `ValueError` for damaged records, sets
-    without names that are to be matched by name, an output that exists already, and a disk that is
-    too small or full.
+    Returns the numbers of images and of classes. Raises `ValueError` for damaged records, a file
+    that is named twice, sets without names that are to be matched by name, an output that exists
+    already, and a disk that is too small or full.
     """
     if not sources:
         raise ValueError("no records were named: expected at least one set to merge")
     sets = [open_records(path, remap_labels=remap_labels) for path in sources]
+    refuse_repeated([source for images in sets for source in images.sources])
     names = [read_class_names(images) for images in sets]
     classes, merged_names, num_classes = (_by_name if match == "name" else _by_offset)(sets, names)
     check_label_range(num_classes)

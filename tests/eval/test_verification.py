@@ -133,7 +133,7 @@ def test_folds_of_one_kind_are_named_and_the_suggested_order_fixes_them() -> Non
     sorted_set = verify_embeddings("mine", plain[images], flipped[images], SAME[order])
     (warning,) = sorted_set.warnings
     assert warning.startswith("10 of 10 folds")
-    assert "balanced_order" in warning
+    assert "scripts/make_pairs.py --unpack" in warning
     balanced = balanced_order(SAME[order])
     images = images.reshape(-1, 2)[balanced].ravel()
     same = SAME[order][balanced]

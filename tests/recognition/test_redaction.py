@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from recognition.redaction import check_urls, redact, redact_as_quoted
+from recognition.redaction import check_urls, printable, redact, redact_as_quoted
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,9 @@ from recognition.redaction import check_urls, redact, redact_as_quoted
         ("https://u:p/s@host/x", "https://***@host/x"),
         ("https://u:p?s@host/x?s", "https://***@host/x?***"),
         ("https://u:p:/s@host/x", "https://***@host/x"),
+        ("https://u:/s@host/x", "https://***@host/x"),
+        ("https://u::s@host/x", "https://***@host/x"),
+        ("https://u/s:p@host/x", "https://***@host/x"),
         # Several in one word.
         ("zip://x.rec::https://u:p@h/x.zip?s", "zip://x.rec::https://***@h/x.zip?***"),
         ("[https://u:p@a/x,https://v:q@b/y]", "[https://***@a/x,https://***@b/y]"),
@@ -88,3 +91,11 @@ def test_it_needs_no_torch() -> None:
     code = "import data.records.locations, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_what_a_terminal_would_obey_is_shown_as_escapes() -> None:
+    assert printable("a\x1b[31m\x9b\r\0\udcff\u202e\u2028") == (
+        r"a\x1b[31m\x9b\r\x00\udcff\u202e\u2028"
+    )
+    plain = "two lines\n\tZoë 日本 \u3000 ≤ 😀"
+    assert printable(plain) == plain

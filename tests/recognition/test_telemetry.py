@@ -1,5 +1,6 @@
 import json
 import logging
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -164,14 +165,18 @@ def test_the_log_has_no_secret_whatever_logs_it(
         raise OSError("https://me:hush@host/x?sig=hush")
     except OSError:
         logging.getLogger("library").exception("no %s", "https://host/x?sig=hush")
+    logging.getLogger("library").warning("%s", "\x1b]0;title\x07\udcff")
     open_log(World(), tmp_path / "log.txt")
     for text in ((tmp_path / "log.txt").read_text(), capsys.readouterr().err):
         assert "hush" not in text
         assert "OSError: https://***@host/x?***" in text
         assert "no https://host/x?***" in text
+        assert r"\x1b]0;title\x07\udcff" in text
 
 
-def test_the_meter_gives_means_and_shares() -> None:
+def test_the_meter_gives_means_and_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
     meter = Meter()
     for loss in (1.0, 3.0):
         meter.add(loss=torch.tensor(loss), cosine=0.5)
@@ -179,7 +184,7 @@ def test_the_meter_gives_means_and_shares() -> None:
         meter.images += 8
     meter.last["norm"] = torch.tensor(9.0)
     assert meter.values() == {"loss": 2.0, "cosine": 0.5, "norm": 9.0}
-    meter.waited = meter.elapsed() / 2
-    assert 0.3 < meter.rates()["data_wait"] <= 0.5
-    assert meter.rates()["images_per_second"] > 0
+    now, meter.paused, meter.waited = 110.0, 2.0, 1.0
+    assert meter.rates() == {"images_per_second": 2.0, "data_wait": 0.125}
+    assert meter.seconds_per_step() == 4.0
     assert duration(3723) == "1:02:03"

@@ -35,5 +35,5 @@ def test_help_states_the_defaults_that_exist(
     assert "False" not in text
     assert "[]" not in text
     if name == "make_pairs":
-        assert re.search(r"--folds .*\(default: 10\)", text)
+        assert re.search(r"--folds .*\(default: 10, ", text)
         assert re.search(r"--images [^\n]*\(default: its own\)\n", text)

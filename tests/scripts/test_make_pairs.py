@@ -1,9 +1,12 @@
 import re
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from data.pairs.bin_file import read_pair_file
+from data.pairs.bin_file import read_pair_file, write_pair_file
+from eval.protocol import fold_indices
 from scripts.make_pairs import main
 from tests.conftest import picture
 
@@ -30,6 +33,35 @@ def test_a_folder_to_a_set_to_files_and_back(
     assert run("--unpack", tmp_path / "set.bin", tmp_path / "files") == 0
     assert run(tmp_path / "files" / "pairs.csv", tmp_path / "again.bin") == 0
     assert (tmp_path / "again.bin").read_bytes() == (tmp_path / "set.bin").read_bytes()
+
+
+def test_ten_people_make_a_set_with_even_folds(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for identity in range(10, 20):
+        shutil.rmtree(faces / f"{identity:02}")
+    assert run(faces, tmp_path / "set.bin") == 0
+    output = capsys.readouterr()
+    assert re.search(r"set\.bin: 20 .* 10 ", output.out)
+    assert sum(line.startswith("note: ") for line in output.err.splitlines()) == 2
+    same = read_pair_file(tmp_path / "set.bin").same
+    assert [same[fold].sum() for fold in fold_indices(20)] == [1] * 10
+
+
+def test_a_set_in_another_order_is_made_again_as_verification_advises(
+    faces: Path, tmp_path: Path
+) -> None:
+    assert run(faces, tmp_path / "set.bin") == 0
+    pairs = read_pair_file(tmp_path / "set.bin")
+    order = np.argsort(~pairs.same, kind="stable")
+    images = [pairs.images[2 * k + side] for k in order for side in (0, 1)]
+    write_pair_file(tmp_path / "sorted.bin", images, pairs.same[order])
+    assert run("--unpack", tmp_path / "sorted.bin", tmp_path / "files") == 0
+    listed = tmp_path / "files" / "pairs.csv"
+    listed.write_text(re.sub(r",\w+$", "", listed.read_text(), flags=re.MULTILINE))
+    assert run(listed, tmp_path / "again.bin") == 0
+    same = read_pair_file(tmp_path / "again.bin").same
+    assert all(2 * same[fold].sum() == len(fold) for fold in fold_indices(len(same)))
 
 
 def test_a_list_with_its_images_elsewhere(faces: Path, tmp_path: Path) -> None:

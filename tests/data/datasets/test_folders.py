@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,35 @@ def test_a_folder_gives_its_images_sorted_by_identity(
 def test_folders_of_another_form_are_refused(files: list[str], named: str, tmp_path: Path) -> None:
     fill(tmp_path, files)
     with pytest.raises(DatasetError, match=rf"{tmp_path}.*{named}"):
+        FolderImages(tmp_path)
+
+
+def test_links_and_names_that_need_care(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fill(tmp_path, ["a\x1b[31m/\x07.jpg"])
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "a\x1b[31m" / "loop.jpg").symlink_to("loop.jpg")
+    found = FolderImages(tmp_path)
+    assert (found.names, len(found)) == (["a\x1b[31m"], 2)
+    assert found.encoded(0) == b"a\x1b[31m/\x07.jpg"
+    with pytest.raises(DatasetError, match=r"loop\.jpg"):
+        found.encoded(1)
+    (tmp_path / "Icon\r").touch()
+    FolderImages(tmp_path)
+    assert all(record.getMessage().isprintable() for record in caplog.records)
+
+
+def test_a_folder_that_goes_away_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, ["a/1.jpg", "b/1.jpg"])
+    scandir = os.scandir
+
+    def vanish(path: Path) -> "os._ScandirIterator[str]":
+        if path.name == "b":
+            (path / "1.jpg").unlink()
+            path.rmdir()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", vanish)
+    with pytest.raises(DatasetError, match=rf"{tmp_path}/b "):
         FolderImages(tmp_path)
 
 

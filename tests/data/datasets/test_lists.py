@@ -121,6 +121,48 @@ def test_a_list_that_makes_no_sense_is_refused(
         read_list(write(tmp_path / name, text))
 
 
+@pytest.mark.parametrize("name", ["x.csv", "x.lst"])
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("a\0b.jpg", r"'a\\x00b.jpg', .*'\\x00'"),
+        ("a\x1b[31mb.jpg", r"'a\\x1b\[31mb.jpg', .*'\\x1b'"),
+        ("a\x9bb.jpg", r"'\\x9b'"),
+        ("d/" + "x" * 256, " 256 bytes"),
+        ("é" * 130, " 260 bytes"),
+        ("d/" * 2050 + "x", "4,101 in all"),
+        ("x" * 3_000_000, "1,048,576"),
+    ],
+)
+def test_a_path_that_no_file_has_is_refused_with_its_line(
+    name: str, path: str, found: str, tmp_path: Path
+) -> None:
+    row = "{number}\t7\t{path}\n" if name == "x.lst" else "{path},7\n"
+    text = row.format(number=1, path="a.jpg") + row.format(number=2, path=path)
+    with pytest.raises(ListError, match=rf"{name}, line 2: .*{found}") as caught:
+        read_list(write(tmp_path / name, text))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("label", ["a\0", "\x1b[31mann", "'ann\x07'"])
+def test_a_label_with_a_control_character_is_refused(label: str, tmp_path: Path) -> None:
+    with pytest.raises(ListError, match="line 2: ") as caught:
+        read_list(write(tmp_path / "x.csv", f"a.jpg,bob\nb.jpg,{label}\n"))
+    assert str(caught.value).isprintable()
+
+
+def test_unusual_names_are_read(tmp_path: Path) -> None:
+    paths = ["x" * 255, "d/" * 2000 + "x", "山" * 85, "a\xa0b \u3000c"]
+    text = "".join(f"{path},z\u3000w{'v' * 500}\n" for path in paths)
+    assert list(read_list(write(tmp_path / "x.csv", text)).paths) == paths
+
+
+def test_a_list_in_utf_16_is_refused_at_its_first_line(tmp_path: Path) -> None:
+    with pytest.raises(ListError, match=r"line 1: .*UTF-8"):
+        read_list(write(tmp_path / "x.csv", "a.jpg,0\nb.jpg,1\n".encode("utf-16")))
+
+
 TEXTS = ["a/x.jpg", "", "Zoë/日本.png", os.fsdecode(b"latin-\xe9.jpg"), "x" * 300]
 
 

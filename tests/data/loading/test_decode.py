@@ -1,5 +1,6 @@
 import io
 import re
+import resource
 import struct
 import zlib
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.data.loading.memory import MemoryDataset
 
 RECORDS = Path(__file__).parents[2] / "fixtures" / "recordio"
 EVERY_24 = np.arange(24)
+STATM = Path("/proc/self/statm")
 
 
 def photo(size: int = 112, channels: int = 3) -> npt.NDArray[np.uint8]:
@@ -101,6 +103,10 @@ def test_an_image_that_is_not_square_is_stretched() -> None:
     image = decode(encode(pixels, "PNG"), 112)
     assert (image[:, :50] == [255, 0, 0]).all()
     assert (image[:, -50:] == 0).all()
+
+
+def resident_set() -> int:
+    return int(STATM.read_text().split()[1]) * resource.getpagesize()
 
 
 def bomb_jpeg(side: int) -> bytes:
@@ -192,3 +198,14 @@ def test_images_are_written_into_the_given_array() -> None:
     images = MemoryDataset([encode(photo(112), "JPEG"), encode(photo(80), "JPEG")])
     assert decode_batch(images, np.arange(2), 112, out) is out
     assert (out == decode_batch(images, np.arange(2), 112)).all()
+
+
+@pytest.mark.skipif(not STATM.exists(), reason="the resident set is read from /proc")
+def test_images_that_are_resized_leave_no_memory_behind() -> None:
+    images = MemoryDataset([encode(photo(size), "JPEG") for size in (12, 24)])
+    indices, out = np.arange(1000) % 2, np.empty((1000, 16, 16, 3), np.uint8)
+    decode_batch(images, indices, 16, out)
+    before = resident_set()
+    for _ in range(10):
+        decode_batch(images, indices, 16, out)
+    assert resident_set() - before < 5_000_000  # 1 kB per image; simplejpeg can leak 4.4 kB

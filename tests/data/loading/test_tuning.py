@@ -1,18 +1,21 @@
 import time
 
+import numpy as np
 import pytest
 
 from data.loading.choose_decoder import measure
 from data.loading.cpu_decoder import CpuDecoder
 from data.loading.loader import Loader
 from data.loading.tuning import (
+    SourceSizes,
     Timings,
     WorkerPlan,
     hint,
     measure_time,
     plan_workers,
-    resized_fraction,
+    source_sizes,
 )
+from tests.data.image_samples import encode_pixels
 from tests.data.loading.memory import SIDE, MemoryDataset
 
 
@@ -92,35 +95,46 @@ def test_the_probe_reads_from_everywhere_and_ends_soon() -> None:
     assert measure(CpuDecoder, MemoryDataset([b"\xff\xd8 none"] * 9), SIDE).images == 0
 
 
-def test_resized_images_are_counted_without_decoding() -> None:
+def test_sizes_of_images_are_known_without_decoding() -> None:
     images = MemoryDataset(10)
-    assert resized_fraction(images, 10, SIDE) == 0.0
+    assert source_sizes(images, 10, SIDE) == SourceSizes(0.0, SIDE, SIDE, 1.0)
     images.images[3] = b"\xff\xd8 none"
-    assert resized_fraction(images, 10, SIDE + 1) == 1.0
+    images.images[4] = encode_pixels(np.zeros((SIDE, 10 * SIDE), np.uint8), "JPEG")
+    found = source_sizes(images, 10, SIDE)
+    assert (found.resized, found.width, found.height, found.ratio) == pytest.approx(
+        (1 / 9, 2 * SIDE, SIDE, 2.0)
+    )
+    assert source_sizes(MemoryDataset([b""]), 1, SIDE) == SourceSizes()
+
+
+PHOTOS = SourceSizes(1.0, 2400, 1600, 2400 * 1600 / 112**2)
+LARGER = SourceSizes(1.0, 128, 128, 128**2 / 112**2)
+FITTING = SourceSizes(0.0, 112, 112, 1.0)
 
 
 @pytest.mark.parametrize(
-    ("timings", "workers", "resized", "values"),
+    ("timings", "workers", "sizes", "values"),
     [
-        (Timings(100, wall=1.0, decoding=0.3), 1, 1.0, ["storage", "70%", "data.order: blocks"]),
-        (Timings(100, wall=1.0, decoding=0.5, queued=0.5), 1, 1.0, ["core", "50%"]),
-        (Timings(100, wall=1.0, decoding=1.0), 3, 1.0, ["300 images/s", "data.workers: 8"]),
-        (Timings(100, wall=1.0, decoding=1.0), 8, 1.0, ["100%", "pack_records.py"]),
-        (
-            Timings(100, wall=1.0, decoding=1.0),
-            8,
-            0.0,
-            ["800 images/s", "the decoder's"],
-        ),
-        (Timings(), 8, 0.0, ["storage"]),
+        (Timings(100, wall=1.0, decoding=0.3), 1, LARGER, ["storage", "70%", "data.order: blocks"]),
+        (Timings(100, wall=1.0, decoding=0.5, queued=0.5), 1, FITTING, ["core", "50%"]),
+        (Timings(100, wall=1.0, decoding=0.5, queued=0.5), 1, LARGER, ["128x128", "50%", "pack"]),
+        (Timings(100, wall=1.0, decoding=1.0), 3, FITTING, ["300 images/s", "data.workers: 8"]),
+        (Timings(100, wall=1.0, decoding=1.0), 3, LARGER, ["10.0 ms", "100%", "pack"]),
+        (Timings(100, wall=1.0, decoding=1.0), 8, FITTING, ["800 images/s", "decoder's"]),
+        (Timings(), 8, PHOTOS, ["storage"]),
+        (Timings(20, wall=1.0, decoding=0.9), 3, PHOTOS, ["2,400x1,600", "50.0", "90%", "pack"]),
+        (Timings(20, wall=1.0, decoding=0.2, queued=0.8), 8, PHOTOS, ["20%", "0%", "pack"]),
+        (Timings(20, wall=1.0, decoding=0.3), 8, PHOTOS, ["30%", "70%", "pack"]),
     ],
 )
 def test_one_thing_to_change_is_named(
-    timings: Timings, workers: int, resized: float, values: list[str]
+    timings: Timings, workers: int, sizes: SourceSizes, values: list[str]
 ) -> None:
-    found = hint(timings, workers=workers, cores=8, resized=resized, decoder_hint="the decoder's")
+    found = hint(
+        timings, workers=workers, cores=8, sizes=sizes, pack_hint="pack", decoder_hint="decoder's"
+    )
     assert all(value in found for value in values)
-    remedies = ["data.order", "data.workers", "pack_records", "the decoder's"]
+    remedies = ["data.order", "data.workers", "more cores", "pack", "decoder's"]
     assert sum(remedy in found for remedy in remedies) <= 1
 
 

@@ -6,8 +6,9 @@ import pytest
 
 from data.datasets.dataset import DatasetError
 from data.pairs.bin_file import read_pair_file
-from data.pairs.choose import choose_pairs, pack_folder
+from data.pairs.choose import choose_pairs, pack_folder, plan_pairs
 from data.pairs.lists import PairListError
+from eval.protocol import fold_indices
 from tests.conftest import picture
 
 UNEQUAL = [
@@ -79,6 +80,60 @@ def test_an_impossible_choice_is_refused(
         choose_pairs(counts, pairs=pairs, folds=folds, seed=0)
 
 
+@pytest.mark.parametrize(
+    ("counts", "pairs", "folds", "expected"),
+    [
+        ([20] * 10, None, None, (3800, 5)),  # 2 x 190 pairs of one person in each of 5 folds
+        ([20] * 10, 200, None, (200, 5)),
+        ([20] * 10, 200, 2, (200, 2)),
+        ([2] * 10, None, None, (20, 5)),
+        ([2] * 20, None, None, (40, 10)),
+        ([2] * 19, None, None, (20, 5)),
+        ([9] * 5, None, None, (280, 2)),
+        ([30] * 30, None, None, (6000, 10)),
+        ([30] * 30, 7000, None, (7000, 10)),
+    ],
+)
+def test_few_people_make_fewer_folds_and_pairs(
+    counts: list[int], pairs: int | None, folds: int | None, expected: tuple[int, int]
+) -> None:
+    number, groups, remarks = plan_pairs(counts, pairs=pairs, folds=folds, seed=4)
+    assert (number, groups) == expected
+    assert len(remarks) == (pairs is None and number < 6000) + (groups < 10)
+    chosen = choose_pairs(counts, pairs=number, folds=groups, seed=4)
+    owner = np.repeat(np.arange(len(counts)), counts)
+    same = np.array([same for _, _, same in chosen])
+    for fold in fold_indices(number):  # those of verification
+        assert 2 * same[fold].sum() == len(fold)
+    people = [
+        {int(owner[image]) for a, b, _ in part for image in (a, b)}
+        for part in np.array_split(np.array(chosen), groups)
+    ]
+    assert sum(map(len, people)) == len(set().union(*people))
+
+
+@pytest.mark.parametrize(
+    ("counts", "pairs", "folds", "values"),
+    [
+        ([4] * 40, 30, None, "30 pairs in 10 .* 20 "),
+        ([4] * 40, 0, None, "0 pairs in 10 .* 20 "),
+        ([4] * 40, None, 1, "6000 pairs in 1 "),
+        ([4] * 40, 60, 3, "60 pairs in 3 .* 10, 5 or 2 "),
+        ([4] * 10, None, 10, "10 people with 40 images make 0 .* --folds 5 --pairs 120, "),
+        ([4] * 10, 6000, None, "make 120 .* 6000 .* --folds 5 --pairs 120, "),
+        ([9] * 10, 6000, 10, "make 0 .* --folds 5 --pairs 720, "),
+        ([20, 20, 2, 2], 20, 5, "make 0 .* --folds 2 --pairs 20, "),
+        ([1] * 40, None, None, "40 people with 40 images make 0 .* 20 "),
+        ([9] * 3, None, None, "3 people with 27 images make 0 "),
+    ],
+)
+def test_what_is_possible_is_said(
+    counts: list[int], pairs: int | None, folds: int | None, values: str
+) -> None:
+    with pytest.raises(PairListError, match=values):
+        plan_pairs(counts, pairs=pairs, folds=folds, seed=0)
+
+
 def test_a_folder_becomes_a_set(tmp_path: Path) -> None:
     for identity in range(20):
         (tmp_path / "faces" / f"{identity:02}").mkdir(parents=True)
@@ -94,7 +149,7 @@ def test_a_folder_becomes_a_set(tmp_path: Path) -> None:
     (tmp_path / "faces" / "07" / "1.jpg").write_bytes(b"no image")
     with pytest.raises(PairListError, match=r"07/1\.jpg"):
         pack_folder(tmp_path / "faces", tmp_path / "set.bin", pairs=40, seed=5)
-    with pytest.raises(PairListError, match=r"faces: 4000 pairs in 10 "):
+    with pytest.raises(PairListError, match=r"faces: 20 people with 40 images make 40 .* 4000 "):
         pack_folder(tmp_path / "faces", tmp_path / "set.bin", pairs=4000)
 
 

@@ -66,6 +66,16 @@ def test_other_lists_are_refused(tmp_path: Path, content: bytes, found: str) -> 
         read_pair_list(tmp_path / "x.csv")
 
 
+@pytest.mark.parametrize(
+    "name", ["\0.jpg", "a\x1b[31m.jpg", "x" * 256, "d/" * 2050 + "x", "y" * 200_000]
+)
+def test_a_path_that_no_file_has_is_refused_with_its_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / "pairs.csv").write_text(f"1_1.jpg,1_2.jpg,1\n1_1.jpg,{name},1\n")
+    with pytest.raises(PairListError, match=r"pairs\.csv.* line [12]\b") as caught:
+        read_pair_list(tmp_path / "pairs.csv")
+    assert str(caught.value).isprintable()
+
+
 def test_pairs_of_even_folds_keep_their_order(tmp_path: Path) -> None:
     rows = rows_of("ssdd" + "dsds" * 9)
     steps: list[tuple[int, int]] = []

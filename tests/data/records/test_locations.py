@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from data.datasets.sources import open_sources
 from data.records.locations import (
     DatasetError,
     LocationKind,
@@ -52,6 +53,13 @@ def test_every_location_is_of_one_kind(tmp_path: Path) -> None:
     assert {name: location_kind(tmp_path / name) for name in kinds} == kinds
     assert location_kind("s3://bucket/faces") is LocationKind.URL
     assert location_kind("s3://bucket/train-*.rec") is LocationKind.RECORDS
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "[" + "x" * 300, "a\0b", "d/" * 2050 + "x", "\udc80"])
+def test_a_name_that_no_file_has_is_no_location(name: str) -> None:
+    assert location_kind(Path(name)) in (None, LocationKind.RECORDS)  # a pattern
+    with pytest.raises(DatasetError):
+        open_sources(name)
 
 
 def test_the_url_of_a_folder_stands_for_the_records_in_it() -> None:

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,12 +8,12 @@ import numpy as np
 import pytest
 
 from data.datasets.class_ids import NumberingError
-from data.datasets.dataset import open_dataset
+from data.datasets.dataset import DatasetError, open_dataset
 from data.files import OutputFolderError
 from data.records.format import MAGIC_BYTES, RecordError, pack_record, unpack_record
 from data.records.reader import RecordFile
 from data.records.writer import RecordWriter
-from data.tools.merge import MAPPING, merge_records
+from data.tools.merge import MAPPING, MATCHES, Match, merge_records
 from data.tools.pack import PackOptions, pack_records
 from data.tools.record_set import CLASSES, Sharding
 from scripts.merge_records import main
@@ -51,6 +52,16 @@ def test_classes_of_a_set_follow_those_of_the_one_before(tmp_path: Path) -> None
     mapping = json.loads((tmp_path / "out" / MAPPING).read_text())
     assert [source["first_class"] for source in mapping["sources"]] == [0, 2, 4]
     assert (tmp_path / "out" / "property").read_text() == "5,16,16\n"
+
+
+@pytest.mark.parametrize("match", MATCHES)
+def test_a_set_that_is_named_twice_is_refused(match: Match, tmp_path: Path) -> None:
+    a = pack(tmp_path, "a", {"x": 2, "y": 3})
+    (tmp_path / "link").symlink_to(a)
+    for again in (a, a / "train.rec", tmp_path / "link"):
+        with pytest.raises(DatasetError, match=re.escape(f"{tmp_path / 'a' / 'train.rec'}")):
+            merge_records([a, again], tmp_path / "out", match=match)
+    assert not (tmp_path / "out").exists()
 
 
 def test_one_name_in_two_sets_is_two_classes_by_offset_and_one_by_name(tmp_path: Path) -> None:
@@ -142,7 +153,8 @@ def test_files_of_mxnet_are_merged(tmp_path: Path) -> None:
 
 
 def test_labels_with_gaps_are_refused_or_renumbered(tmp_path: Path) -> None:
-    sources = [RECORDS / "gappy_keys_and_labels"] * 2
+    sources = [RECORDS / "gappy_keys_and_labels", tmp_path / "copy"]
+    shutil.copytree(sources[0], sources[1])
     with pytest.raises(NumberingError, match=r"gappy_keys_and_labels: .* 1, "):
         merge_records(sources, tmp_path / "out")
     assert merge_records(sources, tmp_path / "out", remap_labels=True) == (16, 8)

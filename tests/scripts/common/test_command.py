@@ -18,7 +18,7 @@ def main(options: argparse.Namespace) -> int:
     if number == 1:
         raise KeyError("a bug")
     if number == 2:
-        raise ModuleNotFoundError("needs onnxruntime")
+        raise ModuleNotFoundError("needs onnxruntime\x1b[31m\udcff")
     assert options.given == ["3"]
     return number
 
@@ -38,6 +38,7 @@ def test_errors_of_the_user_are_one_line(
     assert captured.out == ""
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
+    assert captured.err.strip().isprintable()
     assert named in captured.err
 
 
@@ -60,3 +61,12 @@ def test_an_interrupted_command_ends_with_one_line(capsys: pytest.CaptureFixture
         exit_with(interrupted, "interrupted; go on with the same command")
     assert ended.value.code == 130
     assert capsys.readouterr().err == "\ninterrupted; go on with the same command\n"
+
+
+def test_an_error_shows_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    @command(make_parser("Fail."))
+    def main(options: argparse.Namespace) -> None:
+        raise ValueError("https://me:hush@host/x.rec?sig=hush: no such file")
+
+    assert main([]) == 1
+    assert capsys.readouterr().err == "error: https://***@host/x.rec?***: no such file\n"
