@@ -136,43 +136,42 @@ LONG = (
 )
 
 
-def test_a_signal_to_one_rank_saves_on_all_and_ends_all_with_its_code(
+def contents(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_in_use_is_refused_a_signal_saves_and_a_refused_resume_changes_nothing(
     tiny_config: Path, tmp_path: Path
 ) -> None:
     # Every step is a save point: the last one must not be saved twice.
     arguments = ["--config", str(tiny_config), *LONG, "--set", "checkpoint.every_steps=1"]
-    log = tmp_path / "run" / "log.txt"
+    run, log = tmp_path / "run", tmp_path / "run" / "log.txt"
+    resume = [*arguments, "--resume", "auto"]
     with Ranks(arguments, RANKS) as running:
         wait_until(log, "step 3/")
+        begun, config = log.read_text(), (run / "config.yaml").stat().st_mtime_ns
+        second = train(resume, ranks=RANKS)
+        assert [rank.code for rank in second] == [1] * RANKS
+        assert all(f"process {running.processes[0].pid} " in rank.output for rank in second)
+        assert log.read_text().startswith(begun)
+        assert (run / "config.yaml").stat().st_mtime_ns == config
         running.processes[1].send_signal(signal.SIGUSR1)
         ended = running.wait(seconds=30)
     assert [rank.code for rank in ended] == [128 + signal.SIGUSR1] * RANKS
     assert "Traceback" not in "".join(rank.output for rank in ended)
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    checkpoint = f"step_{len(lines):08d}"
-    assert (tmp_path / "run" / "checkpoints" / "latest").read_text().strip() == checkpoint
-    last = log.read_text().splitlines()[-1]
-    assert "SIGUSR1" in last
-    assert f"step {len(lines)} " in last
-    assert "--resume auto" in last
+    last_step = len((run / "metrics.jsonl").read_text().splitlines())
+    checkpoint = f"step_{last_step:08d}"
+    assert (run / "checkpoints" / "latest").read_text().strip() == checkpoint
     assert log.read_text().count(checkpoint) == 1
-    assert list((tmp_path / "run").glob(".lock*")) == []
+    last = log.read_text().splitlines()[-1]
+    assert all(word in last for word in ("SIGUSR1", f"step {last_step} ", "--resume auto"))
+    assert list(run.glob(".lock*")) == []
 
-
-def test_a_run_folder_in_use_is_refused_on_all_ranks(tiny_config: Path, tmp_path: Path) -> None:
-    arguments = ["--config", str(tiny_config), *LONG]
-    log = tmp_path / "run" / "log.txt"
-    with Ranks(arguments, 1) as running:
-        wait_until(log, "step 1/")
-        begun = log.read_text().splitlines()[:4]
-        config = (tmp_path / "run" / "config.yaml").stat().st_mtime_ns
-        second = train([*arguments, "--resume", "auto"], ranks=RANKS, seconds=60)
-        process = running.processes[0]
-        assert_all_failed(second, f"process {process.pid} ")
-        assert all(str(process.pid) in rank.output for rank in second)
-        assert log.read_text().splitlines()[:4] == begun
-        assert (tmp_path / "run" / "config.yaml").stat().st_mtime_ns == config
-        assert process.poll() is None
+    before = contents(run)
+    (refused,) = train([*resume, "--set", "seed=6"])
+    assert refused.code == 1
+    assert "seed was 5 and is 6" in refused.output
+    assert contents(run) == before
 
 
 def test_torchrun_restarts_a_run_where_it_was(tiny_config: Path, tmp_path: Path) -> None:

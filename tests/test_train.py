@@ -311,17 +311,6 @@ def test_starting_from_weights_is_not_resuming(tiny_config: Path, tmp_path: Path
     assert metrics(tmp_path / "new")[0]["cosine_positive"] != metrics(tmp_path / "run")[0]["loss"]
 
 
-def test_a_refused_resume_changes_nothing(tiny_config: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    arguments = ["--config", str(tiny_config), "--set", "train.steps=2", "--resume", "auto"]
-    train_well([*arguments, "--set", "verification.sets=[]"])
-    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
-    refused = train([*arguments, "--set", "seed=6"])[0]
-    assert refused.code == 1
-    assert "seed was 5 and is 6" in refused.output
-    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
-
-
 def test_image_folders_and_labels_with_gaps_train_with_the_mapping_saved(
     tiny_config: Path, tmp_path: Path
 ) -> None:
