@@ -48,7 +48,9 @@ def test_low_resolution_is_two_resizes_of_pillow(side: int, fraction: float) -> 
             plane = Image.fromarray(pixel[..., channel].numpy())
             reduced = plane.resize((small, small), Image.Resampling.BILINEAR)
             expected = np.asarray(reduced.resize((side, side), Image.Resampling.BILINEAR))
-            assert np.abs(image[..., channel].numpy() - expected).max() < 2e-3
+            # Positions of up to 112 pixels are off by 2^-24 of that in float32, so two resizes of
+            # levels up to 255 apart by 4e-3. Another filter would be off by several levels.
+            assert np.abs(image[..., channel].numpy() - expected).max() < 1e-2
 
 
 def test_each_sample_has_its_own_resolution() -> None:

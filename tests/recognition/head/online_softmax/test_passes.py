@@ -109,7 +109,8 @@ def test_extreme_cosines_stay_finite_and_exact(
     # Five negatives of one logit each: log(1 + 5 e^(z - t)).
     z, t = scale * sign, scale * (target_sign - 0.4)
     expected = F.softplus(torch.tensor(z + math.log(5.0) - t, dtype=torch.float64))
-    assert output.loss.item() == pytest.approx(expected.item(), rel=1e-6, abs=1e-30)
+    # Logits of up to 64 * 2.4 in float32 are off by 1e-5, and so is the logarithm of their sum.
+    assert output.loss.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-30)
     assert finite
     assert x.grad is not None
     assert x.grad.isfinite().all()
@@ -198,7 +199,7 @@ def test_bfloat16_products_stay_within_bfloat16_of_the_float32_step() -> None:
     # Cosines up to 0.5 are rounded to 2^-10 of their power of two and made of factors rounded to
     # 2^-9: logits are off by some 64 * 2^-10 = 0.06, probabilities by that fraction, and sums over
     # many of them less.
-    assert loss16 == pytest.approx(loss, abs=0.03)
+    assert loss16 == pytest.approx(loss, abs=0.06)
     assert (by_x16 - by_x).norm() < 0.06 * by_x.norm()
     assert (velocity16 - velocity).norm() < 0.06 * velocity.norm()
     assert cosine16 == cosine  # the target cosine is float32 always
