@@ -11,8 +11,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+)"', (HERE / "recognition" / "version.py").read_text())
-assert VERSION is not None, "recognition/version.py must state __version__"
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "recognition" / "__init__.py").read_text())
+assert VERSION is not None, "recognition/__init__.py must state __version__"
 
 setup(
     name="partialfc",
@@ -26,7 +26,7 @@ setup(
     packages=find_packages(include=["backbones*", "recognition*"]),
     package_data={"recognition": ["py.typed"], "backbones": ["py.typed"]},
     install_requires=[
-        "filelock>=3.12",
+        "filelock>=3.20.3",
         "numba>=0.58",
         "numpy>=1.23.5",
         "pillow>=10",

@@ -17,7 +17,7 @@ from data.loading.tuning import plan_workers, usable_cores
 from data.order.class_orders import ClassBalancedOrder, PKOrder
 from data.order.orders import BlockOrder, FileOrder, GlobalOrder, SampleOrder
 from data.progress import progress_bar
-from data.records.locations import expand, is_url
+from data.records.locations import expand, is_url, shown
 from recognition.config import Config, Data
 from recognition.distributed import World, barrier
 
@@ -90,7 +90,7 @@ def write_class_mapping(dataset: FaceDataset, output: Path) -> None:
 def dataset_name(settings: Data) -> str:
     """Return what the config calls the training data, for messages."""
     train = settings.train
-    return ", ".join(map(str, train if isinstance(train, list) else [train]))
+    return ", ".join(map(shown, train if isinstance(train, list) else [train]))
 
 
 def build_order(settings: Data, dataset: FaceDataset, seed: int) -> SampleOrder:

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from backbones import build_backbone, freeze_batch_norm, load_weights, read_weights
+from recognition import __version__
 from recognition.checkpoint import Checkpoints, backbone_file
 from recognition.config import Config, Optimizer
+from recognition.config_file import config_values
 from recognition.distributed import World, shard_range
 from recognition.head import PartialFC, RowOptimizer, build_row_optimizer
 from recognition.optimizer import make_optimizer
@@ -21,7 +23,6 @@ from recognition.plan import Plan, make_schedule
 from recognition.precision import Precision
 from recognition.telemetry import Telemetry
 from recognition.trainer import BatchSource, Trainer, Verify
-from recognition.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +162,7 @@ def build_trainer(
         compile_backbone=config.train.compile,
         identity=identity,
         metadata={
-            "config": config.model_dump(mode="json"),
+            "config": config_values(config),
             "versions": {"torch": torch.__version__, "partialfc": __version__},
         },
     )

@@ -17,6 +17,7 @@ from recognition.config.yaml_text import (
     dump_yaml,
     parse_yaml,
 )
+from recognition.redaction import redact
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -26,6 +27,9 @@ _MOST_ERRORS = 20
 
 class ConfigError(ValueError):
     """A config that cannot be used; the message says where, what is wrong, and the fix."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -47,9 +51,27 @@ def read_settings(path: Path, kind: type[Settings], overrides: Sequence[str] = (
         raise ConfigError("\n".join([f"{path}: the config cannot be used", *lines])) from None
 
 
+def config_values(config: Config) -> dict[str, Any]:
+    """Return the resolved config for what a run writes down: without the secrets of its URLs."""
+    values = _redact_values(config.model_dump(mode="json"))
+    assert isinstance(values, dict), "it redacts a dict to a dict"
+    return values
+
+
 def dump_config(config: Config) -> str:
-    """Return the resolved config as YAML that loads to the same config, without any `base:`."""
-    return dump_yaml(config.model_dump(mode="json"))
+    """Return `config_values` as YAML that loads to the same config, without any `base:`.
+
+    Where a secret was removed, loading says so.
+    """
+    return dump_yaml(config_values(config))
+
+
+def _redact_values(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: _redact_values(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [_redact_values(value) for value in values]
+    return redact(values) if isinstance(values, str) else values
 
 
 def _files(path: Path) -> Iterator[dict[str, Any]]:
@@ -122,7 +144,7 @@ def _parse_override(text: str) -> dict[str, Any]:
         check_printable(name)
         parsed = parse_yaml(value)
     except ValueError as error:
-        raise ConfigError(f"--set {_clip(text)}: not usable YAML: {error}") from None
+        raise ConfigError(f"--set {_clip(name)}: not usable YAML: {error}") from None
     return reduce(lambda inner, key: {key: inner}, reversed(keys), parsed)
 
 
@@ -135,10 +157,11 @@ def _explain(error: ValidationError, kind: type[BaseModel], values: Mapping[str,
         name = ".".join(keys) or "config"
         # A setting that may be one of several types has an error for each.
         expected.setdefault(name, []).append(_message(details, keys, kind))
-        if details["type"] not in ("extra_forbidden", "missing") and not isinstance(
-            details["input"], Mapping | BaseModel
-        ):
-            found[name] = f" (found {_clip(repr(details['input']))})"
+        value = details["input"]
+        is_shown = details["type"] not in ("extra_forbidden", "missing")
+        # A URL that is refused may have no form in which its secret can be recognised.
+        if is_shown and not isinstance(value, Mapping | BaseModel) and "://" not in str(value):
+            found[name] = f" (found {_clip(repr(value))})"
     lines = [f"  {name}: {'; or: '.join(expected[name])}{found.get(name, '')}" for name in expected]
     more = error.error_count() - _MOST_ERRORS
     return [*lines, f"  and {more} more"] if more > 0 else lines
@@ -175,6 +198,7 @@ def _message(details: ErrorDetails, keys: Sequence[str], kind: type[BaseModel]) 
 
 
 def _clip(text: str) -> str:
+    text = redact(text)  # before the cut, which may leave half a secret
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 

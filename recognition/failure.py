@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from recognition.distributed import World
+from recognition.redaction import redact
 
 # What gloo's errors say when a peer is gone; NCCL's errors have their own class.
 _LOST_PEER = (
@@ -53,7 +54,7 @@ def report_and_exit(error: BaseException, world: World) -> NoReturn:
     else:
         text = "".join(traceback.format_exception(error))
     prefix = f"rank {world.rank}: " if world.size > 1 else ""
-    print(f"\n{prefix}error: {text}", file=sys.stderr, flush=True)
+    print(f"\n{prefix}error: {redact(text)}", file=sys.stderr, flush=True)
     if world.size > 1 and not lost:
         handler = get_error_handler()
         with contextlib.suppress(OSError):  # without this file torchrun's summary is only shorter

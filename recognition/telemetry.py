@@ -22,8 +22,16 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from recognition.distributed import World
+from recognition.redaction import redact
 
 log = logging.getLogger("recognition")
+
+
+class _Formatter(logging.Formatter):
+    """Removes secrets from whatever any library logs, tracebacks included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
 
 
 def configure_logging(world: World, file: Path | None = None) -> None:
@@ -32,12 +40,11 @@ def configure_logging(world: World, file: Path | None = None) -> None:
     if file is not None and world.is_main:
         handlers.append(logging.FileHandler(file))
     prefix = "" if world.is_main else f"rank {world.rank}: "
+    formatter = _Formatter(f"%(asctime)s {prefix}%(message)s", datefmt="%H:%M:%S")
+    for handler in handlers:
+        handler.setFormatter(formatter)
     logging.basicConfig(
-        level=logging.INFO if world.is_main else logging.WARNING,
-        format=f"%(asctime)s {prefix}%(message)s",
-        datefmt="%H:%M:%S",
-        handlers=handlers,
-        force=True,
+        level=logging.INFO if world.is_main else logging.WARNING, handlers=handlers, force=True
     )
 
 

@@ -38,6 +38,7 @@ ORDERS: dict[str, list[set[str]]] = {
         {"recognition.config"},
         {"recognition.head"},
         {"recognition.distributed"},
+        {"recognition.redaction"},
     ],
     "recognition.head": [
         {"recognition.head"},
@@ -51,7 +52,7 @@ ORDERS: dict[str, list[set[str]]] = {
     ],
 }
 # What `data` and `eval` may import of `recognition`, which is no folder of a stage before them.
-SHARED = ("recognition.config", "recognition.distributed")
+SHARED = ("recognition.config", "recognition.distributed", "recognition.redaction")
 # A folder of commands, one a file: nobody looks for a module in it.
 COMMANDS = "scripts"
 

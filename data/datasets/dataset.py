@@ -20,7 +20,7 @@ from data.datasets.sources import (
 )
 from data.records.format import Bytes, Int64s, Record, unpack_record
 from data.records.locations import DatasetError as DatasetError
-from data.records.locations import Location, same_file_key
+from data.records.locations import Location, same_file_key, shown
 
 
 class FaceDataset(StoredImages, Protocol):
@@ -75,15 +75,20 @@ def open_dataset(
     locations = [train] if isinstance(train, str | Path) else train
     if not locations:
         raise DatasetError("data.train names no dataset: expected at least one location")
+    names = [shown(location) for location in locations]
     datasets = [
-        (str(location), open_sources(location, cache_folder=cache_folder, list_root=list_root))
-        for location in locations
+        (
+            # Two URLs may differ in their queries alone.
+            name if names.count(name) == 1 else f"{name} [{number}]",
+            open_sources(location, cache_folder=cache_folder, list_root=list_root),
+        )
+        for number, (name, location) in enumerate(zip(names, locations, strict=True))
     ]
     sources = [source for _, group in datasets for source in group]
     _refuse_repeated(sources)
     if list_root is not None and not any(isinstance(source, ListImages) for source in sources):
         raise DatasetError(
-            f"list_root is {list_root}, and {', '.join(map(str, locations))} has no list file: "
+            f"list_root is {list_root}, and {', '.join(names)} has no list file: "
             "leave list_root out"
         )
     return ImageDataset(sources, number_datasets(datasets, merge=merge, remap=remap_labels))

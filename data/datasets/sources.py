@@ -23,6 +23,7 @@ from data.records.locations import (
     is_url,
     location_kind,
     record_url,
+    shown,
 )
 from data.records.reader import RecordFile
 from data.records.shards import RECORDS, find_records
@@ -112,7 +113,8 @@ def open_record_file(location: Location, *, cache_folder: Path | None = None) ->
         from data.records.remote.reader import RemoteRecordFile
     except ImportError as error:
         raise RecordError(
-            f"{location}: URLs need packages that are missing ({error}): pip install -e '.[remote]'"
+            f"{shown(location)}: URLs need packages that are missing ({error}): "
+            "pip install -e '.[remote]'"
         ) from error
     return RemoteRecordFile(str(location), cache_folder=cache_folder)
 

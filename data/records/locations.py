@@ -13,6 +13,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
+from recognition.redaction import redact as redact
+
 Location = Path | str
 
 LIST_SUFFIXES: Final = (".lst", ".csv", ".tsv", ".txt")
@@ -20,6 +22,9 @@ LIST_SUFFIXES: Final = (".lst", ".csv", ".tsv", ".txt")
 
 class DatasetError(ValueError):
     """A location without a usable set of images; says what was found and how to fix it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
 
 
 class LocationKind(Enum):
@@ -52,14 +57,19 @@ def is_url(location: Location) -> bool:
     return isinstance(location, str) and "://" in location
 
 
+def shown(location: Location) -> str:
+    """Return `location` for messages and for what is written down: a URL without its secrets."""
+    return redact(location) if isinstance(location, str) and is_url(location) else str(location)
+
+
 def is_glob(location: Location) -> bool:
     """Return whether `location` is a pattern of several files: `train-*.rec`.
 
     An existing file or folder with such characters in its name is not a pattern. In a URL only `*`
-    makes a pattern.
+    makes a pattern, and not in its query.
     """
     if is_url(location):
-        return "*" in str(location)
+        return "*" in _split_query(str(location))[0]
     return glob.has_magic(str(location)) and not Path(location).exists()
 
 
@@ -78,7 +88,10 @@ def expand(location: Location) -> list[Path]:
 
 def record_url(url: str) -> str:
     """Return the URL of the `.rec` file that the URL of a file or of a folder stands for."""
-    return url if url.endswith(".rec") else url.rstrip("/") + "/train.rec"
+    address, query = _split_query(url)
+    if url.endswith(".rec") or address.endswith(".rec"):
+        return url
+    return f"{address.rstrip('/')}/train.rec{query}"
 
 
 def folder_of(location: Location) -> Path:
@@ -98,7 +111,11 @@ def folder_of(location: Location) -> Path:
 def sibling(location: Location, suffix: str) -> Location:
     """Return the location of the same name with another suffix: `train.rec`, `train.idx`."""
     if is_url(location):
-        return str(location).removesuffix(".rec") + suffix
+        url = str(location)
+        address, query = _split_query(url)
+        if query and not address.endswith(".rec"):  # https://host/get?file=train.rec
+            return url.removesuffix(".rec") + suffix
+        return address.removesuffix(".rec") + suffix + query
     return Path(location).with_suffix(suffix)
 
 
@@ -106,11 +123,13 @@ def storage_paths(location: Location, cache_folder: Path | None, *metadata: str)
     """Return where to store a file that belongs at `location`, in the order of preference.
 
     That is `location` itself, unless it is a URL, and a path in `cache_folder`, by default the
-    user's. The latter is readable, and unique for `location` and `metadata`.
+    user's. The latter is readable, and unique for `location` and `metadata`; of a URL's user and
+    query it says nothing, so that two URLs with different ones share it.
     """
-    full = str(location) if is_url(location) else os.path.abspath(location)
+    full = shown(location) if is_url(location) else os.path.abspath(location)
     digest = hashlib.sha256("\n".join([full, *metadata]).encode()).hexdigest()[:16]
-    name = f"{digest}-{Path(location).name[-80:]}"  # file systems limit names to 255 bytes
+    readable = Path(_split_query(full)[0] if is_url(location) else full).name
+    name = f"{digest}-{readable[-80:]}"  # file systems limit names to 255 bytes
     cached = (cache_folder or default_cache_folder()) / name
     return [cached] if is_url(location) else [Path(location), cached]
 
@@ -141,3 +160,9 @@ def default_cache_folder() -> Path:
         return Path.home() / ".cache" / "partialfc"
     except RuntimeError:  # neither HOME nor an entry in the system's list of users
         return Path(tempfile.gettempdir()) / f"partialfc-{os.getuid()}"
+
+
+def _split_query(url: str) -> tuple[str, str]:
+    """Return a URL's part before its query, and the query with its question mark."""
+    address, mark, query = url.partition("?")
+    return address, mark + query

@@ -146,7 +146,7 @@ def _summary(images: RecordImages, has_index: bool) -> FileSummary:
         if images.has_header
         else "every record is an image"
     )
-    path = str(images.location)
+    path = str(images.file.path)
     return FileSummary(path, images.file.size, records, len(images), has_index, layout)
 
 

@@ -5,6 +5,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from recognition.redaction import check_urls
+
 # Numbers of things stay below 2^31, so that the product of two of them, as steps x batch, is an
 # int64. Durations are limited to what a timer can count.
 Count = Annotated[int, Field(gt=0, lt=2**31)]
@@ -25,7 +27,9 @@ Range = Annotated[tuple[End, End], Field(strict=False)]  # strict, it would refu
 
 def _local_path(value: object) -> Path:
     """Convert a text to a path; as a path, a URL would lose one of its slashes."""
-    if not isinstance(value, str | Path) or not str(value) or "://" in str(value):
+    if isinstance(value, str) and "://" in value:
+        raise ValueError("found a URL, expected a path on this machine")
+    if not isinstance(value, str | Path) or not str(value):
         raise ValueError("expected a path on this machine")
     return Path(value)
 
@@ -37,6 +41,7 @@ def _locations(value: object) -> object:
     items: list[Any] = value if isinstance(value, list) else [value]
     if not items or not all(isinstance(item, str | Path) and str(item) for item in items):
         raise ValueError("expected a path, a URL, or a list of one or more of these")
+    check_urls(items)
     locations = [Path(item) if "://" not in str(item) else item for item in items]
     return locations if isinstance(value, list) else locations[0]
 

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from recognition.redaction import redact
+
 Run = Callable[[argparse.Namespace], int | None]
 Main = Callable[..., int]
 """Takes the arguments, by default the process's, and returns the exit status."""
@@ -47,7 +49,7 @@ def command(parser: argparse.ArgumentParser, *, failed: int = 1) -> Callable[[Ru
             try:
                 return run(options) or 0
             except _ERRORS as error:
-                print(f"error: {error}", file=sys.stderr)
+                print(f"error: {redact(str(error))}", file=sys.stderr)
                 return failed
 
         return main

@@ -1,11 +1,12 @@
 import json
+import logging
 from pathlib import Path
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from recognition.distributed import World
-from recognition.telemetry import Meter, Telemetry, duration
+from recognition.telemetry import Meter, Telemetry, configure_logging, duration
 
 
 def telemetry(output: Path, first_step: int = 0, world: World | None = None) -> Telemetry:
@@ -48,6 +49,26 @@ def test_only_rank_0_writes(tmp_path: Path) -> None:
         writer.images("x", torch.zeros(1, 3, 4, 4), 0)
         writer.advance()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_log_has_no_secret_whatever_logs_it(tmp_path: Path) -> None:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    root.handlers = []  # those of pytest, which `force` would close
+    try:
+        configure_logging(World(), tmp_path / "log.txt")
+        try:
+            raise OSError("https://me:hush@host/x?sig=hush")
+        except OSError:
+            logging.getLogger("library").exception("no %s", "https://host/x?sig=hush")
+        text = (tmp_path / "log.txt").read_text()
+    finally:
+        for handler in root.handlers:
+            handler.close()
+        root.handlers, root.level = before, level
+    assert "hush" not in text
+    assert "OSError: https://***@host/x?***" in text
+    assert "no https://host/x?***" in text
 
 
 def test_the_meter_gives_means_and_shares() -> None:

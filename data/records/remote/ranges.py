@@ -21,6 +21,8 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 
 from data.records.format import ByteRange
+from data.records.locations import shown
+from recognition.redaction import redact_as_quoted
 
 Value = TypeVar("Value")
 
@@ -38,6 +40,10 @@ _TIME_FIELDS: Final = (
     "LastModified", "last_modified", "Last-Modified", "updated", "mtime", "created",
 )  # fmt: skip
 
+# What web servers answer: unauthorised or forbidden; not found or gone.
+_REFUSALS: Final = (401, 403)
+_ABSENCES: Final = (404, 410)
+
 
 class RemoteError(ValueError):
     """An object that cannot be reached or read; says where, what was found and how to fix it.
@@ -51,17 +57,21 @@ class RemoteMissing(RemoteError):  # noqa: N818 - one kind of RemoteError
     """An object that does not exist."""
 
 
+class RemoteRefused(RemoteError):  # noqa: N818 - one kind of RemoteError
+    """An object that these credentials, or this signature, may not read."""
+
+
 class RemoteObject:
     """One object of a store, of which ranges of bytes are read. Survives a fork.
 
-    Credentials and endpoints come from the environment, never from a config that a run writes down.
+    Credentials and endpoints come from the environment, or from the URL: `shown` is without them.
     `patience` is the number of seconds that one attempt of a request may take.
 
     Raises `RemoteMissing` for an object that does not exist, else `RemoteError`.
     """
 
     def __init__(self, url: str, *, patience: float = 30.0) -> None:
-        self.url = url
+        self.url, self.shown = url, shown(url)
         self.patience = patience
         # What the store said of the content when it was opened: size, and etag or time.
         self.version: dict[str, str] = {}
@@ -69,8 +79,8 @@ class RemoteObject:
         info = self._start(lambda: self._retry(self._info)).result()
         if info.get("type") != "file" or not isinstance(info.get("size"), int):
             raise RemoteError(
-                f"{url}: found {info.get('type')} of {info.get('size')} bytes, expected one file "
-                "of a known size"
+                f"{self.shown}: found {info.get('type')} of {info.get('size')} bytes, expected one "
+                "file of a known size"
             )
         self._checked_at = time.monotonic()
         self.size: int = info["size"]
@@ -122,14 +132,15 @@ class RemoteObject:
             fs, self._path = fsspec.url_to_fs(self.url, **_client_options(self.url))
         except ImportError as error:
             raise RemoteError(
-                f"{self.url}: a package for this kind of URL is missing ({error}): "
-                "pip install -e '.[remote]' for s3://, or what the message names for others"
-            ) from error
+                f"{self.shown}: a package for this kind of URL is missing "
+                f"({self._redact(str(error))}): pip install -e '.[remote]' for s3://, or what the "
+                "message names for others"
+            ) from None
         except ValueError as error:
             raise RemoteError(
-                f"{self.url}: {error}; expected a URL that fsspec knows, such as "
-                "s3://bucket/train.rec"
-            ) from error
+                f"{self.shown}: {self._redact(str(error))}; expected a URL that fsspec knows, such "
+                "as s3://bucket/train.rec"
+            ) from None
         for name in ("aiobotocore", "botocore"):  # they log at INFO where they found credentials
             if logging.getLogger(name).level == logging.NOTSET:
                 logging.getLogger(name).setLevel(logging.WARNING)
@@ -147,8 +158,8 @@ class RemoteObject:
             data: bytes = await self._fs._cat_file(self._path, start=start, end=stop)
             if len(data) > stop - start:
                 raise RemoteError(
-                    f"{self.url}{part}: got {len(data)} bytes: the server does not support ranges "
-                    "of bytes; copy the file to a disk, or to a server that does"
+                    f"{self.shown}{part}: got {len(data)} bytes: the server does not support "
+                    "ranges of bytes; copy the file to a disk, or to a server that does"
                 )
             if len(data) < stop - start:
                 raise ConnectionError(f"got {len(data)} bytes of {stop - start}")
@@ -162,7 +173,7 @@ class RemoteObject:
 
     async def _retry(self, call: Callable[[], Coroutine[Any, Any, Value]], part: str = "") -> Value:
         """Return the result of `call`, repeated after failures that may be temporary."""
-        failure: Exception | None = None
+        failure: BaseException | None = None
         started = time.monotonic()
         for attempt, wait in enumerate(WAITS):
             await asyncio.sleep(wait)
@@ -175,26 +186,42 @@ class RemoteObject:
                     return await call()
             except RemoteError:
                 raise
-            except FileNotFoundError as error:
-                raise RemoteMissing(
-                    f"{self.url}{part} does not exist: check the name, and the endpoint that the "
-                    "environment states"
-                ) from error
-            except PermissionError as error:
-                raise RemoteError(
-                    f"{self.url}{part}: the store refuses access ({error}); provide credentials "
-                    "that may read it, as the store's own tools take them (for S3: AWS_PROFILE, "
-                    "or AWS_ACCESS_KEY_ID and its secret)"
-                ) from error
             except Exception as error:  # each store's client has its own exceptions
-                if failure is None or not isinstance(error, TimeoutError):
-                    failure = error
+                answer = self._answer(error)
+                self._refuse(answer, part)
+                if failure is None or not isinstance(answer, TimeoutError):
+                    failure = answer
         reason = f"{type(failure).__name__}: {failure}".rstrip(": ")
+        # No error has a client's as its cause: a traceback would show that with its secrets.
         raise RemoteError(
-            f"{self.url}{part}: no answer in {len(WAITS)} attempts and "
-            f"{time.monotonic() - started:.0f} s ({reason}); check the network, the endpoint and "
-            "the credentials, then resume the run"
-        ) from failure
+            f"{self.shown}{part}: no answer in {len(WAITS)} attempts and "
+            f"{time.monotonic() - started:.0f} s ({self._redact(reason)}); check the network, the "
+            "endpoint and the credentials, then resume the run"
+        ) from None
+
+    def _answer(self, error: Exception) -> BaseException:
+        """Return what happened, where fsspec makes a FileNotFoundError of it, as of web servers."""
+        is_hidden = isinstance(error, FileNotFoundError) and "http" in self._fs.protocol
+        return error if error.__cause__ is None or not is_hidden else error.__cause__
+
+    def _refuse(self, answer: BaseException, part: str) -> None:
+        """Raise the `RemoteError` of an answer that another attempt would not change."""
+        status = getattr(answer, "status", None)  # of a web server
+        if isinstance(answer, PermissionError) or status in _REFUSALS:
+            raise RemoteRefused(
+                f"{self.shown}{part}: the store refuses access ({self._redact(str(answer))}); "
+                "provide credentials that may read it, as the store's own tools take them (for S3: "
+                "AWS_PROFILE, or AWS_ACCESS_KEY_ID and its secret), or a URL whose signature has "
+                "not expired"
+            ) from None
+        if isinstance(answer, FileNotFoundError) or status in _ABSENCES:
+            raise RemoteMissing(
+                f"{self.shown}{part} does not exist: check the name, and the endpoint that the "
+                "environment states"
+            ) from None
+
+    def _redact(self, text: str) -> str:
+        return redact_as_quoted(text, self.url)
 
     async def _info(self) -> dict[str, Any]:
         self._fs.invalidate_cache(self._path)  # ask the store, not an earlier listing of it
@@ -210,8 +237,8 @@ class RemoteObject:
                 if self.version.get(name) != found.get(name)
             ]
             raise RemoteError(
-                f"{self.url} was changed while in use ({', '.join(changes)}): start again to read "
-                "it as it is now"
+                f"{self.shown} was changed while in use ({', '.join(changes)}): start again to "
+                "read it as it is now"
             )
 
 

@@ -43,7 +43,7 @@ def versions() -> dict[str, str]:
     """Return the versions that every figure depends on."""
     import torch
 
-    from recognition.version import __version__
+    from recognition import __version__
 
     return {
         "partialfc": __version__,
