@@ -144,7 +144,7 @@ def _parse_override(text: str) -> dict[str, Any]:
         check_printable(name)
         parsed = parse_yaml(value)
     except ValueError as error:
-        raise ConfigError(f"--set {_clip(text)}: not usable YAML: {error}") from None
+        raise ConfigError(f"--set {_clip(name)}: not usable YAML: {error}") from None
     return reduce(lambda inner, key: {key: inner}, reversed(keys), parsed)
 
 
@@ -157,12 +157,11 @@ def _explain(error: ValidationError, kind: type[BaseModel], values: Mapping[str,
         name = ".".join(keys) or "config"
         # A setting that may be one of several types has an error for each.
         expected.setdefault(name, []).append(_message(details, keys, kind))
+        value = details["input"]
+        is_shown = details["type"] not in ("extra_forbidden", "missing")
         # A URL that is refused may have no form in which its secret can be recognised.
-        is_url = "://" in str(details["input"])
-        if details["type"] not in ("extra_forbidden", "missing") and not (
-            is_url or isinstance(details["input"], Mapping | BaseModel)
-        ):
-            found[name] = f" (found {_clip(repr(details['input']))})"
+        if is_shown and not isinstance(value, Mapping | BaseModel) and "://" not in str(value):
+            found[name] = f" (found {_clip(repr(value))})"
     lines = [f"  {name}: {'; or: '.join(expected[name])}{found.get(name, '')}" for name in expected]
     more = error.error_count() - _MOST_ERRORS
     return [*lines, f"  and {more} more"] if more > 0 else lines
@@ -199,6 +198,7 @@ def _message(details: ErrorDetails, keys: Sequence[str], kind: type[BaseModel]) 
 
 
 def _clip(text: str) -> str:
+    text = redact(text)  # before the cut, which may leave half a secret
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 

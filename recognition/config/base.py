@@ -27,7 +27,9 @@ Range = Annotated[tuple[End, End], Field(strict=False)]  # strict, it would refu
 
 def _local_path(value: object) -> Path:
     """Convert a text to a path; as a path, a URL would lose one of its slashes."""
-    if not isinstance(value, str | Path) or not str(value) or "://" in str(value):
+    if isinstance(value, str) and "://" in value:
+        raise ValueError("found a URL, expected a path on this machine")
+    if not isinstance(value, str | Path) or not str(value):
         raise ValueError("expected a path on this machine")
     return Path(value)
 

@@ -62,7 +62,7 @@ def check_printable(text: str) -> None:
     """Raise `ValueError` for a text that would change a terminal or a log that it is written to."""
     for character in text:
         if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
-            raise ValueError(f"{text[:80]!r} has the control character {character!r}: remove it")
+            raise ValueError(f"text with the control character {character!r}: remove it")
 
 
 class _Loader(yaml.SafeLoader):
@@ -75,7 +75,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "tag", None) is not None:
-            raise _refusal(f"{event.tag} is a tag; expected a value without one", event)
+            raise _refusal("a tag; expected a value without one", event)
         if self._levels == MOST_LEVELS:
             raise _refusal(f"more than {MOST_LEVELS} levels; expected a few", event)
         before = self._characters

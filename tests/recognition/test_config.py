@@ -91,7 +91,7 @@ WRONG = [
     ("data.demo={identities: 20, images: 10}", "data.demo", ["images is 10", "identities is 20"]),
     ("data.demo.seed=-1", "data.demo.seed", ["equal to 0", "-1"]),
     ("output=''", "output", ["''"]),
-    ("output=s3://bucket/run", "output", ["this machine"]),
+    ("output=s3://bucket/run", "output", ["URL"]),
     ("verification.folder=5", "verification.folder", ["5"]),
     ("log.every_steps=2147483648", "log.every_steps", ["2147483648"]),
     ("train.epochs=1.0e+300", "train.epochs", ["1000000", "1e+300"]),
@@ -102,7 +102,7 @@ WRONG = [
         ["identities_per_batch is 12", "num_classes is 5"],
     ),
     ("seed", "--set seed", ["key=value"]),
-    ("seed=[1", "--set seed=[1", ["YAML"]),
+    ("seed=[1", "--set seed", ["YAML"]),
 ]
 
 
@@ -197,6 +197,7 @@ def test_a_written_config_has_no_secret_and_asks_for_it(tmp_path: Path) -> None:
     text = "{output: run, data: {train: [%s, /b]}, train: {global_batch_size: 8, steps: 1}}"
     path.write_text(text % f"'{SECRET_URL}'")
     config = load_config(path)
+    assert "hush" not in dump_config(load_config(path, [f"verification.sets=['{SECRET_URL}']"]))
     assert config.data.train == [SECRET_URL, Path("/b")]
     path.write_text(dump_config(config))
     assert "hush" not in path.read_text()
@@ -215,6 +216,10 @@ def test_a_written_config_has_no_secret_and_asks_for_it(tmp_path: Path) -> None:
         "data.tarin=https://me:hush@host/x?sig=hush",
         "data.train=[https://me:hush@host/x?sig=hush",
         "train.steps=https://me:hush@host/x?sig=hush",
+        "data.list_root=https://me:hush@host/x?sig=hush",
+        "data.train=[" + "x" * 50 + "https://me:hush@" + "x" * 90,
+        'data.train="https://me:hush\\e one@host/x"',
+        "https://me:hush@host/x?sig=hush: 1",
     ],
 )
 def test_a_refused_config_shows_no_secret(override: str, tmp_path: Path) -> None:
