@@ -19,14 +19,14 @@ def _refused(name: str, value: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", [*PROBABILITIES, *FRACTIONS])
 @pytest.mark.parametrize(
-    ("value", "bound"), [(-0.1, {"ge": 0}), (1.5, {"le": 1}), (float("nan"), {"le": 1})]
+    ("value", "bound"), [(-0.1, {"ge": 0}), (1.5, {"le": 1}), (float("nan"), {})]
 )
 def test_fractions_are_0_to_1(name: str, value: float, bound: dict[str, float]) -> None:
     assert _refused(name, value) == bound
 
 
 @pytest.mark.parametrize("name", [*PROBABILITIES, *FRACTIONS])
-@pytest.mark.parametrize("value", ["much", None, [0.5]])
+@pytest.mark.parametrize("value", ["much", "0.5", True, None, [0.5]])
 def test_fractions_are_numbers(name: str, value: Any) -> None:
     _refused(name, value)
 
@@ -64,7 +64,7 @@ def test_other_mistakes_are_refused(name: str, value: Any) -> None:
 
 def test_values_as_yaml_has_them_become_numbers() -> None:
     found = Augmentation.model_validate(
-        {"crop": 1, "flip": "1e-1", "blur_sigma": [1, 2], "jpeg_quality": [20.0, 30], "seed": 5}
+        {"crop": 1, "flip": 0.1, "blur_sigma": [1, 2], "jpeg_quality": [20, 30], "seed": 5}
     )
     expected = Augmentation(
         crop=1.0, flip=0.1, blur_sigma=(1.0, 2.0), jpeg_quality=(20, 30), seed=5
