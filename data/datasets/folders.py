@@ -6,6 +6,7 @@ classes and order in either. `data.datasets.lists` has the rules of lists.
 
 import logging
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -40,10 +41,14 @@ class ImageFiles:
         """Return the content of the file at `index`; `DatasetError` if it cannot be read."""
         file = self.root / self.paths[index]
         try:
-            size = file.stat().st_size
-            if size <= SIZE_MASK:
+            status = file.stat()
+            if stat.S_ISREG(status.st_mode) and status.st_size <= SIZE_MASK:
                 return file.read_bytes()
-            raise DatasetError(f"{file} has {size} bytes: expected an image of at most {SIZE_MASK}")
+            kind = stat.filemode(status.st_mode)[0]  # a pipe or a device could be read for ever
+            raise DatasetError(
+                f"{file} is of type {kind!r} and has {status.st_size} bytes: expected a file "
+                f"('-') with an image of at most {SIZE_MASK}; replace it"
+            )
         except OSError as error:
             raise DatasetError(
                 f"{file} cannot be read: {error}; copy it, or correct {self.location}"

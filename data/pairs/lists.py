@@ -220,6 +220,8 @@ def _repeated(pairs: Sequence[Pair]) -> list[str]:
 def _read_image(path: Path) -> bytes:
     """Return an image file that can be decoded."""
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device could be read for ever
+            raise BadImage("is a folder, a pipe or a device: expected a file")
         content = path.read_bytes()
         decode_into(np.empty((112, 112, 3), np.uint8), content)
     except (OSError, BadImage) as error:

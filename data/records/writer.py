@@ -77,8 +77,14 @@ class RecordWriter:
                     "wrote it; delete it with its folder, and run again"
                 )
             file.truncate(size)
-        text = self._files[1].read().decode("ascii")
-        keys = np.fromstring(text, np.int64, sep=" ")[::2]
+        try:
+            text = self._files[1].read().decode("ascii")
+            keys = np.fromstring(text, np.int64, sep=" ")[::2]
+        except ValueError as error:
+            raise WriteError(
+                f"{self._partial[1]} is damaged: {error}; expected the numbers that the earlier "
+                "run wrote; delete it with its folder, and run again"
+            ) from error
         if len(keys):
             breaks = np.flatnonzero(np.diff(keys) != 1) + 1
             self._starts.extend(keys[np.append(0, breaks)].tolist())

@@ -83,6 +83,7 @@ KINDS: Final[dict[str, Kind]] = {
 # 0.13 or more, a face turned to the side until the eyes are 0.4 as far apart 0.09.
 _MISFIT: Final = 0.12
 _LEAST_SPREAD: Final = 1.0  # pixels; points closer together have no direction
+_MOST_PIXELS: Final = 1_000_000  # from the photo's corner; the square of more could overflow
 _HALF: Final = 0.5 + 0.5j  # from a pixel's corner to its centre
 _MOST_SAMPLES: Final = 8  # per side and pixel, from the photo itself
 _ORIENTATION: Final = 0x0112  # the EXIF tag
@@ -119,10 +120,12 @@ def fit_similarity(points: Points, targets: Points) -> Similarity:
 
     In the plane the solution of Umeyama (1991, "Least-squares estimation of transformation
     parameters between two point patterns") is a quotient of complex numbers. Raises
-    `AlignmentError` for points that are not finite, or nearly all the same.
+    `AlignmentError` for points that are no pixels' places, or nearly all the same.
     """
-    if not np.isfinite(points).all():
-        raise AlignmentError(f"landmarks {points.tolist()}: expected finite numbers")
+    if not (np.abs(points) <= _MOST_PIXELS).all():  # nor is NaN
+        raise AlignmentError(
+            f"landmarks {points.tolist()}: expected pixels, up to {_MOST_PIXELS:,} from the corner"
+        )
     source, target = (points @ (1, 1j)).astype(complex), (targets @ (1, 1j)).astype(complex)
     source_mean, target_mean = complex(source.mean()), complex(target.mean())
     source, target = source - source_mean, target - target_mean
@@ -314,6 +317,9 @@ def _align(
     except AlignmentError as error:
         return False, [("landmarks", str(error))]
     try:
+        # A pipe could be waited for, and a device read, for ever.
+        if (source / face.path).exists() and not (source / face.path).is_file():
+            raise AlignmentError("a folder, a pipe or a device: expected a file")
         with Image.open(source / face.path) as image:
             if image.mode[0] in "IF":
                 raise AlignmentError(f"mode {image.mode} has more than 8 bits per channel")

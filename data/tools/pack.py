@@ -217,7 +217,7 @@ class _Packer:
         if options.keeps_bytes:
             written = sum(path.stat().st_size for path in self._job.partial.iterdir())
             per_record = framed_bytes(HEADER.size) + 2 + _INDEX_LINE
-            needed = int(images.sizes.sum()) + per_record * len(images.sizes)
+            needed = int(np.maximum(images.sizes, 0).sum()) + per_record * len(images.sizes)
             check_space(self._job.output, needed - written)
         bounds = _task_bounds(images.sizes[order], state.consumed)
         slices = (order[start:stop] for start, stop in bounds)
@@ -276,7 +276,7 @@ class _Packer:
 
 def _task_bounds(sizes: Int64s, start: int) -> Iterator[tuple[int, int]]:
     """Cut the images from `start` on, of `sizes` int64 [n] bytes, into tasks `[start, stop)`."""
-    before = np.concatenate([[0], np.cumsum(sizes)])
+    before = np.concatenate([[0], np.cumsum(np.maximum(sizes, 0))])
     while start < len(sizes):
         fitting = int(np.searchsorted(before, before[start] + _TASK_BYTES, side="right")) - 1
         stop = min(max(fitting, start + 1), start + _TASK_IMAGES, len(sizes))
@@ -293,6 +293,8 @@ def prepare_images(task: list[tuple[str, int]], options: PackOptions) -> list[by
 
 
 def _prepare(path: str, size: int, options: PackOptions) -> bytes | str:
+    if size < 0:  # a pipe or a device could be read for ever
+        return "is a folder, a pipe or a device: expected a file"
     try:
         encoded = _read(path, size)
         if options.keeps_bytes:

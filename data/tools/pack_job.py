@@ -67,7 +67,9 @@ class PackJob:
         (self.output / _LOCK).unlink(missing_ok=True)  # the earlier run may have ended before that
         manifest = self._parse(path)
         self._refuse_other_options(path)
-        for name, size in manifest["files"].items():
+        with _parsing(path):
+            files, _, _ = dict(manifest["files"]), manifest["digest"], dict(manifest["report"])
+        for name, size in files.items():
             file = self.output / name
             found = file.stat().st_size if file.is_file() else None
             if found != size:
@@ -114,12 +116,13 @@ class PackJob:
             self._write({"progress": None})
             return PackState()
         self._refuse_other_options(path)
-        return PackState(
-            values["consumed"],
-            values["digest"],
-            [(position, fault) for position, fault in values["skipped"]],
-            SetPosition.from_json(values["written"]),
-        )
+        with _parsing(path):
+            return PackState(
+                int(values["consumed"]),
+                str(values["digest"]),
+                [(int(position), str(fault)) for position, fault in values["skipped"]],
+                SetPosition.from_json(values["written"]),
+            )
 
     def save(self, state: PackState, writer: RecordSetWriter) -> None:
         """Put everything that was written on the disk, and then how far that is."""
@@ -151,13 +154,9 @@ class PackJob:
                 path.unlink()
 
     def _parse(self, path: Path) -> dict[str, Any]:
-        try:
+        with _parsing(path):
             found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             dict(found["options"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise JobError(
-                f"{path} is not what a pack writes ({error!r}); delete {path.parent} and pack again"
-            ) from error
         return found
 
     def _refuse_other_options(self, path: Path) -> None:
@@ -177,3 +176,14 @@ class PackJob:
         path = self.partial / MANIFEST
         with writing(path), atomic_write(path) as file:
             file.write(json.dumps({"options": self._options, **values}).encode("ascii"))
+
+
+@contextmanager
+def _parsing(path: Path) -> Iterator[None]:
+    """Raise `JobError` where the content of `path` is not what was written there."""
+    try:
+        yield
+    except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
+        raise JobError(
+            f"{path} is not what a pack writes ({error!r}); delete {path.parent} and pack again"
+        ) from error

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from array import array
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ class PackSource:
     files: ImageFiles
     labels: Int64s  # the class of each, from 0 to `num_classes - 1`, each in use
     class_names: list[str] | None  # None if they are the numbers in the list
-    sizes: Int64s  # in bytes, 0 for a missing file
+    sizes: Int64s  # in bytes, 0 for a missing file, -1 for a folder, pipe or device
     times: Int64s  # of the last change, in nanoseconds
 
     @property
@@ -90,6 +91,8 @@ def open_pack_source(
         with suppress(OSError):
             status = os.stat(os.path.join(files.root, path))
             size, time = status.st_size, status.st_mtime_ns
+            if not stat.S_ISREG(status.st_mode):
+                size = -1
         sizes.append(size)
         times.append(time)
     return PackSource(

@@ -96,7 +96,8 @@ class SetPosition:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """Return the position whose `asdict` is `values`."""
-        return cls(values["shard"], values["stop"], WriterPosition(**values["file"]))
+        file = {name: int(value) for name, value in values["file"].items()}
+        return cls(int(values["shard"]), int(values["stop"]), WriterPosition(**file))
 
 
 class RecordSetWriter:
@@ -268,7 +269,7 @@ def read_class_names(images: RecordDataset) -> list[str] | None:
     try:
         classes = json.loads(path.read_text(encoding="utf-8"))
         by_label = {int(label): str(name) for name, label in classes.items()}
-    except (ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, OverflowError, RecursionError) as error:
         raise RecordError(
             f"{path} is not a list of classes ({error}): expected a JSON object {{name: class}}; "
             "write it again, or delete it"

@@ -17,7 +17,8 @@ from data.tools.record_set import CLASSES, read_class_names
 LIST = "images.tsv"
 
 # Names that are not those of one folder on every system, or that would be ignored as hidden.
-_UNFIT = re.compile(r"\.|.*[/\\\x00-\x1f]")
+# File names that are no UTF-8 have \udc80 to \udcff; other surrogates can be in JSON alone.
+_UNFIT = re.compile(r"\.|.*[/\\\x00-\x1f\x7f-\x9f\ud800-\udc7f\udd00-\udfff]", re.DOTALL)
 _LONGEST_NAME = 255  # bytes, on nearly all file systems
 
 

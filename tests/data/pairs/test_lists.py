@@ -157,6 +157,9 @@ def test_images_that_are_missing_or_damaged_are_named(tmp_path: Path) -> None:
     (tmp_path / "3_0.jpg").unlink()
     with pytest.raises(PairListError, match=r"3_0\.jpg: "):
         pack_pair_list(path, tmp_path, tmp_path / "set.bin")
+    os.mkfifo(tmp_path / "3_0.jpg")
+    with pytest.raises(PairListError, match=r"3_0\.jpg: "):
+        pack_pair_list(path, tmp_path, tmp_path / "set.bin")
 
 
 def test_there_are_remarks_on_pairs_of_little_value(tmp_path: Path) -> None:

@@ -188,6 +188,14 @@ def test_partial_files_shorter_than_the_position_are_refused(tmp_path: Path) -> 
         RecordWriter(tmp_path / "x.rec", resume=WriterPosition(12, 4))
 
 
+@pytest.mark.parametrize("index", [b"0\t0\xff", b"0\tabc"])
+def test_a_partial_index_that_is_damaged_is_refused(index: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.rec.partial").write_bytes(bytes(12))
+    (tmp_path / "x.idx.partial").write_bytes(index)
+    with pytest.raises(WriteError, match=r"x\.idx\.partial"):
+        RecordWriter(tmp_path / "x.rec", resume=WriterPosition(12, len(index)))
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 @pytest.mark.parametrize("size", [10, 1 << 20])
 @pytest.mark.parametrize("full", ["rec", "idx"])

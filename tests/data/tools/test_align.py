@@ -1,5 +1,6 @@
 import csv
 import math
+import os
 import re
 from io import BytesIO
 from pathlib import Path
@@ -137,8 +138,13 @@ def test_mirrored_landmarks_are_noticed() -> None:
 
 @pytest.mark.parametrize(
     "points",
-    [np.full((5, 2), 7.0), TEMPLATE / 112, np.where(TEMPLATE > 90, np.nan, TEMPLATE)],
-    ids=["all the same", "fractions of the sides", "not finite"],
+    [
+        np.full((5, 2), 7.0),
+        TEMPLATE / 112,
+        np.where(TEMPLATE > 90, np.nan, TEMPLATE),
+        np.where(TEMPLATE > 90, 1e300, TEMPLATE),
+    ],
+    ids=["all the same", "fractions of the sides", "not finite", "no pixels"],
 )
 def test_points_without_a_direction_are_refused(points: Points) -> None:
     with pytest.raises(AlignmentError, match=re.escape(str(points.tolist()))):
@@ -202,6 +208,14 @@ def test_other_lists_are_refused(tmp_path: Path, content: bytes, found: str) -> 
         read_landmarks(tmp_path / "x.csv")
 
 
+def test_a_path_that_no_file_has_is_refused_with_its_line(tmp_path: Path) -> None:
+    for path in ("a\0.jpg", "\x1b[31m.jpg", "x" * 256):
+        (tmp_path / "x.csv").write_text(f"a.jpg{',1' * 10}\n{path}{',1' * 10}\n")
+        with pytest.raises(AlignmentError, match=r"x\.csv, line 2: ") as caught:
+            read_landmarks(tmp_path / "x.csv")
+        assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 def test_faces_are_written_with_their_landmarks_in_place(
     photos: Path, tmp_path: Path, suffix: str
@@ -259,7 +273,9 @@ def test_everything_that_is_left_out_is_reported(photos: Path, tmp_path: Path) -
     (photos / "unlisted.jpeg").write_bytes(b"")
     Image.new("I;16", (SIDE, SIDE)).save(photos / "deep.png")
     bad = np.full((5, 2), np.nan)
+    os.mkfifo(photos / "pipe")
     names = ["cut.png", "text.jpg", "absent.jpg", "deep.png", "../photos/a/one.png", "/etc/a.png"]
+    names.append("pipe")
     written, findings = align(
         tmp_path, *((name, PLACE) for name in names), ("a/one.png", bad),
         ("a/one.png", TEMPLATE / 112), ("a/one.png", PLACE),
@@ -267,7 +283,7 @@ def test_everything_that_is_left_out_is_reported(photos: Path, tmp_path: Path) -
     assert (written, findings.clean) == (1, False)
     report = {item["kind"]: item for item in findings.to_list()}
     assert [place["file"] for place in report["photo"]["places"]] == names
-    assert [place["line"] for place in report["landmarks"]["places"]] == [7, 8]
+    assert [place["line"] for place in report["landmarks"]["places"]] == [8, 9]
     assert [place["file"] for place in report["unlisted"]["places"]] == ["unlisted.jpeg"]
     assert set(report) == {"photo", "landmarks", "unlisted"}
     details = [place["detail"] for place in report["photo"]["places"]]

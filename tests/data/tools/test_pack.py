@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import simplejpeg
 
-from data.datasets.dataset import ImageDataset, open_dataset, open_records
+from data.datasets.dataset import DatasetError, ImageDataset, open_dataset, open_records
 from data.files import WriteError
 from data.records.format import MAGIC_BYTES, unpack_record
 from data.records.index import open_index
@@ -239,6 +240,21 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "out.partial")
     with pytest.raises(BadFile, match=r"a/link\.jpg "):
         pack(tmp_path, tmp_path / "elsewhere" / "out")
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs a device without an end")
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    people(tmp_path / "in", {"a": 1})
+    os.mkfifo(tmp_path / "in" / "a" / "pipe.jpg")
+    (tmp_path / "in" / "a" / "zero.jpg").symlink_to("/dev/zero")
+    dataset = open_dataset(tmp_path / "in")
+    for index, name in ((1, "pipe"), (2, "zero")):
+        with pytest.raises(DatasetError, match=rf"{name}\.jpg "):
+            dataset.encoded(index)
+    report = pack_records(
+        tmp_path / "in", tmp_path / "out", PackOptions(), skip_bad=True, workers=1
+    )
+    assert (report.images, report.skipped) == (1, 2)
 
 
 @pytest.mark.parametrize("change", [700, -5, 1])

@@ -281,7 +281,47 @@ def test_other_contents_are_refused_and_left_alone(name: str, tmp_path: Path) ->
     assert (tmp_path / name / "mine.txt").read_text() == "precious"
 
 
-@pytest.mark.parametrize("text", ["", "[1]", '{"files": {}}'])
+def test_a_finished_manifest_without_a_part_is_named(tmp_path: Path) -> None:
+    people(tmp_path / "in", COUNTS)
+    pack(tmp_path / "in", tmp_path / "out")
+    manifest = tmp_path / "out" / MANIFEST
+    values = json.loads(manifest.read_text())
+    for name in ("files", "digest", "report"):
+        manifest.write_text(
+            json.dumps({key: value for key, value in values.items() if key != name})
+        )
+        with pytest.raises(JobError, match=rf"{manifest} .*{name}"):
+            pack(tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"consumed": "some"},
+        {"skipped": [[1]]},
+        {"written": None},
+        {"written": {"shard": 0, "stop": 3}},
+        {"written": {"shard": 0, "stop": 3, "file": {"rec_bytes": None}}},
+    ],
+)
+def test_a_broken_manifest_of_an_interrupted_pack_is_named(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    people(tmp_path / "in", {"a": 2, "b": 200})
+    (tmp_path / "in" / "b" / "199.jpg").write_bytes(b"none")
+    with pytest.raises(BadFile):
+        pack_records(
+            tmp_path / "in", tmp_path / "out", PackOptions(), workers=1, checkpoint_seconds=0
+        )
+    manifest = tmp_path / "out.partial" / MANIFEST
+    values = json.loads(manifest.read_text())
+    values["progress"] |= change
+    manifest.write_text(json.dumps(values))
+    with pytest.raises(JobError, match=str(manifest)):
+        pack(tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"files": {}}', "[" * 100_000])
 def test_a_broken_manifest_is_named(text: str, tmp_path: Path) -> None:
     people(tmp_path / "in", COUNTS)
     (tmp_path / "out").mkdir()

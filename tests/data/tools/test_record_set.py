@@ -94,7 +94,14 @@ def test_names_of_shards_belong_to_their_labels_in_whatever_order_those_come(
 
 @pytest.mark.parametrize(
     ("text", "named"),
-    [("{", ""), ("[1, 2]", ""), ('{"a": "b"}', ""), ('{"a": 0, "b": 2}', r" 1 \(1 ")],
+    [
+        ("{", ""),
+        ("[1, 2]", ""),
+        ('{"a": "b"}', ""),
+        ('{"a": 1e999}', ""),
+        ("[" * 100_000, ""),
+        ('{"a": 0, "b": 2}', r" 1 \(1 "),
+    ],
 )
 def test_a_list_of_classes_of_another_form_is_refused(
     text: str, named: str, tmp_path: Path

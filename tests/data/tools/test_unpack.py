@@ -76,7 +76,9 @@ def test_labels_with_gaps_are_refused_or_renumbered(tmp_path: Path) -> None:
     assert unpack_records(gappy, tmp_path / "out", remap_labels=True) == (8, 4)
 
 
-@pytest.mark.parametrize("name", ["../up", "a/b", "", ".", "..", ".hidden", "a\tb", "x" * 300])
+@pytest.mark.parametrize(
+    "name", ["../up", "a/b", "", ".", "..", ".hidden", "a\tb", "a\nb", "\x9b", "\ud800", "x" * 300]
+)
 def test_class_names_that_cannot_be_folders_are_refused(name: str, tmp_path: Path) -> None:
     packed = pack_people(tmp_path)
     (packed / CLASSES).write_text(json.dumps({name: 0}))
