@@ -25,13 +25,20 @@ End = TypeVar("End", float, int)
 Range = Annotated[tuple[End, End], Field(strict=False)]  # strict, it would refuse YAML's lists
 
 
+def _path(text: str | Path) -> Path:
+    parts = str(text).encode(errors="replace").split(b"/")
+    if any(len(part) > 255 for part in parts) or sum(map(len, parts)) + len(parts) > 4096:
+        raise ValueError("longer than file systems allow: 255 bytes per name, 4,095 in all")
+    return Path(text)
+
+
 def _local_path(value: object) -> Path:
     """Convert a text to a path; as a path, a URL would lose one of its slashes."""
     if isinstance(value, str) and "://" in value:
         raise ValueError("found a URL, expected a path on this machine")
     if not isinstance(value, str | Path) or not str(value):
         raise ValueError("expected a path on this machine")
-    return Path(value)
+    return _path(value)
 
 
 LocalPath = Annotated[Path, BeforeValidator(_local_path)]
@@ -42,7 +49,7 @@ def _locations(value: object) -> object:
     if not items or not all(isinstance(item, str | Path) and str(item) for item in items):
         raise ValueError("expected a path, a URL, or a list of one or more of these")
     check_urls(items)
-    locations = [Path(item) if "://" not in str(item) else item for item in items]
+    locations = [_path(item) if "://" not in str(item) else item for item in items]
     return locations if isinstance(value, list) else locations[0]
 
 
