@@ -74,9 +74,9 @@ def test_a_signal_during_training_is_a_request(number: signal.Signals, exits: li
         with signals.deferred():
             assert signals.requested == 0
             for _ in range(2):  # a launcher may pass on what the terminal has sent as well
-                os.kill(os.getpid(), number)
+                signal.raise_signal(number)
             wait_for(lambda: signals.requested == number)
-        os.kill(os.getpid(), signal.SIGTERM)  # it is ending already
+        signal.raise_signal(signal.SIGTERM)  # it is ending already
         assert signals.requested == number
     assert exits == []
 
@@ -84,10 +84,10 @@ def test_a_signal_during_training_is_a_request(number: signal.Signals, exits: li
 def test_a_second_interrupt_ends_at_once(exits: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failure, "_SAME_INTERRUPT", -1.0)
     with StopSignals(World()) as signals, signals.deferred():
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         wait_for(lambda: signals.requested == signal.SIGINT)
         assert exits == []
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         wait_for(lambda: exits != [])
     assert exits[0] == 130
 
@@ -97,7 +97,7 @@ def test_a_signal_ends_a_rank_at_once_when_another_is_gone(exits: list[int]) -> 
         signals.peers = [Process.of(os.getpid()), Process.of(peer.pid)]
         peer.kill()  # and nobody has waited for it yet
         with signals.deferred():
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
             wait_for(lambda: exits != [])
     assert exits[0] == 143
 
