@@ -280,14 +280,25 @@ class Trainer:
 
     def save(self, accuracy: float | None) -> None:
         """Write a checkpoint; `accuracy` is the mean accuracy of the model at this very step."""
-        self._broadcast_buffers()
-        self.head.forget()
-        self.source.report(self.progress.step)  # brings its state up to this step
+        self._report_data()  # brings its state up to this step
         best = accuracy is not None and accuracy > self.progress.best_accuracy
         if accuracy is not None and best:
             self.progress.best_accuracy = accuracy
+        self._write_checkpoint(best=best)
+
+    def _write_checkpoint(self, *, best: bool) -> None:
+        self._broadcast_buffers()
+        self.head.forget()
         folder = self.checkpoints.save(self.progress.step, self._state(), best=best)
         log.info("saved %s%s", folder, " (best so far)" if best else "")
+
+    def _report_data(self) -> Mapping[str, float]:
+        """Return the figures about the data; if it ends the run, save first: weights are whole."""
+        try:
+            return self.source.report(self.progress.step)
+        except ValueError:  # on all ranks alike
+            self._write_checkpoint(best=False)
+            raise
 
     def restore(self, folder: Path) -> None:
         """Restore everything from a checkpoint, written by any number of ranks.
@@ -355,7 +366,7 @@ class Trainer:
             "memory_gb": peak_memory_bytes(self.device) / 2**30,
             "loss_scale": self.scaler.scale,
             "skipped_steps": self.scaler.skipped_steps,
-            **self.source.report(step),
+            **self._report_data(),
         }
         self.telemetry.train(
             step,

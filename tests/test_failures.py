@@ -99,6 +99,10 @@ def test_more_bad_records_than_allowed_stop_a_run_that_skips_them(
     assert "5 of 91" in error  # what ended the run
     assert "step 4/40" in log
     assert "step 5/40" not in log  # the first epoch ends within step 5
+    # The weights are whole, and with another limit the run can go on from here.
+    assert [item.name for item in (tmp_path / "run" / "checkpoints").glob("step_*")] == [
+        "step_00000005"
+    ]
 
 
 def test_a_nan_stops_before_weights_are_touched(tiny_config: Path, tmp_path: Path) -> None:
