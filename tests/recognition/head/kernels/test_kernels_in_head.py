@@ -18,7 +18,9 @@ OPTIMIZERS = [
     RowSGD(),
     RowSGD(nesterov=True, momentum_dtype=torch.bfloat16),
     RowSGD(momentum=0.0),
-    RowAdamW(),
+    # An epsilon of the gradients' size. Where it is smaller than a gradient's rounding error, the
+    # error decides on the update's size and sign: up to 1e-4 of the weights in these tests.
+    RowAdamW(eps=10.0),
 ]
 
 
@@ -72,8 +74,8 @@ def test_steps_equal_those_of_torch(
     expected = _three_steps(BlockOps, monkeypatch, **options)
     found = _three_steps(kernels, monkeypatch, **options)
     for name, tensor in expected.items():
-        # float32 sums in another order, after three steps. A bfloat16 momentum may then round to
-        # a neighbouring 8-bit number, and weights follow it at lr 0.01.
+        # float32 sums in another order, after three steps: up to 6e-6. A bfloat16 momentum may
+        # then round to a neighbouring 8-bit number, and weights follow it at lr 0.01.
         rounded = getattr(optimizer, "momentum_dtype", None) == torch.bfloat16
         relative = 2**-7 if tensor.dtype == torch.bfloat16 else 3e-4 if rounded else 3e-5
         bound = relative * float(tensor.abs().max())
