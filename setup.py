@@ -26,7 +26,7 @@ setup(
     packages=find_packages(include=["backbones*", "recognition*"]),
     package_data={"recognition": ["py.typed"], "backbones": ["py.typed"]},
     install_requires=[
-        "filelock>=3.12",
+        "filelock>=3.20.3",
         "numba>=0.58",
         "numpy>=1.23.5",
         "pillow>=10",
@@ -37,6 +37,7 @@ setup(
         "tensorboard>=2.16",
         "torch>=2.6",
         "tqdm>=4.66",
+        "xxhash>=3",
     ],
     extras_require={
         # What the loader is compared with; it does not import with a torch built for CPUs alone.

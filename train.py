@@ -5,12 +5,41 @@ Parses the command line, starts the ranks, builds every part of the run from the
 `python train.py` is the same as `torchrun` with one rank.
 """
 
+# ruff: noqa: E402
 import argparse
+import json
 import logging
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--config", type=Path, required=True, help="a YAML file of configs/")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="override one setting, e.g. head.sample_rate=0.2; repeatable",
+    )  # fmt: skip
+    parser.add_argument(
+        # As a JSON text, which YAML reads as it is: 2025 and #1 are folders too.
+        "--output", type=lambda value: [f"output={json.dumps(value, ensure_ascii=False)}"],
+        default=[], metavar="FOLDER", help="the run folder, instead of the config's",
+    )  # fmt: skip
+    parser.add_argument(
+        "--resume", metavar="auto|PATH",
+        help="auto: continue from the run folder's latest checkpoint, if any; or a path of one",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dry-run", action="store_true",
+        help="check everything, print the resolved config and the plan, and stop",
+    )  # fmt: skip
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    parse()  # answers --help and a mistake at once: the imports below take seconds
 
 import torch
 
@@ -19,9 +48,10 @@ from data.build import (
     build_loader,
     build_order,
     build_prepare,
+    class_mapping_file,
     dataset_name,
     describe_order,
-    write_class_mapping,
+    stated_numbers,
 )
 from data.loading.choose_decoder import choose_decoder
 from eval.build import build_verifier
@@ -32,19 +62,20 @@ from recognition.build import (
     load_initial_weights,
     run_identity,
 )
-from recognition.checkpoint import Checkpoints, read_metadata, refuse_used_folder
+from recognition.checkpoint import Checkpoints, read_metadata
 from recognition.config import Config
-from recognition.config_file import dump_config, load_config
+from recognition.config_file import config_values, dump_config, load_config
 from recognition.distributed import (
     World,
-    barrier,
     choose_device,
     choose_threads,
     current,
     process_group,
 )
-from recognition.failure import report_and_exit
+from recognition.failure import StopSignals, report_and_exit
 from recognition.plan import check_batch, describe_plan, make_plan
+from recognition.precision import Precision
+from recognition.run_folder import RunFolder, changed_settings
 from recognition.telemetry import Telemetry, configure_logging
 
 log = logging.getLogger("train")
@@ -55,114 +86,97 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     world = current()
     configure_logging(world)
-    try:
-        config = load_config(options.config, [*options.set, *options.output])
-        device, reason = choose_device(config.train.device, world)
-        check_batch(config, world)
-        choose_decoder(config.data.decoder, device)  # refuses what is not installed
-        if options.dry_run:
-            dry_run(config, world, f"{device.type} ({reason}); {world.size} rank(s)")
-            return
-        if options.resume is None:
-            refuse_used_folder(config.output)
-        with process_group(device, config.train.timeout_seconds):
-            barrier()  # nobody writes before everybody has checked
-            threads, threads_reason = choose_threads(device, world)
-            torch.set_num_threads(threads)
-            log.info("%d rank(s), device %s, %s", world.size, reason, threads_reason)
-            run(config, world, device, options.resume)
-    except BaseException as error:
-        report_and_exit(error, world)
+    with StopSignals(world) as signals:
+        try:
+            start(options, world, signals)
+        except BaseException as error:
+            report_and_exit(error, world)
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Return the parsed command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--config", type=Path, required=True, help="a YAML file of configs/")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE",
-        help="override one setting, e.g. head.sample_rate=0.2; repeatable",
-    )  # fmt: skip
-    parser.add_argument(
-        "--output", type=lambda value: [f"output={value}"], default=[], metavar="FOLDER",
-        help="the run folder, in place of the config's",
-    )  # fmt: skip
-    parser.add_argument(
-        "--resume", metavar="auto|PATH",
-        help="continue: from the run folder's latest checkpoint, if it has one, or from a path",
-    )  # fmt: skip
-    parser.add_argument(
-        "--dry-run", action="store_true",
-        help="check everything, print the resolved config and the plan, and stop",
-    )  # fmt: skip
-    return parser.parse_args(arguments)
+def start(options: argparse.Namespace, world: World, signals: StopSignals) -> None:
+    """Check what needs no data, join the other ranks, lock the run folder, and run."""
+    config = load_config(options.config, [*options.set, *options.output])
+    device, reason = choose_device(config.train.device, world)
+    check_batch(config, world)
+    choose_decoder(config.data.decoder, device)  # refuses what is not installed
+    if options.dry_run:
+        dry_run(config, world, f"{device.type} ({reason}); {world.size} rank(s)")
+        return
+    with process_group(device, config.train.timeout_seconds):
+        threads, threads_reason = choose_threads(device, world)
+        torch.set_num_threads(threads)
+        log.info("%d rank(s), device %s, %s", world.size, reason, threads_reason)
+        with RunFolder(config.output, world, options.resume) as folder:
+            run(config, world, device, folder, signals)
 
 
-def run(config: Config, world: World, device: torch.device, resume: str | None) -> None:
-    """Build every part of the run and train."""
+def run(
+    config: Config, world: World, device: torch.device, folder: RunFolder, signals: StopSignals
+) -> None:
+    """Build every part of the run and train. Nothing is written before all of it is checked."""
     output = config.output
-    if world.is_main:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "config.yaml").write_text(dump_config(config))
-    configure_logging(world, output / "log.txt")
     torch.manual_seed(config.seed)
     dataset = build_dataset(config.data, world)
-    if world.is_main:
-        write_class_mapping(dataset, output)
     plan = make_plan(config, len(dataset))
     verifier = build_verifier(config, world)
     checkpoints = Checkpoints(output, world=world, keep=config.checkpoint.keep)
-    folder = None if resume is None else checkpoints.find(resume)
+    found = None if folder.resume is None else checkpoints.find(folder.resume)
     backbone = build_network(config).to(memory_format=torch.channels_last).to(device)
-    if config.init_from is not None and folder is None:
+    if config.init_from is not None and found is None:
         load_initial_weights(backbone, config.init_from)
-    with Telemetry(
-        output, world=world,
-        first_step=0 if folder is None else int(read_metadata(folder)["step"]),
-        total_steps=plan.total_steps, progress=sys.stderr.isatty() or world.size == 1,
-    ) as telemetry:  # fmt: skip
-        trainer = build_trainer(
-            config,
-            plan,
-            world=world,
-            device=device,
-            backbone=backbone,
-            source=build_loader(config, dataset, world, device),
-            prepare=build_prepare(config, device),
-            verify=lambda embed: verifier(embed, device),
-            checkpoints=checkpoints,
-            telemetry=telemetry,
-            identity=run_identity(
-                config, describe_order(config.data), dataset.num_classes, len(dataset)
-            ),
-        )
+    telemetry = Telemetry(output, world=world, total_steps=plan.total_steps)
+    trainer = build_trainer(
+        config,
+        plan,
+        world=world,
+        device=device,
+        backbone=backbone,
+        source=build_loader(config, dataset, world, device),
+        prepare=build_prepare(config, device),
+        verify=lambda embed: verifier(embed, device),
+        checkpoints=checkpoints,
+        telemetry=telemetry,
+        signals=signals,
+        identity=run_identity(
+            config, describe_order(config.data), dataset.num_classes, len(dataset)
+        ),
+    )
+    if found is not None:
+        trainer.restore(found)
+        telemetry.first_step = trainer.progress.step
+    signals.peers = folder.begin(
+        {"config.yaml": dump_config(config), **class_mapping_file(dataset)}, device
+    )
+    with telemetry:
         telemetry.text("config", dump_config(config))
-        if folder is not None:
-            trainer.restore(folder)
-            log.info("resumed %s at step %d", folder, trainer.progress.step)
-        elif resume is not None:
+        if found is not None:
+            log.info("resumed %s at step %d", found, trainer.progress.step)
+            saved = read_metadata(found).get("config", {})
+            for change in changed_settings(saved, config_values(config)):
+                log.info("since the checkpoint, %s", change)
+        elif folder.resume is not None:
             log.info("nothing to resume in %s: starting anew", output)
-        if config.verification.before_training and folder is None:
+        if config.verification.before_training and found is None:
             trainer.run_verification()
         started = time.perf_counter()
-        trainer.fit()
+        with signals.deferred():
+            trainer.fit()
         log.info("done in %.0f s; the run is in %s", time.perf_counter() - started, output)
 
 
 def dry_run(config: Config, world: World, device: str) -> None:
-    """Check the whole run without starting it; print the resolved config and the plan."""
-    source, demo = dataset_name(config.data), config.data.demo
-    if demo is not None and not Path(source).exists():
-        images, classes = demo.images, demo.identities
-        source += ", to be generated"
-    else:
+    """Check all that is there without starting it; print the resolved config and the plan."""
+    images, classes, remark = stated_numbers(config.data) or (0, 0, "")
+    if not remark:
         dataset = build_dataset(config.data, world)
         images, classes = len(dataset), dataset.num_classes
         build_order(config.data, dataset, config.seed)
         build_verifier(config, world)
+    precision = Precision(config.train.precision, choose_device(config.train.device, world)[0])
     lines = {
         "device": device,
-        "data": f"{source}: {images:,} images of {classes:,} identities",
+        "precision": precision.caution or precision.name,
+        "data": f"{dataset_name(config.data)}: {images:,} images of {classes:,} identities{remark}",
         "order": describe_order(config.data),
         **describe_plan(config, images, world),
         **describe_model(config, classes, world),

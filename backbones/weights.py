@@ -1,40 +1,112 @@
 """Weight files: reading them, loading them into a backbone, and finding the backbone they fit."""
 
-import pickle
+import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from backbones.build import BACKBONES, build_backbone
+from backbones.plain_pickle import Call, WeightFileError
+from backbones.weight_file import WeightFile, open_weight_file
 
+log = logging.getLogger(__name__)
+
+_CONTAINERS = ("state_dict", "model_state_dict", "model", "backbone")
+_PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.")
+_MAX_DEPTH = 3  # of containers in one another
+_MAX_NAME = 200  # characters
 _SHOWN = 3  # differences of each kind in a message
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the state dict in a file written by `torch.save`, with its tensors on the CPU.
 
-    The file is read with `weights_only=True`, so it cannot run code. Raises `ValueError` if there
-    is no such file, or if it holds anything other than named tensors.
+    It may lie in one of `_CONTAINERS` of a training checkpoint, and all of its names may begin with
+    one of `_PREFIXES`, or some with `backbone.`: a line in the log says what was left out. Reading
+    calls nothing that the file asks for, and takes at most its size in memory. A flipped bit is
+    found, except in files of torch before 1.6, which have no checksums.
+
+    Raises `ValueError` if there is no such file, if it is damaged, or if it holds no weights.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).partition("\n")[0]  # then torch explains how to trust the file
-        raise ValueError(
-            f"{path} is not a file of weights that is safe to read: {reason}; expected a state "
-            "dict written by torch.save"
-        ) from None
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}: expected a state dict")
-    for name, value in content.items():
-        if not isinstance(value, Tensor):
-            raise ValueError(
-                f"{path} is not a plain state dict: {name!r} is a {type(value).__name__}, expected "
-                "a tensor under every name; save only backbone.state_dict()"
-            )
-    return dict(content)
+        if not path.exists():
+            raise WeightFileError("it does not exist")
+        if not path.is_file():
+            raise WeightFileError("it is not a file")
+        with open_weight_file(path) as file:
+            items, origin = _find_state_dict(file.content)
+            weights = {name: _read_tensor(file, name, item) for name, item in items.items()}
+            has_checksums = file.has_checksums
+    except WeightFileError as error:
+        reason = str(error)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except Exception as error:  # damage causes many kinds of errors, in zipfile, pickle and torch
+        kind, words = type(error).__name__, " ".join(str(error)[:200].split())
+        reason = f"it is damaged ({kind}{': ' if words else ''}{words})"
+    else:
+        if origin:
+            log.info("%s: weights taken from %s", path, origin)
+        if not has_checksums:
+            log.warning("%s has no checksums, which torch writes since 1.6: not verified", path)
+        return weights
+    raise ValueError(
+        f"{path} cannot be read as weights: {reason}; expected a state dict written by torch.save"
+    )
+
+
+def _find_state_dict(content: object) -> tuple[dict[str, object], str]:
+    """Return the state dict in a file's content under its plain names, and where it was.
+
+    That is in words, and empty if the content is the state dict itself.
+    """
+    path: list[str] = []
+    while isinstance(content, dict) and len(path) < _MAX_DEPTH:
+        key = next((key for key in _CONTAINERS if isinstance(content.get(key), dict)), None)
+        if key is None:
+            break
+        content = content[key]
+        path.append(key)
+    if not isinstance(content, dict) or not content:
+        found = "nothing" if content == {} else f"a {type(content).__name__}"
+        raise WeightFileError(f"it holds {found}")
+    weights, prefix = _without_prefix(content)
+    origin = [f"its entry {'.'.join(path)}"] if path else []
+    if prefix:
+        origin.append(f"{len(weights)} of {len(content)} names, which begin with {prefix}")
+    return weights, ", ".join(origin)
+
+
+def _without_prefix(weights: dict[str, object]) -> tuple[dict[str, object], str]:
+    """Return weights without the prefixes that wrappers add to their names, and these."""
+    stripped = ""
+    while True:
+        for prefix in _PREFIXES:
+            inner = {
+                name.removeprefix(prefix): item
+                for name, item in weights.items()
+                if name.startswith(prefix)
+            }
+            # A network with a head has names of both.
+            if inner and (len(inner) == len(weights) or prefix == "backbone."):
+                weights, stripped = inner, stripped + prefix
+                break
+        else:
+            return weights, stripped
+
+
+def _read_tensor(file: WeightFile, name: str, item: object) -> Tensor:
+    if len(name) > _MAX_NAME or not name.isprintable():
+        raise WeightFileError(f"no layer can have its name {name[:40]!r}")
+    if not file.is_tensor(item):
+        kind = item.function if isinstance(item, Call) else type(item).__name__
+        raise WeightFileError(
+            f"{name!r} is {str(kind)[:80]}, expected a tensor: save only backbone.state_dict()"
+        )
+    return file.tensor(item)
 
 
 def load_weights(backbone: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
@@ -43,7 +115,14 @@ def load_weights(backbone: nn.Module, weights: Mapping[str, Tensor], source: str
     Raises `ValueError` with `source`, the first differences in names and shapes, and the embedding
     sizes if they differ.
     """
-    expected = backbone.state_dict()
+    _check_match(backbone.state_dict(), weights, source)
+    backbone.load_state_dict(weights)
+
+
+def _check_match(
+    expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], source: str
+) -> None:
+    """Raise `ValueError` unless two state dicts have the same names and shapes."""
     differences = {
         "missing": [name for name in expected if name not in weights],
         "unknown": [name for name in weights if name not in expected],
@@ -51,6 +130,12 @@ def load_weights(backbone: nn.Module, weights: Mapping[str, Tensor], source: str
             f"{name} {list(weights[name].shape)} instead of {list(expected[name].shape)}"
             for name in expected
             if name in weights and weights[name].shape != expected[name].shape
+        ],
+        "of another type": [
+            f"{name} {weights[name].dtype} instead of {expected[name].dtype}"
+            for name in expected
+            if name in weights
+            and weights[name].is_floating_point() != expected[name].is_floating_point()
         ],
     }
     if any(differences.values()):
@@ -60,7 +145,6 @@ def load_weights(backbone: nn.Module, weights: Mapping[str, Tensor], source: str
             f"{source} does not match this backbone: {_summary(differences)}"
             f"{sizes if size != expected_size else ''}; build the backbone of these weights"
         )
-    backbone.load_state_dict(weights)
 
 
 def build_for_weights(
@@ -76,7 +160,13 @@ def build_for_weights(
         with torch.device("meta"):
             names = build_backbone(name).state_dict().keys()
         if names == weights.keys():
-            backbone = build_backbone(name, embedding_size=embedding_size, image_size=image_size)
+            build = partial(
+                build_backbone, name, embedding_size=embedding_size, image_size=image_size
+            )
+            # Without memory first: one false shape in a small file could ask for many gigabytes.
+            with torch.device("meta"):
+                _check_match(build().state_dict(), weights, source)
+            backbone = build()
             load_weights(backbone, weights, source)
             return name, backbone
     raise ValueError(
@@ -87,7 +177,7 @@ def build_for_weights(
 
 def _embedding_size(weights: Mapping[str, Tensor]) -> int:
     """Return the size of the last layer, a batch norm in every backbone; 0 if there is none."""
-    sizes = [len(value) for name, value in weights.items() if name.endswith(".running_mean")]
+    sizes = [value.numel() for name, value in weights.items() if name.endswith(".running_mean")]
     return sizes[-1] if sizes else 0
 
 

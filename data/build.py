@@ -19,7 +19,7 @@ from data.loading.tuning import plan_workers, usable_cores
 from data.order.class_orders import ClassBalancedOrder, PKOrder
 from data.order.orders import BlockOrder, FileOrder, GlobalOrder, SampleOrder
 from data.progress import progress_bar
-from data.records.locations import LocationKind, folder_of, is_url, location_kind, shown
+from data.records.locations import LocationKind, expand, folder_of, is_url, location_kind, shown
 from data.tools.unpack import LIST as UNPACKED_LIST
 from recognition.config import Config, Data
 from recognition.distributed import World, barrier
@@ -58,13 +58,37 @@ def build_dataset(settings: Data, world: World) -> FaceDataset:
     return dataset
 
 
-def write_class_mapping(dataset: FaceDataset, output: Path) -> None:
-    """Write `classes.json`, where classes are not simply the labels of one dataset.
+def stated_numbers(settings: Data) -> tuple[int, int, str] | None:
+    """Return what the config says of data that is not here: images, identities, and a remark.
+
+    None where the data itself can be counted, or must be because the config states no numbers.
+    """
+    locations = settings.train if isinstance(settings.train, list) else [settings.train]
+    missing = [
+        str(location)
+        for location in locations
+        if not is_url(location) and not Path(location).exists() and not expand(location)
+    ]
+    if missing and settings.demo is not None:
+        return settings.demo.images, settings.demo.identities, ", to be generated"
+    if missing and settings.num_images is not None and settings.num_classes is not None:
+        return (
+            settings.num_images,
+            settings.num_classes,
+            f", as the config states; {', '.join(missing)} is not here: neither data nor "
+            "verification sets are checked",
+        )
+    return None
+
+
+def class_mapping_file(dataset: FaceDataset) -> dict[str, str]:
+    """Return `classes.json`, where classes are not simply the labels of one dataset: name and text.
 
     Whoever deploys the network needs to know which class is which label or folder.
     """
-    if dataset.class_mapping is not None:
-        (output / "classes.json").write_text(json.dumps(dataset.class_mapping, indent=0))
+    if dataset.class_mapping is None:
+        return {}
+    return {"classes.json": json.dumps(dataset.class_mapping, indent=0)}
 
 
 def dataset_name(settings: Data) -> str:

@@ -135,13 +135,13 @@ def check_space(folder: Path, needed: int) -> None:
 
 
 @contextmanager
-def file_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock `path` among the processes of this machine.
+def file_lock(path: Path, *, wait: bool = True, mode: int = 0o644) -> Iterator[None]:
+    """Hold the lock `path`, a file with the permissions `mode`, among the processes of a machine.
 
     The system releases it if this process dies; the file itself stays. Raises `BlockingIOError`
     at once if another process holds it and `wait` is false.
     """
-    lock = FileLock(path)
+    lock = FileLock(path, mode=mode)
     try:
         lock.acquire(timeout=-1 if wait else 0)
     except Timeout as error:

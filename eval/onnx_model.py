@@ -42,7 +42,8 @@ class OnnxModel:
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime's own exceptions have no common base
-            raise OnnxModelError(f"{path}: onnxruntime cannot load it: {error}") from error
+            reason = " ".join(str(error).split())
+            raise OnnxModelError(f"{path}: onnxruntime cannot load it: {reason}") from error
         self.path = path
         self.version: str = onnxruntime.__version__
         self.provider: str = self._session.get_providers()[0]  # onnxruntime's name of it

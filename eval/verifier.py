@@ -67,8 +67,8 @@ class Verifier:
         for name in names:
             if names.count(name) > 1:
                 raise VerificationError(
-                    f"verification set {name} is listed {names.count(name)} times: results go by "
-                    "the name of the file, so list each set once, or rename a file"
+                    f"verification set {name} is listed {names.count(name)} times, and results "
+                    "are named after the files: list each set once, or rename a file"
                 )
 
     def __call__(self, model: Model, device: torch.device) -> list[VerificationResult]:

@@ -4,6 +4,7 @@ What depends on the dataset comes in as numbers, so nothing here needs one.
 """
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from recognition.checkpoint import Checkpoints, backbone_file
 from recognition.config import Config, Optimizer
 from recognition.config_file import config_values
 from recognition.distributed import World, shard_range
+from recognition.failure import StopSignals
 from recognition.head import PartialFC, RowOptimizer, build_row_optimizer
 from recognition.optimizer import make_optimizer
 from recognition.plan import Plan, make_schedule
@@ -45,7 +47,15 @@ def build_network(config: Config) -> nn.Module:
 
 
 def load_initial_weights(backbone: nn.Module, init_from: Path) -> None:
-    """Load what `init_from` means: a weight file, a checkpoint, or a run's latest checkpoint."""
+    """Load what `init_from` means: a weight file, a checkpoint, or a run's latest checkpoint.
+
+    Raises `ValueError` if there is none, or if its weights are not those of this backbone.
+    """
+    if not os.path.exists(init_from):  # Path.exists raises an error for a name that is too long
+        raise ValueError(
+            f"init_from: {init_from} does not exist, expected a run folder, a checkpoint folder or "
+            "a file of weights"
+        )
     file = backbone_file(init_from)
     load_weights(backbone, read_weights(file), str(file))
     log.info("backbone weights from %s", file)
@@ -129,9 +139,13 @@ def build_trainer(
     verify: Verify,
     checkpoints: Checkpoints,
     telemetry: Telemetry,
+    signals: StopSignals,
     identity: Mapping[str, Any],
 ) -> Trainer:
     """Return the trainer, its head and optimizer built; `identity` is that of `run_identity`."""
+    precision = Precision(config.train.precision, device)
+    if precision.caution and world.is_main:
+        log.warning(precision.caution)
     return Trainer(
         world=world,
         device=device,
@@ -148,9 +162,10 @@ def build_trainer(
         source=source,
         prepare=prepare,
         verify=verify,
-        precision=Precision(config.train.precision, device),
+        precision=precision,
         checkpoints=checkpoints,
         telemetry=telemetry,
+        signals=signals,
         global_batch_size=config.train.global_batch_size,
         accumulation=config.train.accumulation,
         clip_norm=config.optimizer.clip_norm,

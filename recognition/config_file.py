@@ -1,18 +1,28 @@
 """Reads a run's config: YAML files with `base:`, `--set` overrides, errors that say what to fix."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from recognition.config import Config
+from recognition.config.yaml_text import (
+    MOST_CHARACTERS,
+    MOST_LEVELS,
+    check_printable,
+    dump_yaml,
+    parse_yaml,
+)
 from recognition.redaction import redact
 
 Settings = TypeVar("Settings", bound=BaseModel)
+
+_MOST_SHOWN = 100  # characters of a value
+_MOST_ERRORS = 20
 
 
 class ConfigError(ValueError):
@@ -33,13 +43,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 def read_settings(path: Path, kind: type[Settings], overrides: Sequence[str] = ()) -> Settings:
     """Return the settings of another kind of file, read and checked in the same way."""
-    values = _read(path, seen=())
-    for override in overrides:
-        values = _merge(values, _parse_override(override))
+    values = reduce(_merge, [*reversed(list(_files(path))), *map(_parse_override, overrides)])
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(details, kind) for details in error.errors()]
+        lines = _explain(error, kind, values)
         raise ConfigError("\n".join([f"{path}: the config cannot be used", *lines])) from None
 
 
@@ -55,7 +63,7 @@ def dump_config(config: Config) -> str:
 
     Where a secret was removed, loading says so.
     """
-    return yaml.safe_dump(config_values(config), sort_keys=False)
+    return dump_yaml(config_values(config))
 
 
 def _redact_values(values: Any) -> Any:
@@ -66,31 +74,36 @@ def _redact_values(values: Any) -> Any:
     return redact(values) if isinstance(values, str) else values
 
 
-class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses duplicate keys, where YAML would silently keep the last."""
+def _files(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the values of a file, then those of its `base:` (relative to the file), and so on."""
+    chain: list[Path] = []
+    while True:
+        values = _read(path)
+        chain.append(path.resolve())
+        if chain[-1] in chain[:-1]:
+            names = " -> ".join(map(str, chain))
+            raise ConfigError(f"{path}: circular base files: {names}")
+        if len(chain) > MOST_LEVELS:
+            raise ConfigError(f"{path}: base file number {len(chain)}; expected a few")
+        base = values.pop("base", None)
+        yield values
+        if base is None:
+            return
+        if not isinstance(base, str):
+            raise ConfigError(f"{path}: base is {_clip(repr(base))}, expected the path of one file")
+        path = path.parent / base
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for position, key in enumerate(keys):
-            if key in keys[:position]:
-                raise yaml.constructor.ConstructorError(
-                    None,
-                    None,
-                    f"duplicate key {key!r}",
-                    node.value[position][0].start_mark,
-                )
-        return super().construct_mapping(node, deep)
 
-
-def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    """Return the values of a file merged over those of its `base:` (relative to the file)."""
-    resolved = path.resolve()
-    if resolved in seen:
-        chain = " -> ".join(str(item) for item in (*seen, resolved))
-        raise ConfigError(f"{path}: circular base files: {chain}")
+def _read(path: Path) -> dict[str, Any]:
+    """Return the values of one file."""
     try:
-        with path.open(encoding="utf-8") as stream:
-            values = yaml.load(stream, Loader=_Loader)
+        if path.exists() and not path.is_file():  # reading a pipe could take forever
+            raise ConfigError(f"{path}: not a file: expected one with `key: value` lines")
+        with path.open("rb") as file:
+            content = file.read(MOST_CHARACTERS + 1)
+        if len(content) > MOST_CHARACTERS:
+            raise ConfigError(f"{path}: more than {MOST_CHARACTERS:,} bytes: is it a config?")
+        text = content.decode()
     except FileNotFoundError:
         names = sorted(item.name for item in path.parent.glob("*.yaml"))
         raise ConfigError(
@@ -98,16 +111,13 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    try:
+        values = parse_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{path}: not usable YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: found {type(values).__name__}, expected `key: value` lines")
-    base = values.pop("base", None)
-    if base is None:
-        return values
-    if not isinstance(base, str):
-        raise ConfigError(f"{path}: base is {base!r}, expected the path of one file")
-    return _merge(_read(path.parent / base, (*seen, resolved)), values)
+    return values
 
 
 def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,36 +136,70 @@ def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parse_override(text: str) -> dict[str, Any]:
-    key, separator, value = text.partition("=")
-    if not separator or not all(key.split(".")):
-        raise ConfigError(f"--set {text}: expected key=value, for example train.steps=100")
+    name, separator, value = text.partition("=")
+    keys = name.split(".")
+    if not separator or not all(keys) or len(keys) > MOST_LEVELS:
+        raise ConfigError(f"--set {_clip(text)}: expected key=value, for example train.steps=100")
     try:
-        parsed: Any = yaml.load(value, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text}: the value is not valid YAML: {error}") from None
-    for part in reversed(key.split(".")):
-        parsed = {part: parsed}
-    assert isinstance(parsed, dict)
-    return parsed
+        check_printable(name)
+        parsed = parse_yaml(value)
+    except ValueError as error:
+        raise ConfigError(f"--set {_clip(text)}: not usable YAML: {error}") from None
+    return reduce(lambda inner, key: {key: inner}, reversed(keys), parsed)
 
 
-def _explain(details: ErrorDetails, kind: type[BaseModel]) -> str:
-    """Return one line per error: the key, what was expected, what was found."""
-    location = [str(part) for part in details["loc"]]
-    key = ".".join(location) or "config"
-    if details["type"] == "extra_forbidden":
-        names = _field_names(location[:-1], kind)
-        near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(names)}"
-        return f"  {key}: no such setting; {hint}"
-    if details["type"] == "missing":
-        return f"  {key}: missing; it has no default"
-    message = details["msg"].removeprefix("Value error, ")
-    found = details["input"]
-    # A URL that is refused may have no form in which its secret can be recognised.
-    is_shown = not isinstance(found, (Mapping, BaseModel)) and "://" not in str(found)
-    shown = f" (found {found!r})" if is_shown else ""
-    return f"  {key}: {message}{shown}"
+def _explain(error: ValidationError, kind: type[BaseModel], values: Mapping[str, Any]) -> list[str]:
+    """Return one line per wrong setting: the key, what was expected, what was found."""
+    expected: dict[str, list[str]] = {}
+    found: dict[str, str] = {}
+    for details in error.errors(include_url=False)[:_MOST_ERRORS]:
+        keys = _keys(details["loc"], values)
+        name = ".".join(keys) or "config"
+        # A setting that may be one of several types has an error for each.
+        expected.setdefault(name, []).append(_message(details, keys, kind))
+        # A URL that is refused may have no form in which its secret can be recognised.
+        is_url = "://" in str(details["input"])
+        if details["type"] not in ("extra_forbidden", "missing") and not (
+            is_url or isinstance(details["input"], Mapping | BaseModel)
+        ):
+            found[name] = f" (found {_clip(repr(details['input']))})"
+    lines = [f"  {name}: {'; or: '.join(expected[name])}{found.get(name, '')}" for name in expected]
+    more = error.error_count() - _MOST_ERRORS
+    return [*lines, f"  and {more} more"] if more > 0 else lines
+
+
+def _keys(location: Sequence[str | int], values: Any) -> list[str]:
+    """Return the keys and list positions of an error, without what pydantic adds to them."""
+    keys = []
+    for part in location:
+        if isinstance(values, dict):
+            values = values.get(part)
+        elif isinstance(values, list) and isinstance(part, int):
+            values = values[part] if part < len(values) else None
+        else:
+            break
+        keys.append(str(part))
+    return keys
+
+
+def _message(details: ErrorDetails, keys: Sequence[str], kind: type[BaseModel]) -> str:
+    match details["type"]:
+        case "extra_forbidden":
+            names = _field_names(keys[:-1], kind)
+            near = difflib.get_close_matches(keys[-1], names, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(names)}"
+            return f"no such setting; {hint}"
+        case "missing":
+            return "missing; it has no default"
+        case "model_type":
+            return "expected a section of `key: value` lines"
+        case "tuple_type":
+            return "expected a list of two, such as [0.2, 0.9]"
+    return details["msg"].removeprefix("Value error, ")
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
 def _field_names(location: Sequence[str], section: type[BaseModel]) -> list[str]:

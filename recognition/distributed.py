@@ -12,13 +12,22 @@ Two splits are used and they differ:
 """
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+# Public and documented there, but torch's stubs do not say that it is exported.
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,58 @@ def current() -> World:
     return World(rank, size, local_rank, local_size)
 
 
+@dataclass(frozen=True)
+class Process:
+    """A process, of this machine or of another."""
+
+    host: str
+    machine: str  # where its id has a meaning: one boot of one machine, or of a container
+    pid: int
+    start: str  # on the kernel's clock: a later process with the same id has another
+
+    @classmethod
+    def of(cls, pid: int) -> "Process":
+        """Return the process of this machine that has this id."""
+        return cls(socket.gethostname(), _machine(), pid, _state_and_start(pid)[1])
+
+    def has_ended(self) -> bool | None:
+        """Return whether it has ended; None if that cannot be seen from this machine."""
+        if (self.host, self.machine) != (socket.gethostname(), _machine()):
+            return None
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            pass  # of another user
+        state, start = _state_and_start(self.pid)
+        return state in ("Z", "X") or start != self.start
+
+
+def _machine() -> str:
+    """Return what is the same for all processes that see each other; empty without /proc."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _state_and_start(pid: int) -> tuple[str, str]:
+    """Return the state of a process and its start in ticks; both empty without /proc."""
+    try:
+        # The name of the program, in parentheses, may hold anything.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return fields[0], fields[19]
+    except OSError:
+        return "", ""
+
+
+def current_attempt() -> int:
+    """Return how often `torchrun --max-restarts` has restarted this run."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
 def choose_device(requested: str, world: World) -> tuple[torch.device, str]:
     """Return the device of this process and a sentence with the reason.
 
@@ -65,10 +126,17 @@ def choose_device(requested: str, world: World) -> tuple[torch.device, str]:
         return torch.device("cpu"), "cpu, as configured"
     if requested == "auto" and available == 0:
         return torch.device("cpu"), "cpu, because there is no usable CUDA device"
+    if available == 0:
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPUs"
+        raise ValueError(
+            f"train.device is cuda, but there is no usable CUDA device (torch {torch.__version__}, "
+            f"{built}): set train.device: auto or cpu; with a GPU, check nvidia-smi, "
+            "CUDA_VISIBLE_DEVICES and that torch is built for CUDA"
+        )
     if available < world.local_size:
         raise ValueError(
-            f"{world.local_size} processes on this machine, {available} CUDA devices: "
-            f"start with --nproc-per-node={max(available, 1)}, or set device: cpu"
+            f"{world.local_size} processes on this machine for {available} CUDA device(s): "
+            f"start with --nproc-per-node={available}, or set train.device: cpu"
         )
     reason = "as configured" if requested == "cuda" else "because every process has one"
     return torch.device("cuda", world.local_rank), f"cuda:{world.local_rank}, {reason}"
@@ -105,9 +173,16 @@ def process_group(device: torch.device, timeout_seconds: float) -> Iterator[Worl
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    timeout = timedelta(seconds=timeout_seconds)
+    store, rank, size = next(rendezvous("env://", world.rank, world.size, timeout=timeout))
+    store.set_timeout(timeout)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-        timeout=timedelta(seconds=timeout_seconds),
+        # The store of a restarted torchrun still holds the addresses of ranks that have ended.
+        store=PrefixStore(f"attempt {current_attempt()}", store),
+        rank=rank,
+        world_size=size,
+        timeout=timeout,
         device_id=device if device.type == "cuda" else None,
     )
     yield world
@@ -118,6 +193,23 @@ def barrier() -> None:
     """Wait for every rank; return at once in a world of one."""
     if dist.is_initialized():
         dist.barrier()
+
+
+def gather(value: Value) -> list[Value]:
+    """Return every rank's value, by rank. Collective; values are small and can be pickled."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Value | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values  # type: ignore[return-value]
+
+
+def from_main(value: Value) -> Value:
+    """Return rank 0's value. Collective; it is small and can be pickled."""
+    values = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(values, src=0)
+    return values[0]
 
 
 def part_range(count: int, parts: int, part: int) -> tuple[int, int]:

@@ -35,20 +35,30 @@ class LearningRateSchedule:
 
 @dataclass(frozen=True)
 class Plan:
-    """When things happen, in steps."""
+    """When things happen, in steps.
+
+    The model is verified, and a checkpoint saved, at the multiples of their intervals and after the
+    last step. A multiple is left out if the last step follows within a tenth of the interval: with
+    `save_every` 333 and 1000 steps, checkpoints are saved at 333, 666 and 1000, not at 999. So at
+    most 1.1 intervals lie between two of them.
+    """
 
     steps_per_epoch: float  # not an integer in general: a batch may span two epochs
     total_steps: int  # of the whole run
-    verify_every: int  # steps between verifications; the last step always verifies
-    save_every: int  # steps between checkpoints; the last step always saves
+    verify_every: int  # steps between verifications
+    save_every: int  # steps between checkpoints
 
     def verify_after(self, step: int) -> bool:
         """Return whether to verify the model after `step` steps."""
-        return step % self.verify_every == 0 or step == self.total_steps
+        return self._is_due(step, self.verify_every)
 
     def save_after(self, step: int) -> bool:
         """Return whether to write a checkpoint after `step` steps."""
-        return step % self.save_every == 0 or step == self.total_steps
+        return self._is_due(step, self.save_every)
+
+    def _is_due(self, step: int, interval: int) -> bool:
+        left = self.total_steps - step
+        return left == 0 or (step % interval == 0 and left > interval // 10)
 
 
 def make_plan(config: Config, num_images: int) -> Plan:

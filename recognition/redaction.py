@@ -22,8 +22,9 @@ _SPACE: Final = re.compile(r"\s")
 _WORD: Final = re.compile(r"\S+")
 _SCHEME: Final = re.compile(r"\w{1,8}:/+")  # its end tells enough
 _END_OF_PATH: Final = re.compile(r"[?#]|\w:/")
-_AUTHORITY: Final = re.compile(r"(?:(?!::)[^/?#])*")  # `::` joins the parts of fsspec's chains
-_HOST_AND_PORT: Final = re.compile(r"\[.*|[^:]*(?::\d*)?")
+# fsspec joins the URLs of a chain with `::`.
+_AUTHORITY: Final = re.compile(r"(?:(?!::[a-z0-9]+:/)[^/?#])*")
+_HOST_AND_PORT: Final = re.compile(r"(?:\[[0-9A-Fa-f:.%]*\]|[^:]*)(?::\d+)?")
 # What precedes the @ is a container here, not a user.
 _AZURE: Final = re.compile(r"(?:abfss?|wasbs?|adl|az):/+", re.IGNORECASE)
 _ENDS_OF_WORDS: Final = "'\")]}>.,:;`"
@@ -84,11 +85,17 @@ def _redact_word(word: str) -> str:
         found = _AUTHORITY.match(word, at)
         assert found is not None, "the pattern matches an empty text"
         user, sign, host = found[0].rpartition("@")
-        # A password with an unescaped slash or question mark ends where the last @ is.
-        is_cut = not sign and not _HOST_AND_PORT.fullmatch(found[0].rstrip(_ENDS_OF_WORDS))
-        if is_cut and last_user_end > at:
+        # Of a password with an unescaped slash or question mark, this is a part, as are slashes
+        # and a colon before an @.
+        end = _END_OF_PATH.search(word, found.end())
+        path_end = len(word) if end is None else end.start()
+        in_path = word.rfind("@", found.end(), path_end)
+        if not sign and last_user_end > at and not _HOST_AND_PORT.fullmatch(found[0]):
             done.append(f"{MARK}@")
             at = last_user_end + 1
+        elif word.find(":", found.end(), max(in_path, 0)) >= 0:
+            done.append(f"{MARK}@")
+            at = in_path + 1
         else:
             is_secret = sign and (":" in user or not _AZURE.fullmatch(scheme[0]))
             done.append(f"{MARK}@{host}" if is_secret else found[0])

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,8 +17,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from recognition.checkpoint import CheckpointError, Checkpoints, ShardedRows, State, read_metadata
+from recognition.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    ShardedRows,
+    State,
+    latest,
+    read_metadata,
+)
+from recognition.checkpoint.progress import Progress, check_identity
 from recognition.distributed import World, part_range
+from recognition.failure import StoppedBySignal, StopSignals
 from recognition.head import PartialFC
 from recognition.optimizer import set_lr, state_tensors
 from recognition.plan import LearningRateSchedule, Plan
@@ -82,15 +91,6 @@ class VerificationRecord(Protocol):
 Verify = Callable[[Callable[[Tensor], Tensor]], Sequence[VerificationRecord]]
 
 
-@dataclass
-class Progress:
-    """The loop's own mutable state: saved and restored with every checkpoint."""
-
-    step: int = 0  # optimizer steps done; the position in the data follows from it
-    best_accuracy: float = 0.0  # highest mean verification accuracy of a saved checkpoint
-    seconds: float = 0.0  # wall-clock, of training, over all resumed runs
-
-
 class Trainer:
     """Trains a backbone and its head."""
 
@@ -111,6 +111,7 @@ class Trainer:
         precision: Precision,  # of the backbone
         checkpoints: Checkpoints,
         telemetry: Telemetry,
+        signals: StopSignals,  # which may ask the run to stop
         global_batch_size: int,  # images per step, over all ranks and micro-batches
         accumulation: int,  # micro-batches per step
         clip_norm: float | None,  # bound of the backbone's gradient norm
@@ -124,7 +125,7 @@ class Trainer:
         self.backbone, self.head, self.optimizer = backbone, head, optimizer
         self.schedule, self.plan, self.precision = schedule, plan, precision
         self.source, self.prepare, self.verify = source, prepare, verify
-        self.checkpoints, self.telemetry = checkpoints, telemetry
+        self.checkpoints, self.telemetry, self.signals = checkpoints, telemetry, signals
         self.global_batch_size, self.clip_norm = global_batch_size, clip_norm
         self.log_every, self.seed = log_every, seed
         self.identity, self.metadata = identity, metadata
@@ -134,6 +135,7 @@ class Trainer:
         ]
         self.progress = Progress()
         self._warned_of_overflow = False
+        self._stop_signal = 0  # what any rank was asked to stop by during this step
         self.scaler = precision.make_scaler()
         self.model: nn.Module = backbone
         if compile_backbone:
@@ -145,8 +147,9 @@ class Trainer:
     def fit(self) -> None:
         """Train from the current step to the end of the plan.
 
-        Raises `TrainingDivergedError` on a NaN or an infinity, and lets every other error through:
-        the caller must then end this rank's process, which ends the others.
+        Raises `TrainingDivergedError` on a NaN or an infinity, `StoppedBySignal` after a step when
+        a signal asks for it, and lets every other error through: the caller must then end this
+        rank's process, which ends the others.
         """
         progress, plan = self.progress, self.plan
         batches = self.source.batches(progress.step, plan.total_steps)
@@ -159,6 +162,12 @@ class Trainer:
             if self._logs_after(progress.step):
                 self._log(meter)
                 meter = Meter()
+            if self._stop_signal and progress.step < plan.total_steps:
+                # At once: whoever sent the signal may not wait for a verification.
+                self.save(None)
+                raise StoppedBySignal(
+                    self._stop_signal, f"step {progress.step} is saved: continue with --resume auto"
+                )
             paused = time.perf_counter()
             accuracy = self.run_verification() if plan.verify_after(progress.step) else None
             if plan.save_after(progress.step):
@@ -205,10 +214,13 @@ class Trainer:
         # One flag for the loss and one for the gradients, agreed over ranks, read by the host once
         # per step: nothing below may touch a weight before it is known.
         gradients_finite = norm.isfinite() & self.head.gradients_finite()
-        flags = torch.stack([loss.isfinite(), gradients_finite]).int()
+        # A third number is the signal that asks a rank to stop, negative: the least counts.
+        signal = torch.full_like(loss, -self.signals.requested)
+        flags = torch.stack([loss.isfinite(), gradients_finite, signal]).int()
         if self.world.size > 1:
             dist.all_reduce(flags, op=dist.ReduceOp.MIN)
-        loss_ok, gradients_ok = flags.bool().tolist()
+        loss_ok, gradients_ok, stop_signal = flags.tolist()
+        self._stop_signal = -stop_signal
         if not loss_ok or not (gradients_ok or self.scaler.enabled):
             self._stop(loss, norm, lr)
         if gradients_ok:
@@ -219,13 +231,13 @@ class Trainer:
         return norm
 
     def _stop(self, loss: Tensor, norm: Tensor, lr: float) -> None:
-        found = self.checkpoints.find("auto")
+        found = latest(self.checkpoints.folder)  # all numbers of a checkpoint are finite
         kept = f"the last good checkpoint is {found}" if found else "there is no checkpoint yet"
         raise TrainingDivergedError(
             f"step {self.progress.step}: loss {loss.item():.4g}, gradient norm of the backbone "
             f"{norm.item():.4g}, at lr {lr:.4g}: not finite on at least one rank. This step "
-            f"changed no weight; {kept}. Usual causes: optimizer.lr too high for "
-            "train.global_batch_size, no warm-up, fp16."
+            f"changed no weight, but the statistics of batch norm; {kept}. Usual causes: "
+            "optimizer.lr too high for train.global_batch_size, no warm-up, fp16."
         )
 
     def _synchronise(self, *, last: bool) -> AbstractContextManager[None]:
@@ -282,22 +294,20 @@ class Trainer:
 
         Raises `CheckpointError` when it belongs to another kind of run.
         """
-        saved = read_metadata(folder)["identity"]
-        changed = [
-            f"{name} was {saved.get(name)} and is {value}"
-            for name, value in self.identity.items()
-            if saved.get(name) != value
-        ]
-        if changed:
+        saved = read_metadata(folder)
+        progress = Progress.from_json(folder, saved)
+        check_identity(folder, saved, self.identity)
+        self.checkpoints.load(folder, self._state())
+        try:
+            self.scaler.load_state_dict(saved["scaler"])
+            self.source.restore(saved["source"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"{folder} belongs to another run: {'; '.join(changed)}. Restore these settings, "
-                "or start a new run from its backbone with init_from"
-            )
-        metadata = self.checkpoints.load(folder, self._state())
-        self.progress = Progress(**metadata["progress"])
-        self.scaler.load_state_dict(metadata["scaler"])
-        self.source.restore(metadata.get("source", {}))  # earlier versions saved none
-        self.head.step_count = self.progress.step
+                f"{folder / 'run.json'}: scaler or source are not of a run: {error!r}"
+            ) from None
+        self.progress = progress
+        self.head.step_count = progress.step
+        self.checkpoints.continue_from(folder)
 
     def _state(self) -> State:
         table = {f"head.{name}": tensor for name, tensor in self.head.state_tensors().items()}

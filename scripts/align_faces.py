@@ -1,9 +1,9 @@
-"""Crop faces out of photos and bring them to the standard template, by five landmarks each.
+"""Crop faces out of photos and align them to the standard template, by five landmarks per face.
 
 The landmarks come from a CSV file of path,x1,y1,...,x5,y5: left eye, right eye, nose, left and
-right corner of the mouth, as seen in the picture, from any detector. The exit code is 0 where every
-face was cropped and nothing but notes was found, 1 where there is something to act on, and 2 where
-nothing was done.
+right corner of the mouth, as seen in the picture, from any detector. The exit code is 0 if every
+face was cropped and there are only notes, 1 if there is something to fix, and 2 if nothing was
+done.
 """
 
 import argparse
@@ -16,15 +16,15 @@ from scripts.common.report import add_report, check_report, write_report
 
 parser = make_parser(__doc__)
 add = parser.add_argument
-add("landmarks", type=Path, help="the .csv")
+add("landmarks", type=Path, help="the CSV file of landmarks")
 add("source", type=Path, help="the folder of photos")
 add("output", type=Path, help="an empty or new folder for the faces")
 add("--size", type=int, default=TEMPLATE_SIZE, help="side of a face in pixels")
-add("--format", choices=("jpg", "png"), default="jpg", help="of the faces")
-add("--quality", type=int, default=95, help="of JPEG")
-add("--max-tilt", type=float, default=45, help="degrees; warn beyond")
+add("--format", choices=("jpg", "png"), default="jpg", help="image format of the faces")
+add("--quality", type=int, default=95, help="JPEG quality")
+add("--max-tilt", type=float, default=45, help="warn of faces tilted by more degrees")
 add_report(parser)
-add("--threads", type=int, help="(default: one per core)")
+add("--threads", type=int, help="threads to use (default: one per core)")
 
 
 @command(parser, failed=2)

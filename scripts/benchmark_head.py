@@ -1,7 +1,7 @@
 """Measure the head: step time, memory beyond the state, and the distance from the machine's limit.
 
 Every method is compared with a baseline, called "usual": a dense softmax and stock SGD over the
-whole table, in plain PyTorch. Their steps are taken in turn, each method in its own processes.
+whole table, in plain PyTorch. The methods take turns after each step, each in its own processes.
 Prints a table, writes it as Markdown, and writes every figure as JSON.
 
     python scripts/benchmark_head.py --preset cpu
@@ -64,20 +64,20 @@ PRESETS: dict[str, tuple[PresetSize, ...]] = {
 
 parser = benchmark_parser("benchmark_head", __doc__)
 add = parser.add_argument
-add("--preset", choices=list(PRESETS), help="what to run, if not --classes and --rates")
-add("--classes", type=int, nargs="+", help="C, over all ranks")
-add("--rates", type=float, nargs="+", help="fraction of the classes in a step; 1 is all")
-add("--methods", nargs="+", choices=list(METHODS))
-add("--dtypes", nargs="+", choices=list(DTYPES), help="of the products; the baseline that "
-    "others are compared with is always fp32")  # fmt: skip
-add("--batch", type=int, help="N, over all ranks")
-add("--dim", type=int, default=512, help="d")
-add("--ranks", type=int, nargs="+", default=[1], help="processes that share the work")
-add("--device", choices=["auto", "cpu", "cuda"], default="auto")
+add("--preset", choices=list(PRESETS), help="a set of runs, instead of --classes and --rates")
+add("--classes", type=int, nargs="+", help="number of classes over all ranks")
+add("--rates", type=float, nargs="+", help="fraction of the classes that a step uses; 1 is all")
+add("--methods", nargs="+", choices=list(METHODS), help="methods to measure")
+add("--dtypes", nargs="+", choices=list(DTYPES), help="precision of the matrix "
+    "products; the baseline is always fp32")  # fmt: skip
+add("--batch", type=int, help="batch size over all ranks")
+add("--dim", type=int, default=512, help="embedding size")
+add("--ranks", type=int, nargs="+", default=[1], help="number of processes that share the classes")
+add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="device to measure on")
 add("--threads", type=int, help="CPU threads of all ranks together; default: all cores")
 add("--steps", type=int, default=5, help="timed steps")
-add("--warm-up", type=int, default=2, help="steps before the timed ones")
-add("--seed", type=int, default=0)
+add("--warm-up", type=int, default=2, help="untimed steps before them")
+add("--seed", type=int, default=0, help="seed of centres, embeddings and labels")
 
 
 def groups(options: argparse.Namespace, device: str, threads: int) -> list[list[HeadCase]]:

@@ -1,6 +1,6 @@
-"""Measure the loader, and compare it with the decoder's limit and with the incumbent's way.
+"""Measure the loader, and compare it with the decoder alone and with the incumbent's loader.
 
-All ways read the same records in the same order, in turn. Prints a table, writes it as Markdown,
+They take turns reading the same records in the same order. Prints a table, writes it as Markdown,
 and writes every figure as JSON. Without --data it makes synthetic records first.
 
     python scripts/benchmark_loader.py
@@ -31,16 +31,16 @@ PACKAGES = ("torchvision", "simplejpeg", "pillow", "mxnet", "nvidia-dali-cuda130
 
 parser = benchmark_parser("benchmark_loader", __doc__)
 add = parser.add_argument
-add("--data", type=Path, help=f".rec, or its folder; default: make {SYNTHETIC}")
-add("--image-size", type=int, default=112, help="S")
+add("--data", type=Path, help=f"a .rec file or its folder; default: make {SYNTHETIC}")
+add("--image-size", type=int, default=112, help="pixels per side")
 add("--batch", type=int, default=128, help="images per batch")
-add("--rounds", type=int, default=5, help="turns of each way")
-add("--seconds", type=float, default=1.0, help="per turn")
-add("--seed", type=int, default=0, help="of the order")
+add("--rounds", type=int, default=5, help="turns of each loader")
+add("--seconds", type=float, default=1.0, help="seconds per turn")
+add("--seed", type=int, default=0, help="seed of the order")
 add("--incumbent", choices=["auto", "mxnet", "python"], default="auto", help="what reads and "
     "decodes for the incumbent; auto is mxnet where it is installed")  # fmt: skip
-add("--index", type=int, nargs="?", const=GLINT360K_IMAGES, metavar="IMAGES",
-    help="also open an index of so many images; by default Glint360K's number")  # fmt: skip
+add("--index", type=int, nargs="?", const=GLINT360K_IMAGES, metavar="IMAGES", help="also "
+    "measure opening an index of this many images, by default Glint360K's number")  # fmt: skip
 
 
 @command(parser)

@@ -1,6 +1,6 @@
-"""Measure pack_records and check_records, and compare them with the bare loops that bound them.
+"""Measure pack_records and check_records, and compare them with the least that they must do.
 
-Each takes turns with a loop that reads, decodes or writes the same bytes and does nothing else.
+Each takes turns with a loop that only reads, decodes or writes the same bytes.
 Prints a table, writes it as Markdown, and writes every figure as JSON. It first generates images,
 1.8 GB in --folder, which later runs use again.
 
@@ -27,10 +27,15 @@ _STARTS = 5
 
 parser = benchmark_parser("benchmark_tools", __doc__)
 add = parser.add_argument
-add("--folder", type=Path, default=Path("datasets/benchmark_tools"), help="for the generated "
-    "files, on the disk to be measured")  # fmt: skip
-add("--images", type=int, default=39_760, help="in the set")
-add("--large", type=int, default=270_000, help="in a file that is only read; 0: no such file")
+add("--folder", type=Path, default=Path("datasets/benchmark_tools"), help="folder for the "
+    "generated files, on the disk to measure")  # fmt: skip
+add("--images", type=int, default=39_760, help="number of images to pack")
+add(
+    "--large",
+    type=int,
+    default=270_000,
+    help="number of images in a large file that is only read; 0 for none",
+)
 add("--rounds", type=int, default=7, help="turns of each case")
 
 

@@ -1,8 +1,8 @@
 """Verify a network on verification sets by the published protocol.
 
-The network is a run folder, a checkpoint folder, a file of weights under the published names, or
-an ONNX file. Prints a table, and writes all figures with the protocol and the hashes of all files
-to a JSON file.
+The network is a run folder, a checkpoint folder, a weight file with the published names, or an ONNX
+file. Prints a table, and writes all figures, the protocol and the hashes of all files to a new JSON
+file.
 
     python scripts/benchmark_verification.py --model runs/demo --sets datasets/demo/lfw.bin
     python scripts/benchmark_verification.py --model r50.onnx --folder sets --sets lfw cfp_fp
@@ -11,6 +11,7 @@ to a JSON file.
 import argparse
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from eval.embedding import Model
 from eval.onnx_model import OnnxModel
 from eval.verification import RATES, VerificationResult
 from eval.verifier import Verifier
-from recognition.checkpoint import CheckpointError, read_metadata, resolve
+from recognition.checkpoint import backbone_file, read_metadata
 from recognition.distributed import World, choose_device
 from scripts.benchmarks.common.machine import versions
 from scripts.common.command import command, exit_with, make_parser
@@ -39,7 +40,7 @@ PROTOCOL: Final = {
     "distance": "squared Euclidean",
     "thresholds": "0, 0.01 ... 3.99; same if distance < threshold",
     "folds": "10, unshuffled; per fold the first threshold that is best on the other nine",
-    "std": "population",
+    "std": "over the ten folds, divided by their number (not by one less)",
     "embedding_norm": "mean over all images of all pairs, plain and mirrored",
     "tar_at_far": "largest threshold at which at most that rate of negative pairs is accepted",
 }
@@ -57,17 +58,29 @@ class LoadedModel:
 
 parser = make_parser(__doc__)
 add = parser.add_argument
-add("--model", type=Path, required=True, help="folder, weights or .onnx file")
-add("--sets", nargs="+", required=True, help=".bin files, or names of sets")
-add("--folder", type=Path, help="of sets that are given by name")
-add("--checkpoint", choices=["latest", "best"], default="latest", help="of a run folder")
-add("--image-size", type=int, help="if the model does not state it; else 112")
-add("--mean", type=float, default=MID_GREY, help="subtracted from pixels")
-add("--std", type=float, default=MID_GREY, help="pixels are divided by it")
-add("--channels", choices=["rgb", "bgr"], default="rgb", help="that the model expects")
-add("--batch-size", type=int, default=64)
-add("--device", choices=["auto", "cpu", "cuda"], default="auto")
-add("--output", type=Path, default=Path("results.json"))
+add(
+    "--model",
+    type=Path,
+    required=True,
+    help="run folder, checkpoint folder, weight file or .onnx file",
+)
+add("--sets", nargs="+", required=True, help=".bin files, or names of sets in --folder")
+add("--folder", type=Path, help="folder of the sets that are given by name")
+add(
+    "--checkpoint",
+    choices=["latest", "best"],
+    default="latest",
+    help="which checkpoint of a run folder",
+)
+add("--image-size", type=int, help="pixels per side, if the model does not state it (default: 112)")
+add("--mean", type=float, default=MID_GREY, help="value to subtract from the pixels, 0 to 255")
+add("--std", type=float, default=MID_GREY, help="value to divide them by, after that")
+add(
+    "--channels", choices=["rgb", "bgr"], default="rgb", help="channel order that the model expects"
+)
+add("--batch-size", type=int, default=64, help="images per batch")
+add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="device to run on")
+add("--output", type=Path, default=Path("results.json"), help="new file for all figures")
 
 
 def load_model(options: argparse.Namespace, device: torch.device) -> LoadedModel:
@@ -82,29 +95,15 @@ def load_model(options: argparse.Namespace, device: torch.device) -> LoadedModel
     metadata: dict[str, Any] = {"kind": "weights"}
     trained_size = None
     if path.is_dir():
-        checkpoint = _checkpoint_folder(path, options.checkpoint)
-        saved = read_metadata(checkpoint)
+        path = backbone_file(path, options.checkpoint)
+        saved = read_metadata(path.parent)
         metadata = {"kind": "checkpoint", "step": saved["step"]}
         trained_size = int(saved["config"]["data"]["image_size"])
-        path = checkpoint / "backbone.pt"
     size = _image_size(options.image_size, trained_size, path)
     weights = read_weights(path)
     name, backbone = build_for_weights(weights, str(path), image_size=size)
     backbone.eval().to(device).to(memory_format=torch.channels_last)
     return LoadedModel(backbone, size, path, {**metadata, "backbone": name})
-
-
-def _checkpoint_folder(path: Path, which: str) -> Path:
-    """Return the checkpoint in a run folder, or a checkpoint folder itself."""
-    if which == "latest" or (path / "run.json").is_file():
-        return resolve(path)
-    pointer = path / "checkpoints" / which
-    if not pointer.is_file():
-        raise CheckpointError(
-            f"{path}: no best checkpoint is marked; a run marks one when it verifies and saves at "
-            "the same step; use --checkpoint latest"
-        )
-    return pointer.parent / pointer.read_text().strip()
 
 
 def _image_size(option: int | None, stated: int | None, path: Path) -> int:
@@ -187,6 +186,16 @@ def report(
     }
 
 
+def check_output(path: Path) -> None:
+    """Raise `ValueError` before the work for a file that cannot be written, or exists already."""
+    if path.exists():
+        raise ValueError(
+            f"--output {path} exists already: delete it, or write to another file with --output"
+        )
+    if not path.parent.is_dir():
+        raise ValueError(f"--output {path}: folder {path.parent} does not exist: create it first")
+
+
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
@@ -196,6 +205,8 @@ def sha256(path: Path) -> str:
 @command(parser)
 def main(options: argparse.Namespace) -> None:
     """Verify, print and write."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    check_output(options.output)
     device, _ = choose_device(options.device, World())
     # The figures must not depend on the kind of GPU: no TF32 in convolutions.
     torch.backends.cudnn.allow_tf32 = False
@@ -212,8 +223,8 @@ def main(options: argparse.Namespace) -> None:
         results = verifier(adapted(model.embed, options, bar.update), device)
     seconds = time.perf_counter() - started
     record = {**report(options, model, verifier, results), "seconds": round(seconds, 3)}
-    options.output.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     print(table(results))
+    options.output.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     print(f"{total:,} images in {seconds:.1f} s on {device}; all figures: {options.output}")
 
 

@@ -1,7 +1,7 @@
-"""Check every record of .rec files: framing, index, labels, images, copies.
+"""Check every record of .rec files: framing, index, labels, images, duplicates.
 
-The exit code is 0 where nothing but notes was found, 1 where there is something to act on, and 2
-where a file cannot be read at all.
+The exit code is 0 if there are only notes, 1 if there is something to fix, and 2 if a file cannot
+be read at all.
 """
 
 import argparse
@@ -17,7 +17,7 @@ add = parser.add_argument
 add_record_files(parser)
 add("--no-decode", action="store_true", help="do not decode the images")
 add_report(parser)
-add("--workers", type=int, help="(default: one per core)")
+add("--workers", type=int, help="processes to use (default: one per core)")
 
 
 @command(parser, failed=2)

@@ -1,4 +1,4 @@
-"""Train the same network with every method of a comparison, and report the figures side by side.
+"""Train the same network with every method of a comparison, and report the figures in one table.
 
     python scripts/compare_heads.py --config configs/compare.yaml --quick
 
@@ -29,12 +29,16 @@ from scripts.comparison.settings import Comparison, make_runs
 parser = make_parser(__doc__)
 add = parser.add_argument
 add("--config", type=Path, required=True, help="e.g. configs/compare.yaml")
-add("--quick", action="store_true", help="minutes: apply the config's settings in quick")
-add("--output", type=Path, help="in place of the config's folder")
-add("--methods", nargs="+", default=[], metavar="NAME", help="only these of the config's")
-add("--docs", type=Path, metavar="PAGE", help="also put the report into a Markdown page, "
-    "between its marks for it")  # fmt: skip
-add("--dry-run", action="store_true", help="check everything, print each run's command, stop")
+add("--quick", action="store_true", help="take minutes: apply the config's section quick")
+add("--output", type=Path, help="folder of the comparison, instead of the config's")
+add("--methods", nargs="+", default=[], metavar="NAME", help="only these methods of the config")
+add("--docs", type=Path, metavar="PAGE", help="also write the report into this Markdown "
+    "page, between its two comments for it")  # fmt: skip
+add(
+    "--dry-run",
+    action="store_true",
+    help="check everything, print the command of each run, and stop",
+)
 
 
 @command(parser)

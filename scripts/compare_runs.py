@@ -1,9 +1,9 @@
-"""Compare the figures of two runs, number by number: did a change leave training as it was?
+"""Compare the figures of two runs number by number, to see whether a change altered training.
 
     python scripts/compare_runs.py runs/before runs/after
 
 Every number of metrics.jsonl must be the same, except times and memory. Prints the first records
-that differ; the exit status is 0 for equal runs, 1 for others.
+that differ. The exit status is 0 if the runs are equal, otherwise 1.
 """
 
 import argparse
@@ -20,7 +20,7 @@ SHOWN = 3
 Record = dict[str, Any]
 
 parser = make_parser(__doc__)
-parser.add_argument("runs", nargs=2, type=Path, help="run folders")
+parser.add_argument("runs", nargs=2, type=Path, help="the two run folders")
 
 
 @command(parser, failed=2)

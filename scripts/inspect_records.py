@@ -1,4 +1,4 @@
-"""Say what .rec files hold: images, identities, labels, sizes, and show some of the images."""
+"""Describe .rec files: images, identities, labels and sizes; draw some of the images."""
 
 import argparse
 import json
@@ -13,13 +13,13 @@ from scripts.common.record_options import add_record_files, record_files
 parser = make_parser(__doc__)
 add = parser.add_argument
 add_record_files(parser)
-add("--sample", type=int, default=10_000, help="images to read for their sizes")
+add("--sample", type=int, default=10_000, help="number of images to read for the sizes")
 add("--json", action="store_true", help="print JSON instead of text")
 add("--grid", type=Path, help="write a picture of some images to this file")
-add("--rows", type=int, default=8, help="of the grid")
-add("--columns", type=int, default=8, help="of the grid")
-add("--random", action="store_true", help="fill the grid with any images, not a person per row")
-add("--seed", type=int, default=0, help="of the sample and the grid")
+add("--rows", type=int, default=8, help="rows of the grid")
+add("--columns", type=int, default=8, help="columns of the grid")
+add("--random", action="store_true", help="draw random images instead of one person per row")
+add("--seed", type=int, default=0, help="seed of the sample and the grid")
 
 
 @command(parser)

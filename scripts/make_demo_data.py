@@ -9,12 +9,12 @@ from scripts.common.command import command, exit_with, make_parser
 
 parser = make_parser(__doc__)
 add = parser.add_argument
-add("folder", type=Path, nargs="?", default=Path("datasets/demo"))
-add("--identities", type=int, default=2000, help="people to train on")
-add("--images", type=int, default=20_000, help="training images in all")
-add("--people-per-set", type=int, default=300, help="in each verification set")
-add("--seed", type=int, default=0, help="of the population")
-add("--processes", type=int, help="(default: one per CPU)")
+add("folder", type=Path, nargs="?", default=Path("datasets/demo"), help="folder to make")
+add("--identities", type=int, default=2000, help="number of people to train on")
+add("--images", type=int, default=20_000, help="total number of training images")
+add("--people-per-set", type=int, default=300, help="number of people in each verification set")
+add("--seed", type=int, default=0, help="seed of the people and their images")
+add("--processes", type=int, help="processes to use (default: one per CPU)")
 
 
 @command(parser)

@@ -1,4 +1,4 @@
-"""Merge several sets of records into one, or write one set in another layout or number of files."""
+"""Merge several datasets of records into one, or rewrite one in another layout."""
 
 import argparse
 from pathlib import Path
@@ -18,8 +18,8 @@ add(
     "--match",
     choices=MATCHES,
     default="offset",
-    help="offset: all identities are different people; name: those of one name in "
-    "classes.json are one",
+    help="offset: every identity is another person; name: identities of the same name in "
+    "classes.json are the same person",
 )
 add(
     "--layout",

@@ -1,7 +1,7 @@
 """Pack image files into records: a folder with one sub-folder per identity, or a list of images.
 
-A list has lines `path<tab>label` or `path,label`, or is one of MXNet's (.lst). If interrupted, the
-same command resumes and gives the same bytes.
+A list has lines `path<tab>label` or `path,label`, or is an MXNet list (.lst). After an interruption
+the same command resumes and writes the same bytes.
 """
 
 import argparse
@@ -18,23 +18,23 @@ parser = make_parser(__doc__)
 add = parser.add_argument
 add("source", type=Path, help="the folder or the list")
 add("output", type=Path, help="the folder to make")
-add("--root", type=Path, help="what a list's paths are relative to (default: its folder)")
-add("--size", type=int, help="resize to so many pixels per side")
-add("--encode", choices=ENCODINGS, help="re-encode every image (default: bytes are kept)")
-add("--quality", type=int, default=95, help="of JPEG")
+add("--root", type=Path, help="folder that a list's paths are relative to (default: the list's)")
+add("--size", type=int, help="resize images to this many pixels per side")
+add("--encode", choices=ENCODINGS, help="re-encode every image (default: keep its bytes)")
+add("--quality", type=int, default=95, help="JPEG quality")
 add(
     "--layout",
     choices=LAYOUTS,
     help="identity: sorted, as the public sets are (the default); plain: in the list's order",
 )
-add("--shuffle", type=int, metavar="SEED", help="random order, in layout plain")
+add("--shuffle", type=int, metavar="SEED", help="shuffle with this seed; needs --layout plain")
 add_sharding(parser)
 add_remap(parser)
 add("--skip-bad", action="store_true", help=f"leave out bad images and list them in {SKIPPED}")
 add(
     "--workers",
     type=int,
-    help="processes (default: one per CPU if images are re-encoded, otherwise one)",
+    help="processes to use (default: one per CPU if images are re-encoded, otherwise one)",
 )
 
 

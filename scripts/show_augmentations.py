@@ -1,11 +1,11 @@
-"""Draw what the augmentation of a config does: a row for each operation, a column for each image.
+"""Draw the effect of augmentation: a row for each operation, a column for each image.
 
     python scripts/show_augmentations.py datasets/demo augmentations.png
     python scripts/show_augmentations.py datasets/demo augmentations.png --config configs/demo.yaml
 
-The first line draws every operation, with its default strength; with a config, only those that have
-a probability there. Each is drawn on all images, and in the last row all happen together, as often
-as the config says, or each to three images in ten.
+The first command draws every operation at its default strength, the second only those to which the
+config gives a probability. Each row applies one operation to all images. The last row applies all
+together, with the probabilities of the config, or 0.3 each without one.
 """
 
 import argparse
@@ -20,13 +20,13 @@ from scripts.common.command import command, exit_with, make_parser
 
 parser = make_parser(__doc__)
 add = parser.add_argument
-add("records", type=Path, help="a .rec file, or a folder as for data.train")
+add("records", type=Path, help="a .rec file, or a folder, as in data.train")
 add("output", type=Path, help="the image to write, for example grid.png")
 add("--config", type=Path, help="a YAML file of configs/")
 add("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting of the "
     "config, e.g. data.augment.blur=0.2; repeatable")  # fmt: skip
-add("--samples", type=int, default=8, help="images of a row")
-add("--epoch", type=int, default=0, help="another one, other decisions")
+add("--samples", type=int, default=8, help="images per row")
+add("--epoch", type=int, default=0, help="epoch to draw: random choices differ from epoch to epoch")
 
 
 @command(parser)

@@ -1,7 +1,7 @@
-"""Write a set of records in a random order, for reading it from end to end.
+"""Write records in a random order, so that reading them in sequence is as good as shuffling.
 
-Reads and writes the set twice, each time from end to end, through buckets that fit in memory; once
-if all of it does. The result does not depend on --memory.
+Reads and writes the data twice, in sequence, through buckets that fit in memory; once if all of it
+fits. The result does not depend on --memory.
 """
 
 import argparse
@@ -18,8 +18,8 @@ parser = make_parser(__doc__)
 add = parser.add_argument
 add("source", type=Path, help=RECORDS)
 add("output", type=Path, help="the folder to make")
-add("--seed", type=int, default=0, help="of the order")
-add("--memory", default="1G", help="for images")
+add("--seed", type=int, default=0, help="seed of the order")
+add("--memory", default="1G", help="memory for images")
 add_sharding(parser)
 add_remap(parser)
 

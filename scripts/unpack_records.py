@@ -1,7 +1,7 @@
 """Unpack records into image files: one folder per identity, and a list of all of them.
 
-Images keep their bytes; their names are their keys. Packing the list or, if the records are sorted
-by identity, the folder gives the same records again.
+Images keep their bytes and are named by their keys. Packing the list gives the same records again,
+and so does packing the folder if the records are sorted by identity.
 """
 
 import argparse

@@ -1,6 +1,9 @@
 """Fixtures that several folders share."""
 
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +46,17 @@ def corrupt(folder: Path, keys: list[int]) -> list[str]:
             file.seek(offsets[key] + PART.size + HEADER.size)
             file.write(bytes(200))
     return [f"key {key}, offset {offsets[key]}" for key in keys]
+
+
+@contextmanager
+def file_limit(size: int) -> Iterator[None]:
+    """Let every file of this process be full at `size` bytes, as if the disk were."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture(scope="session")

@@ -40,10 +40,9 @@ def test_results_are_returned_by_rank() -> None:
 
 
 def test_a_failure_is_reported_while_another_rank_waits() -> None:
-    begin = time.monotonic()
+    # To wait for the limit would be to outlast pytest's own.
     with pytest.raises(RankError, match=r"rank 1 failed(.|\n)*no such class: 7"):
-        run_ranks(_fails_on_rank_one, 2)
-    assert time.monotonic() - begin < 30
+        run_ranks(_fails_on_rank_one, 2, timeout=1000)
 
 
 def test_a_dead_rank_is_reported() -> None:

@@ -1,15 +1,18 @@
 """Every way to fail: the message is shown, and every rank ends with an error in bounded time."""
 
 import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import corrupt
-from tests.launch import Ended, Ranks, train
+from tests.launch import ROOT, Ended, Ranks, train
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +57,7 @@ def test_what_cannot_work_is_refused_before_step_1(
 ) -> None:
     ended = train(["--config", str(tiny_config), "--set", override], ranks=RANKS)
     assert_all_failed(ended, *messages)
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_truncated_rec(tiny_config: Path, broken_data: Path) -> None:
@@ -91,8 +94,9 @@ def test_more_bad_records_than_allowed_stop_a_run_that_skips_them(
     )  # fmt: skip
     assert_all_failed(ended, "5 of 91", "max_bad_share")
     assert all("Traceback" not in rank.output for rank in ended)
-    log = (tmp_path / "run" / "log.txt").read_text()
+    log, _, error = (tmp_path / "run" / "log.txt").read_text().partition("error: ")
     assert all(log.count(f"{location}: ") == 1 for location in locations)
+    assert "5 of 91" in error  # what ended the run
     assert "step 4/40" in log
     assert "step 5/40" not in log  # the first epoch ends within step 5
 
@@ -112,6 +116,95 @@ def test_a_nan_stops_before_weights_are_touched(tiny_config: Path, tmp_path: Pat
     assert saved[-1].name in ended[0].output
     assert f"step {int(saved[-1].name.removeprefix('step_'))}: " in ended[0].output
     assert step >= 1
+
+
+def wait_until(file: Path, text: str) -> None:
+    """Wait until a file holds a text."""
+    deadline = time.monotonic() + 90
+    while not (file.exists() and text in file.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert text in file.read_text()
+
+
+LONG = (
+    "--set",
+    "train.steps=100000",
+    "--set",
+    "verification.sets=[]",
+    "--set",
+    "optimizer.lr=0.01",
+)
+
+
+def test_a_signal_to_one_rank_saves_on_all_and_ends_all_with_its_code(
+    tiny_config: Path, tmp_path: Path
+) -> None:
+    # Every step is a save point: the last one must not be saved twice.
+    arguments = ["--config", str(tiny_config), *LONG, "--set", "checkpoint.every_steps=1"]
+    log = tmp_path / "run" / "log.txt"
+    with Ranks(arguments, RANKS) as running:
+        wait_until(log, "step 3/")
+        running.processes[1].send_signal(signal.SIGUSR1)
+        ended = running.wait(seconds=30)
+    assert [rank.code for rank in ended] == [128 + signal.SIGUSR1] * RANKS
+    assert "Traceback" not in "".join(rank.output for rank in ended)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    checkpoint = f"step_{len(lines):08d}"
+    assert (tmp_path / "run" / "checkpoints" / "latest").read_text().strip() == checkpoint
+    last = log.read_text().splitlines()[-1]
+    assert "SIGUSR1" in last
+    assert f"step {len(lines)} " in last
+    assert "--resume auto" in last
+    assert log.read_text().count(checkpoint) == 1
+    assert list((tmp_path / "run").glob(".lock*")) == []
+
+
+def test_a_run_folder_in_use_is_refused_on_all_ranks(tiny_config: Path, tmp_path: Path) -> None:
+    arguments = ["--config", str(tiny_config), *LONG]
+    log = tmp_path / "run" / "log.txt"
+    with Ranks(arguments, 1) as running:
+        wait_until(log, "step 1/")
+        begun = log.read_text().splitlines()[:4]
+        config = (tmp_path / "run" / "config.yaml").stat().st_mtime_ns
+        second = train([*arguments, "--resume", "auto"], ranks=RANKS, seconds=60)
+        process = running.processes[0]
+        assert_all_failed(second, f"process {process.pid} ")
+        assert all(str(process.pid) in rank.output for rank in second)
+        assert log.read_text().splitlines()[:4] == begun
+        assert (tmp_path / "run" / "config.yaml").stat().st_mtime_ns == config
+        assert process.poll() is None
+
+
+def test_torchrun_restarts_a_run_where_it_was(tiny_config: Path, tmp_path: Path) -> None:
+    log = tmp_path / "run" / "log.txt"
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--max-restarts=1",
+        "--monitor-interval=0.1", f"--nproc-per-node={RANKS}", str(ROOT / "train.py"),
+        "--config", str(tiny_config), *LONG, "--set", "checkpoint.every_steps=2",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True, stderr=subprocess.PIPE
+    ) as launcher:
+        try:
+            wait_until(log, "step_00000004")
+            (worker,) = re.findall(r"rank 1 is process (\d+)", log.read_text())
+            os.kill(int(worker), signal.SIGKILL)
+            wait_until(log, "resumed")
+            resumed = int(re.findall(r"resumed .* at step (\d+)", log.read_text())[0])
+            wait_until(log, f"step {resumed + 1}/")
+            # Of all ranks at once, as a scheduler does; the launcher only passes it on.
+            launcher.send_signal(signal.SIGTERM)
+            _, screen = launcher.communicate(timeout=60)
+        finally:
+            launcher.kill()
+    assert resumed >= 4
+    assert launcher.returncode != 0
+    last = log.read_text().splitlines()[-1]
+    assert "SIGTERM" in last
+    latest = (tmp_path / "run" / "checkpoints" / "latest").read_text().strip()
+    assert f"step {int(latest.removeprefix('step_'))} " in last
+    assert last.partition("stopped")[2] in screen
 
 
 def test_a_killed_rank_ends_all_within_seconds(tiny_config: Path, tmp_path: Path) -> None:

@@ -27,6 +27,9 @@ from tests.launch import train, train_well
 pytestmark = pytest.mark.slow
 
 FROZEN = ("--set", "backbone.frozen_batch_norm=true")
+# A few steps, each saved. Last bits that differ grow by an order of magnitude every few steps, on
+# some processors faster than on others, so what sums in another order is compared at once.
+SHORT = ("--set", "train.steps=4", "--set", "checkpoint.every_steps=1", *FROZEN)
 
 
 def metrics(run: Path, event: str = "train") -> list[dict[str, Any]]:
@@ -41,6 +44,23 @@ def tensors(run: Path, step: int, scratch: Path) -> dict[str, Tensor]:
     found: dict[str, Tensor] = torch.load(scratch / "state.pt")
     backbone = torch.load(folder / "backbone.pt", weights_only=True)
     return found | {f"backbone.{name}": tensor for name, tensor in backbone.items()}
+
+
+def assert_same_steps(
+    found: dict[str, Tensor], expected: dict[str, Tensor], before: dict[str, Tensor]
+) -> None:
+    """Check that two runs changed the tensors of `before` alike, up to the order of fp32 sums.
+
+    The allowed difference is 3% of what changed, in the norm of each tensor. Rounding alone makes
+    1e-6 of it; but a ReLU whose input is within rounding of 0 may be on in one run and off in the
+    other. The smallest layer of `rtiny` has 192 channels of 2 x 2 for each of at least 11 images,
+    half of them on: one is 1 / sqrt(0.5 * 192 * 4 * 11) = 1.5% of the norm. Lost state, or a
+    micro-batch with the weight of another, is at least 20%. What did not change must be equal.
+    """
+    assert found.keys() == expected.keys() == before.keys()
+    for name, tensor in expected.items():
+        changed = (tensor.double() - before[name].double()).norm()
+        assert (found[name].double() - tensor.double()).norm() <= 0.03 * changed, name
 
 
 def interrupted(run: Path, step: int, copy: Path) -> Path:
@@ -70,7 +90,9 @@ def test_a_run_learns_and_its_folder_is_complete(tiny_config: Path, tmp_path: Pa
     assert (run / "checkpoints" / "best").exists()
     assert list((run / "tensorboard").iterdir())
     assert "global_batch_size: 21" in (run / "config.yaml").read_text()
-    assert "step 40/40" in (run / "log.txt").read_text()
+    log = (run / "log.txt").read_text()
+    for found in ("before_training=true", torch.__version__, "rank 0 is process", "step 40/40"):
+        assert found in log
 
 
 def test_the_head_gets_the_stated_budgets(tiny_config: Path) -> None:
@@ -115,21 +137,19 @@ def test_resume_on_the_same_ranks_is_bit_for_bit(
 
 
 def test_resume_on_other_numbers_of_ranks_agrees(tiny_config: Path, tmp_path: Path) -> None:
-    arguments = ["--config", str(tiny_config), *FROZEN]
+    arguments = ["--config", str(tiny_config), *SHORT]
     train_well(arguments)
-    whole = tensors(tmp_path / "run", 40, tmp_path)
-    two = interrupted(tmp_path / "run", 20, tmp_path / "two")
+    two = interrupted(tmp_path / "run", 2, tmp_path / "two")
     train_well([*arguments, "--output", str(two), "--resume", "auto"], ranks=2)
-    four = interrupted(two, 30, tmp_path / "four")
+    moved = f"output was {tmp_path / 'run'} and is {two}"
+    assert (two / "log.txt").read_text().count(moved) == 1
+    four = interrupted(two, 3, tmp_path / "four")
     train_well([*arguments, "--output", str(four), "--resume", "auto"], ranks=4)
+    before, whole = (tensors(tmp_path / "run", step, tmp_path) for step in (2, 4))
     for run in (two, four):
-        resumed = tensors(run, 40, tmp_path)
+        resumed = tensors(run, 4, tmp_path)
         assert resumed["head.weight"].shape == (13, 16)
-        for name, tensor in whole.items():
-            # fp32 sums in another order: seen up to 1.5e-3 of a tensor's largest value after 20
-            # steps, amplified by ReLUs that switch. Lost state would be off by 100%.
-            difference = (resumed[name].double() - tensor.double()).abs().max()
-            assert difference <= 1e-2 * tensor.double().abs().max(), name
+        assert_same_steps(resumed, whole, before)
         for one, other in zip(metrics(tmp_path / "run"), metrics(run), strict=True):
             assert other["active_classes"] == one["active_classes"]
             assert other["loss"] == pytest.approx(one["loss"], rel=1e-3)
@@ -143,6 +163,8 @@ def test_bad_records_are_skipped_equally_on_all_ranks_and_after_a_resume(
     arguments = ["--config", str(tiny_config), *FROZEN, "--set", f"data.train={data}"]
     arguments += ["--set", "data.on_bad_record=skip", "--set", "data.max_bad_share=0.05"]
     arguments += ["--set", "train.steps=8", "--set", "checkpoint.every_steps=2"]
+    # A gentle rate: losses differ by which images they are of, not by what last bits grew to.
+    arguments += ["--set", "optimizer.lr=0.0001"]
     train_well(arguments)
     copy = interrupted(tmp_path / "run", 2, tmp_path / "copy")
     again = [*arguments, "--output", str(copy), "--resume", "auto", "--set", "data.workers=1"]
@@ -161,24 +183,18 @@ def test_bad_records_are_skipped_equally_on_all_ranks_and_after_a_resume(
 
 
 def test_resume_in_another_placement_agrees(tiny_config: Path, tmp_path: Path) -> None:
-    arguments = ["--config", str(tiny_config), *FROZEN]
+    arguments = ["--config", str(tiny_config), *SHORT]
     train_well(arguments)
-    whole = tensors(tmp_path / "run", 40, tmp_path)
     last = tmp_path / "run"
-    for step, placement, ranks in [(20, "replicated", 2), (30, "host", 2)]:
+    for step, placement, ranks in [(2, "replicated", 2), (3, "host", 2)]:
         copy = interrupted(last, step, tmp_path / placement)
         resume = ["--output", str(copy), "--resume", "auto"]
         train_well([*arguments, *resume, "--set", f"head.placement={placement}"], ranks=ranks)
         last = copy
-    for name, tensor in tensors(last, 40, tmp_path).items():
-        # The placements' losses differ in the last bit. A ReLU that switches turns that into 7% of
-        # the largest velocity of its layer ten steps later, while the weights stay close. Lost
-        # state would be off by 100%.
-        bound = 0.2 if name.startswith("optimizer.") else 1e-2
-        difference = (whole[name].double() - tensor.double()).abs().max()
-        assert difference <= bound * tensor.double().abs().max(), name
+    before, whole = (tensors(tmp_path / "run", step, tmp_path) for step in (2, 4))
+    assert_same_steps(tensors(last, 4, tmp_path), whole, before)
     for one, other in zip(metrics(tmp_path / "run"), metrics(last), strict=True):
-        assert other["loss"] == pytest.approx(one["loss"], rel=1e-2)
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-3)
 
 
 ORDERS = {
@@ -232,22 +248,21 @@ def test_the_config_chooses_the_order_and_a_resumed_run_must_keep_it(
 
 
 def test_accumulation_equals_the_whole_batch(tiny_config: Path, tmp_path: Path) -> None:
-    arguments = ["--config", str(tiny_config), *FROZEN]
-    # Two steps only: at this learning rate last bits grow, to 4e-6 after three steps and 1e-3
-    # after ten. Micro-batches with equal weights would change the weights by 9e-3 in two steps.
+    # Micro-batches of 2, 3, 3 and 3 images: without their weights, gradients are 20% off.
+    arguments = ["--config", str(tiny_config), *SHORT, "--set", "train.global_batch_size=11"]
     for setting in ("head={sampling: all, sample_rate: null}", "train.steps=2"):
         arguments += ["--set", setting]
     train_well([*arguments, "--output", str(tmp_path / "whole")])
     parts = [*arguments, "--set", "train.accumulation=4", "--output", str(tmp_path / "parts")]
     train_well(parts, ranks=2)
-    whole = tensors(tmp_path / "whole", 2, tmp_path)
-    for name, tensor in tensors(tmp_path / "parts", 2, tmp_path).items():
-        torch.testing.assert_close(tensor, whole[name], rtol=1e-3, atol=1e-5)
+    before, whole = (tensors(tmp_path / "whole", step, tmp_path) for step in (1, 2))
+    assert_same_steps(tensors(tmp_path / "parts", 2, tmp_path), whole, before)
     for found, expected in zip(
         metrics(tmp_path / "parts"), metrics(tmp_path / "whole"), strict=True
     ):
-        for name in ("loss", "cosine_positive"):
-            assert found[name] == pytest.approx(expected[name], rel=1e-4)
+        # Cosines are close to 0 at the start, so theirs is an absolute difference.
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+        assert found["cosine_positive"] == pytest.approx(expected["cosine_positive"], abs=1e-4)
 
 
 def test_a_quota_filled_by_the_batch_is_reported(tiny_config: Path, tmp_path: Path) -> None:
@@ -280,6 +295,8 @@ def test_mixed_precision_learns(tiny_config: Path, tmp_path: Path, precision: st
     lines = metrics(tmp_path / "run")
     assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
     assert lines[-1]["loss_scale"] == 1.0 if precision == "bf16" else lines[-1]["loss_scale"] > 1
+    warned = "train.precision" in (tmp_path / "run" / "log.txt").read_text()
+    assert warned == (precision == "fp16")
 
 
 def test_starting_from_weights_is_not_resuming(tiny_config: Path, tmp_path: Path) -> None:
@@ -292,6 +309,17 @@ def test_starting_from_weights_is_not_resuming(tiny_config: Path, tmp_path: Path
     train_well([*new, "--set", "head.sampling=all", "--set", "head.sample_rate=null"])
     assert metrics(tmp_path / "new")[0]["step"] == 1
     assert metrics(tmp_path / "new")[0]["cosine_positive"] != metrics(tmp_path / "run")[0]["loss"]
+
+
+def test_a_refused_resume_changes_nothing(tiny_config: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ["--config", str(tiny_config), "--set", "train.steps=2", "--resume", "auto"]
+    train_well([*arguments, "--set", "verification.sets=[]"])
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    refused = train([*arguments, "--set", "seed=6"])[0]
+    assert refused.code == 1
+    assert "seed was 5 and is 6" in refused.output
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
 
 
 def test_image_folders_and_labels_with_gaps_train_with_the_mapping_saved(

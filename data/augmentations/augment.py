@@ -51,8 +51,9 @@ def normalise(images: Tensor) -> Tensor:
 class Augmentation(Augment):
     """Random changes of training images; with the defaults only the mirror image.
 
-    Changes happen in the order in which a photograph comes about: the mirror image, the mask on the
-    face, the crop, light and colour, lens, sensor and file; cutout is last.
+    Changes are applied in the order in which they would occur in reality: first the scene (mirror
+    image, mask on the face), then the camera (crop, colour, blur, resolution), then the file, a
+    JPEG. Cutout is last.
     """
 
     seed: int = 0  # of all decisions

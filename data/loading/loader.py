@@ -161,11 +161,13 @@ class Loader:
         """Yield the batches of steps `[first_step, last_step)`, `accumulation` for each step.
 
         The threads end when the iterator is exhausted, closed or fails. An error in reading a batch
-        is raised in its place (`BadImage` for an image that cannot be decoded).
+        is raised in its place (`BadImage` for an image that cannot be decoded, `ValueError` for a
+        label that is not a class of the dataset).
         """
         if not 0 <= first_step <= last_step:
             raise ValueError(f"steps [{first_step}, {last_step}): expected 0 <= first <= last")
-        return self._decoded(self._announced(self._specs(first_step, last_step)))
+        batches = self._decoded(self._announced(self._specs(first_step, last_step)))
+        return self._checked(batches, first_step)
 
     def _specs(self, first_step: int, last_step: int) -> Iterator[BatchSpec]:
         """Yield `spec` of each micro-batch of the steps."""
@@ -193,6 +195,22 @@ class Loader:
             for batch, timings in workers.in_order(self._load, specs):
                 self._recent.append(timings)
                 self._bad.add(batch.bad)  # now that the batch is delivered, not when it is read
+                yield batch
+
+    def _checked(self, batches: Iterator[Batch], first_step: int) -> Iterator[Batch]:
+        """Yield the batches unless one has a label that the head has no centre for."""
+        classes = self.dataset.num_classes
+        with closing(batches):  # type: ignore[type-var]
+            for number, batch in enumerate(batches):
+                labels = batch.labels.numpy()
+                wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+                if len(wrong) > 0:
+                    raise ValueError(
+                        f"step {first_step + number // self.accumulation}: "
+                        f"{self.dataset.describe(int(batch.indices[wrong[0]]))} has label "
+                        f"{labels[wrong[0]]}, expected 0 to {classes - 1}; correct num_classes or "
+                        "the labels of the dataset"
+                    )
                 yield batch
 
     def _announced(self, specs: Iterable[BatchSpec]) -> Iterator[BatchSpec]:

@@ -10,16 +10,16 @@ a second.
 
 import json
 import logging
-import zlib
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 
 import numpy as np
-import numpy.typing as npt
 
+from data.records.array_file import check_intact, check_offsets, map_array, write_checksum
+from data.records.cache_folder import open_cached
 from data.records.index import find_index, open_index, write_to_first
-from data.records.labels import ImageTable, read_images
+from data.records.labels import INEXACT_FROM, ImageTable, read_images
 from data.records.locations import fingerprint, sibling, storage_paths
 from data.records.reader import Keys, RecordFile
 
@@ -29,9 +29,6 @@ logger = logging.getLogger(__name__)
 _FORMAT: Final = 2
 # Finding fewer images takes a few milliseconds, which is not worth a file next to the data.
 CACHE_FROM: Final = 10_000
-_CHUNK: Final = 1 << 22  # bytes
-# The CRC-32 of any content that is followed by its own CRC-32.
-_INTACT: Final = zlib.crc32(bytes(4))
 
 _Metadata = dict[str, str | int]
 
@@ -47,13 +44,13 @@ def open_images(
     Raises `RecordError` as `open_index` and `read_images` do.
     """
     paths = storage_paths(sibling(file.path, ".idx.cache"), cache_folder)
-    table = _find_table(paths, _metadata(file, cache_folder))
+    table = _find_table(paths, _metadata(file, cache_folder), file.size)
     if table is not None:
         return table
     with file.opening_lock():
         metadata = _metadata(file, cache_folder)  # before reading, so that a later change shows
         if file.is_remote:  # another process may have written the table meanwhile
-            table = _find_table(paths, metadata)
+            table = _find_table(paths, metadata, file.size)
             if table is not None:
                 return table
         table = read_images(file, open_index(file, cache_folder=cache_folder))
@@ -61,7 +58,7 @@ def open_images(
         if metadata is None or (len(table.offsets) < cache_from and not file.is_remote):
             return table
         path = write_to_first(paths, partial(_write_table, table=table, metadata=metadata))
-        return table if path is None else _find_table([path], metadata) or table
+        return table if path is None else _find_table([path], metadata, file.size) or table
 
 
 def _metadata(file: RecordFile, cache_folder: Path | None) -> _Metadata | None:
@@ -72,17 +69,21 @@ def _metadata(file: RecordFile, cache_folder: Path | None) -> _Metadata | None:
     return {"format": _FORMAT, "rec": file.fingerprint, "idx": fingerprint(path.stat())}
 
 
-def _find_table(paths: list[Path], metadata: _Metadata | None) -> ImageTable | None:
-    """Return the mapped table of the first of `paths` that has one with this metadata."""
+def _find_table(paths: list[Path], metadata: _Metadata | None, size: int) -> ImageTable | None:
+    """Return the mapped table of the first of `paths` that has one with this metadata.
+
+    `size` is that of the `.rec`, in which all records must be.
+    """
     for path in paths if metadata is not None else []:
         try:
-            with path.open("rb") as file:
-                if _checksum(file) != _INTACT:
-                    raise ValueError("it is damaged, or of an earlier version")
+            with open_cached(path, follow=path != paths[-1]) as file:
+                check_intact(file)
                 found, table = _map_table(file)
+            _check_table(table, size)
         except FileNotFoundError:
             continue
-        except (OSError, ValueError) as error:
+        # Not a list of errors: a file made to do harm may have any content and a right checksum.
+        except Exception as error:
             logger.warning("%s cannot be used (%s): making it again", path, error)
             continue
         if found == metadata:
@@ -98,31 +99,23 @@ def _write_table(file: IO[bytes], *, table: ImageTable, metadata: _Metadata) -> 
     head += " " * (-len(head) % 16)  # of 4 bytes each: the arrays are aligned to 64 bytes
     for array in (np.array(head), table.offsets, *keys, table.labels):
         np.save(file, array)
-    file.seek(0)
-    file.write(_checksum(file).to_bytes(4, "little"))
+    write_checksum(file)
 
 
 def _map_table(file: IO[bytes]) -> tuple[_Metadata, ImageTable]:
     file.seek(0)
-    head = json.loads(str(np.load(file)))
-    offsets, first = _map_array(file), head["first_key"]
-    keys: Keys = _map_array(file) if first is None else range(first, first + len(offsets))
-    return head["metadata"], ImageTable(keys, offsets, _map_array(file), head["has_header"])
+    head = json.loads(str(map_array(file, np.str_, dimensions=0)))
+    offsets, first = map_array(file, np.int64), head["first_key"]
+    keys: Keys = map_array(file, np.int64) if first is None else range(first, first + len(offsets))
+    labels = map_array(file, np.int32)
+    return head["metadata"], ImageTable(keys, offsets, labels, head["has_header"] is True)
 
 
-def _map_array(file: IO[bytes]) -> npt.NDArray[Any]:
-    """Map the array that `np.save` wrote at the position of `file`, and skip it."""
-    np.lib.format.read_magic(file)
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    start = file.tell()
-    array = np.memmap(file, dtype, "r", start, shape)
-    file.seek(start + array.nbytes)
-    return np.asarray(array)  # reading a number from a `memmap` takes several times as long
-
-
-def _checksum(file: IO[bytes]) -> int:
-    """Return the CRC-32 of the rest of `file`."""
-    checksum = 0
-    while chunk := file.read(_CHUNK):
-        checksum = zlib.crc32(chunk, checksum)
-    return checksum
+def _check_table(table: ImageTable, size: int) -> None:
+    """Raise `ValueError` for what no table of a file of `size` bytes has."""
+    counts = len(table.offsets), len(table.labels), len(table.keys)
+    if len(set(counts)) > 1 or counts[0] == 0:
+        raise ValueError(f"it has {counts[0]} offsets, {counts[1]} labels and {counts[2]} keys")
+    check_offsets(table.offsets, size)
+    if table.labels.min() < 0 or table.labels.max() >= INEXACT_FROM:
+        raise ValueError(f"it has labels from {table.labels.min()} to {table.labels.max()}")

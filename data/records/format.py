@@ -22,6 +22,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from recognition.redaction import redact
+
 Bytes = bytes | memoryview
 Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
@@ -41,6 +43,9 @@ HEADER_WORDS: Final = (PART.size + HEADER.size + 8) // 4
 
 class RecordError(ValueError):
     """A damaged or wrong `.rec` or `.idx` file; says where, and how to fix it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
 
 
 @dataclass(frozen=True)

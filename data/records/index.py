@@ -11,6 +11,7 @@ from typing import IO, Final
 import numpy as np
 
 from data.files import atomic_write, refuse_lfs_pointer
+from data.records.cache_folder import is_cached, make_cache_folder
 from data.records.format import PART, Int64s, RecordError
 from data.records.locations import sibling, storage_paths
 from data.records.reader import RecordFile
@@ -69,7 +70,7 @@ def find_index(file: RecordFile, *, cache_folder: Path | None = None) -> Path | 
     if (path := file.index_path()) is not None:
         return path
     rebuilt = _index_paths(file, cache_folder)[-1]
-    return rebuilt if rebuilt.is_file() else None
+    return rebuilt if is_cached(rebuilt) else None
 
 
 def _index_paths(file: RecordFile, cache_folder: Path | None) -> list[Path]:
@@ -88,7 +89,7 @@ def write_to_first(paths: list[Path], write: Callable[[IO[bytes]], None]) -> Pat
     for path in paths:
         try:
             if path == paths[-1]:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                make_cache_folder(path.parent)
             if not path.parent.stat().st_mode & 0o222:
                 raise PermissionError(errno.EACCES, "the folder is read-only")
             with atomic_write(path) as file:

@@ -14,8 +14,8 @@ _SHARDS: Final = "train-[0-9]*.rec"  # in a folder, as the tools name them
 
 _SHOWN: Final = 5  # names in a message
 RECORDS: Final = (
-    "a .rec file, a pattern of such (train-*.rec), or a folder with train.rec or with its shards, "
-    "train-00000.rec and so on"
+    "a .rec file, a pattern of .rec files (train-*.rec), or a folder with train.rec or with shards "
+    "(train-00000.rec and so on)"
 )
 
 

@@ -16,8 +16,9 @@ def choose(table: Mapping[str, Choice], name: str, field: str) -> Choice:
     """Return `table[name]`.
 
     Raises `ValueError` for an unknown name, with the field, the nearest valid name and all of
-    them.
+    them, and for what is no text.
     """
+    check(isinstance(name, str), field, repr(name), f"one of {sorted(table)}")
     if name in table:
         return table[name]
     near = difflib.get_close_matches(name, table, n=1)

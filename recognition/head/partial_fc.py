@@ -7,13 +7,14 @@ centres per class (1 except for sub-centres), d embedding size.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from recognition.head.batch import check_batch, mask_unknown, normalise
-from recognition.head.choices import check_at_least
+from recognition.head.choices import check, check_at_least
 from recognition.head.losses.base import Loss
 from recognition.head.losses.margins import cosface
 from recognition.head.online_softmax.global_loss import (
@@ -148,15 +149,16 @@ class PartialFC(nn.Module):
     ) -> None:
         super().__init__()
         device = torch.device("cpu" if device is None else device)
-        if embedding_size < 1 or num_classes < 1:
+        if not all(isinstance(n, Integral) and n >= 1 for n in (embedding_size, num_classes)):
             raise ValueError(
-                f"embedding_size {embedding_size} and num_classes {num_classes} found, expected "
-                "both to be at least 1"
+                f"embedding_size {embedding_size!r} and num_classes {num_classes!r} found, "
+                "expected two integers of at least 1"
             )
         self.embedding_size, self.num_classes = embedding_size, num_classes
         self.step_count, self.dense_update = 0, dense_update
         self.loss = cosface() if loss is None else loss
         self.optimizer = RowSGD() if optimizer is None else optimizer
+        _check_parts(self.loss, self.optimizer)
         budgets = budget(block_bytes, BLOCK_BYTES, device), budget(keep_bytes, KEEP_BYTES, device)
         settings = StreamSettings(scale, inter_class_filter, *budgets, matmul_dtype)
         self._collectives = create_collectives(placement, group)
@@ -376,3 +378,17 @@ class PartialFC(nn.Module):
             return by_unit, collectives.local_part(result.norm_gradient * factor, sizes)
 
         return backward
+
+
+def _check_parts(loss: object, optimizer: object) -> None:
+    """Raise `ValueError` for a loss or an optimizer that is a name, a class or of another kind."""
+
+    def found(part: object) -> str:
+        return repr(part) if isinstance(part, str | type) else f"a {type(part).__name__}"
+
+    is_loss = isinstance(loss, Loss)
+    check(is_loss, "loss", found(loss), "a Loss, such as cosface(0.4) or build_loss('cosface')")
+    methods = [getattr(optimizer, name, None) for name in ("state", "update")]
+    is_optimizer = all(map(callable, methods)) and not isinstance(optimizer, type)
+    expected = "a RowOptimizer, such as RowSGD() or build_row_optimizer('sgd')"
+    check(is_optimizer, "optimizer", found(optimizer), expected)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from recognition.redaction import printable
+from recognition.redaction import printable, redact
 
 Run = Callable[[argparse.Namespace], int | None]
 Main = Callable[..., int]
@@ -49,7 +49,7 @@ def command(parser: argparse.ArgumentParser, *, failed: int = 1) -> Callable[[Ru
             try:
                 return run(options) or 0
             except _ERRORS as error:
-                print(f"error: {printable(str(error))}", file=sys.stderr)
+                print(f"error: {printable(redact(str(error)))}", file=sys.stderr)
                 return failed
 
         return main

@@ -9,7 +9,7 @@ from data.tools.record_set import Sharding, parse_bytes
 
 def add_record_files(parser: argparse.ArgumentParser) -> None:
     """Add `records`, which names one or more files of one dataset."""
-    help_text = f"of one dataset, each {RECORDS}"
+    help_text = f"the files of one dataset, each {RECORDS}"
     parser.add_argument("records", type=Path, nargs="+", help=help_text)
 
 
@@ -21,8 +21,10 @@ def record_files(options: argparse.Namespace) -> list[Path]:
 def add_sharding(parser: argparse.ArgumentParser) -> None:
     """Add `--shards` and `--shard-size`."""
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--shards", type=int, help="cut into so many files train-00000.rec …")
-    group.add_argument("--shard-size", metavar="SIZE", help="or into files of at most, say, 2G")
+    group.add_argument("--shards", type=int, help="split into this many files train-00000.rec …")
+    group.add_argument(
+        "--shard-size", metavar="SIZE", help="split into files of at most this size, such as 2G"
+    )
 
 
 def sharding_of(options: argparse.Namespace) -> Sharding:
@@ -34,7 +36,7 @@ def sharding_of(options: argparse.Namespace) -> Sharding:
 def add_remap(parser: argparse.ArgumentParser) -> None:
     """Add `--remap-labels`."""
     parser.add_argument(
-        "--remap-labels", action="store_true", help="renumber the classes if labels have gaps"
+        "--remap-labels", action="store_true", help="renumber the classes if the labels have gaps"
     )
 
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from data.files import atomic_write
 from recognition.config import Section
+from recognition.config_file import config_values
 from scripts.comparison.settings import MethodRun
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -61,7 +62,7 @@ def finished(run: MethodRun, ranks: int) -> RunResult | None:
     fix = f"delete {run.folder}, or choose another folder with --output"
     if started.is_file():
         old = flat(yaml.safe_load(started.read_text()))
-        new = flat(run.config.model_dump(mode="json"))
+        new = flat(config_values(run.config))
         changed = [
             f"{key} was {old.get(key)} and is {new.get(key)}"
             for key in sorted({*old, *new} - {"output"})  # a comparison may be moved as a whole

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, PositiveInt, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
-from recognition.config import Config, Section
+from recognition.config import Config, Count, LocalPath, Section, Seed
 from recognition.config_file import ConfigError, load_config
 
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
 MethodName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 """A method's name is also that of its folders."""
 
@@ -33,9 +32,9 @@ class Comparison(Section):
     differences between methods are noise.
     """
 
-    output: Path
-    run: Path
-    ranks: PositiveInt = 1
+    output: LocalPath
+    run: LocalPath
+    ranks: Count = 1
     seeds: list[Seed] = Field(default=[0], min_length=1)
     more_seeds: dict[str, list[Seed]] = Field(default={})
     settings: dict[str, Any] = Field(default={})

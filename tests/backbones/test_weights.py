@@ -1,6 +1,7 @@
 """Weight files: which ones load, and what the errors say."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -50,9 +51,53 @@ def test_files_that_are_not_state_dicts(tmp_path: Path, content: object, found: 
         read_weights(path)
 
 
-def test_a_file_without_weights_is_refused_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "noise.pt").write_bytes(b"not a zip, not a pickle")
-    for name in ("noise.pt", "missing.pt"):
-        with pytest.raises(ValueError, match=name) as caught:
-            read_weights(tmp_path / name)
-        assert "\n" not in str(caught.value)
+@pytest.mark.parametrize(
+    ("prefix", "containers"),
+    [
+        ("", ["state_dict"]),
+        ("", ["model"]),
+        ("module.", []),
+        ("backbone.", []),
+        ("_orig_mod.", []),
+        ("module._orig_mod.backbone.", ["model", "state_dict"]),
+    ],
+)
+def test_weights_inside_other_checkpoints_are_found(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, prefix: str, containers: list[str]
+) -> None:
+    weights = build_backbone("rtiny", embedding_size=8, image_size=16).state_dict()
+    content: dict[str, Any] = {prefix + name: value for name, value in weights.items()}
+    for name in containers:
+        content = {"epoch": 3, name: content, "arguments": Path("x")}
+    torch.save(content, tmp_path / "w.pt")
+    with caplog.at_level("INFO"):
+        found = read_weights(tmp_path / "w.pt")
+    assert list(found) == list(weights)
+    assert all(torch.equal(found[name], weights[name]) for name in weights)
+    (record,) = caplog.records
+    assert all(word in record.getMessage() for word in ["w.pt", prefix, *containers])
+
+
+def test_plain_weights_are_not_mentioned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.save({"a": torch.ones(1)}, tmp_path / "w.pt")
+    with caplog.at_level("INFO"):
+        read_weights(tmp_path / "w.pt")
+    assert not caplog.records
+
+
+def test_the_head_that_was_saved_with_a_backbone_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ["module.backbone.a", "module.backbone.b", "module.head.weight"]
+    torch.save({name: torch.ones(1) for name in names}, tmp_path / "w.pt")
+    with caplog.at_level("INFO"):
+        assert list(read_weights(tmp_path / "w.pt")) == ["a", "b"]
+    assert "2 of 3" in caplog.text
+
+
+def test_a_type_that_would_change_the_numbers_is_refused() -> None:
+    backbone = build_backbone("rtiny", embedding_size=8, image_size=16)
+    weights = dict(backbone.state_dict())
+    name = next(iter(weights))
+    with pytest.raises(ValueError, match=rf"{name} torch\.int8 .*torch\.float32"):
+        load_weights(backbone, {**weights, name: weights[name].to(torch.int8)}, "w.pt")

@@ -179,6 +179,14 @@ def test_a_lock_is_held_by_one_process_and_freed_when_that_is_killed(tmp_path: P
         pass
 
 
+def test_a_planted_link_is_no_lock(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("precious")
+    (tmp_path / "lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError, match="lock"), file_lock(tmp_path / "lock"):
+        pass
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
 # Git LFS pointers
 
 

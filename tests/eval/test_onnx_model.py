@@ -99,6 +99,13 @@ def test_files_that_are_not_networks_are_refused(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(OnnxModelError, match=r"net\.onnx"):
         OnnxModel(tmp_path / "net.onnx", CPU)
+    # onnxruntime's message for an output that no node makes ends in a new line.
+    content = write_network(tmp_path / "net.onnx").read_bytes()
+    position = content.rindex(b"embedding")
+    (tmp_path / "net.onnx").write_bytes(content[:position] + b"Embedding" + content[position + 9 :])
+    with pytest.raises(OnnxModelError, match=r"net\.onnx") as caught:
+        OnnxModel(tmp_path / "net.onnx", CPU)
+    assert "\n" not in str(caught.value)
     with pytest.raises(OnnxModelError, match=r"absent\.onnx"):
         OnnxModel(tmp_path / "absent.onnx", CPU)
 

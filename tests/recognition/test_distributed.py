@@ -46,14 +46,20 @@ def test_the_device_is_chosen_with_a_reason(
     assert reason.startswith(expected)
 
 
-@pytest.mark.parametrize(("requested", "gpus"), [("auto", 1), ("cuda", 0)])
-def test_more_ranks_than_gpus_are_refused(
-    monkeypatch: pytest.MonkeyPatch, requested: str, gpus: int
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    with pytest.raises(ValueError, match=rf"\b2 processes.*\b{gpus} CUDA"):
+@pytest.mark.parametrize("requested", ["auto", "cuda"])
+def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, requested: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match=r"\b2 processes.*\b1 CUDA.*--nproc-per-node=1"):
         choose_device(requested, World(0, 2, 0, 2))
+
+
+def test_cuda_without_a_gpu_is_no_matter_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"train\.device.*CUDA_VISIBLE_DEVICES") as caught:
+        choose_device("cuda", World(0, 1, 0, 1))
+    assert torch.__version__ in str(caught.value)
+    assert "nproc" not in str(caught.value)
 
 
 def test_cores_are_divided_among_ranks(monkeypatch: pytest.MonkeyPatch) -> None:

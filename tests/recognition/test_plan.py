@@ -66,6 +66,27 @@ def test_an_epoch_need_not_be_a_whole_number_of_steps() -> None:
     assert [step for step in range(1, 32) if made.save_after(step)] == [7, 14, 21, 28, 31]
 
 
+@pytest.mark.parametrize(
+    ("total", "interval", "expected"),
+    [
+        (1000, 333, [333, 666, 1000]),
+        (1000, 250, [250, 500, 750, 1000]),
+        (1033, 1000, [1033]),
+        (110, 100, [110]),
+        (111, 100, [100, 111]),
+        (5, 2, [2, 4, 5]),  # whoever asks for every other step gets it
+        (3, 1, [1, 2, 3]),
+        (50, 100, [50]),
+    ],
+)
+def test_nothing_is_verified_or_saved_just_before_the_end(
+    total: int, interval: int, expected: list[int]
+) -> None:
+    made = Plan(10.0, total, verify_every=interval, save_every=interval)
+    assert [step for step in range(1, total + 1) if made.verify_after(step)] == expected
+    assert [step for step in range(1, total + 1) if made.save_after(step)] == expected
+
+
 def test_a_run_of_less_than_one_step_is_refused() -> None:
     with pytest.raises(ValueError, match=r"31 images.*global_batch_size 64"):
         make_plan(config(), 31)

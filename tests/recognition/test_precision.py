@@ -12,6 +12,12 @@ def test_only_fp16_scales_the_loss() -> None:
     assert Precision("fp16", torch.device("cpu")).make_scaler().scale == 2.0**16
 
 
+def test_only_fp16_on_a_cpu_is_cautioned_against() -> None:
+    for name in ("fp32", "bf16", "fp16"):
+        assert Precision(name, torch.device("cuda")).caution is None
+        assert (Precision(name, torch.device("cpu")).caution is not None) == (name == "fp16")
+
+
 @pytest.mark.parametrize(("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_autocast_computes_in_the_named_type(name: str, dtype: torch.dtype) -> None:
     with Precision(name, torch.device("cpu")).autocast():

@@ -22,6 +22,9 @@ from recognition.redaction import check_urls, printable, redact, redact_as_quote
         ("https://u:p/s@host/x", "https://***@host/x"),
         ("https://u:p?s@host/x?s", "https://***@host/x?***"),
         ("https://u:p:/s@host/x", "https://***@host/x"),
+        ("https://u:/s@host/x", "https://***@host/x"),
+        ("https://u::s@host/x", "https://***@host/x"),
+        ("https://u/s:p@host/x", "https://***@host/x"),
         # Several in one word.
         ("zip://x.rec::https://u:p@h/x.zip?s", "zip://x.rec::https://***@h/x.zip?***"),
         ("[https://u:p@a/x,https://v:q@b/y]", "[https://***@a/x,https://***@b/y]"),

@@ -1,18 +1,24 @@
 import json
 import logging
+import time
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from recognition.distributed import World
-from recognition.telemetry import Meter, Telemetry, configure_logging, duration
+from recognition.failure import file_log
+from recognition.telemetry import Meter, Telemetry, configure_logging, duration, open_log
+from tests.conftest import file_limit
 
 
 def telemetry(output: Path, first_step: int = 0, world: World | None = None) -> Telemetry:
-    return Telemetry(
-        output, world=world or World(), first_step=first_step, total_steps=9, progress=False
-    )
+    made = Telemetry(output, world=world or World(), total_steps=9)
+    made.first_step = first_step
+    return made
 
 
 def test_the_file_and_the_dashboard_hold_the_same_numbers(tmp_path: Path) -> None:
@@ -51,29 +57,126 @@ def test_only_rank_0_writes(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_log_has_no_secret_whatever_logs_it(tmp_path: Path) -> None:
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    root.handlers = []  # those of pytest, which `force` would close
-    try:
-        configure_logging(World(), tmp_path / "log.txt")
-        try:
-            raise OSError("https://me:hush@host/x?sig=hush")
-        except OSError:
-            logging.getLogger("library").exception("no %s", "https://host/x?sig=hush")
-        logging.getLogger("library").warning("%s", "\x1b]0;title\x07\udcff")
-        text = (tmp_path / "log.txt").read_text()
-    finally:
-        for handler in root.handlers:
+def test_a_full_disk_costs_records_and_not_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics, loss = tmp_path / "metrics.jsonl", {"loss": 0.5}
+    with telemetry(tmp_path) as writer:
+        writer.record("train", 1, loss)
+        with file_limit(metrics.stat().st_size + 10):  # less than a record: it would be cut
+            for step in (2, 3, 4):
+                writer.record("train", step, loss)
+                writer.images("images", torch.zeros(1, 3, 4, 4), step)
+        assert len(caplog.messages) == 2  # once for each file, in a minute
+        writer.record("train", 5, loss)
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert steps == [1, 5]
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [event.step for event in board.Scalars("train/loss")] == [1, 5]
+    assert str(metrics) in caplog.messages[0]
+    assert "iB free" in caplog.messages[0]
+    assert f"{metrics}: 3 records lost" in caplog.messages[2]
+    assert f"{tmp_path / 'tensorboard'}/" in caplog.messages[3]
+
+
+def test_a_history_that_cannot_be_written_stays_as_it_was(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text('{"event": "train", "step": 1}\n{"event": "train", "step": 2}\n')
+    before = metrics.read_text()
+    with (
+        pytest.raises(ValueError, match=str(metrics)),
+        file_limit(5),
+        telemetry(tmp_path, first_step=1),
+    ):
+        pass
+    assert metrics.read_text() == before
+
+
+def test_a_run_that_starts_anew_has_no_history(tmp_path: Path) -> None:
+    for loss in (1.0, 2.0):  # the first ended before its first checkpoint
+        with telemetry(tmp_path) as writer:
+            writer.record("verification", 0, {"accuracy": loss})
+            writer.record("train", 1, {"loss": loss})
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line.get("accuracy", line.get("loss")) for line in lines] == [2.0, 2.0]
+
+
+def test_bars_appear_on_terminals_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with telemetry(tmp_path) as writer:
+        writer.advance()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.fixture
+def own_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Put logging back into the state in which pytest has it."""
+    root, handlers, level = logging.root, list(logging.root.handlers), logging.root.level
+    root.handlers.clear()
+    yield
+    logging.captureWarnings(False)
+    for logger in (root, file_log):
+        for handler in logger.handlers:
             handler.close()
-        root.handlers, root.level = before, level
-    assert "hush" not in text
-    assert r"\x1b]0;title\x07\udcff" in text
-    assert "OSError: https://***@host/x?***" in text
-    assert "no https://host/x?***" in text
+        logger.handlers.clear()
+    root.handlers, file_log.propagate = handlers, True
+    root.setLevel(level)
 
 
-def test_the_meter_gives_means_and_shares() -> None:
+@pytest.mark.usefixtures("own_logging")
+def test_the_log_file_begins_with_what_was_said_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "log.txt"
+    configure_logging(World())
+    logging.getLogger("data").info("first line")
+    warnings.warn("a library warns", stacklevel=1)
+    assert not file.exists()
+    open_log(World(), file)
+    logging.getLogger("data").info("second line")
+    file_log.error("last line")
+    found = [text for text in file.read_text().split() if text in ("first", "warns", "second")]
+    assert found == ["first", "warns", "second"]
+    assert "last line" in file.read_text()
+    assert "last line" not in capsys.readouterr().err
+    with file_limit(file.stat().st_size):
+        for _ in range(3):
+            logging.getLogger("data").info("this one is not in the file")
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("own_logging")
+def test_of_another_rank_the_log_file_gets_the_last_error_alone(tmp_path: Path) -> None:
+    file, world = tmp_path / "log.txt", World(rank=1, size=2)
+    configure_logging(world)
+    open_log(world, file)
+    logging.getLogger("data").warning("on the screen")
+    assert not file.exists()
+    file_log.error("the error")
+    assert file.read_text().endswith("rank 1: the error\n")
+
+
+@pytest.mark.usefixtures("own_logging")
+def test_the_log_has_no_secret_whatever_logs_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging(World())
+    try:
+        raise OSError("https://me:hush@host/x?sig=hush")
+    except OSError:
+        logging.getLogger("library").exception("no %s", "https://host/x?sig=hush")
+    logging.getLogger("library").warning("%s", "\x1b]0;title\x07\udcff")
+    open_log(World(), tmp_path / "log.txt")
+    for text in ((tmp_path / "log.txt").read_text(), capsys.readouterr().err):
+        assert "hush" not in text
+        assert "OSError: https://***@host/x?***" in text
+        assert "no https://host/x?***" in text
+        assert r"\x1b]0;title\x07\udcff" in text
+
+
+def test_the_meter_gives_means_and_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
     meter = Meter()
     for loss in (1.0, 3.0):
         meter.add(loss=torch.tensor(loss), cosine=0.5)
@@ -81,7 +184,7 @@ def test_the_meter_gives_means_and_shares() -> None:
         meter.images += 8
     meter.last["norm"] = torch.tensor(9.0)
     assert meter.values() == {"loss": 2.0, "cosine": 0.5, "norm": 9.0}
-    meter.waited = meter.elapsed() / 2
-    assert 0.3 < meter.rates()["data_wait"] <= 0.5
-    assert meter.rates()["images_per_second"] > 0
+    now, meter.paused, meter.waited = 110.0, 2.0, 1.0
+    assert meter.rates() == {"images_per_second": 2.0, "data_wait": 0.125}
+    assert meter.seconds_per_step() == 4.0
     assert duration(3723) == "1:02:03"

@@ -9,12 +9,14 @@ it reports a full disk as whatever error the system gives.
 import hashlib
 import re
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
-from data.files import atomic_write
+from data.files import atomic_write, file_lock
+from data.records.cache_folder import make_cache_folder, make_inner_folder
 from data.records.remote.ranges import RemoteError, RemoteObject
 
 
@@ -27,19 +29,33 @@ def local_folder(cache: Path, source: RemoteObject) -> Path:
     readable = re.sub(r"[^\w.-]+", "_", address)[-100:]
     parent = cache / f"{readable}-{_digest(source.shown)}"
     folder = parent / _digest(repr(sorted(source.version.items())))
-    if not folder.is_dir():
-        for stale in parent.glob("*/"):
-            # It may be another process' of now or, if URLs differ in their queries, another file's.
-            if stale != folder and not query:
-                shutil.rmtree(stale, ignore_errors=True)
+    try:
+        make_cache_folder(cache)
+        make_inner_folder(parent)  # refuses a link before anything behind it is removed
+        if not folder.is_dir():
+            _remove_stale(parent, folder, query)
+        make_inner_folder(folder)
+    except OSError as error:
+        raise RemoteError(
+            f"{folder}, for local copies of parts of {source.shown}, cannot be used ({error}): set "
+            "data.index_cache to a folder that you may write to"
+        ) from error
+    return folder
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a `local_folder`; raise `RemoteError` if there cannot be one."""
+    with ExitStack() as stack:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            mode = stat.S_IMODE(folder.stat().st_mode) & 0o666  # of a team's folder, for the team
+            stack.enter_context(file_lock(folder / "lock", mode=mode))
         except OSError as error:
             raise RemoteError(
-                f"{folder}, for local copies of parts of {source.shown}, cannot be created "
-                f"({error}): set data.index_cache to a writable folder"
+                f"{folder / 'lock'} cannot be used ({error.strerror or error}): set "
+                "data.index_cache to another folder"
             ) from error
-    return folder
+        yield
 
 
 @contextmanager
@@ -54,6 +70,16 @@ def local_copy(path: Path) -> Iterator[IO[bytes]]:
             f"({error.strerror or error}): make room on its disk, or set data.index_cache to "
             "another folder"
         ) from error
+
+
+def _remove_stale(parent: Path, folder: Path, query: str) -> None:
+    """Remove the folders of other states, if they are of the same file.
+
+    That is so unless the URL has a query: of two URLs that differ there only, `parent` is one.
+    """
+    for stale in parent.iterdir() if not query else ():
+        if stale != folder:  # which another process may have created by now
+            shutil.rmtree(stale, ignore_errors=True)  # never follows a link
 
 
 def _digest(text: str) -> str:

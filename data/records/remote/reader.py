@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from fsspec.utils import merge_offset_ranges
 
-from data.files import file_lock
+from data.records.array_file import check_intact, check_offsets, map_array, write_checksum
+from data.records.cache_folder import is_cached, open_cached
 from data.records.format import (
     HEADER_WORDS,
     MAGIC,
@@ -34,7 +35,7 @@ from data.records.format import (
 )
 from data.records.locations import default_cache_folder, shown, sibling
 from data.records.reader import RecordFile
-from data.records.remote.local_copies import local_copy, local_folder
+from data.records.remote.local_copies import folder_lock, local_copy, local_folder
 from data.records.remote.range_cache import RangeCache
 from data.records.remote.ranges import RemoteMissing, RemoteObject, RemoteRefused
 
@@ -94,7 +95,7 @@ class RemoteRecordFile(RecordFile):
 
     def opening_lock(self) -> AbstractContextManager[None]:
         """Return a lock under which one process of the machine opens the file for all."""
-        return file_lock(self._folder / "lock")
+        return folder_lock(self._folder)
 
     def index_path(self) -> Path | None:
         """Return the local copy of the `.idx` next to the file, None if there is no `.idx`."""
@@ -113,8 +114,9 @@ class RemoteRecordFile(RecordFile):
                 return None
             folder = local_folder(self._cache_folder, index)
             path = folder / "train.idx"
-            with file_lock(folder / "lock"):  # one process fetches, the others wait
-                if not path.is_file():
+            with folder_lock(folder):  # one process fetches, the others wait
+                # One that was cut at the end of a line would be an index of fewer records.
+                if not is_cached(path) or path.stat().st_size != index.size:
                     pieces = index.pieces(0, index.size, self.block_bytes)
                     with local_copy(path) as file:
                         file.writelines(index.stream(pieces))
@@ -164,18 +166,37 @@ class RemoteRecordFile(RecordFile):
                 for offsets, words in self._walk():
                     file.write(words)
                     found.append(offsets)
-            with local_copy(self._folder / "scan.npy") as file:
+                write_checksum(file)
+            with local_copy(self._folder / "scan") as file:
                 np.save(file, np.concatenate(found))
+                write_checksum(file)
         return self._scan_table()[0]
 
     def _scan_table(self) -> tuple[Int64s, Words]:
         """Return what a scan found: offsets, int64 [n], and words, uint32 [n, HEADER_WORDS]."""
-        path = self._folder / "scan.npy"  # written after the headers
-        if not len(self._scanned[0]) and path.is_file():
-            offsets = np.asarray(np.load(path, mmap_mode="r"))
-            words = np.asarray(np.memmap(self._folder / "headers", "<u4", "r"))
-            self._scanned = offsets, words.reshape(-1, HEADER_WORDS)
+        path = self._folder / "scan"  # written after the headers
+        if not len(self._scanned[0]):
+            try:
+                self._scanned = self._map_scan(path)
+            except FileNotFoundError:
+                pass
+            # Not a list of errors: see `data.records.cache`.
+            except Exception as error:
+                logger.warning("%s cannot be used (%s): making it again", path, error)
         return self._scanned
+
+    def _map_scan(self, path: Path) -> tuple[Int64s, Words]:
+        with open_cached(path) as file, open_cached(path.with_name("headers")) as headers:
+            check_intact(file)
+            check_intact(headers)
+            file.seek(0)
+            offsets = map_array(file, np.int64)
+            shape = len(offsets), HEADER_WORDS
+            words = np.asarray(np.memmap(headers, "<u4", "r", 0, shape))
+        check_offsets(offsets, self.size)
+        if (offsets[1:] <= offsets[:-1]).any():
+            raise ValueError("it has offsets that do not ascend")
+        return offsets, words
 
     def _walk(self) -> Iterator[tuple[Int64s, bytes]]:
         """Yield offsets, int64 [n], and first words, as bytes, of records until the file ends."""

@@ -24,11 +24,13 @@ class DissectedSoftmax(Loss):
     batch (chosen by step and position in the batch) and averaged over it. D-Softmax-K, a sampled
     part of the classes, is the sampling `random_negative`.
 
-    Raises `ValueError` when an option is out of range.
+    Args:
+        d: cosine that the target class is attracted to, in (−1, 1].
+        batch_rate: fraction of the batch with an inter-class term, in (0, 1].
     """
 
-    d: float = 0.9  # cosine that the target class is attracted to, in (−1, 1]
-    batch_rate: float = 1.0  # fraction of the batch with an inter-class term, in (0, 1]
+    d: float = 0.9
+    batch_rate: float = 1.0
 
     def __post_init__(self) -> None:
         check(-1.0 < self.d <= 1.0, "loss option d", self.d, "a cosine in (-1, 1]")

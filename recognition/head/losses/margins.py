@@ -51,9 +51,13 @@ def falling_cosine(angle_N: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class CosFace(MarginSoftmax):
-    """`cos θ − m` (Wang et al., "CosFace", CVPR 2018, arXiv 1801.09414)."""
+    """`cos θ − m` (Wang et al., "CosFace", CVPR 2018, arXiv 1801.09414).
 
-    m: float = 0.4  # margin, finite and at least 0
+    Args:
+        m: margin, finite and at least 0.
+    """
+
+    m: float = 0.4
 
     def __post_init__(self) -> None:
         check_option("m", self.m, 0.0)
@@ -125,8 +129,11 @@ def subcenter_arcface(m: float = 0.5, k: int = 3) -> MarginSoftmax:
     """Return ArcFace over K centres per class (Deng et al., "Sub-center ArcFace", ECCV 2020).
 
     The cosine with a class is that with the nearest of its K centres, for target and negatives
-    alike; only that centre gets a gradient. The table is K times as large. `m` is finite and at
-    least 0, `k` at least 1.
+    alike; only that centre gets a gradient. The table is K times as large.
+
+    Args:
+        m: margin in radians, finite and at least 0.
+        k: centres per class, at least 1.
     """
     check_option("m", m, 0.0)
     check_option("k", k, 1)
@@ -139,11 +146,16 @@ class AdaFace(MarginSoftmax):
 
     With z the embedding's norm, standardised by running mean and deviation, times h and clipped to
     [−1, 1]: `cos(θ − m·z) − (m + m·z)`. Low norms get an angular margin, high ones a cosine margin.
+
+    Args:
+        m: margin, finite and at least 0.
+        h: concentration, finite and above 0.
+        alpha: weight of a batch in the running mean and deviation, in (0, 1].
     """
 
-    m: float = 0.4  # margin, finite and at least 0
-    h: float = 0.333  # concentration, finite and above 0
-    alpha: float = 0.01  # weight of a batch in the running mean and deviation, in (0, 1]
+    m: float = 0.4
+    h: float = 0.333
+    alpha: float = 0.01
     initial = (20.0, 100.0)  # mean and deviation of norms, as published
 
     def __post_init__(self) -> None:
@@ -175,7 +187,13 @@ class MagFace(MarginSoftmax):
     `cos(θ + m(a))` with a margin that rises linearly with the norm a, clamped to
     [`lower_norm`, `upper_norm`], from `lower_margin` to `upper_margin` (radians), plus
     `regulariser · (1/a + a/upper_norm²)`, which rewards large norms.
-    Options are finite, none is negative, and no lower one above its upper one.
+
+    Args:
+        lower_norm: norm from which the margin rises, finite and above 0.
+        upper_norm: norm up to which it rises, finite and above `lower_norm`.
+        lower_margin: margin of the lower norm in radians, finite and at least 0.
+        upper_margin: margin of the upper norm in radians, finite and at least `lower_margin`.
+        regulariser: factor of the reward for large norms, finite and at least 0.
     """
 
     lower_norm: float = 10.0
@@ -213,10 +231,14 @@ class CurricularFace(MarginSoftmax):
 
     `cos(θ + m)` for the target class; a negative whose cosine c exceeds it counts as `c·(t + c)`, t
     being the running mean of the target cosines, which rises as training succeeds.
+
+    Args:
+        m: margin in radians, finite and at least 0.
+        alpha: weight of a batch in t, in (0, 1].
     """
 
-    m: float = 0.5  # margin in radians, finite and at least 0
-    alpha: float = 0.01  # weight of a batch in t, in (0, 1]
+    m: float = 0.5
+    alpha: float = 0.01
     initial = (0.0,)  # t
 
     def __post_init__(self) -> None:

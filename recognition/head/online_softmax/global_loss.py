@@ -211,8 +211,8 @@ class _Attached(torch.autograd.Function):
         backward, ctx.backward_once = ctx.backward_once, None
         if backward is None:
             raise ValueError(
-                "the head's loss went backward twice, which would count its centres' gradient "
-                "twice: make one backward pass for each forward pass"
+                "backward() was called twice on one loss of the head, which would count the "
+                "centres' gradient twice: call it once for each forward pass"
             )
         by_unit, by_norm = backward(grad_loss)
         return by_unit, by_norm, None, None, None

@@ -81,8 +81,8 @@ class RowSGD:
         check_at_least("weight_decay", self.weight_decay)
         if self.nesterov and self.momentum == 0.0:
             raise ValueError(
-                "nesterov: true found with momentum 0, expected a momentum above 0 to look ahead "
-                "along; set one, or nesterov to false"
+                "nesterov: true found with momentum 0, expected a momentum above 0; set one, or "
+                "nesterov to false"
             )
         known = self.momentum_dtype in _MOMENTUM_DTYPES
         check(known, "momentum_dtype", self.momentum_dtype, f"one of {_MOMENTUM_DTYPES}")

@@ -17,9 +17,11 @@ def benchmark_parser(name: str, description: str | None) -> argparse.ArgumentPar
     parser = make_parser(description)
     report = parser.add_argument_group("report")
     report.add_argument(
-        "--json", type=Path, default=Path(f"runs/{name}.json"), help="file for all figures"
+        "--json", type=Path, default=Path(f"runs/{name}.json"), help="file to write all figures to"
     )
-    report.add_argument("--markdown", type=Path, help="file for the table, for docs/benchmarks/")
+    report.add_argument(
+        "--markdown", type=Path, help="file to write the page to, such as one of docs/benchmarks/"
+    )
     parser.set_defaults(script=f"scripts/{name}.py")
     return parser
 

@@ -29,7 +29,7 @@ def choose_reader(requested: Literal["auto"] | Reader) -> Reader:
     """
     if find_spec("torchvision") is None:
         raise ValueError(
-            "the incumbent's way needs torchvision, which is not installed: "
+            "the incumbent's loader needs torchvision, which is not installed: "
             "pip install -e '.[benchmarks]'"
         )
     installed = find_spec("mxnet") is not None

@@ -207,6 +207,19 @@ def test_an_order_of_another_dataset_is_refused() -> None:
         Loader(MemoryDataset(), image_size=SIDE, global_batch_size=3, order=GlobalOrder(29, 0))
 
 
+@pytest.mark.parametrize("label", [-1, 10])
+def test_a_label_that_is_no_class_names_step_image_and_label(label: int) -> None:
+    dataset = MemoryDataset(30)  # of 10 classes
+    dataset.labels[17] = label
+    loader = Loader(
+        dataset, image_size=SIDE, global_batch_size=4, accumulation=2, order=FileOrder(30)
+    )
+    batches = loader.batches(1, 7)
+    assert len(list(islice(batches, 6))) == 6
+    with pytest.raises(ValueError, match=rf"step 4.*image 17 .*{label}.* 0 to 9"):
+        next(batches)
+
+
 def test_wrong_steps_are_refused() -> None:
     loader = Loader(MemoryDataset(), image_size=SIDE, global_batch_size=3)
     with pytest.raises(ValueError, match=r"steps \[3, 2\)"):

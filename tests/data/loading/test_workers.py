@@ -68,14 +68,14 @@ def test_leaving_the_block_ends_threads_and_drops_pending_items(count: int) -> N
 
     def slow(number: int) -> int:
         started.append(number)
-        time.sleep(0.02)
+        time.sleep(0.1 * (number > 0))
         return number
 
     before = threading.active_count()
     with Workers(count, background=True, ahead=100) as workers:
         results = workers.in_order(slow, range(100))
         assert next(results) == 0
-    assert len(started) < 50
+    assert len(started) < 100  # which would take 5 seconds
     assert threading.active_count() == before
 
 
@@ -89,7 +89,9 @@ def test_results_are_computed_before_they_are_asked_for_within_bounds() -> None:
     with Workers(1, background=True, ahead=3) as workers:
         results = workers.in_order(make, range(100))
         assert next(results) == 0
-        time.sleep(0.05)
+        while len(made) < 4:  # for ever, if none were computed ahead
+            time.sleep(0.01)
+        time.sleep(0.05)  # in which a fifth would come
         assert made == [0, 1, 2, 3]
         assert list(results) == list(range(1, 100))
 

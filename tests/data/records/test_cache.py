@@ -1,9 +1,13 @@
+import json
 import logging
 import multiprocessing
 import os
+import zlib
 from collections.abc import Callable
+from io import BytesIO
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -156,6 +160,85 @@ def test_a_flipped_bit_and_a_cut_anywhere_are_detected(
             cache_of(rec).write_bytes(content)
             assert open_cached(rec).labels.tolist() == CLASSES
             assert len(caplog.records) == 1, place
+
+
+def forged(table: ImageTable, **changes: Any) -> bytes:
+    """Return a cache with a right checksum and a content that nobody wrote."""
+    head = {"first_key": 1, "has_header": True, **changes.pop("head", {})}
+    file = BytesIO()
+    np.save(file, np.array(changes.pop("text", json.dumps(head))))
+    for name in ("offsets", "labels"):
+        np.save(file, changes.get(name, getattr(table, name)), allow_pickle=True)
+    content = file.getvalue()
+    return content + zlib.crc32(content).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"offsets": np.array([print] * 11)},
+        {"labels": np.array([{}] * 11)},
+        {"offsets": np.arange(11.0)},
+        {"offsets": np.arange(11) * 4 + 1},
+        {"offsets": np.arange(11) * 4000},
+        {"offsets": np.arange(11) * 4 - 4},
+        {"offsets": np.arange(12) * 4},
+        {"offsets": np.empty(0, np.int64)},
+        {"labels": np.full(11, -1, np.int32)},
+        {"labels": np.full(11, 1 << 24, np.int32)},
+        {"labels": np.zeros((11, 1), np.int32)},
+        {"head": {"first_key": 1.5}},
+        {"head": {"first_key": {}}},
+        {"text": "[" * 100_000},
+        {"text": "null"},
+        {"text": "{}"},
+    ],
+    ids=str,
+)
+def test_a_forged_cache_is_made_again(
+    changes: dict[str, Any], rec: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = open_cached(rec)
+    whole = cache_of(rec).read_bytes()
+    changes = dict(changes)
+    cache_of(rec).unlink()
+    if "text" not in changes:
+        text = whole[: whole.index(b"}" + bytes(3), 128) + 4].partition(b"\n")[2]
+        metadata = json.loads(text.decode("utf-32-le") + "}")["metadata"]
+        changes["head"] = {"metadata": metadata, **changes.get("head", {})}
+    cache_of(rec).write_bytes(forged(table, **changes))
+    assert open_cached(rec).labels.tolist() == CLASSES
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert cache_of(rec).read_bytes() == whole
+
+
+@pytest.mark.parametrize("is_huge", [True, False])
+def test_a_cache_that_claims_more_than_it_has_costs_no_memory(is_huge: bool, rec: Path) -> None:
+    open_cached(rec)
+    shape = b"(9" + (b"9" * 12 if is_huge else b"") + b",)"
+    content = cache_of(rec).read_bytes()[:-4].replace(b"(11,)", shape)
+    content += zlib.crc32(content).to_bytes(4, "little")
+    cache_of(rec).unlink()
+    cache_of(rec).write_bytes(content)
+    assert open_cached(rec).labels.tolist() == CLASSES
+
+
+def test_the_folder_of_another_user_is_not_used(
+    rec: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    rec.with_suffix(".idx").unlink()
+    rec.parent.chmod(0o555)
+    try:
+        assert is_mapped(open_images(RecordFile(rec), cache_from=0))
+        planted = {path: path.read_bytes() for path in (tmp_path / "partialfc").iterdir()}
+        assert len(planted) == 2  # the rebuilt index and the table
+        uid = os.geteuid()
+        monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
+        assert not is_mapped(open_images(RecordFile(rec), cache_from=0))
+        assert {path: path.read_bytes() for path in planted} == planted
+    finally:
+        rec.parent.chmod(0o755)
 
 
 def test_the_cache_folder_is_used_if_the_data_folder_is_read_only(rec: Path) -> None:

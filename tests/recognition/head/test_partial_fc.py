@@ -2,12 +2,13 @@
 
 import copy
 import io
+import re
 
 import pytest
 import torch
 from torch import Tensor
 
-from recognition.head import PartialFC, arcface
+from recognition.head import PartialFC, RowSGD, arcface, cosface
 from recognition.head.placement.collectives import ShardedCollectives
 from tests.recognition.head.helpers import active_classes
 from tests.recognition.head.reference import COSFACE, DenseHead
@@ -299,6 +300,17 @@ def test_a_batch_that_does_not_fit_is_refused(x: Tensor, y: Tensor, message: str
         ({"sampling": "hash_forest", "rebuild_every": 0}, "rebuild_every: 0"),
         ({"placement": "gpu"}, r"placement: 'gpu' .*'sharded'"),
         ({"scale": 0.0}, "scale: 0.0"),
+        ({"placement": None}, "placement: None .*'sharded'"),
+        ({"sampling": ["all"]}, r"sampling: \['all'\] .*'random_negative'"),
+        ({"loss": "cosface"}, r"loss: 'cosface' .*cosface\(0\.4\)"),
+        ({"loss": cosface}, r"loss: <class .*cosface\(0\.4\)"),
+        ({"loss": torch.nn.CrossEntropyLoss()}, r"loss: a CrossEntropyLoss .*cosface\(0\.4\)"),
+        ({"optimizer": "sgd"}, r"optimizer: 'sgd' .*RowSGD\(\)"),
+        ({"optimizer": RowSGD}, r"optimizer: <class .*RowSGD\(\)"),
+        (
+            {"optimizer": torch.optim.SGD([torch.zeros(1, requires_grad=True)])},
+            r"optimizer: a SGD .*RowSGD\(\)",
+        ),
     ],
 )
 def test_unknown_and_unfit_settings_are_refused(options: dict[str, object], message: str) -> None:
@@ -323,8 +335,10 @@ def test_batch_sizes_that_do_not_fit_are_refused(sizes: list[int], message: str)
 
 
 def test_sizes_below_one_and_learning_rates_below_zero_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"embedding_size 0 .*num_classes 5 "):
-        PartialFC(0, 5)
+    for sizes in [(0, 5), (8.0, 5), (8, 1e6)]:
+        message = r"embedding_size {} .*num_classes {} ".format(*map(re.escape, map(repr, sizes)))
+        with pytest.raises(ValueError, match=message):
+            PartialFC(*sizes)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"lr: -0\.1"):
         _head().step(-0.1)
 

@@ -23,6 +23,7 @@ BINS = ROOT / "tests" / "fixtures" / "bins"
 
 def _run(tmp_path: Path, *arguments: object) -> dict[str, Any]:
     output = tmp_path / "results.json"
+    output.unlink(missing_ok=True)
     assert main([*map(str, arguments), "--output", str(output), "--device", "cpu"]) == 0
     record: dict[str, Any] = json.loads(output.read_text())
     return record
@@ -140,3 +141,24 @@ def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "weights.pt" in _fails(capsys, "--model", damaged, *good)
     torch.save({"w": torch.from_numpy(np.ones(3))}, damaged)
     assert "weights.pt" in _fails(capsys, "--model", damaged, *good)
+
+
+def test_earlier_figures_are_not_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_network(tmp_path / "net.onnx")
+    output = tmp_path / "results.json"
+    output.write_text("earlier")
+    arguments = ("--model", model, "--sets", BINS / "py3_list.bin", "--output")
+    assert str(output) in _fails(capsys, *arguments, output)
+    assert output.read_text() == "earlier"
+    assert "absent" in _fails(capsys, *arguments, tmp_path / "absent" / "results.json")
+
+
+def test_weights_of_a_training_checkpoint(
+    tmp_path: Path, network: torch.nn.Module, small_set: Path
+) -> None:
+    weights = {f"module.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"epoch": 1, "state_dict": weights}, tmp_path / "checkpoint.pth")
+    record = _run(tmp_path, "--model", tmp_path / "checkpoint.pth", "--sets", small_set)
+    assert record["model"]["backbone"] == "mbf"

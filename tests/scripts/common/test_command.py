@@ -61,3 +61,12 @@ def test_an_interrupted_command_ends_with_one_line(capsys: pytest.CaptureFixture
         exit_with(interrupted, "interrupted; go on with the same command")
     assert ended.value.code == 130
     assert capsys.readouterr().err == "\ninterrupted; go on with the same command\n"
+
+
+def test_an_error_shows_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    @command(make_parser("Fail."))
+    def main(options: argparse.Namespace) -> None:
+        raise ValueError("https://me:hush@host/x.rec?sig=hush: no such file")
+
+    assert main([]) == 1
+    assert capsys.readouterr().err == "error: https://***@host/x.rec?***: no such file\n"

@@ -9,11 +9,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from recognition.config import Head
-from recognition.config_file import ConfigError, read_settings
+from recognition.config_file import ConfigError, dump_config, read_settings
 from scripts.compare_heads import main
 from scripts.comparison.curves import mean_curve
 from scripts.comparison.report import END, START, SharedSetup, insert, markdown
-from scripts.comparison.runs import RunResult, SetFigures
+from scripts.comparison.runs import RunResult, SetFigures, finished
 from scripts.comparison.settings import Comparison, MethodRun, make_runs
 
 pytestmark = pytest.mark.slow
@@ -260,3 +260,15 @@ def test_the_shipped_comparison_can_be_started() -> None:
     assert len({head.model_dump_json() for head in heads.values()}) == len(heads)
     for method, head in heads.items():
         assert head.sample_rate is None or method.endswith(f"_{head.sample_rate:g}")
+
+
+def test_a_url_signed_again_is_no_other_setting(comparison: Path, tiny_data: Path) -> None:
+    data = f"data: {{train: 'https://host/x.rec?sig=1'}}\n  verification: {{folder: {tiny_data}, "
+    change(comparison, "verification: {", data)
+    first = all_runs(comparison)[0]
+    first.folder.mkdir(parents=True)
+    (first.folder / "config.yaml").write_text(dump_config(first.config))
+    change(comparison, "sig=1", "sig=2")
+    again = all_runs(comparison)[0]
+    assert again.config != first.config
+    assert finished(again, 1) is None  # not a `RunError`

@@ -2,9 +2,12 @@
 
 import errno
 import multiprocessing
+import os
+import stat
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -15,6 +18,7 @@ from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from data.datasets.dataset import open_dataset
@@ -59,8 +63,7 @@ def test_a_folder_that_another_process_just_created_is_kept(
         folder.mkdir(exist_ok=True)
         (folder / "lock").touch()
     # As if the process had looked just before another one created the folder.
-    answers = iter([False])
-    monkeypatch.setattr(Path, "is_dir", lambda path: next(answers, True))
+    monkeypatch.setattr(Path, "is_dir", lambda path: path != expected)
     assert local_folder(cache, source) == expected
     assert [path.name for path in expected.parent.glob("*/*")] == ["lock"]
 
@@ -209,9 +212,12 @@ def test_an_index_is_fetched_again_only_if_it_changed(
     first = file.index_path()
     assert first is not None
     assert first.read_bytes() == index.read_bytes()
-    first.write_bytes(b"0\t0\n")  # shows whether it is used
+    first.write_bytes(bytes(first.stat().st_size))  # shows whether it is used
     assert RemoteRecordFile(str(file.path)).index_path() == first
-    assert first.read_bytes() == b"0\t0\n"
+    assert not any(first.read_bytes())
+    first.write_bytes(index.read_bytes()[: index.read_bytes().rindex(b"\n", 0, -1) + 1])
+    assert RemoteRecordFile(str(file.path)).index_path() == first
+    assert first.read_bytes() == index.read_bytes()
     store.files.pipe_file("/faces/train.idx", index.read_bytes())
     second = RemoteRecordFile(str(file.path)).index_path()
     assert second is not None
@@ -278,3 +284,117 @@ def test_web_servers_without_ranges_are_refused(local: RecordFile) -> None:
 class QuietHandler(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name it has there
         pass
+
+
+# Caches that somebody else made or damaged
+
+
+@pytest.fixture
+def scanned(local: RecordFile, store: Store, cache: Path) -> Path:
+    """Return the folder with what was kept of a remote file without an index."""
+    (Path(local.path).parent / "train.idx").unlink()
+    store.put(Path(local.path).parent)
+    assert RemoteRecordFile("memory://faces/train.rec").scan().tolist() == local.scan().tolist()
+    (scan,) = cache.glob("*/*/scan")
+    return scan.parent
+
+
+def summed(content: bytes) -> bytes:
+    return content + zlib.crc32(content).to_bytes(4, "little")
+
+
+def saved(array: Any, **options: Any) -> bytes:
+    file = BytesIO()
+    np.save(file, array, **options)
+    return summed(file.getvalue())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        saved(np.arange(0, 4000, 8))[:-9],
+        saved(np.arange(0, 4000, 8)),  # more than there are headers
+        saved(np.arange(0, 3200, 8.0)),
+        saved(np.array([[0]])),
+        saved(np.arange(0, 3200, 8) + 1),
+        saved(np.arange(3192, -8, -8)),
+        saved(np.arange(-8, 3192, 8)),
+        saved(np.arange(400) * 1_000_000),
+        saved(np.array([print] * 400), allow_pickle=True),
+        summed(b"\x93NUMPY\x01\x00v\0{'descr': '<i8', 'fortran_order': False, 'shape': (9**99,)}"),
+    ],
+    ids=[
+        "empty", "cut", "too_many", "floats", "matrix", "odd", "descending", "negative", "outside",
+        "pickle", "huge",
+    ],
+)  # fmt: skip
+def test_a_scan_of_bad_content_is_made_again(
+    content: bytes, scanned: Path, local: RecordFile
+) -> None:
+    whole = (scanned / "scan").read_bytes()
+    (scanned / "scan").write_bytes(content)
+    file = RemoteRecordFile("memory://faces/train.rec")
+    assert file.scan().tolist() == local.scan().tolist()
+    assert (scanned / "scan").read_bytes() == whole
+
+
+def test_a_flipped_bit_of_the_headers_changes_no_label(scanned: Path, local: RecordFile) -> None:
+    headers = bytearray((scanned / "headers").read_bytes())
+    headers[15] ^= 1
+    (scanned / "headers").write_bytes(headers)
+    dataset = open_dataset("memory://faces")
+    assert dataset.labels.tolist() == [key % 7 for key in range(400)]
+
+
+@pytest.mark.parametrize("name", ["", "train.idx", "scan", "headers", "lock"])
+def test_planted_links_lead_nowhere(
+    name: str, local: RecordFile, store: Store, cache: Path, tmp_path: Path
+) -> None:
+    if name in ("scan", "headers"):
+        (Path(local.path).parent / "train.idx").unlink()
+    url = store.put(Path(local.path).parent)
+    source = RemoteObject(f"{url}/train.{'idx' if name == 'train.idx' else 'rec'}")
+    planted = local_folder(cache, source) / name
+    mine = tmp_path / "mine"
+    (mine / "documents").mkdir(parents=True)
+    (mine / "documents" / "file").write_text("precious")
+    if name:
+        planted.symlink_to(mine / "documents" / "file")
+    else:  # the folder of all states of the file
+        planted.rmdir()
+        planted.parent.rmdir()
+        planted.parent.symlink_to(mine)
+    if name in ("", "lock"):
+        with pytest.raises(RemoteError) as caught:
+            open_dataset(url)
+        assert str(planted.parent) in str(caught.value)
+    else:
+        assert open_dataset(url).labels.tolist() == [key % 7 for key in range(400)]
+    assert [path.name for path in mine.rglob("*")] == ["documents", "file"]
+    assert (mine / "documents" / "file").read_text() == "precious"
+
+
+def test_a_folder_of_somebody_else_is_refused(
+    local: RecordFile, store: Store, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = store.put(Path(local.path).parent)
+    open_dataset(url)
+    uid = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
+    with pytest.raises(RemoteError) as caught:
+        open_dataset(url)
+    assert str(cache) in str(caught.value)
+    assert f" {uid}," in str(caught.value)
+
+
+def test_a_team_shares_a_folder(local: RecordFile, store: Store, tmp_path: Path) -> None:
+    team = tmp_path / "team"
+    team.mkdir()
+    team.chmod(0o2775)
+    url = store.put(Path(local.path).parent)
+    assert len(open_dataset(url, cache_folder=team)) == 400
+    folders = [path for path in team.rglob("*") if path.is_dir()]
+    assert len(folders) == 4
+    assert {stat.S_IMODE(folder.stat().st_mode) for folder in folders} == {0o2775}
+    assert {stat.S_IMODE(lock.stat().st_mode) for lock in team.rglob("lock")} == {0o664}

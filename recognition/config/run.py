@@ -1,0 +1,97 @@
+"""The whole config, and its sections `verification`, `checkpoint` and `log`."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from recognition.config.base import Count, Epochs, LocalPath, Section, Seed
+from recognition.config.data import Data
+from recognition.config.head import Head
+from recognition.config.training import Backbone, Optimizer, Schedule, Train
+
+
+class Regular(Section):
+    """Something done every so many steps or epochs; with neither stated, only at the end."""
+
+    every_steps: Count | None = None
+    """Steps between two."""
+    every_epochs: Epochs | None = None
+    """The same in epochs."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self._at_most_one("every_steps", "every_epochs")
+        return self
+
+
+class Verification(Regular):
+    """When the network is verified, and on what. The last step always verifies."""
+
+    sets: list[str] = Field(default=[])
+    """Names of `.bin` files in `folder`, or paths to them."""
+    folder: LocalPath | None = None
+    """By default the folder of the (first) training dataset."""
+    before_training: bool = False
+    """Whether to verify before the first step too."""
+    batch_size: Count = 128
+    """Images per rank at a time."""
+
+
+class Checkpoint(Regular):
+    """When state is saved. The last step always saves."""
+
+    keep: Count = 2
+    """How many of the last checkpoints are kept, besides the best by mean accuracy."""
+
+
+class Log(Section):
+    """How often the log, the dashboard and `metrics.jsonl` are written."""
+
+    every_steps: Count = 50
+    """Steps of an interval, over which figures are averaged."""
+
+
+class Config(Section):
+    """A whole run."""
+
+    output: LocalPath
+    """The run folder."""
+    seed: Seed = 0
+    """Decides the initial weights, the order of samples, augmentation and sampling."""
+    init_from: LocalPath | None = None
+    """Backbone weights to start from: a run folder, a checkpoint, or a weight file."""
+    data: Data
+    """Where the training images are and how they are read."""
+    backbone: Backbone = Backbone()
+    """The network."""
+    head: Head = Head()
+    """The classifier over all identities."""
+    optimizer: Optimizer = Optimizer()
+    """SGD or AdamW."""
+    schedule: Schedule = Schedule()
+    """The learning rate over the run."""
+    train: Train
+    """Length and arithmetic of training."""
+    verification: Verification = Verification()
+    """When the network is verified, and on what."""
+    checkpoint: Checkpoint = Checkpoint()
+    """When state is saved."""
+    log: Log = Log()
+    """How often figures are written."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.head.momentum == "bf16" and self.optimizer.name != "sgd":
+            raise ValueError(
+                f"head.momentum is bf16, an option of sgd, but optimizer.name is "
+                f"{self.optimizer.name}: set head.momentum: fp32"
+            )
+        identities, images = self.data.identities_per_batch, self.data.images_per_identity
+        group, batch = (identities or 1) * (images or 1), self.train.global_batch_size
+        if batch % group:
+            raise ValueError(
+                f"train.global_batch_size is {batch}, not a multiple of data.identities_per_batch "
+                f"{identities} x data.images_per_identity {images} = {group}: a batch consists of "
+                "whole groups"
+            )
+        return self

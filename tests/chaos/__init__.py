@@ -1,0 +1,1 @@
+"""Attacks that stay: minutes of them in the test suite, hours on request (`python -m`)."""

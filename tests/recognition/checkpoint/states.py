@@ -1,0 +1,72 @@
+"""A small state with known values, for the tests of checkpoints."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from recognition.checkpoint import Checkpoints, ShardedRows, State
+from recognition.checkpoint.manifest import FileDigest, write_metadata
+from recognition.distributed import World, shard_range
+
+CLASSES = 9  # on 4 ranks: 3, 3, 3 and an empty shard
+
+
+def table(name: str) -> Tensor:
+    generator = torch.Generator().manual_seed(len(name))
+    return torch.randn(CLASSES, 5, generator=generator)
+
+
+def make_state(world: World, *, empty: bool = False) -> State:
+    """Return a state with known values, or the same shapes with zeros."""
+    start, stop = shard_range(CLASSES, world.size, world.rank)
+    factor = 0.0 if empty else 1.0
+    return State(
+        backbone={"layer.weight": torch.arange(6.0).view(2, 3) * factor},
+        replicated={"optimizer.layer.weight.momentum_buffer": torch.full((2, 3), 7.0) * factor},
+        rows={
+            name: ShardedRows(table(name)[start:stop].clone() * factor, CLASSES)
+            for name in ("head.weight", "head.momentum")
+        },
+        metadata={"progress": {"step": 3}},
+    )
+
+
+def checkpoints(output: Path, world: World | None = None, keep: int = 2) -> Checkpoints:
+    return Checkpoints(output, world=world or World(), keep=keep)
+
+
+def save_steps(output: Path, *steps: int, keep: int = 2, best: int = 0) -> list[Path]:
+    """Save steps on one rank; return their folders."""
+    writer = checkpoints(output, keep=keep)
+    return [writer.save(step, make_state(World()), best=step == best) for step in steps]
+
+
+def assert_loaded(state: State, world: World) -> None:
+    expected = make_state(world)
+    for name, rows in state.rows.items():
+        assert torch.equal(rows.local, expected.rows[name].local)
+    for name, tensor in [*state.backbone.items(), *state.replicated.items()]:
+        assert torch.equal(tensor, {**expected.backbone, **expected.replicated}[name])
+
+
+def flip_bit(file: Path, byte: int = -1) -> None:
+    """Change one bit of a file; by default of its middle."""
+    data = bytearray(file.read_bytes())
+    data[byte if byte >= 0 else len(data) // 2] ^= 4
+    file.write_bytes(data)
+
+
+def reseal(folder: Path) -> None:
+    """Write sizes, hashes and checksum anew, as an attacker can."""
+    import xxhash
+
+    metadata = json.loads((folder / "run.json").read_text())
+    del metadata["checksum"]
+    found = {}
+    for name in metadata.pop("files"):
+        data = (folder / name).read_bytes()
+        found[name] = FileDigest(len(data), xxhash.xxh3_128_hexdigest(data))
+    (folder / "run.json").unlink()
+    write_metadata(folder, metadata, found)
