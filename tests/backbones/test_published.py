@@ -67,5 +67,6 @@ def test_embeddings(name: str, memory_format: torch.memory_format) -> None:
     with torch.no_grad():
         found = backbone(formula_images().to(memory_format=memory_format)).numpy()
     expected = np.load(GOLDEN / "backbone_embeddings.npz")[name]
-    # float32 sums in another order (other convolution kernels) differ by up to 5e-6 in r100.
-    assert np.linalg.norm(found - expected) < 3e-5 * np.linalg.norm(expected)
+    # float32 sums of up to 4,608 products in another order (other convolution kernels) differ by
+    # some sqrt(4608) * 2^-24 = 4e-6, and by 4e-5 behind 100 layers: seen up to 9e-6.
+    assert np.linalg.norm(found - expected) < 1e-4 * np.linalg.norm(expected)
