@@ -27,6 +27,14 @@ from recognition.checkpoint.manifest import (
     open_regular,
 )
 
+
+def _memory_format(kind: object, name: str) -> dcp._MEM_FORMAT_ENCODING:
+    """Return a member of the enum; some versions of Python 3.11 pickle one as a `getattr`."""
+    if kind is not dcp._MEM_FORMAT_ENCODING:
+        raise pickle.UnpicklingError(f"it asks for an attribute of {kind!r:.100}")
+    return dcp._MEM_FORMAT_ENCODING[name]
+
+
 _CLASSES = {
     **{
         (kind.__module__, kind.__qualname__): kind
@@ -37,6 +45,7 @@ _CLASSES = {
         )
     },
     ("torch.serialization", "_get_layout"): torch.serialization._get_layout,
+    ("builtins", "getattr"): _memory_format,
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.checkpoint import metadata as dcp
 
 from recognition.checkpoint import CheckpointError
 from recognition.distributed import World
@@ -53,6 +54,29 @@ def test_reading_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
     assert "posix.open" in message
     refuse(folder, {"hidden": [Touch(tmp_path / "executed")]})
     assert not (tmp_path / "executed").exists()
+
+
+class Attribute:
+    """A pickle that asks for an attribute of something."""
+
+    def __init__(self, owner: object, name: str) -> None:
+        self.arguments = owner, name
+
+    def __reduce__(self) -> tuple[object, tuple[object, str]]:
+        return getattr, self.arguments
+
+
+def test_of_all_attributes_only_the_memory_format_is_given(tmp_path: Path) -> None:
+    [folder] = save_steps(tmp_path, 1)
+    encoding = dcp._MEM_FORMAT_ENCODING  # which Python 3.11.2 pickles in this way
+    metadata = contents(folder)
+    metadata.planner_data = Attribute(encoding, encoding.TORCH_CHANNELS_LAST.name)
+    (folder / "state" / ".metadata").write_bytes(pickle.dumps(metadata))
+    reseal(folder)
+    checkpoints(tmp_path).load(folder, make_state(World(), empty=True))
+    for owner, name in ((encoding, "__init__"), (dcp.Metadata, "__init__"), (torch.Size, "numel")):
+        metadata.planner_data = Attribute(owner, name)
+        assert name in refuse(folder, metadata) or str(owner) in refuse(folder, metadata)
 
 
 @pytest.mark.parametrize(
