@@ -17,7 +17,6 @@ from contextlib import suppress
 from io import BytesIO
 from logging.handlers import MemoryHandler
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -149,15 +148,10 @@ class Telemetry:
         self._redirect.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._bar is not None:
             self._bar.close()
-        self._redirect.__exit__(kind, error, traceback)
+        self._redirect.__exit__(None, None, None)
         self._lost_records.report()
         self._board.lost.report()
 

@@ -230,3 +230,25 @@ def test_changed_settings_are_listed_with_both_values() -> None:
     assert changed_settings(old, new) == [
         "optimizer.lr was 0.1 and is 0.05", "more was None and is 3",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["log.txt", "metrics.jsonl", "config.yaml"])
+def test_a_folder_with_links_for_files_is_refused_and_nothing_follows_them(
+    tmp_path: Path, name: str
+) -> None:
+    victim, folder = tmp_path / "victim", tmp_path / "run"
+    victim.write_text("precious")
+    folder.mkdir()
+    (folder / name).symlink_to(victim)
+    with pytest.raises(RunFolderError, match=name), RunFolder(folder, World(), "auto"):
+        pass
+    assert victim.read_text() == "precious"
+    assert [item.name for item in folder.iterdir()] == [name]
+
+
+def test_checkpoints_may_lie_on_another_disk(tmp_path: Path) -> None:
+    (tmp_path / "large").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "large")
+    with RunFolder(tmp_path / "run", World(), "auto") as folder:
+        assert folder.resume == "auto"
