@@ -28,10 +28,11 @@ from recognition.checkpoint.manifest import (
 )
 
 
-def _memory_format(kind: object, name: str) -> dcp._MEM_FORMAT_ENCODING:
-    """Return a member of the enum; some versions of Python 3.11 pickle one as a `getattr`."""
-    if kind is not dcp._MEM_FORMAT_ENCODING:
-        raise pickle.UnpicklingError(f"it asks for an attribute of {kind!r:.100}")
+def _memory_format(_: object, name: str) -> dcp._MEM_FORMAT_ENCODING:
+    """Return a member of the one enum; some versions of Python 3.11 pickle it as a `getattr`.
+
+    Whatever a file asks for an attribute of, it gets one of these or an error.
+    """
     return dcp._MEM_FORMAT_ENCODING[name]
 
 

@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from recognition.checkpoint.manifest import (
     damage,
     digesting,
     digests,
+    open_regular,
     write_metadata,
 )
 from tests.recognition.checkpoint.states import flip_bit, save_steps
@@ -104,6 +106,17 @@ def test_an_existing_file_is_not_written_over(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError), digesting(tmp_path / "x"):
         pass
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with open_regular(tmp_path / "file") as stream:
+        assert stream.read() == b"x"
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    for name in ("pipe", "link", ".", "missing"):
+        with pytest.raises(OSError), open_regular(tmp_path / name):  # noqa: PT011
+            pass
 
 
 def test_every_file_of_a_checkpoint_is_listed(tmp_path: Path) -> None:
