@@ -13,6 +13,7 @@ Shape legend: b samples of a batch, of which DALI decodes k; S image side.
 
 import ctypes
 import logging
+import threading
 import time
 from collections.abc import Sequence
 
@@ -72,7 +73,7 @@ class DaliDecoder:
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._device = device
         self._free: list[_Pipeline] = []  # a list's append and pop are atomic
-        self._refused = False  # a batch was, which is logged once
+        self._unlogged = threading.Lock()  # taken by the thread that logs a refusal, once for all
         self._check_device()
 
     @property
@@ -124,12 +125,11 @@ class DaliDecoder:
         try:
             pipeline.decode(encoded, pixels, self._stream)
         except RuntimeError as error:  # after which the pipeline cannot be used again
-            if not self._refused:
+            if self._unlogged.acquire(blocking=False):
                 logger.warning(
                     "DALI refuses a batch: the CPU decodes it, and others that DALI refuses: %s",
                     _reason(error),
                 )
-            self._refused = True
             return None
         self._free.append(pipeline)
         return pixels
