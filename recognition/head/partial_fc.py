@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from recognition.head.batch import check_batch, mask_unknown, normalise
-from recognition.head.choices import check, check_at_least
+from recognition.head.choices import check_at_least
 from recognition.head.losses.base import Loss
 from recognition.head.losses.margins import cosface
 from recognition.head.online_softmax.global_loss import (
@@ -29,10 +29,11 @@ from recognition.head.online_softmax.settings import (
     STAGE_BYTES,
     StreamSettings,
     budget,
+    check_parts,
 )
 from recognition.head.online_softmax.stream import BlockStream
 from recognition.head.online_softmax.threads import Threads
-from recognition.head.online_softmax.update import CentreUpdate
+from recognition.head.online_softmax.update import CentreUpdate, sgd_with_kernel
 from recognition.head.optim.row_optimizers import RowOptimizer, RowSGD
 from recognition.head.placement.build import create_collectives, create_table
 from recognition.head.sampling.build import build_sampler
@@ -158,7 +159,7 @@ class PartialFC(nn.Module):
         self.step_count, self.dense_update = 0, dense_update
         self.loss = cosface() if loss is None else loss
         self.optimizer = RowSGD() if optimizer is None else optimizer
-        _check_parts(self.loss, self.optimizer)
+        check_parts(self.loss, self.optimizer)
         budgets = budget(block_bytes, BLOCK_BYTES, device), budget(keep_bytes, KEEP_BYTES, device)
         settings = StreamSettings(scale, inter_class_filter, *budgets, matmul_dtype)
         self._collectives = create_collectives(placement, group)
@@ -169,16 +170,19 @@ class PartialFC(nn.Module):
         )  # fmt: skip
         # Ranks must add up blocks in one order, and a table in CPU memory sends them one by one.
         parallel = self.table.parallel and not self._collectives.sums_blocks
-        stream = BlockStream(
-            self.table, embedding_size, settings, Threads(device, parallel=parallel)
-        )
+        sgd = sgd_with_kernel(self.optimizer, self.loss, self._collectives)
+        threads = Threads(device, parallel=parallel)
+        lean = sgd is not None and not self.loss.has_curriculum
+        stream = BlockStream(self.table, embedding_size, settings, threads, lean)
         sampler = build_sampler(
             sampling, self.replicated, rebuild_every=rebuild_every, hard_share=hard_share
         )
         reader = TableReader(self.table, embedding_size)
         self._selection = Selection(sampler, reader, self.shard, num_classes, sample_rate, seed)
         self._softmax = GlobalSoftmax(stream, self.shard, self.loss, self._collectives, seed)
-        self._update = CentreUpdate(stream, self.optimizer, self._collectives, self.shard[0], seed)
+        self._update = CentreUpdate(
+            stream, self.optimizer, sgd, self._collectives, self.shard[0], seed
+        )
         self._active_classes = 0
         self.register_buffer("running", torch.tensor(self.loss.initial, device=device))
 
@@ -266,7 +270,9 @@ class PartialFC(nn.Module):
             self._selection.prefetch(self.step_count, label_N)
 
     @torch.no_grad()
-    def step(self, lr: float, *, grad_scale: float | Tensor = 1.0, skip: bool = False) -> None:
+    def step(
+        self, lr: float, *, grad_scale: float | Tensor = 1.0, skip: bool | Tensor = False
+    ) -> None:
         """Update the sampled centres with their gradients, clear those, and count the step.
 
         Centres, state and decay of a class that no forward pass since the last step sampled stay
@@ -276,13 +282,14 @@ class PartialFC(nn.Module):
             lr: learning rate, finite and at least 0.
             grad_scale: what the loss was multiplied by; gradients are divided by it.
             skip: drop the gradients and change no centre, as after an overflow in float16. The
-                step counts all the same, so the next active set is a new one.
+                step counts all the same, so the next active set is a new one. A bool, or a bool
+                scalar on the head's device, for which the host does not wait where SGD with
+                momentum has a kernel (on CUDA).
 
         Raises `ValueError` when `lr` is out of range, or when there is no gradient.
         """
         check_at_least("lr", lr)
-        if not skip:
-            self._update.apply(lr, grad_scale, self.step_count, dense=self.dense_update)
+        self._update.apply(lr, grad_scale, self.step_count, dense=self.dense_update, skip=skip)
         self.table.finish()
         self.table.release()
         self._update.clear()
@@ -378,17 +385,3 @@ class PartialFC(nn.Module):
             return by_unit, collectives.local_part(result.norm_gradient * factor, sizes)
 
         return backward
-
-
-def _check_parts(loss: object, optimizer: object) -> None:
-    """Raise `ValueError` for a loss or an optimizer that is a name, a class or of another kind."""
-
-    def found(part: object) -> str:
-        return repr(part) if isinstance(part, str | type) else f"a {type(part).__name__}"
-
-    is_loss = isinstance(loss, Loss)
-    check(is_loss, "loss", found(loss), "a Loss, such as cosface(0.4) or build_loss('cosface')")
-    methods = [getattr(optimizer, name, None) for name in ("state", "update")]
-    is_optimizer = all(map(callable, methods)) and not isinstance(optimizer, type)
-    expected = "a RowOptimizer, such as RowSGD() or build_row_optimizer('sgd')"
-    check(is_optimizer, "optimizer", found(optimizer), expected)

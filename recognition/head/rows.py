@@ -30,12 +30,6 @@ class RowSet:
         """Return the bounds of blocks of `size` positions, the last one shorter."""
         return [(start, min(start + size, self.count)) for start in range(0, self.count, size)]
 
-    def numbers(self, start: int, stop: int, device: torch.device) -> Tensor:
-        """Return the row numbers at positions `[start, stop)`: int64 [stop − start]."""
-        if self.index is None:
-            return torch.arange(start, stop, device=device)
-        return self.index[start:stop]
-
     def positions(self, row_N: Tensor) -> Tensor:
         """Return each row's position in the set: int64 [N], −1 for a row that is not in it.
 

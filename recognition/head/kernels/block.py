@@ -28,7 +28,8 @@ class Block:
     """Positions `[start, stop)` of a row set, and the tensors that hold those rows.
 
     The tensors, weight and optimizer state by name, are on the computing device: the block's rows,
-    [R, ...]; with an `index`, whole tables, [L, ...].
+    [R, ...]; with an `index`, whole tables, [L, ...]. Where the weight is kept as two halves (see
+    `join_halves`), `tensors` has the upper one, and `low` is the other.
     """
 
     rows: RowSet
@@ -37,6 +38,7 @@ class Block:
     tensors: dict[str, Tensor]
     index: Tensor | None  # int64 [R], the block's rows in the tables, each once
     space: Workspace  # for copies of rows
+    low: Tensor | None = None  # int16, the lower half of the weight
     _copies: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -46,22 +48,45 @@ class Block:
     def read(self, name: str) -> Tensor:
         """Return the block's rows of a tensor, [R, ...]: a copy where there is an index.
 
-        The same tensor each time: change it in place, then call `write`. A copy holds until
-        another block is read into the same workspace.
+        Of a weight in two halves a copy too, in float32. The same tensor each time: change it in
+        place, then call `write`. A copy holds until another block is read into the same workspace.
         """
+        if name == "weight" and self.low is not None:
+            if name not in self._copies:
+                high_RD, low_RD = self._rows(name, self.tensors[name]), self._rows("low", self.low)
+                joined = self.space.like("joined", high_RD, torch.float32)
+                self._copies[name] = join_halves(high_RD, low_RD, out=joined)
+            return self._copies[name]
         tensor = self.tensors[name]
         if self.index is None:
             return tensor
         if name not in self._copies:
-            rows = self.space.like(f"block {name}", tensor[: len(self)], tensor.dtype)
-            self._copies[name] = torch.index_select(tensor, 0, self.index, out=rows)
+            self._copies[name] = self._rows(name, tensor)
         return self._copies[name]
 
     def write(self) -> None:
         """Put changed rows where they belong: call it once, after the block's update."""
         for name, rows in self._copies.items():
-            assert self.index is not None
-            self.tensors[name].index_copy_(0, self.index, rows)
+            if name == "weight" and self.low is not None:
+                high_RD, low_RD = split_halves(rows)
+                self._put(self.tensors[name], high_RD)
+                self._put(self.low, low_RD)
+            else:
+                self._put(self.tensors[name], rows)
+
+    def _rows(self, name: str, tensor: Tensor) -> Tensor:
+        """Return the block's rows of a tensor as it is kept: a copy where there is an index."""
+        if self.index is None:
+            return tensor
+        rows = self.space.like(f"block {name}", tensor[: len(self)], tensor.dtype)
+        return torch.index_select(tensor, 0, self.index, out=rows)
+
+    def _put(self, tensor: Tensor, rows: Tensor) -> None:
+        """Write rows where those of `_rows` are from."""
+        if self.index is None:
+            tensor.copy_(rows)
+        else:
+            tensor.index_copy_(0, self.index, rows)
 
     def by_centre(self, size: int) -> "Block":
         """Return the block with a row per centre, [R·K, size], to be read only.
@@ -76,9 +101,32 @@ class Block:
         start, stop = self.start * centres, self.stop * centres
         return Block(self.rows, start, stop, {"weight": weight_Cd}, None, self.space)
 
-    def row_numbers(self) -> Tensor:
-        """Return the rows' numbers in the rank's table, on the computing device: int64 [R]."""
-        return self.rows.numbers(self.start, self.stop, self.tensors["weight"].device)
+    def row_numbers(self) -> Tensor | None:
+        """Return the rows' numbers in the rank's table, int64 [R]; None if they begin at `start`.
+
+        They are where the row set is.
+        """
+        return None if self.rows.index is None else self.rows.index[self.start : self.stop]
+
+
+def split_halves(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return float32 numbers as their nearest bfloat16 and what is missing, as int16.
+
+    No bit is lost, whatever the numbers are: of the 32 bits, read as one integer, the upper half
+    is rounded, and the lower is the signed difference to it.
+    """
+    bits = weight.view(torch.int32)
+    high = (bits + 0x8000) >> 16
+    low = bits - (high << 16)
+    return high.to(torch.int16).view(torch.bfloat16), low.to(torch.int16)
+
+
+def join_halves(high: Tensor, low: Tensor, out: Tensor | None = None) -> Tensor:
+    """Return the float32 numbers that `split_halves` split, in `out` if it is given."""
+    bits = high.view(torch.int16).to(torch.int32) << 16
+    return torch.add(bits, low, out=None if out is None else out.view(torch.int32)).view(
+        torch.float32
+    )
 
 
 @dataclass(frozen=True)

@@ -36,16 +36,20 @@ class CompiledOps(BlockOps):
         return factor_Rd, inverse_R
 
     def softmax_block(
-        self, product_CN: Tensor, inverse_C: Tensor, target_N: Tensor, transform: LogitTransform,
-        running_max_N: Tensor, sum_exp_N: Tensor,
+        self, product_CN: Tensor, inverse_C: Tensor, target_N: Tensor, first: int,
+        transform: LogitTransform, running_max_N: Tensor, sum_exp_N: Tensor | None,
     ) -> Tensor | None:  # fmt: skip
         """See `BlockOps.softmax_block`."""
         if not (transform.is_plain and transform.max_is_fixed):
             statistics = running_max_N, sum_exp_N
-            return super().softmax_block(product_CN, inverse_C, target_N, transform, *statistics)
+            return super().softmax_block(
+                product_CN, inverse_C, target_N, first, transform, *statistics
+            )
+        if sum_exp_N is None:
+            sum_exp_N = self.space.like("unread sums", running_max_N, torch.float32).zero_()
         scale = transform.log2_scale
         loops.softmax_block(
-            _array(product_CN), inverse_C.numpy(), target_N.numpy(), np.float32(scale),
+            _array(product_CN), inverse_C.numpy(), target_N.numpy(), first, np.float32(scale),
             np.float32(transform.limit * scale), sum_exp_N.numpy(),
             product_CN.dtype == torch.bfloat16,
         )  # fmt: skip
@@ -57,20 +61,23 @@ class CompiledOps(BlockOps):
         """See `BlockOps.add_targets`."""
         loops.add_targets(
             block.tensors["weight"].numpy(), _index(block), _array(grad_unit_Rd),
-            target_N.numpy(), grad_Nd.numpy(), grad_unit_Rd.dtype == torch.bfloat16,
+            target_N.numpy(), block.start, grad_Nd.numpy(), grad_unit_Rd.dtype == torch.bfloat16,
         )  # fmt: skip
 
     def update_rows_sgd(
-        self, block: Block, grad_unit_Rd: Tensor, sgd: RowSGD, lr: float, noise: RowNoise | None
-    ) -> None:
+        self, block: Block, grad_unit_Rd: Tensor, sgd: RowSGD, lr: float, noise: RowNoise | None,
+        skip: Tensor | None = None,
+    ) -> None:  # fmt: skip
         """See `BlockOps.update_rows_sgd`."""
         assert noise is not None or not sgd.rounds, "rounding needs noise"
+        assert skip is None, "only a kernel decides without the host"
         momentum = block.tensors["momentum"]
         loops.update_rows_sgd(
             block.tensors["weight"].numpy(), _array(momentum), _index(block),
             _array(grad_unit_Rd), np.float32(lr), np.float32(sgd.momentum),
             np.float32(sgd.weight_decay), sgd.nesterov, grad_unit_Rd.dtype == torch.bfloat16,
-            momentum.dtype == torch.bfloat16, _NONE if noise is None else noise.class_id.numpy(),
+            momentum.dtype == torch.bfloat16,
+            _NONE if noise is None else noise.class_id(momentum.device).numpy(),
             *map(np.uint32, (0, 0) if noise is None else noise.word_keys()),
         )  # fmt: skip
 

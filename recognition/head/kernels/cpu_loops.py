@@ -99,12 +99,12 @@ def _narrow(wide: Any, wide_bits: Any, half: bool, target: Any) -> None:
 
 
 @_compiled
-def _chains(target_N: Any, rows: int) -> Any:
+def _chains(target_N: Any, first: int, rows: int) -> Any:
     """Return chains of samples by target row: the first of each row, the next of each sample."""
     first_R = np.full(rows, -1, np.int32)
     next_N = np.full(len(target_N), -1, np.int32)
     for n in range(len(target_N)):
-        row = target_N[n]
+        row = target_N[n] - first
         if 0 <= row < rows:
             next_N[n] = first_R[row]
             first_R[row] = n
@@ -140,15 +140,15 @@ def read_rows(
 
 @_compiled
 def softmax_block(
-    exp_RN: Any, inverse_R: Any, target_N: Any, log2_scale: Any, limit: Any, sum_exp_N: Any,
-    half: bool,
+    exp_RN: Any, inverse_R: Any, target_N: Any, first: int, log2_scale: Any, limit: Any,
+    sum_exp_N: Any, half: bool,
 ) -> None:  # fmt: skip
     """Turn products into exponentials at the fixed maximum, and add to their sums there."""
     rows, samples = exp_RN.shape
     total_N = np.empty(samples, np.float64)
     for n in range(samples):
         total_N[n] = np.float64(sum_exp_N[n])
-    first_R, next_N = _chains(target_N, rows)
+    first_R, next_N = _chains(target_N, first, rows)
     wide_N, power_N, sum_N = np.empty(samples, F32), np.empty(samples, F32), np.zeros(samples, F32)
     wide_bits_N, power_bits_N = wide_N.view(np.int32), power_N.view(np.int32)
     for r in range(rows):
@@ -179,14 +179,15 @@ def softmax_block(
 
 @_compiled
 def add_targets(
-    weight_Ld: Any, index_R: Any, grad_unit_Rd: Any, target_N: Any, grad_Nd: Any, half: bool
-) -> None:
+    weight_Ld: Any, index_R: Any, grad_unit_Rd: Any, target_N: Any, first: int, grad_Nd: Any,
+    half: bool,
+) -> None:  # fmt: skip
     """Add samples' gradients to those of their target rows."""
     rows, size = grad_unit_Rd.shape
     wide_d = np.empty(size, F32)
     wide_bits_d = wide_d.view(np.int32)
     for n in range(len(target_N)):
-        r = target_N[n]
+        r = target_N[n] - first
         if not 0 <= r < rows:
             continue
         row = index_R[r] if len(index_R) else r

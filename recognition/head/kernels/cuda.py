@@ -7,9 +7,9 @@ import torch
 import triton
 from torch import Tensor
 
-from recognition.head.kernels import triton_rows, triton_softmax
+from recognition.head.kernels import triton_fused, triton_rows, triton_softmax
 from recognition.head.kernels.block import FIXED_MAX, Block, LogitTransform
-from recognition.head.kernels.reference import EPSILON, BlockOps
+from recognition.head.kernels.reference import EPSILON, BlockOps, Coefficients
 from recognition.head.optim.rounding import RowNoise
 from recognition.head.optim.row_optimizers import RowSGD
 
@@ -22,6 +22,13 @@ _WARPS = 4
 _SAMPLES = 128
 _CHUNK = 128
 _SOFTMAX_TILE = {"CHUNK": _CHUNK, "BLOCK_R": 32, "BLOCK_N": _SAMPLES, "num_warps": _WARPS}
+
+# The tiles of the fused kernels, of those that fit a program's registers on Hopper and Ampere
+# without spilling (as compiled). 128 x 128 numbers in 256 threads are 64 sums for each; three
+# stages of 64 columns of both factors take 112 KiB of shared memory at most, of Ampere's 163. Each
+# number that a tile reads from L2 goes into 128 products. Chosen by arithmetic, not by measurement.
+_EXPS_TILE = {"BLOCK_R": 128, "BLOCK_N": 128, "BLOCK_D": 64, "num_warps": 8, "num_stages": 3}
+_UPDATE_TILE = {"BLOCK_R": 128, "BLOCK_N": 64, "BLOCK_D": 128, "num_warps": 8, "num_stages": 3}
 
 # The merges read [G, N] float32, 256 KiB at the sizes above: launch time is all they cost.
 _MERGE_SAMPLES = 32
@@ -37,26 +44,117 @@ _LONGEST_D = 1024  # a row longer than this is taken in pieces
 class TritonOps(BlockOps):
     """The block operations in Triton kernels; torch's for several centres and for curricula."""
 
+    reads_skip = True
+
+    def fuses(self, transform: LogitTransform, dtype: torch.dtype) -> bool:
+        """See `BlockOps.fuses`: products in bfloat16, whose float32 sums need no searched maximum.
+
+        In float32 cuBLAS is as exact, and a Triton product slower.
+        """
+        return dtype == torch.bfloat16 and transform.is_plain and transform.max_is_fixed
+
+    def row_bytes(self, samples: int, size: int, dtype: torch.dtype, *, lean: bool) -> int:
+        """See `BlockOps.row_bytes`: the exponentials, the rows and their gradient."""
+        if not lean:
+            return super().row_bytes(samples, size, dtype, lean=lean)
+        return dtype.itemsize * (samples + 2 * size)
+
+    def sum_parts(self, block_rows: int) -> int:
+        """See `BlockOps.sum_parts`: a part for each tile of rows."""
+        return int(triton.cdiv(block_rows, _EXPS_TILE["BLOCK_R"]))
+
+    def product_exps(
+        self, block: Block, unit_Nd: Tensor, target_N: Tensor, transform: LogitTransform,
+        out_RN: Tensor, sum_GN: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        """See `BlockOps.product_exps`."""
+        weight, index_R = block.tensors["weight"], block.index
+        rows, size = len(block), weight.shape[1]
+        factor_Rd = weight
+        if index_R is not None or weight.dtype != unit_Nd.dtype:
+            factor_Rd = self.space.take("factor", (rows, size), unit_Nd.dtype, weight.device)
+        unread = unit_Nd
+        self._launch_exps(
+            block, transform, unit_Nd,
+            (target_N, out_RN, factor_Rd, unread if sum_GN is None else sum_GN, *[unread] * 6), 1,
+            HAS_FACTOR=factor_Rd is not weight, HAS_SUM=sum_GN is not None, HAS_ABSENT=False,
+            SECOND=False,
+        )  # fmt: skip
+        return factor_Rd
+
+    def product_update(
+        self, block: Block, unit_Nd: Tensor, coefficients: Coefficients, transform: LogitTransform,
+        sgd: RowSGD, lr: float, noise: RowNoise | None, skip: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        """See `BlockOps.product_update`."""
+        weight = block.tensors["weight"]
+        (rows, size), samples, device = (len(block), weight.shape[1]), len(unit_Nd), weight.device
+        if rows == 0:
+            return
+        parts = triton.cdiv(samples, _EXPS_TILE["BLOCK_N"])
+        coefficient_RN = self.space.take("exp", (rows, samples), unit_Nd.dtype, device)
+        inverse_R = self.space.take("inverse", (rows,), torch.float32, device)
+        along_PR = self.space.take("along", (parts, rows), torch.float32, device)
+        given, unread, absent_AB = coefficients, unit_Nd, coefficients.absent
+        self._launch_exps(
+            block, transform, unit_Nd,
+            (
+                given.target, coefficient_RN, unread, unread, inverse_R, along_PR, given.weight,
+                given.own, unread if absent_AB is None else absent_AB, given.batch,
+            ),
+            1 if absent_AB is None else absent_AB.shape[1],
+            HAS_FACTOR=False, HAS_SUM=False, HAS_ABSENT=absent_AB is not None, SECOND=True,
+        )  # fmt: skip
+        grid = triton.cdiv(rows, _UPDATE_TILE["BLOCK_R"]) * triton.cdiv(
+            size, _UPDATE_TILE["BLOCK_D"]
+        )
+        (index_R, row_R, skip_1), flags = _update_arguments(block, noise, skip)
+        triton_fused.product_update[(grid,)](
+            coefficient_RN, unit_Nd, *_weight(block), block.tensors["momentum"],
+            index_R, inverse_R, along_PR, skip_1, row_R, parts, rows,
+            samples, size, lr, sgd.momentum, sgd.weight_decay, *_noise_numbers(noise),
+            **flags, NESTEROV=sgd.nesterov, ROUNDED=sgd.rounds,
+            EVEN=samples % _UPDATE_TILE["BLOCK_N"] == 0, **_UPDATE_TILE,
+        )  # fmt: skip
+
+    def _launch_exps(
+        self, block: Block, transform: LogitTransform, unit_Nd: Tensor,
+        pointers: tuple[Tensor, ...], batches: int, **flags: bool,
+    ) -> None:  # fmt: skip
+        rows, (samples, size) = len(block), unit_Nd.shape
+        if rows == 0 or samples == 0:
+            return
+        tile, index_R = _EXPS_TILE, block.index
+        grid = triton.cdiv(rows, tile["BLOCK_R"]) * triton.cdiv(samples, tile["BLOCK_N"])
+        triton_fused.product_exps[(grid,)](
+            block.tensors["weight"], unit_Nd if index_R is None else index_R, unit_Nd, *pointers,
+            batches, block.start, rows, samples, size, transform.log2_scale, transform.limit,
+            FIXED_MAX, EPSILON, HAS_INDEX=index_R is not None,
+            HAS_LIMIT=transform.inter_class_filter is not None,
+            EVEN=size % tile["BLOCK_D"] == 0, **flags, **tile,
+        )  # fmt: skip
+
     def read_rows(self, block: Block, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """See `BlockOps.read_rows`."""
         weight, rows = block.tensors["weight"], len(block)
-        size = weight.shape[1]
-        inverse_R, factor_Rd = weight.new_empty(rows), weight
+        size, device = weight.shape[1], weight.device
+        inverse_R, factor_Rd = torch.empty(rows, device=device), weight
         has_factor = block.index is not None or dtype != weight.dtype
         if has_factor:
-            factor_Rd = weight.new_empty(rows, size, dtype=dtype)
+            factor_Rd = self.space.take("factor", (rows, size), dtype, device)
         if rows > 0:
             block_r, block_d = _row_tile(size)
             triton_rows.read_rows[(triton.cdiv(rows, block_r),)](
-                weight, inverse_R if block.index is None else block.index, factor_Rd, inverse_R,
-                rows, size, EPSILON, HAS_INDEX=block.index is not None, HAS_FACTOR=has_factor,
-                BLOCK_R=block_r, BLOCK_D=block_d, num_warps=_WARPS,
+                *_weight(block), inverse_R if block.index is None else block.index, factor_Rd,
+                inverse_R, rows, size, EPSILON, HAS_INDEX=block.index is not None,
+                SPLIT=block.low is not None, HAS_FACTOR=has_factor, BLOCK_R=block_r,
+                BLOCK_D=block_d, num_warps=_WARPS,
             )  # fmt: skip
         return factor_Rd, inverse_R
 
     def softmax_block(
-        self, product_CN: Tensor, inverse_C: Tensor, target_N: Tensor, transform: LogitTransform,
-        running_max_N: Tensor, sum_exp_N: Tensor,
+        self, product_CN: Tensor, inverse_C: Tensor, target_N: Tensor, first: int,
+        transform: LogitTransform, running_max_N: Tensor, sum_exp_N: Tensor | None,
     ) -> Tensor | None:  # fmt: skip
         """See `BlockOps.softmax_block`.
 
@@ -65,7 +163,9 @@ class TritonOps(BlockOps):
         """
         if not transform.is_plain:
             statistics = running_max_N, sum_exp_N
-            return super().softmax_block(product_CN, inverse_C, target_N, transform, *statistics)
+            return super().softmax_block(
+                product_CN, inverse_C, target_N, first, transform, *statistics
+            )
         rows, samples = product_CN.shape
         if rows == 0 or samples == 0:
             return None
@@ -75,7 +175,7 @@ class TritonOps(BlockOps):
         partial_GN = running_max_N.new_empty(chunks, samples)
         grid = (chunks * triton.cdiv(samples, _SAMPLES),)
         merge_grid = (triton.cdiv(samples, _MERGE_SAMPLES),)
-        numbers = (rows, samples, transform.log2_scale, transform.limit)
+        numbers = (first, rows, samples, transform.log2_scale, transform.limit)
         if has_max:
             triton_softmax.block_maxima[grid](
                 product_CN, inverse_C, target_N, partial_GN, *numbers, **_SOFTMAX_TILE
@@ -87,10 +187,11 @@ class TritonOps(BlockOps):
             product_CN, inverse_C, target_N, running_max_N, partial_GN, *numbers, FIXED_MAX,
             has_max, **_SOFTMAX_TILE,
         )  # fmt: skip
-        triton_softmax.merge_sums[merge_grid](
-            partial_GN, running_max_N if rescale_N is None else rescale_N, sum_exp_N, chunks,
-            samples, has_max, **_MERGE_TILE,
-        )  # fmt: skip
+        if sum_exp_N is not None:
+            triton_softmax.merge_sums[merge_grid](
+                partial_GN, running_max_N if rescale_N is None else rescale_N, sum_exp_N, chunks,
+                samples, has_max, **_MERGE_TILE,
+            )  # fmt: skip
         return rescale_N
 
     def add_targets(
@@ -100,30 +201,59 @@ class TritonOps(BlockOps):
         rows, size = grad_unit_Rd.shape
         if rows > 0 and len(target_N) > 0:
             triton_rows.add_targets[(len(target_N),)](
-                grad_unit_Rd, block.tensors["weight"],
-                target_N if block.index is None else block.index, target_N, grad_Nd, rows, size,
-                EPSILON, HAS_INDEX=block.index is not None, BLOCK_D=_row_tile(size)[1],
-                num_warps=_WARPS,
+                grad_unit_Rd, *_weight(block), target_N if block.index is None else block.index,
+                target_N, grad_Nd, block.start, rows, size, EPSILON,
+                HAS_INDEX=block.index is not None, SPLIT=block.low is not None,
+                BLOCK_D=_row_tile(size)[1], num_warps=_WARPS,
             )  # fmt: skip
 
     def update_rows_sgd(
-        self, block: Block, grad_unit_Rd: Tensor, sgd: RowSGD, lr: float, noise: RowNoise | None
-    ) -> None:
+        self, block: Block, grad_unit_Rd: Tensor, sgd: RowSGD, lr: float, noise: RowNoise | None,
+        skip: Tensor | None = None,
+    ) -> None:  # fmt: skip
         """See `BlockOps.update_rows_sgd`."""
-        assert noise is not None or not sgd.rounds, "rounding needs noise"
         rows, size = grad_unit_Rd.shape
         if rows == 0:
             return
         block_r, block_d = _row_tile(size)
-        unread = grad_unit_Rd  # in place of a pointer that is not read
+        (index_R, row_R, skip_1), flags = _update_arguments(block, noise, skip)
         triton_rows.update_rows_sgd[(triton.cdiv(rows, block_r),)](
-            block.tensors["weight"], block.tensors["momentum"],
-            unread if block.index is None else block.index, grad_unit_Rd, rows, size, lr,
-            sgd.momentum, sgd.weight_decay, EPSILON, unread if noise is None else noise.class_id,
-            *((0, 0) if noise is None else map(_signed, noise.word_keys())),
-            HAS_INDEX=block.index is not None, NESTEROV=sgd.nesterov, ROUNDED=sgd.rounds,
+            *_weight(block), block.tensors["momentum"], index_R, grad_unit_Rd,
+            skip_1, row_R, rows, size, lr, sgd.momentum, sgd.weight_decay, EPSILON,
+            *_noise_numbers(noise), **flags, NESTEROV=sgd.nesterov, ROUNDED=sgd.rounds,
             BLOCK_R=block_r, BLOCK_D=block_d, num_warps=_WARPS,
         )  # fmt: skip
+
+
+def _update_arguments(
+    block: Block, noise: RowNoise | None, skip: Tensor | None
+) -> tuple[list[Tensor], dict[str, bool]]:
+    """Return what an update reads, and the flags of its kernel that say which of it is there.
+
+    The block's rows in the tables and their numbers, int64 [R], and `skip`.
+    """
+    index_R = block.index
+    row_R = None if noise is None or isinstance(noise.row, int) else noise.row
+    unread = block.tensors["momentum"]  # in place of a pointer that is not read
+    pointers = [unread if tensor is None else tensor for tensor in (index_R, row_R, skip)]
+    return pointers, {
+        "HAS_INDEX": index_R is not None, "SPLIT": block.low is not None,
+        "HAS_CLASS": row_R is not None, "HAS_SKIP": skip is not None,
+    }  # fmt: skip
+
+
+def _weight(block: Block) -> tuple[Tensor, Tensor]:
+    """Return the weight's upper and lower half; twice the whole where it is in one piece."""
+    weight = block.tensors["weight"]
+    return weight, weight if block.low is None else block.low
+
+
+def _noise_numbers(noise: RowNoise | None) -> tuple[int, int, int]:
+    """Return the class id of row 0 and the two keys of the noise; zeros without any."""
+    if noise is None:
+        return 0, 0, 0
+    first_key, second_key = map(_signed, noise.word_keys())
+    return noise.first_class, first_key, second_key
 
 
 def _row_tile(size: int) -> tuple[int, int]:

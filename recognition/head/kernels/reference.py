@@ -7,6 +7,7 @@ Shapes: R classes of a block, K centres per class, C = R·K centres, N samples, 
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,6 +21,21 @@ from recognition.head.optim.row_optimizers import RowSGD
 EPSILON = 1e-12  # smallest norm that is divided by, as in torch.nn.functional.normalize
 
 
+@dataclass(frozen=True)
+class Coefficients:
+    """What makes the samples' coefficients in a centre's gradient from the exponentials.
+
+    With e the exponentials that `product_exps` makes, and n the centre's norm, they are
+    `weight·e`, and `own / n` in the row of a sample's target class.
+    """
+
+    target: Tensor  # int64 [N], position of each sample's target class in the row set
+    weight: Tensor  # float32 [N]
+    own: Tensor  # float32 [N], derivative of the loss by the cosine with the target centre
+    batch: Tensor  # int64 [N], which of B micro-batches each sample is from
+    absent: Tensor | None = None  # bool [A, B], rows of the set that took no part in each
+
+
 class BlockOps:
     """The block operations of one thread, in torch.
 
@@ -27,8 +43,60 @@ class BlockOps:
     A block, and the samples, may be none.
     """
 
+    reads_skip = False  # whether `update_rows_sgd` may be given `skip`
+
     def __init__(self) -> None:
         self.space = Workspace()  # for temporaries
+
+    def fuses(self, transform: LogitTransform, dtype: torch.dtype) -> bool:
+        """Return whether there are `product_exps` and `product_update` for products in `dtype`."""
+        return False
+
+    def row_bytes(self, samples: int, size: int, dtype: torch.dtype, *, lean: bool) -> int:
+        """Return the bytes of the temporaries that a centre of a block needs.
+
+        `lean` says that the operations here do all the work on a block, so that torch makes no
+        temporaries of its own.
+        """
+        # Three float32 matrices of rows x samples exist at once, and as many of rows x embedding
+        # size where rows are gathered: weight, velocity, gradient.
+        return 12 * (samples + size)
+
+    def product_exps(
+        self, block: Block, unit_Nd: Tensor, target_N: Tensor, transform: LogitTransform,
+        out_RN: Tensor, sum_GN: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        """Do the work of `read_rows`, of the product, and of `softmax_block`; where it `fuses`.
+
+        Args:
+            block: with one centre per row.
+            unit_Nd: unit embeddings in the dtype of the products.
+            target_N: int64, position of each sample's target class in the block's row set.
+            transform: from cosine to logit.
+            out_RN: what `softmax_block` leaves in place of the products is written here.
+            sum_GN: float32, `sum_parts` of the block's rows at least; the sums of exponentials
+                are added to some of these parts. None for a caller that has them already.
+
+        Returns:
+            the block's rows in the dtype of the products, [R, d], as `read_rows` does.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not fuse")
+
+    def product_update(
+        self, block: Block, unit_Nd: Tensor, coefficients: "Coefficients",
+        transform: LogitTransform, sgd: RowSGD, lr: float, noise: RowNoise | None,
+        skip: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        """Make the block's gradient and update its rows by `sgd`; where it `fuses`.
+
+        The gradient is `coefficient_RN @ unit_Nd` without its component along each row; see
+        `Coefficients`. Other arguments are those of `product_exps` and `update_rows_sgd`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not fuse")
+
+    def sum_parts(self, block_rows: int) -> int:
+        """Return G, the number of parts in which `product_exps` sums a block's exponentials."""
+        return 1
 
     def read_rows(self, block: Block, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return the block's rows in `dtype`, [R, d], and 1 / max(norm, 1e-12) of each, [R].
@@ -42,9 +110,19 @@ class BlockOps:
             return row_Rd, inverse_R
         return self.space.like("factor", row_Rd, dtype).copy_(row_Rd), inverse_R
 
+    def add_product(self, total_Nd: Tensor, exp_NC: Tensor, centre_Cd: Tensor) -> None:
+        """Add a product of float32 or bfloat16 factors to a float32 matrix, in place."""
+        if exp_NC.dtype == total_Nd.dtype:
+            total_Nd.addmm_(exp_NC, centre_Cd)
+        elif total_Nd.device.type == "cuda":
+            # One launch, and the sum is rounded to nothing shorter than float32 on the way.
+            torch.addmm(total_Nd, exp_NC, centre_Cd, out_dtype=total_Nd.dtype, out=total_Nd)
+        else:
+            total_Nd.add_(exp_NC @ centre_Cd)
+
     def softmax_block(
-        self, product_CN: Tensor, inverse_C: Tensor, target_N: Tensor, transform: LogitTransform,
-        running_max_N: Tensor, sum_exp_N: Tensor,
+        self, product_CN: Tensor, inverse_C: Tensor, target_N: Tensor, first: int,
+        transform: LogitTransform, running_max_N: Tensor, sum_exp_N: Tensor | None,
     ) -> Tensor | None:  # fmt: skip
         """Add a block to each sample's online softmax; turn its products into exponentials.
 
@@ -58,11 +136,11 @@ class BlockOps:
         Args:
             product_CN: float32 or bfloat16, centres times unit embeddings.
             inverse_C: inverse norms of the centres.
-            target_N: int64, each sample's target class as a row of the block; none if outside
-                [0, R).
+            target_N: int64, each sample's target class; row 0 of the block is class `first`.
+            first: where the block begins.
             transform: from cosine to logit.
             running_max_N: at first `transform.initial_max`.
-            sum_exp_N: sum of exponentials at that maximum.
+            sum_exp_N: sum of exponentials at that maximum; None for a caller that has it already.
 
         Returns:
             `2^(p − q)`, [N], the factor for sums over earlier blocks; None if it is 1.
@@ -85,7 +163,7 @@ class BlockOps:
             if transform.curriculum is not None:
                 cosine_RN, derivative_RN = _harden(cosine_RN, transform.curriculum)
             logit_RN = cosine_RN.mul_(transform.log2_scale)
-        _mask_targets(logit_RN, target_N)
+        _mask_targets(logit_RN, target_N - first)
         factor, rescale_N = _accumulate(logit_RN, transform, running_max_N, sum_exp_N)
         exp_RN = logit_RN if derivative_RN is None else logit_RN.mul_(derivative_RN)
         exp_CN = _spread(exp_RN, nearest_RN, transform.centres).mul_(inverse_C1 * factor)
@@ -101,12 +179,13 @@ class BlockOps:
         Args:
             block: with one centre per row.
             grad_unit_Rd: float32 or bfloat16, gradients of its rows.
-            target_N: int64, rows of the block, none of them twice; none if outside [0, R).
+            target_N: int64, positions in the block's row set, none of them twice.
             grad_Nd: what to add.
         """
         rows = len(block)
         if rows == 0:
             return
+        target_N = target_N - block.start
         inside_N = (target_N >= 0) & (target_N < rows)
         target_N = target_N.clamp(0, rows - 1)
         inverse_N = inverse_norm(block.read("weight").index_select(0, target_N))
@@ -115,8 +194,9 @@ class BlockOps:
         grad_unit_Rd.index_put_((target_N,), added_Nd.to(grad_unit_Rd.dtype), accumulate=True)
 
     def update_rows_sgd(
-        self, block: Block, grad_unit_Rd: Tensor, sgd: RowSGD, lr: float, noise: RowNoise | None
-    ) -> None:
+        self, block: Block, grad_unit_Rd: Tensor, sgd: RowSGD, lr: float, noise: RowNoise | None,
+        skip: Tensor | None = None,
+    ) -> None:  # fmt: skip
         """Update the block's rows by `sgd`, which has a momentum above 0, in place.
 
         No other row is touched. Call `block.write()` afterwards.
@@ -128,10 +208,12 @@ class BlockOps:
             sgd: the optimizer.
             lr: learning rate.
             noise: of the block's rows, to round a bfloat16 momentum; else not needed.
+            skip: bool scalar on the device, whether to change nothing; where `reads_skip`.
         """
+        assert skip is None, "only a kernel decides without the host"
         if noise is None:
             assert not sgd.rounds, "rounding needs noise"
-            noise = RowNoise(0, 0, torch.zeros(0, dtype=torch.int64))  # never read
+            noise = RowNoise(0, 0, 0)  # never read
         state = {"momentum": block.read("momentum")}
         sgd.update(block.read("weight"), state, full_gradient(block, grad_unit_Rd), lr, noise)
 
@@ -202,7 +284,7 @@ def _mask_targets(logit_RN: Tensor, target_N: Tensor) -> None:
 
 
 def _accumulate(
-    logit_RN: Tensor, transform: LogitTransform, running_max_N: Tensor, sum_exp_N: Tensor
+    logit_RN: Tensor, transform: LogitTransform, running_max_N: Tensor, sum_exp_N: Tensor | None
 ) -> tuple[float, Tensor | None]:
     """Add logits to base 2 to each sample's online softmax; all three tensors change in place.
 
@@ -217,6 +299,8 @@ def _accumulate(
         factor, rescale_N = 1.0, torch.exp2(running_max_N.sub_(new_max_N))
         running_max_N.copy_(new_max_N)
         logit_RN.sub_(running_max_N).exp2_()
-        sum_exp_N.mul_(rescale_N)
-    sum_exp_N.add_(logit_RN.sum(0), alpha=factor)
+        if sum_exp_N is not None:
+            sum_exp_N.mul_(rescale_N)
+    if sum_exp_N is not None:
+        sum_exp_N.add_(logit_RN.sum(0), alpha=factor)
     return factor, rescale_N

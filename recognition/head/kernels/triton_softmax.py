@@ -28,10 +28,10 @@ def kernel(varying: Sequence[str] = ()) -> Callable[[Callable[..., Any]], Any]:
 
 @kernel()
 def _target_rows(
-    target_N: tl.tensor, column_n: tl.tensor, rows: tl.tensor, samples: tl.tensor
+    target_N: tl.tensor, column_n: tl.tensor, first: tl.tensor, rows: tl.tensor, samples: tl.tensor
 ) -> tl.tensor:
     """Return each sample's target row in the block as int32, −1 if it is elsewhere."""
-    target_n = tl.load(target_N + column_n, mask=column_n < samples, other=-1)
+    target_n = tl.load(target_N + column_n, mask=column_n < samples, other=-1) - first
     return tl.where((target_n >= 0) & (target_n < rows), target_n, -1).to(tl.int32)
 
 
@@ -57,17 +57,17 @@ def _negative_logits(
     return logit_rn, inverse_r, offset_rn, inside_rn
 
 
-@kernel(varying=["rows"])
+@kernel(varying=["first_row", "rows"])
 def block_maxima(
     product_RN: tl.tensor, inverse_R: tl.tensor, target_N: tl.tensor, max_GN: tl.tensor,
-    rows: tl.tensor, samples: tl.tensor, log2_scale: tl.tensor, limit: tl.tensor,
-    CHUNK: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
+    first_row: tl.tensor, rows: tl.tensor, samples: tl.tensor, log2_scale: tl.tensor,
+    limit: tl.tensor, CHUNK: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
 ) -> None:  # fmt: skip
     """Write each sample's largest logit of each chunk of rows."""
     parts = tl.cdiv(samples, BLOCK_N)
     chunk = tl.program_id(0) // parts
     column_n = (tl.program_id(0) % parts) * BLOCK_N + tl.arange(0, BLOCK_N)
-    target_n = _target_rows(target_N, column_n, rows, samples)
+    target_n = _target_rows(target_N, column_n, first_row, rows, samples)
     max_rn = tl.full([BLOCK_R, BLOCK_N], float("-inf"), tl.float32)
     for first in range(0, CHUNK, BLOCK_R):
         row_r = chunk * CHUNK + first + tl.arange(0, BLOCK_R)
@@ -102,12 +102,12 @@ def merge_maxima(
     tl.store(running_max_N + column_n, new_max_n, mask=inside_n)
 
 
-@kernel(varying=["rows"])
+@kernel(varying=["first_row", "rows"])
 def block_exps(
     product_RN: tl.tensor, inverse_R: tl.tensor, target_N: tl.tensor, running_max_N: tl.tensor,
-    sum_GN: tl.tensor, rows: tl.tensor, samples: tl.tensor, log2_scale: tl.tensor,
-    limit: tl.tensor, fixed_max: tl.tensor, HAS_MAX: tl.constexpr, CHUNK: tl.constexpr,
-    BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
+    sum_GN: tl.tensor, first_row: tl.tensor, rows: tl.tensor, samples: tl.tensor,
+    log2_scale: tl.tensor, limit: tl.tensor, fixed_max: tl.tensor, HAS_MAX: tl.constexpr,
+    CHUNK: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
 ) -> None:  # fmt: skip
     """Turn products into exponentials, in place, and write each sample's sum of each chunk of rows.
 
@@ -116,7 +116,7 @@ def block_exps(
     parts = tl.cdiv(samples, BLOCK_N)
     chunk = tl.program_id(0) // parts
     column_n = (tl.program_id(0) % parts) * BLOCK_N + tl.arange(0, BLOCK_N)
-    target_n = _target_rows(target_N, column_n, rows, samples)
+    target_n = _target_rows(target_N, column_n, first_row, rows, samples)
     if HAS_MAX:
         max_n = tl.load(running_max_N + column_n, mask=column_n < samples, other=0.0)
     else:

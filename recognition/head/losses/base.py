@@ -61,6 +61,7 @@ class Loss:
     initial: tuple[float, ...] = ()  # running statistics before the first step
     centres_per_class: int = 1  # K; a class's cosine is that of the nearest of its K centres
     batch_rate: float = 1.0  # fraction of the batch whose negatives count, in (0, 1]
+    has_curriculum: bool = False  # whether `curriculum` returns one
     has_norm_gradient: bool = False  # whether there is a derivative by the embeddings' norms
 
     def observe(self, inputs: LossInputs) -> Tensor:

@@ -240,6 +240,7 @@ class CurricularFace(MarginSoftmax):
     m: float = 0.5
     alpha: float = 0.01
     initial = (0.0,)  # t
+    has_curriculum = True
 
     def __post_init__(self) -> None:
         check_option("m", self.m, 0.0)

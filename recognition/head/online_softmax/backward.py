@@ -19,10 +19,12 @@ import torch
 from torch import Tensor
 
 from recognition.head.kernels.block import Block
-from recognition.head.kernels.reference import BlockOps
+from recognition.head.kernels.reference import BlockOps, Coefficients
 from recognition.head.losses.base import Curriculum
 from recognition.head.online_softmax.forward import BlockExps, KeptExps, Samples
 from recognition.head.online_softmax.stream import BlockStream
+from recognition.head.optim.rounding import RowNoise
+from recognition.head.optim.row_optimizers import RowSGD
 from recognition.head.rows import RowSet
 
 Result = TypeVar("Result")
@@ -60,89 +62,144 @@ class CentreLoss:
         return replace(self, grad_lse=self.grad_lse * factor, targets=targets)
 
 
-def centre_gradients(
-    stream: BlockStream,
-    rows: RowSet,
-    losses: list[CentreLoss],
-    use: Callable[[BlockOps, Block, Tensor], Result],
-    *,
-    with_state: bool = False,
-) -> Iterator[Result]:
-    """Second pass: call `use` for each block of `rows`, and yield what it returns, in order.
+class SecondPass:
+    """The second pass over some rows: several micro-batches' losses as one of all their samples.
 
-    `use` gets the thread's operations, the block, and [C, d] in `matmul_dtype`, from which
-    `full_gradient` makes the block's gradient: the sum over the losses (micro-batches) of
-    `autograd.grad(loss, weight)`. `rows` must hold the rows of every loss. `use` may change the
-    block and write it; it is called by several threads, and a gradient holds until it returns.
+    `rows` must hold the rows of every loss.
     """
-    run = _SecondPass(stream, rows, losses)
-
-    def part(ops: BlockOps, blocks: Iterator[Block]) -> list[Result]:
-        return [use(ops, block, run.grad_unit(ops, block)) for block in blocks]
-
-    samples = sum(loss.block_samples for loss in losses)
-    for results in stream.map(part, rows, samples, with_state=with_state):
-        yield from results
-
-
-class _SecondPass:
-    """Several micro-batches' losses as one of all their samples, over one set of rows."""
 
     def __init__(self, stream: BlockStream, rows: RowSet, losses: list[CentreLoss]) -> None:
         only_one, dtype = len(losses) == 1, stream.settings.matmul_dtype
-        target_row_S = torch.cat([loss.samples.target_row for loss in losses])
         curricula = [c for loss in losses if (c := loss.samples.curriculum) is not None]
-        self._centres = stream.centres
+        self._stream, self._rows, self._losses = stream, rows, losses
         self._unit_Sd = torch.cat([loss.samples.unit for loss in losses])
         self._log2_total_S = torch.cat([loss.log2_total for loss in losses])
         self._grad_lse_S = torch.cat([loss.grad_lse for loss in losses])
         self._exps = BlockExps(
             self._unit_Sd.to(dtype),
-            rows.positions(target_row_S),
+            rows.positions(torch.cat([loss.samples.target_row for loss in losses])),
             stream.transform(Curriculum.concatenate(curricula) if curricula else None),
         )
-        self._targets = _TargetSums.of([loss.targets for loss in losses], rows, self._centres)
         self._kept = losses[0].kept if only_one else None
         self._absent_AB = None if only_one else _absent(losses, rows)
-        self._batch_S = torch.cat(
-            [torch.full_like(loss.samples.target_row, b) for b, loss in enumerate(losses)]
-        )
         initial_max = self._exps.transform.initial_max
         self._initial_max_S = self._unit_Sd.new_full((len(self._unit_Sd),), initial_max)
-        self._weighted_Sd = self._weighted(self._initial_max_S)
 
-    def grad_unit(self, ops: BlockOps, block: Block) -> Tensor:
-        """Return the gradient of a block's centres, with its component along each: [C, d]."""
-        if self._kept is not None:
-            exp_CS = self._kept.of_block(block, self._centres)
-            max_S = self._kept.running_max.get(block.start)
+    def gradients(
+        self, use: Callable[[BlockOps, Block, Tensor], Result], *, with_state: bool = False
+    ) -> Iterator[Result]:
+        """Call `use` for each block of the rows, and yield what it returns, in order.
+
+        `use` gets the thread's operations, the block, and [C, d] in `matmul_dtype`, from which
+        `full_gradient` makes the block's gradient: the sum over the losses of
+        `autograd.grad(loss, weight)`. It may change the block and write it; it is called by
+        several threads, and a gradient holds until it returns.
+        """
+        weighted_Sd = self._weighted(self._initial_max_S)
+        targets = [loss.targets for loss in self._losses]
+        target_sums = _TargetSums.of(targets, self._rows, self._stream.centres)
+        batch_S = self._batches()
+
+        def grad_unit(ops: BlockOps, block: Block) -> Tensor:
+            """Return the gradient of a block's centres, with its component along each: [C, d]."""
+            exp_CS, max_S = self._block_exps(ops, block, batch_S)
+            factor_Sd = weighted_Sd if max_S is None else self._weighted(max_S)
+            shape, device = (len(exp_CS), factor_Sd.shape[1]), exp_CS.device
+            grad_Cd = ops.space.take("grad_unit", shape, exp_CS.dtype, device)
+            torch.mm(exp_CS, factor_Sd, out=grad_Cd)
+            centres = block.by_centre(shape[1])
+            ops.add_targets(centres, grad_Cd, target_sums.position, target_sums.grad)
+            return grad_Cd
+
+        return self._map(lambda ops, block: use(ops, block, grad_unit(ops, block)), with_state)
+
+    def update_sgd(
+        self, sgd: RowSGD, lr: float, noise: Callable[[Block], RowNoise] | None,
+        skip: Tensor | None,
+    ) -> None:  # fmt: skip
+        """Update every block by its gradient; see `BlockOps.update_rows_sgd`."""
+        exps = self._exps
+
+        def noise_of(block: Block) -> RowNoise | None:
+            return None if noise is None else noise(block)
+
+        if self._one_product and self._stream.threads.ops.fuses(exps.transform, exps.factor.dtype):
+            coefficients = self._coefficients()
+
+            def update(ops: BlockOps, block: Block) -> None:
+                given = coefficients, exps.transform, sgd, lr, noise_of(block), skip
+                ops.product_update(block, exps.factor, *given)
+                block.write()
+
+            updated = self._map(update, with_state=True)
         else:
-            exp_CS, max_S = self._make_exps(ops, block)
-        weighted_Sd = self._weighted_Sd if max_S is None else self._weighted(max_S)
-        shape, device = (len(exp_CS), weighted_Sd.shape[1]), exp_CS.device
-        grad_Cd = ops.space.take("grad_unit", shape, exp_CS.dtype, device)
-        torch.mm(exp_CS, weighted_Sd, out=grad_Cd)
-        centres, targets = block.by_centre(shape[1]), self._targets
-        ops.add_targets(centres, grad_Cd, targets.position - centres.start, targets.grad)
-        return grad_Cd
 
-    def _make_exps(self, ops: BlockOps, block: Block) -> tuple[Tensor, Tensor | None]:
-        """Make a block's exponentials again; return them and their maxima if those moved."""
+            def update_by(ops: BlockOps, block: Block, grad_unit_Rd: Tensor) -> None:
+                ops.update_rows_sgd(block, grad_unit_Rd, sgd, lr, noise_of(block), skip)
+                block.write()
+
+            updated = self.gradients(update_by, with_state=True)
+        for _ in updated:
+            pass
+
+    def _map(self, use: Callable[[BlockOps, Block], Result], with_state: bool) -> Iterator[Result]:
+        def part(ops: BlockOps, blocks: Iterator[Block]) -> list[Result]:
+            return [use(ops, block) for block in blocks]
+
+        samples = sum(loss.block_samples for loss in self._losses)
+        with torch.autocast(self._unit_Sd.device.type, enabled=False):
+            for results in self._stream.map(part, self._rows, samples, with_state=with_state):
+                yield from results
+
+    @property
+    def _one_product(self) -> bool:
+        """Whether one product of all samples with coefficients gives the gradient.
+
+        It does where the exponentials have to be made again, and the targets are those of the same
+        samples.
+        """
+        return self._kept is None and all(
+            loss.samples.unit is loss.targets.unit for loss in self._losses
+        )
+
+    def _coefficients(self) -> Coefficients:
+        own_S = torch.cat([loss.targets.grad for loss in self._losses])
+        weight_S = self._sample_weights(self._initial_max_S)
+        target_S = self._exps.target_position
+        return Coefficients(target_S, weight_S, own_S, self._batches(), self._absent_AB)
+
+    def _batches(self) -> Tensor:
+        """Return which micro-batch each sample is from: int64 [S]."""
+        numbers = [torch.full_like(b.samples.target_row, n) for n, b in enumerate(self._losses)]
+        return torch.cat(numbers)
+
+    def _block_exps(
+        self, ops: BlockOps, block: Block, batch_S: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return a block's exponentials, and their maxima if those moved; made again if need be.
+
+        `batch_S` says which micro-batch a sample is from.
+        """
+        if self._kept is not None:
+            exp_CS = self._kept.of_block(block, self._stream.centres)
+            return exp_CS, self._kept.running_max.get(block.start)
         absent_RS = None
         if self._absent_AB is not None:
-            absent_RS = self._absent_AB[block.start : block.stop, self._batch_S]
+            absent_RS = self._absent_AB[block.start : block.stop, batch_S]
         fixed, max_S = self._exps.transform.max_is_fixed, self._initial_max_S
         if not fixed:
             max_S = max_S.clone()
-        exp_CS, _, _ = self._exps.make(
-            ops, block, max_S, torch.zeros_like(max_S), absent_RS=absent_RS
-        )
+        exp_CS, _, _ = self._exps.make(ops, block, max_S, None, absent_RS=absent_RS)
         return exp_CS, None if fixed else max_S
 
     def _weighted(self, max_S: Tensor) -> Tensor:
         """Return what exponentials at a maximum are multiplied with: [S, d] in `matmul_dtype`."""
-        factor_S = self._grad_lse_S * torch.exp2(max_S - self._log2_total_S)
-        return (self._unit_Sd * factor_S.unsqueeze(1)).to(self._exps.factor.dtype)
+        weighted_Sd = self._unit_Sd * self._sample_weights(max_S).unsqueeze(1)
+        return weighted_Sd.to(self._exps.factor.dtype)
+
+    def _sample_weights(self, max_S: Tensor) -> Tensor:
+        """Return f, the factor that exponentials at a maximum have in the gradient: [S]."""
+        return self._grad_lse_S * torch.exp2(max_S - self._log2_total_S)
 
 
 @dataclass(frozen=True)

@@ -115,29 +115,33 @@ class BlockExps:
         ops: BlockOps,
         block: Block,
         running_max_S: Tensor,
-        sum_exp_S: Tensor,
+        sum_GS: Tensor | None,
         *,
         out_CS: Tensor | None = None,
         absent_RS: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the exponentials, [C, S], the centres, [C, d], and what `softmax_block` returns.
 
-        Maxima and sums change in place, as there. The exponentials are written to `out_CS`, by
-        default in the workspace; pairs of class and sample in `absent_RS`, bool, are left out.
+        Maxima and sums change in place, as there; `sum_GS`, [G, S] in G = `ops.sum_parts` parts, is
+        None for a second pass. The exponentials are written to `out_CS`, by default in the
+        workspace; pairs of class and sample in `absent_RS`, bool, are left out.
         """
-        samples, size = self.factor.shape
-        centre_Cd, inverse_C = ops.read_rows(block.by_centre(size), self.factor.dtype)
+        (samples, size), dtype = self.factor.shape, self.factor.dtype
         if out_CS is None:
-            shape, device = (len(centre_Cd), samples), self.factor.device
-            out_CS = ops.space.take("exp", shape, self.factor.dtype, device)
+            shape = len(block) * self.transform.centres, samples
+            out_CS = ops.space.take("exp", shape, dtype, self.factor.device)
+        if absent_RS is None and ops.fuses(self.transform, dtype):
+            batch = self.factor, self.target_position
+            return out_CS, ops.product_exps(block, *batch, self.transform, out_CS, sum_GS), None
+        centre_Cd, inverse_C = ops.read_rows(block.by_centre(size), dtype)
         torch.mm(centre_Cd, self.factor.T, out=out_CS)
         if absent_RS is not None:
             out_RKS = out_CS.view(len(block), self.transform.centres, samples)
             out_RKS.masked_fill_(absent_RS.unsqueeze(1), -torch.inf)
-        target_S = self.target_position - block.start
         rescale_S = ops.softmax_block(
-            out_CS, inverse_C, target_S, self.transform, running_max_S, sum_exp_S
-        )
+            out_CS, inverse_C, self.target_position, block.start, self.transform, running_max_S,
+            None if sum_GS is None else sum_GS[0],
+        )  # fmt: skip
         return out_CS, centre_Cd, rescale_S
 
 
@@ -191,10 +195,14 @@ def negative_statistics(
         kept = KeptExps(stream.threads.ops.space.acquire(shape, dtype, unit_Sd.device))
     exps = BlockExps(unit_Sd.to(dtype), rows.positions(samples.target_row), transform)
 
+    block_rows = min(stream.block_rows(block_samples), max(rows.count, 1))
+
     def part(ops: BlockOps, blocks: Iterator[Block]) -> NegativeStatistics:
         found = NegativeStatistics.empty(unit_Sd, transform.initial_max, with_grad=with_grad)
+        sum_GS = unit_Sd.new_zeros(ops.sum_parts(block_rows), len(unit_Sd))
         for block in blocks:
-            _add_block(found, exps, ops, block, kept)
+            _add_block(found, sum_GS, exps, ops, block, kept)
+        torch.sum(sum_GS, 0, out=found.sum_exp)
         return found
 
     total = NegativeStatistics.empty(unit_Sd, transform.initial_max, with_grad=with_grad)
@@ -204,23 +212,19 @@ def negative_statistics(
 
 
 def _add_block(
-    found: NegativeStatistics, exps: BlockExps, ops: BlockOps, block: Block, kept: KeptExps | None
-) -> None:
+    found: NegativeStatistics, sum_GS: Tensor, exps: BlockExps, ops: BlockOps, block: Block,
+    kept: KeptExps | None,
+) -> None:  # fmt: skip
     """Add a block's negatives to the statistics, and keep its exponentials if asked to."""
     out_CS = None if kept is None else kept.of_block(block, exps.transform.centres)
-    exp_CS, centre_Cd, rescale_S = exps.make(
-        ops, block, found.running_max, found.sum_exp, out_CS=out_CS
-    )
+    exp_CS, centre_Cd, rescale_S = exps.make(ops, block, found.running_max, sum_GS, out_CS=out_CS)
     if rescale_S is not None and kept is not None:
         kept.running_max[block.start] = found.running_max.clone()
     if found.grad_unit is None:
         return
     if rescale_S is not None:
         found.grad_unit.mul_(rescale_S.unsqueeze(1))
-    if exp_CS.dtype == found.grad_unit.dtype:
-        found.grad_unit.addmm_(exp_CS.T, centre_Cd)
-    else:
-        found.grad_unit.add_(exp_CS.T @ centre_Cd)
+    ops.add_product(found.grad_unit, exp_CS.T, centre_Cd)
 
 
 def combine_statistics(max_WS: Tensor, sum_exp_WS: Tensor) -> Tensor:

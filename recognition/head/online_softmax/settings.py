@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from recognition.head.choices import check
+from recognition.head.losses.base import Loss
 
 # A block's temporaries should fit the caches of a CPU, and be large enough that the overhead of its
 # few dozen operations is small: of 4, 6, 8, 12 and 16 MiB, 12 was the fastest at d = 512 on two
@@ -52,12 +53,20 @@ class StreamSettings:
         """The scale of logits to base 2: `2^(log2_scale·c) = exp(scale·c)`."""
         return self.scale / math.log(2.0)
 
-    def block_rows(self, samples: int, embedding_size: int, centres: int = 1) -> int:
-        """Return how many classes' temporaries fit the budget: at least 1."""
-        # Three float32 matrices of rows x samples exist at once, and as many of rows x embedding
-        # size where rows are gathered: weight, velocity, gradient.
-        return max(1, self.block_bytes // (12 * centres * (samples + embedding_size)))
-
     def keeps(self, centres: int, samples: int) -> bool:
         """Return whether the exponentials of so many centres and samples fit the budget."""
         return centres * samples * self.matmul_dtype.itemsize <= self.keep_bytes
+
+
+def check_parts(loss: object, optimizer: object) -> None:
+    """Raise `ValueError` for a loss or an optimizer that is a name, a class or of another kind."""
+
+    def found(part: object) -> str:
+        return repr(part) if isinstance(part, str | type) else f"a {type(part).__name__}"
+
+    is_loss = isinstance(loss, Loss)
+    check(is_loss, "loss", found(loss), "a Loss, such as cosface(0.4) or build_loss('cosface')")
+    methods = [getattr(optimizer, name, None) for name in ("state", "update")]
+    is_optimizer = all(map(callable, methods)) and not isinstance(optimizer, type)
+    expected = "a RowOptimizer, such as RowSGD() or build_row_optimizer('sgd')"
+    check(is_optimizer, "optimizer", found(optimizer), expected)

@@ -26,6 +26,8 @@ class BlockStream:
     embedding_size: int
     settings: StreamSettings
     threads: Threads
+    # Whether the block operations do all the work on a block, the optimizer's too.
+    lean: bool = False
 
     @property
     def centres(self) -> int:
@@ -38,6 +40,14 @@ class BlockStream:
         return LogitTransform(
             settings.log2_scale, settings.inter_class_filter, curriculum, self.centres
         )
+
+    def block_rows(self, samples: int) -> int:
+        """Return how many classes' temporaries for so many samples fit the budget: at least 1."""
+        settings = self.settings
+        row_bytes = self.threads.ops.row_bytes(
+            samples, self.embedding_size, settings.matmul_dtype, lean=self.lean
+        )
+        return max(1, settings.block_bytes // (self.centres * row_bytes))
 
     def map(
         self,
@@ -58,5 +68,4 @@ class BlockStream:
             blocks = self.table.iter_blocks(rows, part, ops.space, with_state=with_state)
             return function(ops, blocks)
 
-        block_rows = self.settings.block_rows(samples, self.embedding_size, self.centres)
-        return self.threads.map(run, rows.blocks(block_rows))
+        return self.threads.map(run, rows.blocks(self.block_rows(samples)))

@@ -11,6 +11,7 @@ threads changes no bit of them, where there is more than one part.
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from functools import partial
 from queue import SimpleQueue
 from threading import Barrier
@@ -39,6 +40,7 @@ class Threads:
 
     def __init__(self, device: torch.device, *, parallel: bool) -> None:
         self._device, self._parallel = device, parallel and device.type == "cpu"
+        self._on_cuda = device.type == "cuda"
         self._make_ops = block_ops(device)
         self.ops = self._make_ops()  # of the caller's thread; every other has its own
         self._idle: SimpleQueue[BlockOps] = SimpleQueue()
@@ -60,7 +62,10 @@ class Threads:
         parts = [blocks[start : start + size] for start in range(0, len(blocks), size)]
         if not self._parallel or torch.get_num_threads() < 2 or len(parts) < 2:
             for part in parts:
-                yield function(self.ops, part)
+                # Triton launches on the current device, whatever device its tensors are on.
+                with torch.cuda.device(self._device) if self._on_cuda else nullcontext():
+                    result = function(self.ops, part)
+                yield result
             return
         pool = self._start()
 

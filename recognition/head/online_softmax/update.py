@@ -3,23 +3,29 @@
 Shapes: C centres of a block, D numbers per class, d embedding size.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from recognition.head.kernels.block import Block
 from recognition.head.kernels.reference import BlockOps, full_gradient
-from recognition.head.online_softmax.backward import CentreLoss, centre_gradients
+from recognition.head.losses.base import Loss
+from recognition.head.online_softmax.backward import CentreLoss, SecondPass
 from recognition.head.online_softmax.stream import BlockStream
 from recognition.head.optim.rounding import RowNoise
 from recognition.head.optim.row_optimizers import RowOptimizer, RowSGD
 from recognition.head.placement.collectives import Collectives
 from recognition.head.rows import RowSet, complement, union
 
-Result = TypeVar("Result")
+
+def sgd_with_kernel(optimizer: RowOptimizer, loss: Loss, collectives: Collectives) -> RowSGD | None:
+    """Return the optimizer if one operation updates a block's rows, without their gradient."""
+    if not isinstance(optimizer, RowSGD) or optimizer.momentum == 0.0:
+        return None
+    return None if loss.centres_per_class > 1 or collectives.sums_blocks else optimizer
 
 
 @dataclass(frozen=True)
@@ -28,34 +34,46 @@ class CentreUpdate:
 
     stream: BlockStream
     optimizer: RowOptimizer
+    sgd: RowSGD | None  # the same if it is one of `sgd_with_kernel`
     collectives: Collectives
     first_class: int  # class id of row 0
     seed: int  # of stochastic rounding
     losses: list[CentreLoss] = field(default_factory=list)  # one per backward pass
 
-    def apply(self, lr: float, grad_scale: float | Tensor, step: int, *, dense: bool) -> None:
+    def apply(
+        self, lr: float, grad_scale: float | Tensor, step: int, *, dense: bool,
+        skip: bool | Tensor = False,
+    ) -> None:  # fmt: skip
         """Update the rows that have a gradient, at learning rate `lr`, in step number `step`.
 
         Gradients are divided by `grad_scale`. `dense` updates all other rows too, with a gradient
-        of zero. Raises `ValueError` when there is no gradient.
+        of zero. `skip` changes nothing; where it is a tensor on a GPU, kernels read it, and the
+        host waits for it only where there is no kernel. Raises `ValueError` when there is no
+        gradient.
         """
-        rows = self._rows()
+        sgd = self.sgd
+        flag = skip if isinstance(skip, Tensor) else None
+        if flag is None or dense or sgd is None or not self.stream.threads.ops.reads_skip:
+            flag = None
+            if skip:
+                return
 
         def update(ops: BlockOps, block: Block, grad_unit_Cd: Tensor) -> None:
-            if isinstance(self.optimizer, RowSGD) and self._has_kernel(self.optimizer):
-                noise = self._noise(block, step) if self.optimizer.rounds else None
-                ops.update_rows_sgd(block, grad_unit_Cd, self.optimizer, lr, noise)
-                block.write()
-            else:
-                gradient_RD = self.collectives.sum_block(full_gradient(block, grad_unit_Cd))
-                self._update(block, gradient_RD, lr, step)
+            gradient_RD = self.collectives.sum_block(full_gradient(block, grad_unit_Cd))
+            self._update(block, gradient_RD, lr, step)
 
         def update_without_gradient(ops: BlockOps, blocks: Iterator[Block]) -> None:
             for block in blocks:
                 self._update(block, torch.zeros_like(block.read("weight")), lr, step)
 
-        for _ in self._map(update, rows, grad_scale, with_state=True):
-            pass
+        rows = self._rows()
+        second_pass = self._second_pass(rows, grad_scale)
+        if sgd is not None:
+            noise = partial(self._noise, step=step) if sgd.rounds else None
+            second_pass.update_sgd(sgd, lr, noise, flag)
+        else:
+            for _ in second_pass.gradients(update, with_state=True):
+                pass
         if dense:
             others = complement(rows, len(self.stream.table.weight))
             for _ in self.stream.map(update_without_gradient, others, samples=1, with_state=True):
@@ -78,7 +96,7 @@ class CentreUpdate:
             return self.collectives.sum_block(full_gradient(block, grad_unit_Cd)).square().sum()
 
         total = torch.zeros((), device=self.stream.table.device)
-        for square in self._map(square_sum, self._rows(), grad_scale):
+        for square in self._second_pass(self._rows(), grad_scale).gradients(square_sum):
             total += square
         return self.collectives.sum_over_classes(total).sqrt()
 
@@ -102,22 +120,9 @@ class CentreUpdate:
         table = self.stream.table
         return union([loss.rows for loss in self.losses], len(table.weight), table.device)
 
-    def _map(
-        self,
-        use: Callable[[BlockOps, Block, Tensor], Result],
-        rows: RowSet,
-        grad_scale: float | Tensor,
-        *,
-        with_state: bool = False,
-    ) -> Iterator[Result]:
+    def _second_pass(self, rows: RowSet, grad_scale: float | Tensor) -> SecondPass:
         losses = [loss.scaled(1.0 / grad_scale) for loss in self.losses]
-        with torch.autocast(self.stream.table.device.type, enabled=False):
-            yield from centre_gradients(self.stream, rows, losses, use, with_state=with_state)
-
-    def _has_kernel(self, optimizer: RowSGD) -> bool:
-        """Return whether one operation updates the rows of a block, without their full gradient."""
-        one_centre = self.stream.centres == 1
-        return optimizer.momentum > 0.0 and one_centre and not self.collectives.sums_blocks
+        return SecondPass(self.stream, rows, losses)
 
     def _update(self, block: Block, gradient_RD: Tensor, lr: float, step: int) -> None:
         state = {name: block.read(name) for name in block.tensors if name != "weight"}
@@ -126,4 +131,7 @@ class CentreUpdate:
         block.write()
 
     def _noise(self, block: Block, step: int) -> RowNoise:
-        return RowNoise(self.seed, step, self.first_class + block.row_numbers())
+        row_R = block.row_numbers()
+        if row_R is None:
+            return RowNoise(self.seed, step, len(block), self.first_class + block.start)
+        return RowNoise(self.seed, step, row_R, self.first_class)

@@ -26,14 +26,20 @@ class RowNoise:
 
     seed: int  # the head's
     step: int  # the head's
-    class_id: Tensor  # int64 [R], of each row, `0 <= class_id < 2^32 − D`
+    row: Tensor | int  # int64 [R], numbers of the rows; or R, for those from 0
+    first_class: int = 0  # class id of row 0
 
     def word_keys(self) -> tuple[int, int]:
         """Return the two keys, each in `[0, 2^32)`, with which a kernel makes the words itself."""
         return hash_keys(_key(self.seed), self.step)
 
-    def bits(self, columns: int, out: Tensor | None = None) -> Tensor:
-        """Return int32 [R, columns] in `[0, 2^16)`, in `out` if it is given.
+    def class_id(self, device: torch.device) -> Tensor:
+        """Return the rows' class ids, `0 <= class_id < 2^32 − D`: int64 [R]."""
+        row_R = torch.arange(self.row, device=device) if isinstance(self.row, int) else self.row
+        return row_R + self.first_class
+
+    def bits(self, columns: int, out: Tensor) -> Tensor:
+        """Return int32 [R, columns] in `[0, 2^16)`, in `out`.
 
         The upper half of the low 32 bits of a row's word times a column's word, both odd and
         both new in each step. An odd number times all odd numbers gives all odd numbers, so the
@@ -42,8 +48,9 @@ class RowNoise:
         long on a CPU.
         """
         # Columns take the words at the end of the 32-bit range, where no class id is.
-        column_id = -1 - torch.arange(columns, device=self.class_id.device)
-        word = class_hash(torch.cat([self.class_id, column_id]), _key(self.seed), self.step)
+        column_id = -1 - torch.arange(columns, device=out.device)
+        ids = torch.cat([self.class_id(out.device), column_id])
+        word = class_hash(ids, _key(self.seed), self.step)
         word = word.sub_(1 << 31).to(torch.int32).bitwise_or_(1)
         row_R1, column_D = word[:-columns].unsqueeze(1), word[-columns:]
         bits_RD = torch.mul(row_R1, column_D, out=out)

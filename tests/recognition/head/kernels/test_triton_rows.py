@@ -1,9 +1,11 @@
 """Reading and updating rows of the table, in each form, against the definitions."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from recognition.head.kernels.reference import BlockOps, tangential
 from recognition.head.optim.rounding import RowNoise
@@ -63,7 +65,7 @@ def test_targets_are_added_to_their_rows_alone(
     found = gradient.to(DEVICE)
     on_device = None if index is None else index.to(DEVICE)
     block = block_of(start, start + rows, on_device, weight=weight.to(DEVICE))
-    ops.add_targets(block, found, target.to(DEVICE), added.to(DEVICE))
+    ops.add_targets(block, found, (target + start).to(DEVICE), added.to(DEVICE))
 
     if dtype == torch.float32:
         close(found, expected, rtol=1e-5, atol=1e-6)
@@ -158,7 +160,8 @@ def test_update_rounds_momentum_with_the_bits_of_its_rows(ops: BlockOps, picked:
     found, found_momentum = weight.to(DEVICE), momentum.to(DEVICE)
     on_device = None if index is None else index.to(DEVICE)
     block = block_of(start, stop, on_device, weight=found, momentum=found_momentum)
-    noise = RowNoise(noise.seed, noise.step, noise.class_id.to(DEVICE))
+    if isinstance(noise.row, Tensor):
+        noise = replace(noise, row=noise.row.to(DEVICE))
     ops.update_rows_sgd(block, gradient.to(DEVICE), sgd, 0.125, noise)
     block.write()
 

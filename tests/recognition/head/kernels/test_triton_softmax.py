@@ -90,7 +90,7 @@ def test_softmax_over_blocks_equals_the_dense_softmax(
         block = Products.of(size, samples, dtype, number)
         exp = block.product.clone()
         rescale = ops.softmax_block(
-            exp, block.inverse, block.target, transform, running_max, sum_exp
+            exp, block.inverse, block.target + 9, 9, transform, running_max, sum_exp
         )
         left_out = block.is_target() | block.left_out(limit)
         logit = (block.cosines() * log2_scale).masked_fill(left_out, -math.inf)
@@ -123,7 +123,7 @@ def test_a_nan_product_shows_in_sum_exp_and_exp(ops: BlockOps) -> None:
         exp, transform = block.product.clone(), LogitTransform(log2_scale, 0.5)
         running_max = torch.full((samples,), transform.initial_max, device=DEVICE)
         sum_exp = torch.zeros(samples, device=DEVICE)
-        ops.softmax_block(exp, block.inverse, block.target, transform, running_max, sum_exp)
+        ops.softmax_block(exp, block.inverse, block.target, 0, transform, running_max, sum_exp)
 
         assert sum_exp.isnan().tolist() == [False, False, False, True, False, False]
         assert exp[17, 3].isnan()
@@ -141,7 +141,8 @@ def test_a_product_of_minus_infinity_has_no_exp(
     transform = LogitTransform(log2_scale)
     running_max = torch.full((samples,), transform.initial_max, device=DEVICE)
     sum_exp = torch.zeros(samples, device=DEVICE)
-    ops.softmax_block(block.product, block.inverse, block.target, transform, running_max, sum_exp)
+    arguments = block.product, block.inverse, block.target, 0, transform
+    ops.softmax_block(*arguments, running_max, sum_exp)
 
     assert not block.product[5:9, 2:].any()
     assert block.product.isfinite().all()
@@ -161,7 +162,7 @@ def test_an_empty_block_changes_nothing(ops: BlockOps, rows: int, samples: int) 
     running_max, sum_exp = (torch.full((samples,), value, device=DEVICE) for value in (2.0, 1.0))
     for log2_scale in (9.0, 900.0):
         transform = LogitTransform(log2_scale)
-        rescale = ops.softmax_block(product, inverse, target, transform, running_max, sum_exp)
+        rescale = ops.softmax_block(product, inverse, target, 0, transform, running_max, sum_exp)
         assert rescale is None or torch.equal(rescale, torch.ones_like(running_max))
     gradient, nothing = torch.ones(rows, 4, device=DEVICE), weight.new_empty(samples, 4)
     ops.add_targets(block, gradient, target, nothing)
@@ -192,7 +193,7 @@ def test_without_numba_a_cpu_uses_torch_and_warns(
 
 
 @pytest.mark.slow
-def test_every_kernel_compiles_for_hopper(tmp_path: Path) -> None:
+def test_every_kernel_compiles_and_fits_the_registers(tmp_path: Path) -> None:
     """In a separate process: one process either interprets kernels or compiles them."""
     environment = {key: os.environ[key] for key in os.environ if key != "TRITON_INTERPRET"}
     environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
@@ -202,6 +203,11 @@ def test_every_kernel_compiles_for_hopper(tmp_path: Path) -> None:
     )
 
     assert result.returncode == 0, result.stderr
-    launched = {"read_rows", "update_rows_sgd", "add_targets", "block_exps"}
-    launched |= {"block_maxima", "merge_maxima", "merge_sums"}
-    assert set(result.stdout.split()) == launched
+    launched = {"read_rows", "update_rows_sgd", "add_targets", "block_exps", "block_maxima"}
+    launched |= {"merge_maxima", "merge_sums", "product_exps", "product_update"}
+    lines = [line.split() for line in result.stdout.splitlines()]
+    for capability, shared_memory in (("80", 163 << 10), ("90", 227 << 10)):
+        of_gpu = [line for line in lines if line[1] == capability]
+        assert {name for name, *_ in of_gpu} == launched
+        assert all(int(shared) <= shared_memory for *_, shared, _ in of_gpu)
+    assert [line for line in lines if line[3] != "0"] == []  # nothing spills

@@ -18,8 +18,12 @@ def _round(value: Tensor, seed: int = 0, step: int = 0, class_id: Tensor | None 
 
 
 def _bits(rows: int, columns: int, step: int = 0, first: int = 0, seed: int = 0) -> Tensor:
-    noise = RowNoise(seed, step, torch.arange(first, first + rows))
-    return noise.bits(columns)
+    return _bits_of(RowNoise(seed, step, rows, first), columns)
+
+
+def _bits_of(noise: RowNoise, columns: int) -> Tensor:
+    rows = len(noise.class_id(torch.device("cpu")))
+    return noise.bits(columns, out=torch.empty(rows, columns, dtype=torch.int32))
 
 
 def _patterns() -> Tensor:
@@ -78,7 +82,7 @@ def test_bits_are_exactly_a_row_word_times_a_column_word() -> None:
     product = [[int(row) * int(column) for column in word[3:]] for row in word[:3]]
     expected = [[number % 2**32 >> 16 for number in row] for row in product]
 
-    assert RowNoise(11, 7, class_id).bits(columns).tolist() == expected
+    assert _bits_of(RowNoise(11, 7, class_id), columns).tolist() == expected
 
 
 def test_bits_are_uniform() -> None:
@@ -123,10 +127,10 @@ def test_errors_of_a_row_or_column_add_up_as_independent_ones(axis: int) -> None
 
 def test_bits_of_a_row_do_not_depend_on_the_other_rows() -> None:
     class_id = torch.tensor([4, 9, 70_000, 2**31 + 5])
-    together = RowNoise(3, 8, class_id).bits(33)
+    together = _bits_of(RowNoise(3, 8, class_id), 33)
 
     for row, one in enumerate(class_id):
-        assert torch.equal(RowNoise(3, 8, one.unsqueeze(0)).bits(33)[0], together[row])
+        assert torch.equal(_bits_of(RowNoise(3, 8, one.unsqueeze(0)), 33)[0], together[row])
 
 
 def test_bits_change_with_seed_step_class_and_column_and_with_nothing_else() -> None:

@@ -59,7 +59,7 @@ def _run(
         for part in torch.split(index, block or len(weight)):
             rows = weight[part]
             state_rows = {name: value[part] for name, value in state.items()}
-            noise = RowNoise(seed=5, step=step, class_id=part)
+            noise = RowNoise(seed=5, step=step, row=part)
             optimizer.update(rows, state_rows, gradient[part], LR, noise)
             weight[part] = rows
             for name, value in state_rows.items():
@@ -204,7 +204,7 @@ def _bfloat16_velocity(
     at_random = torch.full_like(weight, start, dtype=torch.bfloat16)
     to_nearest = at_random.clone()
     for step in range(steps):
-        noise = RowNoise(seed=0, step=step, class_id=torch.arange(128))
+        noise = RowNoise(seed=0, step=step, row=torch.arange(128))
         state = {"momentum": at_random}
         optimizer.update(weight, state, torch.full_like(weight, gradient), 0.0, noise)
         to_nearest = (to_nearest.float() * momentum + gradient).bfloat16()
@@ -245,7 +245,7 @@ def test_a_bfloat16_velocity_is_the_same_each_time_and_new_each_step() -> None:
     other = {}
     for step in (0, 1):
         state = optimizer.state(8, 16)
-        noise = RowNoise(seed=5, step=step, class_id=torch.arange(8))
+        noise = RowNoise(seed=5, step=step, row=torch.arange(8))
         optimizer.update(weight.clone(), state, gradients[0].clone(), LR, noise)
         other[step] = state["momentum"]
     assert not torch.equal(other[0], other[1])
