@@ -13,7 +13,7 @@ from recognition.head.rows import RowSet
 pytest.importorskip("triton", reason="needs Triton, which torch brings on Linux")
 from recognition.head.kernels.cuda import TritonOps
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # of Triton's kernels
 OPS: list[BlockOps] = [BlockOps(), TritonOps(), CompiledOps()]
 every_form = pytest.mark.parametrize("ops", OPS, ids=["torch", "triton", "compiled"])
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -21,6 +21,11 @@ dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=s
 # Rounded to the nearest, a bfloat16 is off by 2^-9 of its power of two at most; the interpreter
 # truncates instead, an error of up to 2^-8 of the power of two, 2^-7 of the number.
 BFLOAT16 = 2.0**-7
+
+
+def device_of(form: type[BlockOps]) -> torch.device:
+    """Return where a form computes: compiled loops read CPU memory, kernels that of the GPU."""
+    return torch.device("cpu") if issubclass(form, CompiledOps) else DEVICE
 
 
 def block_of(start: int, stop: int, index: Tensor | None, **tensors: Tensor) -> Block:
