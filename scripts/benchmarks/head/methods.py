@@ -51,9 +51,19 @@ class Method(ABC, Generic[Head]):
         self._case = case
         self._head: Head = head
 
-    @abstractmethod
     def step(self, x: torch.Tensor, labels: torch.Tensor, lr: float) -> torch.Tensor:
         """Run a forward pass, a backward pass to `x` and an update; return the loss."""
+        loss = self.gradients(x, labels)
+        self.update(lr)
+        return loss
+
+    def update(self, lr: float) -> None:
+        """Run the update alone, the second part of `step`."""
+        self._head.step(lr)
+
+    @abstractmethod
+    def gradients(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Run a forward pass and a backward pass to `x`, the first part of `step`."""
 
     @abstractmethod
     def work(self) -> Work:
@@ -78,14 +88,13 @@ class BaselineMethod(Method[BaselineHead]):
         super().__init__(case, BaselineHead(case, device))
         self._device = device
 
-    def step(self, x: torch.Tensor, labels: torch.Tensor, lr: float) -> torch.Tensor:
+    def gradients(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """See `Method`."""
         low = self._case.torch_dtype
         enabled = low != torch.float32
         with torch.autocast(self._device.type, dtype=low if enabled else None, enabled=enabled):
             loss: torch.Tensor = self._head(x, labels)
         torch.autograd.backward(loss)
-        self._head.step(lr)
         return loss.detach()
 
     def work(self) -> Work:
@@ -105,11 +114,10 @@ class PartialFCMethod(Method[PartialFC]):
         self._samples = math.ceil(samples * self._head.loss.batch_rate)
         self._active = 0
 
-    def step(self, x: torch.Tensor, labels: torch.Tensor, lr: float) -> torch.Tensor:
+    def gradients(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """See `Method`."""
         output: HeadOutput = self._head(x, labels, [len(x)] * self._case.ranks)
         torch.autograd.backward(output.loss)
-        self._head.step(lr)
         self._active = output.active_classes
         self.selection_seconds = float(output.figures["selection_seconds"])
         return output.loss.detach()
