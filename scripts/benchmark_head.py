@@ -11,7 +11,8 @@ Presets, each a set of runs that the other options can narrow:
 
     cpu     200,000 classes at rate 1 and 1,000,000 at rate 0.1, in fp32 and bf16
     memory  10,000 to 3,000,000 classes at rates 1 and 0.1; the table has no times
-    h200    10,000,000 classes at rate 1, and 29,000,000 with bf16 momentum, on one GPU
+    h200    the most classes with which the baseline fits in the GPU's memory, 10,000,000 classes,
+            and 29,000,000 with bf16 momentum, all at rate 1 in bf16 on one GPU
 """
 
 import argparse
@@ -28,7 +29,7 @@ from scripts.benchmarks.common.command import benchmark_parser, publish
 from scripts.benchmarks.common.machine import describe
 from scripts.benchmarks.common.processes import in_fresh_process
 from scripts.benchmarks.head.cases import DTYPES, HeadCase
-from scripts.benchmarks.head.compare import StepCounts, measure_group
+from scripts.benchmarks.head.compare import StepCounts, free_bytes, measure_group, most_classes
 from scripts.benchmarks.head.methods import BASELINE, METHODS
 from scripts.benchmarks.head.rates import measure_rates
 from scripts.benchmarks.head.report import markdown, record
@@ -39,7 +40,7 @@ from scripts.common.command import command, exit_with
 class PresetSize:
     """What is compared at one size: every method with every dtype, on batches of `batch`."""
 
-    classes: int
+    classes: int | None  # None: the most with which every method fits in memory
     rate: float
     methods: tuple[str, ...] = (BASELINE, "partial_fc")
     dtypes: tuple[str, ...] = ("fp32",)
@@ -56,6 +57,7 @@ PRESETS: dict[str, tuple[PresetSize, ...]] = {
         for classes, rate in product((10_000, 100_000, 1_000_000, 3_000_000), (1.0, 0.1))
     ),
     "h200": (
+        PresetSize(None, 1.0, (BASELINE, "partial_fc", "kept"), ("bf16",), batch=1024),
         PresetSize(10_000_000, 1.0, (BASELINE, "partial_fc", "kept"), ("bf16",), batch=1024),
         PresetSize(29_000_000, 1.0, ("bf16_momentum",), ("bf16",), batch=1024),
     ),
@@ -69,7 +71,7 @@ add("--classes", type=int, nargs="+", help="number of classes over all ranks")
 add("--rates", type=float, nargs="+", help="fraction of the classes that a step uses; 1 is all")
 add("--methods", nargs="+", choices=list(METHODS), help="methods to measure")
 add("--dtypes", nargs="+", choices=list(DTYPES), help="precision of the matrix "
-    "products; the baseline is always fp32")  # fmt: skip
+    "products; all are compared with the baseline in fp32 if that is among them")  # fmt: skip
 add("--batch", type=int, help="batch size over all ranks")
 add("--dim", type=int, default=512, help="embedding size")
 add("--ranks", type=int, nargs="+", default=[1], help="number of processes that share the classes")
@@ -101,18 +103,26 @@ def groups(options: argparse.Namespace, device: str, threads: int) -> list[list[
                 f"{options.rates}: no such size, expected some of "
                 f"{[(size.classes, size.rate) for size in PRESETS[options.preset]]}"
             )
-    return [
-        [
+
+    def group(size: PresetSize, ranks: int, classes: int) -> list[HeadCase]:
+        return [
             HeadCase(
-                method, size.classes, size.rate, dtype, ranks, options.batch or size.batch,
+                method, classes, size.rate, dtype, ranks, options.batch or size.batch,
                 options.dim, threads, device, options.seed,
             )
             for method, dtype in product(
                 options.methods or size.methods, options.dtypes or size.dtypes
             )
-        ]
-        for size, ranks in product(sizes, options.ranks)
-    ]  # fmt: skip
+        ]  # fmt: skip
+
+    found = []
+    for size, ranks in product(sizes, options.ranks):
+        of_classes = partial(group, size, ranks)
+        classes_found = size.classes
+        if classes_found is None:
+            classes_found = most_classes(of_classes, free_bytes(device, ranks) or 0)
+        found.append(of_classes(classes_found))
+    return found
 
 
 @command(parser)

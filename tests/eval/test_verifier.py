@@ -202,6 +202,7 @@ def test_errors_name_the_image_or_the_output_of_the_model(tmp_path: Path) -> Non
         Verifier([path], image_size=SIDE)(_pixels, CPU)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_a_gpu_gives_the_same_figures(tmp_path: Path) -> None:
     verifier = Verifier([_write(tmp_path / "faces.bin")], image_size=SIDE)

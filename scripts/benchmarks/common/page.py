@@ -1,6 +1,6 @@
 """A report as Markdown that is easy to read in a terminal too."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 MISSING = "–"
@@ -38,14 +38,21 @@ def table_of(columns: Sequence[Column], rows: Sequence[Row]) -> str:
     )
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table, the first column aligned left and the others right."""
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], *, texts: Collection[int] = (0,)
+) -> str:
+    """Return a table, the columns `texts` aligned left and the others right."""
     widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    rule = [
+        "-" * width if i in texts else "-" * (width - 1) + ":" for i, width in enumerate(widths)
+    ]
     lines = []
     for line in [head, rule, *rows]:
-        padded = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
-        lines.append(f"| {' | '.join([line[0].ljust(widths[0]), *padded[1:]])} |")
+        padded = [
+            cell.ljust(width) if i in texts else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        lines.append(f"| {' | '.join(padded)} |")
     return "\n".join(lines)
 
 

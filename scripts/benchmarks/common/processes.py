@@ -27,7 +27,7 @@ class Remote:
     def __init__(
         self, make: Callable[..., object], *args: Any, start_method: str | None = None
     ) -> None:
-        context = _context(start_method)
+        context = fresh_context(start_method)
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, make, args))
         self._process.start()
@@ -72,7 +72,11 @@ def in_fresh_process(
         return result
 
 
-def _context(start_method: str | None) -> Any:
+def fresh_context(start_method: str | None) -> Any:
+    """Return the context of `multiprocessing` for processes that share no memory with this one.
+
+    A stated start method is taken as it is.
+    """
     if start_method is not None:
         return multiprocessing.get_context(start_method)
     if "forkserver" not in multiprocessing.get_all_start_methods():  # as on Windows

@@ -1,5 +1,6 @@
 """Measures methods against the baseline, their steps taken in turn."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from scripts.benchmarks.head.cases import HeadCase, global_batch
 from scripts.benchmarks.head.methods import BASELINE, comparable, needed_bytes
 from scripts.benchmarks.head.processes import RunningCase, Step, Usage
 
+CLASS_STEP, MOST_CLASSES = 100_000, 1_000_000_000
 OTHER_CLASSES = 64  # whose centres are compared in addition to those of the first batch
 
 Announce = Callable[[str], None]
@@ -62,6 +64,33 @@ class _Warm:
         self.centres = running.rows(_probed(case)) if comparable(case) else None
 
 
+def reference_of(cases: Sequence[HeadCase]) -> HeadCase:
+    """Return the baseline that cases of one group are compared with.
+
+    In fp32, unless the group has it in another dtype alone.
+    """
+    baselines = [case for case in cases if case.method == BASELINE]
+    in_fp32 = replace(cases[0], method=BASELINE, dtype="fp32")
+    return in_fp32 if in_fp32 in baselines or not baselines else baselines[0]
+
+
+def most_classes(group: Callable[[int], Sequence[HeadCase]], free: int) -> int:
+    """Return the most classes with which each case fits `free` bytes next to the baseline.
+
+    `group(classes)` returns the cases of a size. A multiple of 100,000, and at least that.
+    """
+
+    def fits(classes: int) -> bool:
+        cases = group(classes)
+        reference = reference_of(cases)
+        return all(
+            sum(map(needed_bytes, {case, reference})) <= free for case in [reference, *cases]
+        )
+
+    sizes = range(CLASS_STEP, MOST_CLASSES + 1, CLASS_STEP)
+    return sizes[max(0, bisect_left(sizes, True, key=lambda classes: not fits(classes)) - 1)]
+
+
 def measure_group(
     cases: Sequence[HeadCase], counts: StepCounts, announce: Announce
 ) -> list[CaseResult]:
@@ -70,9 +99,9 @@ def measure_group(
     The baseline's processes live as long as the group; those of the others are started and ended
     one case after another. A case that does not fit in memory gets a result that says so.
     """
-    reference = replace(cases[0], method=BASELINE, dtype="fp32")
+    reference = reference_of(cases)
     others = [case for case in cases if case != reference]
-    free = _free(reference)
+    free = free_bytes(reference.device, reference.ranks)
     results: list[CaseResult] = []
     with ExitStack() as stack:
         baseline: _Warm | None = None
@@ -146,11 +175,12 @@ def _probed(case: HeadCase) -> torch.Tensor:
     return torch.cat([labels, others])
 
 
-def _free(case: HeadCase) -> int | None:
-    if case.device == "cpu":
+def free_bytes(device: str, ranks: int) -> int | None:
+    """Return the memory that `ranks` ranks find free together; None where it is not known."""
+    if device == "cpu":
         return available_bytes(torch.device("cpu"))
     free = in_fresh_process(available_bytes, torch.device("cuda", 0))
-    return None if free is None else free * case.ranks
+    return None if free is None else free * ranks
 
 
 def _too_large(cases: Sequence[HeadCase], free: int | None) -> str | None:

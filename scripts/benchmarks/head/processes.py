@@ -114,6 +114,8 @@ class _Rank:
         torch.set_num_threads(max(1, case.threads // case.ranks))
         cuda = case.device == "cuda"
         self._device = torch.device("cuda", rank) if cuda else torch.device("cpu")
+        if cuda:  # else NCCL's barrier and kernels of every rank would go to the first GPU
+            torch.cuda.set_device(self._device)
         if case.ranks > 1:
             # The names are deprecated in the newest torch; the oldest supported has no others.
             warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")

@@ -23,21 +23,30 @@ class Rates:
     copy: float  # bytes per second of copying memory, both those read and those written
 
 
-def measure_rates(dtypes: tuple[str, ...], device: torch.device, threads: int) -> Rates:
-    """Measure with `threads` CPU threads: medians of several runs, after a warm-up."""
+def measure_rates(
+    dtypes: tuple[str, ...], device: torch.device, threads: int, *, small: bool = False
+) -> Rates:
+    """Measure with `threads` CPU threads: medians of several runs, after a warm-up.
+
+    `small` takes a tenth of a second, for rehearsals: matrices and copies then fit the caches.
+    """
     torch.set_num_threads(threads)
     cuda = device.type == "cuda"
     flops = {}
     for dtype in dtypes:
-        size = 8192 if cuda else 2048
+        size = 256 if small else 8192 if cuda else 2048
         left = torch.randn(size, size, device=device).to(DTYPES[dtype])
         right, out = torch.randn_like(left), torch.empty_like(left)
         seconds = _median_seconds(lambda: torch.mm(left, right, out=out), device)  # noqa: B023
         flops[dtype] = 2 * size**3 / seconds
-    source = torch.ones((4096 if cuda else 512) * MIB // 4, device=device)
-    target = torch.zeros_like(source)
-    seconds = _median_seconds(lambda: target.copy_(source), device)
-    return Rates(flops, 2 * source.nbytes / seconds)
+    mebibytes = 1 if small else 4096 if cuda else 512
+    source = torch.ones(mebibytes * MIB // 4, device=device)
+    return Rates(flops, 2 * source.nbytes / copy_seconds(source, torch.zeros_like(source), device))
+
+
+def copy_seconds(source: torch.Tensor, target: torch.Tensor, device: torch.device) -> float:
+    """Return the seconds of a copy, the median of several; `device` is that of either tensor."""
+    return _median_seconds(lambda: target.copy_(source), device)
 
 
 def timed(action: Callable[[], Result], device: torch.device) -> tuple[float, Result]:

@@ -111,8 +111,8 @@ class Workload:
 
 def all_ways(workload: Workload, reader: Reader) -> list[Way]:
     """Return the ways, the limit first."""
-    ours = [
-        Way(name, workers, partial(_ours, workload, workers, decoder), workload.prefetch)
+    of_ours = [
+        ours(workload, workers, name, decoder)
         for name, decoder in decoders().items()
         for workers in (1, 2)
     ]
@@ -121,7 +121,14 @@ def all_ways(workload: Workload, reader: Reader) -> list[Way]:
         Way(INCUMBENT, workers, partial(_incumbent, workload, reader, workers), 2 * workers)
         for workers in (0, 2)
     ]
-    return [Way(BARE, 1, bare_decode(workload), 0), *ours, *incumbent]
+    return [Way(BARE, 1, bare_decode(workload), 0), *of_ours, *incumbent]
+
+
+def ours(
+    workload: Workload, workers: int, name: str = OURS, decoder: MakeDecoder = CpuDecoder
+) -> Way:
+    """Return our loader with so many threads."""
+    return Way(name, workers, partial(_ours, workload, workers, decoder), workload.prefetch)
 
 
 def decoders() -> dict[str, MakeDecoder]:

@@ -22,7 +22,8 @@ EVERYTHING = Augmentation(
     mask=0.4, crop=0.7, colour=0.7, hue=0.2, grey=0.3, blur=0.5, low_resolution=0.5, jpeg=0.6,
     cutout=0.5, seed=3,
 )  # fmt: skip
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+CUDA = [pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else []
+DEVICES = ["cpu", *CUDA]
 
 
 def _batch(count: int, epoch: int = 0, device: str = "cpu", side: int = SIDE) -> Batch:
@@ -335,6 +336,7 @@ def test_cutout_is_one_grey_square() -> None:
     assert rows.min() >= 3, "the centre is inside, so at least half of the square is"
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_cpu_and_gpu_make_the_same_decisions() -> None:
     augmentation = EVERYTHING.model_copy(update={"crop": 0.0, "jpeg": 0.0})

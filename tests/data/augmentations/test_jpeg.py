@@ -92,6 +92,7 @@ def test_fractions_are_rounded_and_white_stays_white() -> None:
     assert result.max() <= 255
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_cpu_and_gpu_are_bit_identical() -> None:
     pixels = pictures(20, 37)

@@ -325,6 +325,7 @@ def test_training_is_bit_identical(
     assert found == expected
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_pixels_differ_at_most_in_the_last_bits(caplog: pytest.LogCaptureFixture) -> None:
     device = torch.device("cuda")

@@ -173,6 +173,7 @@ def test_images_and_labels_move_to_the_device() -> None:
     assert moved.images.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_pinned_batches_keep_their_memory_format(workers: int) -> None:
     loader = Loader(

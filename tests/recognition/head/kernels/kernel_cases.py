@@ -17,13 +17,18 @@ from recognition.head.kernels.cuda import TritonOps as TritonOps
 if not torch.cuda.is_available():
     mend_interpreter()
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # of Triton's kernels
 OPS: list[BlockOps] = [BlockOps(), TritonOps(), CompiledOps()]
 every_form = pytest.mark.parametrize("ops", OPS, ids=["torch", "triton", "compiled"])
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 
 # Rounded to the nearest, a bfloat16 is off by 2^-8 of the number at most; twice that of two.
 BFLOAT16 = 2.0**-7
+
+
+def device_of(form: type[BlockOps]) -> torch.device:
+    """Return where a form computes: compiled loops read CPU memory, kernels that of the GPU."""
+    return torch.device("cpu") if issubclass(form, CompiledOps) else DEVICE
 
 
 def block_of(start: int, stop: int, index: Tensor | None, **tensors: Tensor) -> Block:

@@ -6,7 +6,10 @@ from torch import Tensor
 
 from recognition.head import SAMPLINGS, HeadOutput, PartialFC, arcface
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 
 CLASSES, SIZE, SAMPLES = 5000, 64, 32
 

@@ -9,10 +9,12 @@ from torch import Tensor
 from recognition.head import PartialFC, RowAdamW, RowOptimizer, RowSGD, arcface, build_loss
 from recognition.head.kernels.cpu import CompiledOps
 from recognition.head.kernels.reference import BlockOps
+from tests.recognition.head.kernels import kernel_cases
+from tests.recognition.head.kernels.kernel_cases import device_of
 
 cuda = pytest.importorskip("recognition.head.kernels.cuda", reason="needs Triton")
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # on a CPU: Triton's interpreter
+pytestmark = pytest.mark.gpu
 CLASSES, SIZE, SAMPLES = 83, 24, 9
 OPTIMIZERS = [
     RowSGD(),
@@ -40,14 +42,15 @@ BLOCK_BYTES = 20 * 12 * (SAMPLES + SIZE)  # blocks of 20 classes, the last one o
 
 
 def _three_steps(
-    ops: type[BlockOps], monkeypatch: pytest.MonkeyPatch, **options: object
+    ops: type[BlockOps], device: torch.device, monkeypatch: pytest.MonkeyPatch, **options: object
 ) -> dict[str, Tensor]:
+    """Return loss, gradients and state, on the CPU, of three steps with these operations."""
     monkeypatch.setattr("recognition.head.online_softmax.threads.block_ops", lambda device: ops)
-    settings = {"loss": arcface(0.5), "block_bytes": BLOCK_BYTES, "device": DEVICE} | options
+    settings = {"loss": arcface(0.5), "block_bytes": BLOCK_BYTES, "device": device} | options
     head = PartialFC(SIZE, CLASSES, sample_rate=0.3, **settings)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(1)
     for _ in range(3):
-        x = torch.randn(SAMPLES, SIZE, generator=generator).to(DEVICE).requires_grad_()
+        x = torch.randn(SAMPLES, SIZE, generator=generator).to(device).requires_grad_()
         y = torch.randint(0, CLASSES, (SAMPLES,), generator=generator)
         for part in (slice(0, 6), slice(6, SAMPLES)):  # two micro-batches: unions and absences
             output = head(x[part], y[part])
@@ -55,7 +58,8 @@ def _three_steps(
         norm = head.gradient_norm()
         head.step(0.01)
     assert x.grad is not None
-    return {"loss": output.loss.detach(), "norm": norm, "x": x.grad} | head.state_tensors()
+    found = {"loss": output.loss.detach(), "norm": norm, "x": x.grad} | head.state_tensors()
+    return {name: tensor.cpu() for name, tensor in found.items()}
 
 
 @pytest.mark.slow
@@ -71,8 +75,8 @@ def test_steps_equal_those_of_torch(
     optimizer: RowOptimizer,
 ) -> None:
     options = {"sampling": sampling, "placement": placement, "optimizer": optimizer}
-    expected = _three_steps(BlockOps, monkeypatch, **options)
-    found = _three_steps(kernels, monkeypatch, **options)
+    expected = _three_steps(BlockOps, device_of(kernels), monkeypatch, **options)
+    found = _three_steps(kernels, device_of(kernels), monkeypatch, **options)
     for name, tensor in expected.items():
         # float32 sums in another order, after three steps: up to 6e-6. A bfloat16 momentum may
         # then round to a neighbouring 8-bit number, and weights follow it at lr 0.01.
@@ -90,8 +94,15 @@ def test_losses_without_kernels_use_the_torch_form(
 ) -> None:
     options = {"batch_rate": 0.5} if name == "d_softmax" else {}
     loss = build_loss(name, **options)
-    expected = _three_steps(BlockOps, monkeypatch, loss=loss)
-    found = _three_steps(kernels, monkeypatch, loss=loss)
+    expected = _three_steps(BlockOps, device_of(kernels), monkeypatch, loss=loss)
+    found = _three_steps(kernels, device_of(kernels), monkeypatch, loss=loss)
     for key, tensor in expected.items():
         bound = 3e-5 * float(tensor.abs().max())
         torch.testing.assert_close(found[key], tensor, rtol=0, atol=bound, msg=key)
+
+
+def test_each_form_is_tested_on_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine with a GPU: compiled loops crash on memory that is not the CPU's."""
+    monkeypatch.setattr(kernel_cases, "DEVICE", torch.device("cuda"))
+    devices = [device_of(form).type for form in (BlockOps, cuda.TritonOps, CompiledOps)]
+    assert devices == ["cuda", "cuda", "cpu"]

@@ -12,12 +12,14 @@ from recognition.head.optim.rounding import RowNoise
 from recognition.head.optim.row_optimizers import RowSGD
 from tests.recognition.head.kernels.kernel_cases import (
     BFLOAT16,
-    DEVICE,
     block_of,
     close,
+    device_of,
     dtypes,
     every_form,
 )
+
+pytestmark = pytest.mark.gpu
 
 
 @pytest.mark.slow
@@ -28,13 +30,14 @@ from tests.recognition.head.kernels.kernel_cases import (
 def test_reads_rows_with_their_norms(
     ops: BlockOps, dtype: torch.dtype, size: int, picked: bool
 ) -> None:
+    device = device_of(type(ops))
     weight = torch.randn(41, size, generator=torch.Generator().manual_seed(0))
     weight[12] = 0.0
     index = torch.tensor([0, 3, 12, 13, 29, 40]) if picked else None
     start, stop = (1, 6) if picked else (2, 41)
     expected = weight[start:stop] if index is None else weight[index[start:stop]]
-    on_device = None if index is None else index.to(DEVICE)
-    block = block_of(start, stop, on_device, weight=weight.to(DEVICE))
+    on_device = None if index is None else index.to(device)
+    block = block_of(start, stop, on_device, weight=weight.to(device))
     factor, inverse = ops.read_rows(block, dtype)
 
     assert factor.dtype == dtype
@@ -50,6 +53,7 @@ def test_reads_rows_with_their_norms(
 def test_targets_are_added_to_their_rows_alone(
     ops: BlockOps, dtype: torch.dtype, size: int, picked: bool
 ) -> None:
+    device = device_of(type(ops))
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(41, size, generator=generator) * 3.0
     index = torch.tensor([0, 3, 12, 13, 29, 40]) if picked else None
@@ -62,10 +66,10 @@ def test_targets_are_added_to_their_rows_alone(
     expected = gradient.double()
     for n in (0, 2, 4):
         expected[target[n]] += added[n].double() / of_block[target[n]].double().norm()
-    found = gradient.to(DEVICE)
-    on_device = None if index is None else index.to(DEVICE)
-    block = block_of(start, start + rows, on_device, weight=weight.to(DEVICE))
-    ops.add_targets(block, found, (target + start).to(DEVICE), added.to(DEVICE))
+    found = gradient.to(device)
+    on_device = None if index is None else index.to(device)
+    block = block_of(start, start + rows, on_device, weight=weight.to(device))
+    ops.add_targets(block, found, (target + start).to(device), added.to(device))
 
     if dtype == torch.float32:
         close(found, expected, rtol=1e-5, atol=1e-6)
@@ -80,13 +84,14 @@ def test_targets_are_added_to_their_rows_alone(
 @every_form
 @dtypes
 def test_an_update_is_perpendicular_to_its_row(ops: BlockOps, dtype: torch.dtype) -> None:
+    device = device_of(type(ops))
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(9, 64, generator=generator) * 5.0
     weight[3] = 0.0
     gradient = torch.randn(9, 64, generator=generator).to(dtype)
-    found, velocity = weight.clone().to(DEVICE), torch.zeros(9, 64, device=DEVICE)
+    found, velocity = weight.clone().to(device), torch.zeros(9, 64, device=device)
     block = block_of(0, 9, None, weight=found, momentum=velocity)
-    ops.update_rows_sgd(block, gradient.clone().to(DEVICE), RowSGD(0.9, 0.0), 1.0, None)
+    ops.update_rows_sgd(block, gradient.clone().to(device), RowSGD(0.9, 0.0), 1.0, None)
     along = (velocity.cpu().double() * weight.double()).sum(1)
 
     assert (along.abs() <= 1e-6 * velocity.cpu().norm(dim=1) * weight.norm(dim=1)).all()
@@ -102,29 +107,30 @@ def test_an_update_is_perpendicular_to_its_row(ops: BlockOps, dtype: torch.dtype
 def test_update_equals_torch_sgd_on_the_rows_alone(
     ops: BlockOps, nesterov: bool, size: int, picked: bool, gradient_dtype: torch.dtype
 ) -> None:
+    device = device_of(type(ops))
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(41, size, generator=generator).to(DEVICE)
+    weight = torch.randn(41, size, generator=generator).to(device)
     velocity = torch.zeros_like(weight)
-    index = torch.tensor([0, 3, 12, 13, 29, 40], device=DEVICE) if picked else None
+    index = torch.tensor([0, 3, 12, 13, 29, 40], device=device) if picked else None
     start, stop = (1, 6) if picked else (2, 40)
-    touched = torch.arange(41, device=DEVICE)[start:stop] if index is None else index[start:stop]
+    touched = torch.arange(41, device=device)[start:stop] if index is None else index[start:stop]
     before = weight.clone()
     parameter = torch.nn.Parameter(weight[touched].double())
     stock = torch.optim.SGD([parameter], 0.1, 0.9, weight_decay=0.01, nesterov=nesterov)
     for _ in range(3):
         gradient = torch.randn(stop - start, size, generator=generator).to(gradient_dtype)
         row = parameter.detach()
-        grad_unit = gradient.to(DEVICE).double()
+        grad_unit = gradient.to(device).double()
         along = (grad_unit * row).sum(1) / row.norm(dim=1).clamp_min(1e-12).square()
         parameter.grad = grad_unit - along.unsqueeze(1) * row
         stock.step()
         block = block_of(start, stop, index, weight=weight, momentum=velocity)
-        ops.update_rows_sgd(block, gradient.to(DEVICE), RowSGD(0.9, 0.01, nesterov), 0.1, None)
+        ops.update_rows_sgd(block, gradient.to(device), RowSGD(0.9, 0.01, nesterov), 0.1, None)
         block.write()
 
     close(weight[touched], parameter.detach().cpu(), rtol=1e-5, atol=2e-6)
     close(velocity[touched], stock.state[parameter]["momentum_buffer"].cpu(), 1e-5, atol=2e-6)
-    others = torch.ones(41, dtype=torch.bool, device=DEVICE).index_fill_(0, touched, False)
+    others = torch.ones(41, dtype=torch.bool, device=device).index_fill_(0, touched, False)
     assert torch.equal(weight[others], before[others])
     assert not velocity[others].any()
 
@@ -134,6 +140,7 @@ def test_update_equals_torch_sgd_on_the_rows_alone(
 @pytest.mark.parametrize("picked", [True, False])
 def test_update_rounds_momentum_with_the_bits_of_its_rows(ops: BlockOps, picked: bool) -> None:
     """To the bit: with these numbers float32 arithmetic is exact, fused or not."""
+    device = device_of(type(ops))
     generator = torch.Generator().manual_seed(0)
     size, start, stop = 1100, 3, 24
     weight = torch.randint(-64, 64, (41, size), generator=generator) / 8.0
@@ -157,12 +164,12 @@ def test_update_rounds_momentum_with_the_bits_of_its_rows(ops: BlockOps, picked:
     )
     expected = weight.index_copy(0, touched, weight_rows)
     expected_momentum = momentum.index_copy(0, touched, momentum_rows)
-    found, found_momentum = weight.to(DEVICE), momentum.to(DEVICE)
-    on_device = None if index is None else index.to(DEVICE)
+    found, found_momentum = weight.to(device), momentum.to(device)
+    on_device = None if index is None else index.to(device)
     block = block_of(start, stop, on_device, weight=found, momentum=found_momentum)
     if isinstance(noise.row, Tensor):
-        noise = replace(noise, row=noise.row.to(DEVICE))
-    ops.update_rows_sgd(block, gradient.to(DEVICE), sgd, 0.125, noise)
+        noise = replace(noise, row=noise.row.to(device))
+    ops.update_rows_sgd(block, gradient.to(device), sgd, 0.125, noise)
     block.write()
 
     torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=0, equal_nan=True)
@@ -173,13 +180,14 @@ def test_update_rounds_momentum_with_the_bits_of_its_rows(ops: BlockOps, picked:
 
 @every_form
 def test_rows_beyond_two_to_the_31_numbers_are_found(ops: BlockOps) -> None:
+    device = device_of(type(ops))
     size = 2048
     rows = 2**31 // size + 5
-    weight = torch.empty(rows, size, device=DEVICE)  # 8 GiB of addresses; three rows are touched
-    weight[rows - 3 :] = torch.arange(3.0, device=DEVICE).unsqueeze(1) + 1.0
+    weight = torch.empty(rows, size, device=device)  # 8 GiB of addresses; three rows are touched
+    weight[rows - 3 :] = torch.arange(3.0, device=device).unsqueeze(1) + 1.0
     block = block_of(rows - 3, rows, None, weight=weight)
     factor, inverse = (tensor.clone() for tensor in ops.read_rows(block, torch.bfloat16))
-    index = torch.arange(rows - 3, rows, device=DEVICE)
+    index = torch.arange(rows - 3, rows, device=device)
     by_index, _ = ops.read_rows(block_of(0, 3, index, weight=weight), torch.bfloat16)
 
     assert factor[:, 0].tolist() == [1.0, 2.0, 3.0]

@@ -20,10 +20,10 @@ from recognition.head.kernels.cpu import CompiledOps
 from recognition.head.kernels.reference import BlockOps
 from recognition.head.optim.row_optimizers import RowSGD
 from tests.recognition.head.kernels.kernel_cases import (
-    DEVICE,
     OPS,
     block_of,
     close,
+    device_of,
     dtypes,
     every_form,
     tolerance,
@@ -35,7 +35,10 @@ logits = pytest.mark.parametrize(
 )
 # Powers of target classes and of filtered negatives may overflow before they are discarded; only
 # the interpreter's NumPy warns of it.
-pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered"),
+]
 
 
 @dataclass
@@ -47,7 +50,9 @@ class Products:
     target: Tensor
 
     @classmethod
-    def of(cls, rows: int, samples: int, dtype: torch.dtype, seed: int) -> "Products":
+    def of(
+        cls, rows: int, samples: int, dtype: torch.dtype, seed: int, device: torch.device
+    ) -> "Products":
         generator = torch.Generator().manual_seed(seed)
         inverse = torch.rand(rows, generator=generator) * 20.0 + 0.1
         cosine = torch.rand(rows, samples, generator=generator) * 2.0 - 1.0
@@ -55,7 +60,7 @@ class Products:
         target[: samples // 3] = rows // 2  # samples of one class
         target[samples // 3] = rows  # just outside
         product = (cosine / inverse.unsqueeze(1)).to(dtype)
-        return cls(product.to(DEVICE), inverse.to(DEVICE), target.to(DEVICE))
+        return cls(product.to(device), inverse.to(device), target.to(device))
 
     def cosines(self) -> Tensor:
         return self.product.cpu().double() * self.inverse.cpu().double().unsqueeze(1)
@@ -79,15 +84,16 @@ class Products:
 def test_softmax_over_blocks_equals_the_dense_softmax(
     ops: BlockOps, dtype: torch.dtype, rows: int, samples: int, limit: float | None, scale: float
 ) -> None:
+    device = device_of(type(ops))
     log2_scale = scale / math.log(2.0)
     transform = LogitTransform(log2_scale, limit)
     start = transform.initial_max
-    running_max = torch.full((samples,), start, device=DEVICE)
-    sum_exp = torch.zeros(samples, device=DEVICE)
+    running_max = torch.full((samples,), start, device=device)
+    sum_exp = torch.zeros(samples, device=device)
     logit_CN = torch.empty(0, samples, dtype=torch.float64)
     exps: list[tuple[Tensor, Tensor]] = []
     for number, size in enumerate([rows, 7, rows]):
-        block = Products.of(size, samples, dtype, number)
+        block = Products.of(size, samples, dtype, number, device)
         exp = block.product.clone()
         rescale = ops.softmax_block(
             exp, block.inverse, block.target + 9, 9, transform, running_max, sum_exp
@@ -117,12 +123,13 @@ def test_softmax_over_blocks_equals_the_dense_softmax(
 
 @every_form
 def test_a_nan_product_shows_in_sum_exp_and_exp(ops: BlockOps) -> None:
-    block, samples = Products.of(40, 6, torch.float32, 0), 6
+    device = device_of(type(ops))
+    block, samples = Products.of(40, 6, torch.float32, 0, device), 6
     block.product[17, 3], block.target[3] = math.nan, 4
     for log2_scale in (90.0, 100.0):
         exp, transform = block.product.clone(), LogitTransform(log2_scale, 0.5)
-        running_max = torch.full((samples,), transform.initial_max, device=DEVICE)
-        sum_exp = torch.zeros(samples, device=DEVICE)
+        running_max = torch.full((samples,), transform.initial_max, device=device)
+        sum_exp = torch.zeros(samples, device=device)
         ops.softmax_block(exp, block.inverse, block.target, 0, transform, running_max, sum_exp)
 
         assert sum_exp.isnan().tolist() == [False, False, False, True, False, False]
@@ -136,11 +143,12 @@ def test_a_nan_product_shows_in_sum_exp_and_exp(ops: BlockOps) -> None:
 def test_a_product_of_minus_infinity_has_no_exp(
     ops: BlockOps, dtype: torch.dtype, log2_scale: float
 ) -> None:
-    block, samples = Products.of(40, 6, dtype, 0), 6
+    device = device_of(type(ops))
+    block, samples = Products.of(40, 6, dtype, 0, device), 6
     block.product[5:9, 2:] = -math.inf
     transform = LogitTransform(log2_scale)
-    running_max = torch.full((samples,), transform.initial_max, device=DEVICE)
-    sum_exp = torch.zeros(samples, device=DEVICE)
+    running_max = torch.full((samples,), transform.initial_max, device=device)
+    sum_exp = torch.zeros(samples, device=device)
     arguments = block.product, block.inverse, block.target, 0, transform
     ops.softmax_block(*arguments, running_max, sum_exp)
 
@@ -152,19 +160,20 @@ def test_a_product_of_minus_infinity_has_no_exp(
 @every_form
 @pytest.mark.parametrize(("rows", "samples"), [(0, 3), (3, 0)])
 def test_an_empty_block_changes_nothing(ops: BlockOps, rows: int, samples: int) -> None:
-    weight = torch.ones(5, 4, device=DEVICE)
+    device = device_of(type(ops))
+    weight = torch.ones(5, 4, device=device)
     velocity = torch.ones_like(weight)
-    index = torch.arange(rows, device=DEVICE)
+    index = torch.arange(rows, device=device)
     block = block_of(0, rows, index, weight=weight, momentum=velocity)
     factor, inverse = ops.read_rows(block, torch.bfloat16)
-    target = torch.zeros(samples, dtype=torch.int64, device=DEVICE)
-    product = torch.ones(rows, samples, device=DEVICE)
-    running_max, sum_exp = (torch.full((samples,), value, device=DEVICE) for value in (2.0, 1.0))
+    target = torch.zeros(samples, dtype=torch.int64, device=device)
+    product = torch.ones(rows, samples, device=device)
+    running_max, sum_exp = (torch.full((samples,), value, device=device) for value in (2.0, 1.0))
     for log2_scale in (9.0, 900.0):
         transform = LogitTransform(log2_scale)
         rescale = ops.softmax_block(product, inverse, target, 0, transform, running_max, sum_exp)
         assert rescale is None or torch.equal(rescale, torch.ones_like(running_max))
-    gradient, nothing = torch.ones(rows, 4, device=DEVICE), weight.new_empty(samples, 4)
+    gradient, nothing = torch.ones(rows, 4, device=device), weight.new_empty(samples, 4)
     ops.add_targets(block, gradient, target, nothing)
     if rows == 0:
         ops.update_rows_sgd(block, factor, RowSGD(0.5, 1.0), 1.0, None)

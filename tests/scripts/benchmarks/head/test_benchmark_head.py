@@ -11,9 +11,14 @@ import torch.nn.functional as F
 from scripts.benchmark_head import PRESETS, groups, main, parser
 from scripts.benchmarks.common.processes import ProcessError
 from scripts.benchmarks.head.cases import HeadCase, global_batch
-from scripts.benchmarks.head.compare import StepCounts, measure_group
-from scripts.benchmarks.head.methods import METHODS, BaselineMethod, build, comparable
-from scripts.benchmarks.head.processes import RunningCase
+from scripts.benchmarks.head.compare import (
+    CLASS_STEP,
+    StepCounts,
+    measure_group,
+    reference_of,
+)
+from scripts.benchmarks.head.methods import METHODS, BaselineMethod, build, comparable, needed_bytes
+from scripts.benchmarks.head.processes import RunningCase, _Rank
 from scripts.benchmarks.head.report import markdown
 from tests.distributed_harness import run_ranks
 
@@ -209,6 +214,44 @@ def test_a_failure_in_a_process_is_reported() -> None:
         RunningCase(HeadCase("nothing", CLASSES, batch=BATCH, dim=DIM)),
     ):
         pass
+
+
+def test_on_a_gpu_of_139_gib_the_baseline_is_compared_where_it_fits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    free = 139 << 30
+    monkeypatch.setattr("scripts.benchmark_head.free_bytes", lambda device, ranks: free)
+    compared, ten, largest = groups(parser.parse_args(["--preset", "h200"]), "cuda", 16)
+    baseline, *others = compared
+    assert reference_of(compared) is baseline
+    assert (baseline.method, baseline.dtype) == ("usual", "bf16")
+    assert all(needed_bytes(baseline) + needed_bytes(case) <= free for case in others)
+    larger = [replace(case, classes=case.classes + CLASS_STEP) for case in compared]
+    assert max(map(needed_bytes, larger[1:])) + needed_bytes(larger[0]) > free
+    assert 1_000_000 < baseline.classes < 10_000_000
+    # A line of the table says that it needs more than there is; the others run without it.
+    assert [case.method for case in ten] == ["usual", "partial_fc", "kept"]
+    assert needed_bytes(ten[0]) > free > max(map(needed_bytes, ten[1:]))
+    assert largest[0].classes == 29_000_000
+
+
+def test_the_baseline_in_fp32_is_the_reference_if_it_is_measured() -> None:
+    cases = groups(parser.parse_args(["--preset", "cpu"]), "cpu", 2)[0]
+    assert [case.dtype for case in cases if case.method == "usual"] == ["fp32", "bf16"]
+    assert reference_of(cases).dtype == "fp32"
+
+
+def test_every_rank_computes_on_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", devices.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *args, **options: None)
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True)  # type: ignore[attr-defined]
+    for name in ("build", "PeakMemory"):
+        monkeypatch.setattr(f"scripts.benchmarks.head.processes.{name}", lambda *args: None)
+    monkeypatch.setattr(_Rank, "_load_libraries", lambda rank: None)
+    for rank in range(2):
+        _Rank(HeadCase("usual", CLASSES, ranks=2, device="cuda"), rank, store.port)
+    assert devices == [torch.device("cuda", 0), torch.device("cuda", 1)]
 
 
 def test_presets_have_the_documented_sizes() -> None:
