@@ -321,15 +321,14 @@ class Trainer:
         self.checkpoints.continue_from(folder)
 
     def _state(self) -> State:
-        table = {f"head.{name}": tensor for name, tensor in self.head.state_tensors().items()}
+        head = self.head
         replicated = state_tensors(self.backbone, self.optimizer)
-        if len(self.head.running):
-            replicated["head.running"] = self.head.running
-        rows: dict[str, ShardedRows] = {}
-        if self.head.replicated:
-            replicated |= table
-        else:
-            rows = {n: ShardedRows(tensor, self.head.num_classes) for n, tensor in table.items()}
+        if len(head.running):
+            replicated["head.running"] = head.running
+        rows = {
+            f"head.{name}": ShardedRows(local, head.num_classes, head.shard[0])
+            for name, local in head.state_rows().items()
+        }
         return State(
             backbone=self.backbone.state_dict(),
             replicated=replicated,

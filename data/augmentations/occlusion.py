@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data.augmentations.decisions import Decisions
 
+_CENTRE: Final = ("cutout y", "cutout x")
 _MOUTH: Final = 92  # y of the corners of the mouth in the template
 
 
@@ -18,18 +19,16 @@ def cut_out(pixels: Tensor, decide: Decisions, *, size: float, level: float) -> 
 
     DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout",
     arXiv 1708.04552: its centre is anywhere in the image, so a part of it may be outside.
-    torchvision's `erase` gives the same bits and is 8% slower.
+    torchvision's `erase` takes one square per call.
     """
     side = pixels.shape[1]
     centres = torch.arange(side) + 0.5
     half = size * side / 2
-    edges = []
-    for name in ("cutout y", "cutout x"):
-        near = ((centres - decide.between(name, 0, side)[:, None]).abs() < half).int()
-        first = near.argmax(dim=1)
-        edges += [first, first + near.sum(dim=1)]
-    for image, top, bottom, left, right in zip(pixels, *(e.tolist() for e in edges), strict=True):
-        image[top:bottom, left:right] = level
+    near = [(centres - decide.between(name, 0, side)[:, None]).abs() < half for name in _CENTRE]
+    rows, columns = decide.send(torch.stack(near).float())
+    # Products with 0 and 1 are exact, and faster on a CPU than a mask.
+    inside = rows[:, :, None] * columns.repeat_interleave(3, dim=1)[:, None]
+    pixels.flatten(2).mul_(1 - inside).add_(inside, alpha=level)  # a view
     return pixels
 
 

@@ -13,20 +13,17 @@ mistaken for a checkpoint. Loading compares every byte with its hash first.
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
 from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import DTensor, Shard
 
 from backbones import read_weights
 from recognition.checkpoint import folders
@@ -39,7 +36,8 @@ from recognition.checkpoint.manifest import (
     read_metadata,
     write_metadata,
 )
-from recognition.checkpoint.sharded import Reader, Writer
+from recognition.checkpoint.rows import ShardedRows
+from recognition.checkpoint.sharded import Planner, Reader, Writer
 from recognition.distributed import World, gather
 from recognition.failure import describe_os_error, on_main
 
@@ -50,20 +48,12 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class ShardedRows:
-    """This rank's rows of a tensor that `distributed.shard_range` splits over the ranks."""
-
-    local: Tensor  # [stop - start, ...], the rows on this rank; loading writes into it
-    total: int  # number of rows on all ranks
-
-
-@dataclass(frozen=True)
 class State:
     """What is saved and loaded together."""
 
     backbone: Mapping[str, Tensor]  # its state dict, equal on all ranks
     replicated: Mapping[str, Tensor]  # other tensors that are equal on all ranks, by name
-    rows: Mapping[str, ShardedRows]  # tensors split over the ranks, by name
+    rows: Mapping[str, ShardedRows]  # tables by name: each rank has some of the rows, or all
     metadata: Mapping[str, Any]  # step, counters, config and so on: JSON values
 
 
@@ -77,7 +67,6 @@ class Checkpoints:
         self.folder = output / "checkpoints"
         self.world = world
         self.keep = keep
-        self._meshes: dict[str, DeviceMesh] = {}
 
     def save(self, step: int, state: State, *, best: bool) -> Path:
         """Write a checkpoint from all ranks; return its folder when it is complete.
@@ -88,10 +77,10 @@ class Checkpoints:
         """
         self._refuse_not_finite(step, state)
         partial = self._on_main(lambda: folders.partial_folder(self.folder, step))
-        writer = Writer(partial / "state")
+        writer = Writer(partial / "state", state.rows)
         try:
             with _quiet():
-                save_sharded(self._tensors(state), storage_writer=writer)
+                save_sharded({**state.replicated, **state.rows}, storage_writer=writer)
         except CheckpointException as error:
             raise CheckpointError(
                 f"{partial}: cannot be written: {_cause(error, partial)}; earlier checkpoints are "
@@ -115,8 +104,9 @@ class Checkpoints:
                     tensor.copy_(backbone[name])
             with _quiet():
                 load_sharded(
-                    self._tensors(state),
-                    storage_reader=Reader(folder / "state", digests(folder, metadata)),
+                    {**state.replicated, **state.rows},
+                    storage_reader=Reader(folder / "state", digests(folder, metadata), state.rows),
+                    planner=Planner(),
                 )
         except (Exception, CheckpointException) as error:
             # A hostile file causes many kinds of errors; the user needs the folder and the cause.
@@ -180,9 +170,11 @@ class Checkpoints:
 
     def _refuse_not_finite(self, step: int, state: State) -> None:
         """Raise `CheckpointError` on all ranks if a tensor of some rank has NaN or infinity."""
-        rows = {name: rows.local for name, rows in state.rows.items()}
-        tensors = {**state.backbone, **state.replicated, **rows}
-        own = {name: None for name, tensor in tensors.items() if not _is_finite(tensor)}
+        tensors = {**state.backbone, **state.replicated}
+        parts: dict[str, Iterable[Tensor]] = {name: [tensor] for name, tensor in tensors.items()}
+        for name, rows in state.rows.items():
+            parts[name] = (rows.local.read(*bounds) for bounds in rows.chunks())
+        own = {name: None for name, of_one in parts.items() if not _are_finite(of_one)}
         names = sorted(_merged(gather(own)))
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -208,30 +200,6 @@ class Checkpoints:
     def _on_main(self, action: Callable[[], Result]) -> Result:
         return on_main(action, self.folder, CheckpointError)
 
-    def _tensors(self, state: State) -> dict[str, Any]:
-        """Return the tensors that go through torch.distributed.checkpoint, rows as DTensors."""
-        tensors: dict[str, Any] = dict(state.replicated)
-        for name, rows in state.rows.items():
-            if not dist.is_initialized():
-                tensors[name] = rows.local
-                continue
-            shape = torch.Size((rows.total, *rows.local.shape[1:]))
-            tensors[name] = DTensor.from_local(
-                rows.local,
-                self._mesh(rows.local.device.type),
-                [Shard(0)],
-                run_check=False,
-                shape=shape,
-                stride=torch.empty(shape, device="meta").stride(),
-            )
-        return tensors
-
-    def _mesh(self, device_type: str) -> DeviceMesh:
-        """Return all ranks as a mesh; its device type must be that of the DTensor."""
-        if device_type not in self._meshes:
-            self._meshes[device_type] = init_device_mesh(device_type, (self.world.size,))
-        return self._meshes[device_type]
-
 
 def _merged(parts: Sequence[dict[str, Value]]) -> dict[str, Value]:
     return {name: value for part in parts for name, value in part.items()}
@@ -248,12 +216,15 @@ def _newest_first(path: Path, *, automatic: bool) -> list[Path]:
     return found if found or automatic else [folders.resolve(path)]
 
 
-def _is_finite(tensor: Tensor) -> bool:
-    if not tensor.is_floating_point() or tensor.numel() == 0:
-        return True
-    # One pass without a copy, unlike isfinite().all(): a table can fill the memory.
-    low, high = torch.aminmax(tensor)
-    return bool((low.isfinite() & high.isfinite()).item())
+def _are_finite(parts: Iterable[Tensor]) -> bool:
+    """Return whether there is no NaN and no infinity; waits for a GPU once."""
+    finite = torch.tensor(True)
+    for part in parts:
+        if part.is_floating_point() and part.numel() > 0:
+            # One pass without a copy, unlike isfinite().all(): a table can fill the memory.
+            low, high = torch.aminmax(part)
+            finite = finite.to(part.device, non_blocking=True) & low.isfinite() & high.isfinite()
+    return bool(finite.item())
 
 
 @contextmanager

@@ -36,6 +36,7 @@ from recognition.head.online_softmax.threads import Threads
 from recognition.head.online_softmax.update import CentreUpdate, sgd_with_kernel
 from recognition.head.optim.row_optimizers import RowOptimizer, RowSGD
 from recognition.head.placement.build import create_collectives, create_table
+from recognition.head.placement.table import TableRows
 from recognition.head.sampling.build import build_sampler
 from recognition.head.sampling.rule import TableReader
 from recognition.head.sampling.selection import Selection
@@ -335,6 +336,10 @@ class PartialFC(nn.Module):
         They are the tensors themselves: to load, copy into them and set `step_count`.
         """
         return self.table.tensors()
+
+    def state_rows(self) -> dict[str, TableRows]:
+        """Return the same rows to be read and written a part at a time, as checkpoints do."""
+        return self.table.state_rows()
 
     def forget(self) -> None:
         """Drop what sampling keeps from step to step outside the state: `hash_forest`'s index.

@@ -195,12 +195,12 @@ def planned_attacks(every: int, *, everything: bool) -> dict[str, Callable[[Atta
             attacks[f"{name}: killed, rank {rank} of {ranks}"] = partial(
                 faults_at_every_operation,
                 name=name, ranks=ranks, rank=rank, errors=(None,),
-                every=every if everything else 12,
+                every=every if everything else 24,
             )  # fmt: skip
             attacks[f"{name}: disk errors, rank {rank} of {ranks}"] = partial(
                 faults_at_every_operation,
                 name=name, ranks=ranks, rank=rank,
-                errors=ERRORS if everything else ERRORS[:1], every=every if everything else 24,
+                errors=ERRORS if everything else ERRORS[:1], every=every if everything else 48,
             )  # fmt: skip
     attacks["damaged files"] = partial(flipped_bits, per_file=300 if everything else 4)
     attacks["hostile folders"] = hostile_folders

@@ -3,14 +3,15 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from recognition.checkpoint import Checkpoints, ShardedRows, State
 from recognition.distributed import World, shard_range
 from tests.chaos.attack import HarmError
+from tests.recognition.checkpoint.states import TensorRows, values
 
 CLASSES = 9
 KEEP = 2
+CHUNK_BYTES = 3 * 40 * 4  # 3 rows, so that there are several files
 
 
 def state_of(world: World, step: int, attempt: int = 0) -> State:
@@ -18,14 +19,16 @@ def state_of(world: World, step: int, attempt: int = 0) -> State:
     value = 100.0 * attempt + step
     start, stop = shard_range(CLASSES, world.size, world.rank)
 
-    def rows() -> Tensor:
+    def rows() -> ShardedRows:
         ids = torch.arange(float(start), float(stop))
-        return ids[:, None].repeat(1, 40) + 1000 * value
+        return ShardedRows(
+            TensorRows(ids[:, None].repeat(1, 40) + 1000 * value), CLASSES, start, CHUNK_BYTES
+        )
 
     return State(
         backbone={"layer.weight": torch.full((40, 30), value)},
         replicated={"optimizer.layer.weight.momentum_buffer": torch.full((40, 30), -value)},
-        rows={n: ShardedRows(rows(), CLASSES) for n in ("head.weight", "head.momentum")},
+        rows={n: rows() for n in ("head.weight", "head.momentum")},
         metadata={"progress": {"step": step}},
     )
 
@@ -50,7 +53,7 @@ def load(folder: Path, world: World, resume: str = "auto") -> tuple[int, int] | 
     for own, other in (
         (state.backbone, expected.backbone),
         (state.replicated, expected.replicated),
-        *(({n: r.local}, {n: expected.rows[n].local}) for n, r in state.rows.items()),
+        *(({n: values(r)}, {n: values(expected.rows[n])}) for n, r in state.rows.items()),
     ):
         for name, tensor in own.items():
             if not torch.equal(tensor, other[name]):

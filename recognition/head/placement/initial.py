@@ -1,5 +1,7 @@
 """Initial class centres: a function of the seed and the class id alone."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from torch import Tensor
 
@@ -17,13 +19,32 @@ def initial_centres(
 
     Drawn from N(0, 0.01²) in blocks of 1,024 class ids, each from its own CPU generator seeded by a
     hash of (seed, block). A class gets the same centre, bit for bit, on any number of ranks and on
-    any device, and never needs the rest of the table.
+    any device, and never needs the rest of the table. As many threads as torch has draw a block at
+    a time, into the table itself where that is possible.
     """
     centres = prefer_huge_pages(torch.empty(stop - start, embedding_size, device=device))
-    for first in range(start - start % BLOCK, stop, BLOCK):
-        block_seed = text_hash(f"class centres, seed {seed}, block {first // BLOCK}")
-        generator = torch.Generator().manual_seed(block_seed >> 1)  # it takes what fits an int64
-        block = torch.randn(BLOCK, embedding_size, generator=generator).mul_(STANDARD_DEVIATION)
-        low, high = max(first, start), min(first + BLOCK, stop)
-        centres[low - start : high - start] = block[low - first : high - first]
+    blocks = range(start - start % BLOCK, stop, BLOCK)
+
+    threads = max(1, min(torch.get_num_threads(), len(blocks)))
+    pin = centres.device.type == "cuda"
+    spares = [torch.empty(BLOCK, embedding_size, pin_memory=pin) for _ in range(threads)]
+
+    def draw(own: range, spare: Tensor) -> None:
+        for first in own:
+            low, high = max(first, start), min(first + BLOCK, stop)
+            rows = centres[low - start : high - start]
+            in_place = rows.device.type == "cpu" and len(rows) == BLOCK
+            block = rows if in_place else spare
+            block_seed = text_hash(f"class centres, seed {seed}, block {first // BLOCK}")
+            generator = torch.Generator().manual_seed(
+                block_seed >> 1
+            )  # it takes what fits an int64
+            # `randn` and a product give the same bits, but torch spreads a product over threads.
+            block.normal_(0.0, STANDARD_DEVIATION, generator=generator)
+            if not in_place:
+                rows.copy_(block[low - first : high - first])
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="centres") as pool:
+        for done in [pool.submit(draw, blocks[n::threads], spares[n]) for n in range(threads)]:
+            done.result()
     return centres

@@ -4,6 +4,7 @@ Shapes: L classes of this rank, N samples, D numbers per class: its K centres of
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,33 @@ class Table(nn.Module):
         """Return weight and state by name: the tensors themselves."""
         return {name: getattr(self, name) for name in ("weight", *self.state_names)}
 
+    def layout(self) -> dict[str, tuple[torch.Size, torch.dtype]]:
+        """Return shape, [L, ...], and dtype of weight and state by name, as checkpoints have them.
+
+        Whoever saves or loads a table uses this, `read_rows` and `write_rows`, never its tensors:
+        a subclass may keep them in another form.
+        """
+        return {name: (tensor.shape, tensor.dtype) for name, tensor in self.tensors().items()}
+
+    def read_rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Return rows `[start, stop)` of "weight" or of a state: shape and dtype of `layout`.
+
+        On the device where the table is; may be a view of it, so do not change it. Threads may
+        call this at the same time.
+        """
+        return self.tensors()[name][start:stop]
+
+    def write_rows(self, name: str, start: int, rows: Tensor) -> None:
+        """Replace the rows from `start` on by `rows`, of any device, in the dtype of `layout`.
+
+        Threads may call this at the same time for different rows.
+        """
+        self.tensors()[name][start : start + len(rows)].copy_(rows)
+
+    def state_rows(self) -> dict[str, "TableRows"]:
+        """Return weight and state by name, to be read and written a part at a time."""
+        return {name: TableRows(self, name, *self.layout()[name]) for name in self.layout()}
+
     def rows_of(self, row_N: Tensor) -> Tensor:
         """Return the weight of single rows, int64 [N], on `device`: float32 [N, D]."""
         return self.weight.index_select(0, row_N)
@@ -72,3 +100,21 @@ class Table(nn.Module):
 
     def finish(self) -> None:
         """Wait until all that was written is in the table."""
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """All rows of one of a table's tensors, without a tensor of them all."""
+
+    table: Table
+    name: str
+    shape: torch.Size  # [L, ...]
+    dtype: torch.dtype
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Return rows `[start, stop)`; see `Table.read_rows`."""
+        return self.table.read_rows(self.name, start, stop)
+
+    def write(self, start: int, rows: Tensor) -> None:
+        """Replace the rows from `start` on by `rows`; see `Table.write_rows`."""
+        self.table.write_rows(self.name, start, rows)

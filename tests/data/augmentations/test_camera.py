@@ -1,14 +1,16 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from scipy.ndimage import gaussian_filter1d
 from torchvision.transforms.v2.functional import resize
 
 from data.augmentations.camera import blurred, low_resolution
-from tests.data.augmentations.helpers import decisions, noise
+from tests.data.augmentations.helpers import count_operations, decisions, noise
 
 SIDES = [16, 37, 112]
 
@@ -51,6 +53,23 @@ def test_low_resolution_is_two_resizes_of_pillow(side: int, fraction: float) -> 
             # Positions of up to 112 pixels are off by 2^-24 of that in float32, so two resizes of
             # levels up to 255 apart by 4e-3. Another filter would be off by several levels.
             assert np.abs(image[..., channel].numpy() - expected).max() < 1e-2
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_low_resolution_is_one_resize_after_the_other(side: int) -> None:
+    pixels, decide = noise(20, side), decisions(20)
+    sides = (decide.between("low resolution side", 0.2, 1.0) * side).round().int().tolist()
+    result = low_resolution(pixels.clone(), decide, low=0.2, high=1.0)
+    for image, pixel, small in zip(result, pixels.permute(0, 3, 1, 2), sides, strict=True):
+        reduced = F.interpolate(pixel[None], (small, small), mode="bilinear", antialias=True)
+        expected = F.interpolate(reduced, (side, side), mode="bilinear")[0].permute(1, 2, 0)
+        # Torch adds the products of some pixels in another order, and the last bit is worth 2^-16.
+        assert (image - expected).abs().max() < 1e-4
+
+
+def test_the_number_of_operations_does_not_depend_on_the_batch() -> None:
+    change = partial(low_resolution, low=0.5, high=0.5)
+    assert len({count_operations(change, count) for count in (1, 3, 40)}) == 1
 
 
 def test_each_sample_has_its_own_resolution() -> None:

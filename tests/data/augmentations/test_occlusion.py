@@ -1,8 +1,10 @@
+from functools import partial
+
 import pytest
 import torch
 
 from data.augmentations.occlusion import cut_out, masked
-from tests.data.augmentations.helpers import decisions, noise
+from tests.data.augmentations.helpers import count_operations, decisions, noise
 
 EYES = [(38, 52), (74, 52)]  # x, y in the template of aligned faces
 NOSE_AND_MOUTH = [(56, 72), (42, 92), (71, 92), (56, 100)]
@@ -85,3 +87,8 @@ def test_cutout_covers_a_square_around_its_centre(side: int, size: float) -> Non
                 near = max(abs(i + 0.5 - float(y)), abs(j + 0.5 - float(x))) < size * side / 2
                 expected = torch.full((3,), 9.5) if near else pixels[row, i, j]
                 assert torch.equal(result[row, i, j], expected)
+
+
+def test_the_number_of_operations_of_cutout_does_not_depend_on_the_batch() -> None:
+    change = partial(cut_out, size=0.4, level=1.0)
+    assert len({count_operations(change, count) for count in (1, 3, 40)}) == 1

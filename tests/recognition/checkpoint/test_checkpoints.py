@@ -14,6 +14,7 @@ from tests.recognition.checkpoint.states import (
     flip_bit,
     make_state,
     save_steps,
+    values,
 )
 
 
@@ -136,7 +137,7 @@ def test_all_ranks_fall_back_to_the_same_checkpoint(tmp_path: Path) -> None:
 def save_a_nan(output: Path) -> str:
     state = make_state(current())
     if current().rank == 1:
-        state.rows["head.momentum"].local[0, 0] = torch.inf
+        values(state.rows["head.momentum"])[0, 0] = torch.inf
     try:
         checkpoints(output, current()).save(4, state, best=False)
     except CheckpointError as error:
