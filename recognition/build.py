@@ -155,6 +155,7 @@ def build_trainer(
             config.optimizer.name,
             backbone,
             lr=config.optimizer.lr,
+            fused=device.type == "cuda",
             **optimizer_options(config.optimizer),
         ),
         schedule=make_schedule(config.schedule, config.optimizer.lr, plan),

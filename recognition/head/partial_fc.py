@@ -266,7 +266,9 @@ class PartialFC(nn.Module):
             self._selection.prefetch(self.step_count, label_N)
 
     @torch.no_grad()
-    def step(self, lr: float, *, grad_scale: float | Tensor = 1.0, skip: bool = False) -> None:
+    def step(
+        self, lr: float, *, grad_scale: float | Tensor = 1.0, skip: bool | Tensor = False
+    ) -> None:
         """Update the sampled centres with their gradients, clear those, and count the step.
 
         Centres, state and decay of a class that no forward pass since the last step sampled stay
@@ -276,7 +278,8 @@ class PartialFC(nn.Module):
             lr: learning rate, finite and at least 0.
             grad_scale: what the loss was multiplied by; gradients are divided by it.
             skip: drop the gradients and change no centre, as after an overflow in float16. The
-                step counts all the same, so the next active set is a new one.
+                step counts all the same, so the next active set is a new one. A bool, or a bool
+                scalar on the head's device.
 
         Raises `ValueError` when `lr` is out of range, or when there is no gradient.
         """
