@@ -98,3 +98,18 @@ class Precision:
         if self.name == "fp16":
             return LossScaler(enabled=True, scale=2.0**16)
         return LossScaler(enabled=False)
+
+
+def choose_head_precision(requested: str, device: torch.device) -> tuple[str, str]:
+    """Return the arithmetic of the head's matrix products, `fp32` or `bf16`, and why in words.
+
+    `requested` is one of these, or `auto`: bf16 where the device is fast at it.
+    """
+    if requested != "auto":
+        return requested, f"{requested}, as configured"
+    if device.type != "cuda":
+        return "fp32", "fp32, because many CPUs are slower in bf16"
+    major, minor = torch.cuda.get_device_capability(device)
+    if major >= 8:
+        return "bf16", "bf16, because this GPU has tensor cores for it"
+    return "fp32", f"fp32, because compute capability {major}.{minor} has no bf16: it begins at 8.0"

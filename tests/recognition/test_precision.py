@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from recognition.precision import LossScaler, Precision
+from recognition.precision import LossScaler, Precision, choose_head_precision
 
 
 def test_only_fp16_scales_the_loss() -> None:
@@ -42,3 +42,27 @@ def test_endless_overflow_is_an_error() -> None:
     scaler.update(overflowed=True)
     with pytest.raises(ValueError, match="2\\^-14"):
         scaler.update(overflowed=True)
+
+
+@pytest.mark.parametrize(
+    ("requested", "device", "capability", "expected"),
+    [
+        ("auto", "cpu", None, "fp32"),
+        ("auto", "cuda", (7, 5), "fp32"),
+        ("auto", "cuda", (8, 0), "bf16"),
+        ("auto", "cuda", (9, 0), "bf16"),
+        ("fp32", "cuda", (9, 0), "fp32"),
+        ("bf16", "cpu", None, "bf16"),
+    ],
+)
+def test_auto_is_bf16_where_the_device_is_fast_at_it(
+    monkeypatch: pytest.MonkeyPatch,
+    requested: str,
+    device: str,
+    capability: tuple[int, int] | None,
+    expected: str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    precision, reason = choose_head_precision(requested, torch.device(device))
+    assert precision == expected
+    assert reason.startswith(expected)
