@@ -105,7 +105,10 @@ def start(options: argparse.Namespace, world: World, signals: StopSignals) -> No
     with process_group(device, config.train.timeout_seconds):
         threads, threads_reason = choose_threads(device, world)
         torch.set_num_threads(threads)
+        precision = Precision(config.train.precision, device)
+        precision.set_switches(deterministic=config.train.deterministic)
         log.info("%d rank(s), device %s, %s", world.size, reason, threads_reason)
+        log.info("backbone in %s", precision.description)
         with RunFolder(config.output, world, options.resume) as folder:
             run(config, world, device, folder, signals)
 
@@ -175,7 +178,7 @@ def dry_run(config: Config, world: World, device: torch.device, reason: str) -> 
     precision = Precision(config.train.precision, device)
     lines = {
         "device": f"{device.type} ({reason}); {world.size} rank(s)",
-        "precision": precision.caution or precision.name,
+        "precision": precision.caution or precision.description,
         "data": f"{dataset_name(config.data)}: {images:,} images of {classes:,} identities{remark}",
         "order": describe_order(config.data),
         **describe_plan(config, images, world),
