@@ -103,7 +103,7 @@ def start(options: argparse.Namespace, world: World, signals: StopSignals) -> No
         dry_run(config, world, device, reason)
         return
     with process_group(device, config.train.timeout_seconds):
-        threads, threads_reason = choose_threads(device, world)
+        threads, threads_reason = choose_threads(world)
         torch.set_num_threads(threads)
         precision = Precision(config.train.precision, device)
         precision.set_switches(deterministic=config.train.deterministic)

@@ -1,4 +1,8 @@
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +15,7 @@ from recognition.distributed import (
     part_range,
     shard_range,
 )
+from tests.launch import ROOT
 
 Split = Callable[[int, int, int], tuple[int, int]]
 SIZES = [0, 1, 2, 9, 10, 101, 1000]
@@ -62,12 +67,48 @@ def test_cuda_without_a_gpu_is_no_matter_of_ranks(monkeypatch: pytest.MonkeyPatc
     assert "nproc" not in str(caught.value)
 
 
-def test_cores_are_divided_among_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_are_divided_among_ranks_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert choose_threads(torch.device("cpu"), World(0, 2, 0, 2))[0] == 4
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)  # OMP_NUM_THREADS is set
-    assert choose_threads(torch.device("cpu"), World(0, 2, 0, 2))[0] == 3
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert choose_threads(World(0, 2, 0, 2))[0] == 4
+    assert choose_threads(World(0, 16, 0, 16))[0] == 1
+    assert choose_threads(World(0, 2, 0, 1))[0] == 3  # alone on its machine: torch's own choice
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert choose_threads(World(0, 2, 0, 2))[0] == 3
+
+
+COUNT_THREADS = """
+import os, torch
+from recognition.distributed import choose_threads, current
+os.sched_getaffinity = lambda _: set(range(8))
+world = current()
+if world.is_main:
+    print("threads", torch.get_num_threads(), choose_threads(world)[0], flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("chosen", "threads"), [(None, "4"), ("1", "1")])
+def test_torchruns_own_thread_is_told_from_the_users(
+    tmp_path: Path, chosen: str | None, threads: str
+) -> None:
+    script = tmp_path / "count.py"
+    script.write_text(COUNT_THREADS)
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment |= {"PYTHONPATH": str(ROOT)} | ({"OMP_NUM_THREADS": chosen} if chosen else {})
+    ended = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+            str(script),
+        ],
+        env=environment, text=True, capture_output=True, timeout=60, check=True,
+    )  # fmt: skip
+    (found,) = [line.split() for line in ended.stdout.splitlines() if line.startswith("threads")]
+    assert found == ["threads", "1", threads]
 
 
 @pytest.mark.parametrize("split", [part_range, shard_range])
