@@ -142,7 +142,8 @@ class Trainer:
         if compile_backbone:
             self.model = torch.compile(backbone)  # type: ignore[assignment]
         if world.size > 1:
-            # Buffers (batch-norm statistics) follow rank 0, so there is one truth to save.
+            # Buffers (batch-norm statistics) follow rank 0, so there is one truth to save. torch
+            # cuts a compiled network at the buckets: gradients travel during its backward pass.
             self.model = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
 
     def fit(self) -> None:

@@ -28,18 +28,22 @@ CPU = torch.device("cpu")
 class Vectors:
     """Batches that are a function of step and rank; from step `bad` on, NaN on rank `bad_rank`."""
 
-    def __init__(self, world: World, bad: int | None, bad_rank: int) -> None:
+    def __init__(self, world: World, bad: int | None, bad_rank: int, accumulation: int) -> None:
         self.world, self.bad, self.bad_rank = world, bad, bad_rank
+        self.accumulation = accumulation
 
     def batches(self, first_step: int, last_step: int) -> Iterator[tuple[Tensor, Tensor]]:
         for step in range(first_step, last_step):
             generator = torch.Generator().manual_seed(step)
+            inputs = torch.randn(BATCH, 5, generator=generator)
+            labels = torch.randint(CLASSES, (BATCH,), generator=generator)
             part = slice(self.world.rank, None, self.world.size)
-            inputs = torch.randn(BATCH, 5, generator=generator)[part]
-            labels = torch.randint(CLASSES, (BATCH,), generator=generator)[part]
+            inputs, labels = inputs[part].clone(), labels[part]
             if step == self.bad and self.world.rank == self.bad_rank:
                 inputs[0, 0] = torch.nan
-            yield inputs, labels
+            yield from zip(
+                inputs.chunk(self.accumulation), labels.chunk(self.accumulation), strict=True
+            )
 
     def hint(self) -> str:
         return ""
@@ -66,6 +70,7 @@ def small_trainer(
     log_every: int = 100,
     save_every: int = 100,
     sampling: str = "all",
+    accumulation: int = 1,
     compile_backbone: bool = False,
     backbone: Callable[[], nn.Module] = lambda: nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7)),
 ) -> Trainer:
@@ -81,7 +86,7 @@ def small_trainer(
         optimizer=make_optimizer(optimizer, network, fused=late, lr=0.1, **OPTIONS[optimizer]),
         schedule=LearningRateSchedule(0.1, STEPS, 0, lambda step: 1.0),
         plan=Plan(1.0, STEPS, verify_every=100, save_every=save_every),
-        source=Vectors(world, bad, bad_rank),
+        source=Vectors(world, bad, bad_rank, accumulation),
         prepare=lambda batch: batch,
         verify=lambda embed: [],
         precision=Precision("fp32", CPU),
@@ -89,7 +94,7 @@ def small_trainer(
         telemetry=Telemetry(folder, world=World(1, 2), total_steps=STEPS),  # writes nothing
         signals=StopSignals(world),
         global_batch_size=BATCH,
-        accumulation=1,
+        accumulation=accumulation,
         clip_norm=5.0,
         log_every=log_every,
         seed=0,

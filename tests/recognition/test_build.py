@@ -1,11 +1,15 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from recognition import build
 from recognition.build import build_head, describe_model, load_initial_weights
 from recognition.config_file import config_values, load_config
 from recognition.distributed import World
+from recognition.optimizer import reads_skip
+from recognition.plan import Plan
 
 
 @pytest.mark.parametrize("name", ["typo.pt", "runs/typo", "x" * 300])
@@ -35,3 +39,20 @@ def test_the_heads_precision_is_chosen_by_device_and_kept_as_written(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     for device, expected in ((cpu, "fp32"), (torch.device("cuda"), "bf16")):
         assert f" {expected}," in describe_model(config, 13, World(), device)["head"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_only_a_gpu_gets_the_fused_optimizer(
+    tiny_config: Path, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    made: dict[str, Any] = {}
+    monkeypatch.setattr(build, "Trainer", lambda **parts: made.update(parts))
+    monkeypatch.setattr(build, "build_head", lambda *_: None)
+    plan: Any = Plan(1.0, 40, 40, 40)
+    none: Any = None
+    build.build_trainer(
+        load_config(tiny_config), plan, world=World(), device=torch.device(device),
+        backbone=torch.nn.Linear(1, 1), source=none, prepare=none, verify=none, checkpoints=none,
+        telemetry=none, signals=none, identity={"classes": 13},
+    )  # fmt: skip
+    assert reads_skip(made["optimizer"]) == (device == "cuda")

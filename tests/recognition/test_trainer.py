@@ -3,11 +3,13 @@
 import signal
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from recognition.distributed import current
@@ -91,34 +93,79 @@ def test_a_good_run_is_the_same_whenever_the_flags_are_read(tmp_path: Path) -> N
     assert_equal(weights_of(late), weights_of(at_once))
 
 
-def on_two_ranks(folder: Path, bad_rank: int) -> tuple[int, int]:
-    """Return the step that the error names, and of the last checkpoint, once a rank is NaN."""
+def stops_on_two_ranks(folder: Path) -> tuple[int, int, int, int]:
+    """Return the step of a NaN on rank 1 and how many were begun; a signal to it, and the step."""
     trainer = small_trainer(
-        folder, late=True, world=current(), bad=BAD, bad_rank=bad_rank, save_every=2
+        folder / "nan", late=True, world=current(), bad=BAD, bad_rank=1, save_every=2
     )
     noted = weights_before_each_step(trainer)
-    with pytest.raises(TrainingDivergedError) as raised:
+    with pytest.raises(TrainingDivergedError) as diverged:
         trainer.fit()
     for later in (*noted[BAD + 1 :], weights_of(trainer)):
         assert_equal(later, noted[BAD])
-    return raised.value.step, len(noted)
-
-
-def stopped_on_two_ranks(folder: Path) -> tuple[int, int]:
-    """Return the signal that stopped a run which rank 1 was sent, and after how many steps."""
-    trainer = small_trainer(folder, late=True, world=current())
+    trainer = small_trainer(folder / "signal", late=True, world=current())
     if trainer.world.rank == 1:
         trainer.signals.requested = signal.SIGUSR1
-    with pytest.raises(StoppedBySignal) as raised:
+    with pytest.raises(StoppedBySignal) as stopped:
         trainer.fit()
-    return raised.value.number, trainer.progress.step
+    return diverged.value.step, len(noted), stopped.value.number, trainer.progress.step
 
 
 @pytest.mark.slow
 def test_ranks_stop_at_the_same_step(tmp_path: Path) -> None:
-    # Step 3 is the last before a save, which reads its flags.
-    assert run_ranks(on_two_ranks, 2, tmp_path / "nan", 1) == [(BAD, BAD + 1)] * 2
-    assert run_ranks(stopped_on_two_ranks, 2, tmp_path / "signal") == [(signal.SIGUSR1, 2)] * 2
+    # A save is due after step 3, which reads its flags at once. The signal of step 0 is read in
+    # step 1, which is finished.
+    assert run_ranks(stops_on_two_ranks, 2, tmp_path) == [(BAD, BAD + 1, signal.SIGUSR1, 2)] * 2
+
+
+class TwoLarge(nn.Module):
+    """A network of two layers whose gradients do not fit one of DDP's buckets, its first of 1 MiB.
+
+    torch compiles no frame of its own containers, so this is none of them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(5, 60_000), nn.BatchNorm1d(60_000)
+        self.last = nn.Linear(60_000, 7)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.last(self.norm(self.first(inputs)))  # type: ignore[no-any-return]
+
+
+def compiled_on_two_ranks(folder: Path) -> tuple[int, list[str]]:
+    """Return how many graphs were compiled, and the names in the state; check the weights."""
+    parts: list[Any] = []
+
+    def count(graph: Any, _: Any) -> Any:
+        parts.append(graph)
+        return graph.forward
+
+    compile_with = partial(torch.compile, backend=count)
+    trainers = []
+    for is_compiled in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "compile", compile_with)
+            trainers.append(
+                small_trainer(
+                    folder / str(is_compiled), late=True, world=current(), accumulation=2,
+                    compile_backbone=is_compiled, backbone=TwoLarge, save_every=STEPS,
+                )
+            )  # fmt: skip
+        trainers[-1].fit()
+    compiled, plain = map(weights_of, trainers)
+    for name, tensor in plain.items():
+        torch.testing.assert_close(compiled[name], tensor, msg=name)
+    return len(parts), list(trainers[0].backbone.state_dict())
+
+
+@pytest.mark.slow
+def test_a_compiled_network_is_cut_where_its_gradients_are_sent(tmp_path: Path) -> None:
+    # torch cuts at DDP's buckets what it compiles inside of DDP too, so that the gradients of the
+    # last layers travel while those of the first are computed.
+    for graphs, names in run_ranks(compiled_on_two_ranks, 2, tmp_path):
+        assert graphs == 2
+        assert names == list(TwoLarge().state_dict())
 
 
 class Waits(TorchFunctionMode):
