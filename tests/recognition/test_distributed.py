@@ -1,8 +1,6 @@
 import os
 import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +13,6 @@ from recognition.distributed import (
     part_range,
     shard_range,
 )
-from tests.launch import ROOT
 
 Split = Callable[[int, int, int], tuple[int, int]]
 SIZES = [0, 1, 2, 9, 10, 101, 1000]
@@ -81,34 +78,19 @@ def test_cores_are_divided_among_ranks_unless_the_user_says_otherwise(
     assert choose_threads(World(0, 2, 0, 2))[0] == 3
 
 
-COUNT_THREADS = """
-import os, torch
-from recognition.distributed import choose_threads, current
-os.sched_getaffinity = lambda _: set(range(8))
-world = current()
-if world.is_main:
-    print("threads", torch.get_num_threads(), choose_threads(world)[0], flush=True)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("chosen", "threads"), [(None, "4"), ("1", "1")])
+@pytest.mark.parametrize(("chosen", "threads"), [({}, 4), ({"OMP_NUM_THREADS": "1"}, 1)])
 def test_torchruns_own_thread_is_told_from_the_users(
-    tmp_path: Path, chosen: str | None, threads: str
+    monkeypatch: pytest.MonkeyPatch, chosen: dict[str, str], threads: int
 ) -> None:
-    script = tmp_path / "count.py"
-    script.write_text(COUNT_THREADS)
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    environment |= {"PYTHONPATH": str(ROOT)} | ({"OMP_NUM_THREADS": chosen} if chosen else {})
-    ended = subprocess.run(
-        [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-            str(script),
-        ],
-        env=environment, text=True, capture_output=True, timeout=60, check=True,
-    )  # fmt: skip
-    (found,) = [line.split() for line in ended.stdout.splitlines() if line.startswith("threads")]
-    assert found == ["threads", "1", threads]
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a run")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the rank, in both cases
+    with subprocess.Popen(["sleep", "60"], env={"PATH": os.environ["PATH"], **chosen}) as launcher:
+        monkeypatch.setattr("os.getppid", lambda: launcher.pid)
+        found = choose_threads(World(0, 2, 0, 2))[0]
+        launcher.kill()
+    assert found == threads
 
 
 @pytest.mark.parametrize("split", [part_range, shard_range])
