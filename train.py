@@ -100,12 +100,15 @@ def start(options: argparse.Namespace, world: World, signals: StopSignals) -> No
     check_batch(config, world)
     choose_decoder(config.data.decoder, device)  # refuses what is not installed
     if options.dry_run:
-        dry_run(config, world, f"{device.type} ({reason}); {world.size} rank(s)")
+        dry_run(config, world, device, reason)
         return
     with process_group(device, config.train.timeout_seconds):
-        threads, threads_reason = choose_threads(device, world)
+        threads, threads_reason = choose_threads(world)
         torch.set_num_threads(threads)
+        precision = Precision(config.train.precision, device)
+        precision.set_switches(deterministic=config.train.deterministic)
         log.info("%d rank(s), device %s, %s", world.size, reason, threads_reason)
+        log.info("backbone in %s", precision.description)
         with RunFolder(config.output, world, options.resume) as folder:
             run(config, world, device, folder, signals)
 
@@ -164,7 +167,7 @@ def run(
         log.info("done in %.0f s; the run is in %s", time.perf_counter() - started, output)
 
 
-def dry_run(config: Config, world: World, device: str) -> None:
+def dry_run(config: Config, world: World, device: torch.device, reason: str) -> None:
     """Check all that is there without starting it; print the resolved config and the plan."""
     images, classes, remark = stated_numbers(config.data) or (0, 0, "")
     if not remark:
@@ -172,14 +175,14 @@ def dry_run(config: Config, world: World, device: str) -> None:
         images, classes = len(dataset), dataset.num_classes
         build_order(config.data, dataset, config.seed)
         build_verifier(config, world)
-    precision = Precision(config.train.precision, choose_device(config.train.device, world)[0])
+    precision = Precision(config.train.precision, device)
     lines = {
-        "device": device,
-        "precision": precision.caution or precision.name,
+        "device": f"{device.type} ({reason}); {world.size} rank(s)",
+        "precision": precision.caution or precision.description,
         "data": f"{dataset_name(config.data)}: {images:,} images of {classes:,} identities{remark}",
         "order": describe_order(config.data),
         **describe_plan(config, images, world),
-        **describe_model(config, classes, world),
+        **describe_model(config, classes, world, device),
     }
     print(dump_config(config))
     print("\n".join(f"{name:<15} {text}" for name, text in lines.items()))

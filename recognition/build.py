@@ -22,7 +22,7 @@ from recognition.failure import StopSignals
 from recognition.head import PartialFC, RowOptimizer, build_row_optimizer
 from recognition.optimizer import make_optimizer
 from recognition.plan import Plan, make_schedule
-from recognition.precision import Precision
+from recognition.precision import Precision, choose_head_precision
 from recognition.telemetry import Telemetry
 from recognition.trainer import BatchSource, Trainer, Verify
 
@@ -81,6 +81,8 @@ def build_centre_optimizer(config: Config) -> RowOptimizer:
 def build_head(config: Config, num_classes: int, device: torch.device) -> PartialFC:
     """Return this rank's part of the classifier."""
     settings = config.head
+    precision, reason = choose_head_precision(settings.precision, device)
+    log.info("head: matrix products in %s", reason)
     optional = {
         "sample_rate": settings.sample_rate,
         "rebuild_every": settings.rebuild_every,
@@ -100,7 +102,7 @@ def build_head(config: Config, num_classes: int, device: torch.device) -> Partia
         seed=config.seed,
         optimizer=build_centre_optimizer(config),
         dense_update=settings.dense_update,
-        matmul_dtype=_DTYPES[settings.precision],
+        matmul_dtype=_DTYPES[precision],
         device=device,
         **stated,
     )
@@ -155,6 +157,7 @@ def build_trainer(
             config.optimizer.name,
             backbone,
             lr=config.optimizer.lr,
+            fused=device.type == "cuda",
             **optimizer_options(config.optimizer),
         ),
         schedule=make_schedule(config.schedule, config.optimizer.lr, plan),
@@ -180,7 +183,9 @@ def build_trainer(
     )
 
 
-def describe_model(config: Config, num_classes: int, world: World) -> dict[str, str]:
+def describe_model(
+    config: Config, num_classes: int, world: World, device: torch.device
+) -> dict[str, str]:
     """Return backbone and head in words, with their sizes, for `--dry-run`."""
     with torch.device("meta"):
         parameters = sum(p.numel() for p in build_network(config).parameters())
@@ -192,5 +197,6 @@ def describe_model(config: Config, num_classes: int, world: World) -> dict[str, 
     return {
         "backbone": f"{config.backbone.name}: {parameters:,} parameters",
         "head": f"{rows:,} of {num_classes:,} class centres per rank, {mebibytes:,.1f} MiB with "
-        f"the optimizer's state, {config.head.placement}",
+        f"the optimizer's state, {config.head.placement}; matrix products in "
+        + choose_head_precision(config.head.precision, device)[1],
     }

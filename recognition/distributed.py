@@ -142,18 +142,34 @@ def choose_device(requested: str, world: World) -> tuple[torch.device, str]:
     return torch.device("cuda", world.local_rank), f"cuda:{world.local_rank}, {reason}"
 
 
-def choose_threads(device: torch.device, world: World) -> tuple[int, str]:
+def choose_threads(world: World) -> tuple[int, str]:
     """Return the number of CPU threads a rank should compute with, and the reason.
 
-    `torchrun` sets one thread per rank unless `OMP_NUM_THREADS` is set, which leaves cores idle
-    when ranks train on a CPU.
+    With several ranks, an equal part of the machine's cores, unless the user set `OMP_NUM_THREADS`.
+    A rank with a GPU needs them too: for augmentation of what is on the CPU, initial centres, and a
+    table in CPU memory.
     """
     now = torch.get_num_threads()
-    if device.type != "cpu" or world.size == 1 or now != 1:
+    if world.local_size == 1 or _user_set("OMP_NUM_THREADS"):
         return now, f"{now} CPU threads per rank"
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = max(1, (usable or 1) // world.local_size)
     return threads, f"{threads} CPU threads per rank: {usable} cores for {world.local_size} ranks"
+
+
+def _user_set(variable: str) -> bool:
+    """Return whether the user set this environment variable, rather than `torchrun`.
+
+    `torchrun` gives its ranks `OMP_NUM_THREADS=1` if it was started without that variable. The
+    environment that it was started with, in which the user's value would be, stays readable.
+    """
+    if variable not in os.environ or "TORCHELASTIC_RUN_ID" not in os.environ:
+        return variable in os.environ
+    try:
+        started_with = Path(f"/proc/{os.getppid()}/environ").read_bytes().split(b"\0")
+    except OSError:  # no such file on this system
+        return os.environ[variable] != "1"
+    return any(line.startswith(f"{variable}=".encode()) for line in started_with)
 
 
 @contextmanager

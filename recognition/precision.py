@@ -1,4 +1,4 @@
-"""Arithmetic of the backbone: fp32, or mixed precision in bf16 or fp16 with a loss scaler.
+"""Arithmetic of the backbone: fp32, TF32, or mixed precision in bf16 or fp16 with a loss scaler.
 
 Only the backbone runs under autocast; the head's margins and softmax statistics are always fp32.
 """
@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import torch
 
 _DTYPES: dict[str, torch.dtype] = {
-    "fp32": torch.float32,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
@@ -68,7 +67,7 @@ class LossScaler:
 
 @dataclass(frozen=True)
 class Precision:
-    """A precision by its config name (`fp32`, `bf16`, `fp16`) on a kind of device."""
+    """A precision by its config name (`fp32`, `tf32`, `bf16`, `fp16`) on a kind of device."""
 
     name: str
     device: torch.device
@@ -87,9 +86,37 @@ class Precision:
             "or bf16 if the CPU has avx512_bf16 or amx_bf16"
         )
 
+    @property
+    def description(self) -> str:
+        """The precision in words, with what it is on this device."""
+        if self.name == "tf32":
+            if self.device.type == "cpu":
+                return "tf32, which is fp32 on a CPU"
+            return "tf32: convolutions in TF32 where the GPU has it, all else in fp32"
+        if self.name == "fp32" and self.device.type == "cuda":
+            return "fp32, without TF32"
+        return self.name
+
+    def set_switches(self, *, deterministic: bool) -> None:
+        """Set torch's process-wide switches of arithmetic, for the backbone and the head.
+
+        fp32 means fp32: TF32, which torch uses in convolutions unless told otherwise, keeps 10 of
+        23 bits. Convolutions use it in `tf32` alone, matrix products never: those of the head have
+        their own setting.
+
+        cuDNN chooses among its convolutions by timing them once for each shape, and training has
+        one shape. The choice may differ from run to run, and some sum in an order that does; with
+        `deterministic` it takes repeatable ones by rule.
+        """
+        # The new names of these switches (torch 2.9) must not be mixed with the old ones.
+        torch.backends.cudnn.allow_tf32 = self.name == "tf32"
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.benchmark = self.device.type == "cuda" and not deterministic
+        torch.backends.cudnn.deterministic = deterministic
+
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context that the backbone's forward pass runs in."""
-        if self.name == "fp32":
+        if self.name not in _DTYPES:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=_DTYPES[self.name])
 
@@ -98,3 +125,18 @@ class Precision:
         if self.name == "fp16":
             return LossScaler(enabled=True, scale=2.0**16)
         return LossScaler(enabled=False)
+
+
+def choose_head_precision(requested: str, device: torch.device) -> tuple[str, str]:
+    """Return the arithmetic of the head's matrix products, `fp32` or `bf16`, and why in words.
+
+    `requested` is one of these, or `auto`: bf16 where the device is fast at it.
+    """
+    if requested != "auto":
+        return requested, f"{requested}, as configured"
+    if device.type != "cuda":
+        return "fp32", "fp32, because many CPUs are slower in bf16"
+    major, minor = torch.cuda.get_device_capability(device)
+    if major >= 8:
+        return "bf16", "bf16, because this GPU has tensor cores for it"
+    return "fp32", f"fp32, because compute capability {major}.{minor} has no bf16: it begins at 8.0"

@@ -22,25 +22,21 @@ from recognition.checkpoint import (
     Checkpoints,
     ShardedRows,
     State,
-    latest,
     read_metadata,
 )
 from recognition.checkpoint.progress import Progress, check_identity
 from recognition.distributed import World, part_range
 from recognition.failure import StoppedBySignal, StopSignals
 from recognition.head import PartialFC
-from recognition.optimizer import set_lr, state_tensors
+from recognition.optimizer import reads_skip, state_tensors, update_parameters
 from recognition.plan import LearningRateSchedule, Plan
 from recognition.precision import Precision
+from recognition.step_flags import StepFigures, StepFlags
 from recognition.telemetry import Meter, Telemetry, duration, peak_memory_bytes
 
 log = logging.getLogger(__name__)
 
 DATA_WAIT_WARNED = 0.1  # fraction of a log interval spent waiting for data, above which we warn
-
-
-class TrainingDivergedError(ValueError):
-    """A NaN or an infinity; raised on every rank before any weight of that step is touched."""
 
 
 class BatchSource(Protocol):
@@ -135,13 +131,19 @@ class Trainer:
         ]
         self.progress = Progress()
         self._warned_of_overflow = False
-        self._stop_signal = 0  # what any rank was asked to stop by during this step
         self.scaler = precision.make_scaler()
+        self.flags = StepFlags(
+            world,
+            late=reads_skip(optimizer) and not self.scaler.enabled,
+            skip_overflow=self.scaler.enabled,
+            checkpoints=checkpoints.folder,
+        )
         self.model: nn.Module = backbone
         if compile_backbone:
             self.model = torch.compile(backbone)  # type: ignore[assignment]
         if world.size > 1:
-            # Buffers (batch-norm statistics) follow rank 0, so there is one truth to save.
+            # Buffers (batch-norm statistics) follow rank 0, so there is one truth to save. torch
+            # cuts a compiled network at the buckets: gradients travel during its backward pass.
             self.model = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
 
     def fit(self) -> None:
@@ -162,11 +164,12 @@ class Trainer:
             if self._logs_after(progress.step):
                 self._log(meter)
                 meter = Meter()
-            if self._stop_signal and progress.step < plan.total_steps:
+            if self.flags.stop_signal and progress.step < plan.total_steps:
                 # At once: whoever sent the signal may not wait for a verification.
                 self.save(None)
                 raise StoppedBySignal(
-                    self._stop_signal, f"step {progress.step} is saved: continue with --resume auto"
+                    self.flags.stop_signal,
+                    f"step {progress.step} is saved: continue with --resume auto",
                 )
             paused = time.perf_counter()
             accuracy = self.run_verification() if plan.verify_after(progress.step) else None
@@ -211,34 +214,14 @@ class Trainer:
         if self.scaler.enabled:
             torch._foreach_div_(gradients, self.scaler.scale)
         norm = nn.utils.clip_grad_norm_(self.backbone.parameters(), self.clip_norm or torch.inf)
-        # One flag for the loss and one for the gradients, agreed over ranks, read by the host once
-        # per step: nothing below may touch a weight before it is known.
         gradients_finite = norm.isfinite() & self.head.gradients_finite()
-        # A third number is the signal that asks a rank to stop, negative: the least counts.
-        signal = torch.full_like(loss, -self.signals.requested)
-        flags = torch.stack([loss.isfinite(), gradients_finite, signal]).int()
-        if self.world.size > 1:
-            dist.all_reduce(flags, op=dist.ReduceOp.MIN)
-        loss_ok, gradients_ok, stop_signal = flags.tolist()
-        self._stop_signal = -stop_signal
-        if not loss_ok or not (gradients_ok or self.scaler.enabled):
-            self._stop(loss, norm, lr)
-        if gradients_ok:
-            set_lr(self.optimizer, lr)
-            self.optimizer.step()
-        self.head.step(lr, grad_scale=self.scaler.scale, skip=not gradients_ok)
-        self.scaler.update(overflowed=not gradients_ok)
+        figures = StepFigures(self.progress.step, lr, loss, norm)
+        skip = self.flags.agree(figures, gradients_finite, self.signals.requested)
+        update_parameters(self.optimizer, lr, skip=skip)
+        self.head.step(lr, grad_scale=self.scaler.scale, skip=skip)
+        if self.scaler.enabled:  # else the host may not know `skip` yet
+            self.scaler.update(overflowed=bool(skip))
         return norm
-
-    def _stop(self, loss: Tensor, norm: Tensor, lr: float) -> None:
-        found = latest(self.checkpoints.folder)  # all numbers of a checkpoint are finite
-        kept = f"the last good checkpoint is {found}" if found else "there is no checkpoint yet"
-        raise TrainingDivergedError(
-            f"step {self.progress.step}: loss {loss.item():.4g}, gradient norm of the backbone "
-            f"{norm.item():.4g}, at lr {lr:.4g}: not finite on at least one rank. This step "
-            f"changed no weight, but the statistics of batch norm; {kept}. Usual causes: "
-            "optimizer.lr too high for train.global_batch_size, no warm-up, fp16."
-        )
 
     def _synchronise(self, *, last: bool) -> AbstractContextManager[None]:
         """Exchange gradients between ranks only with the last micro-batch of a step."""
@@ -253,6 +236,7 @@ class Trainer:
 
     def run_verification(self) -> float:
         """Verify on all ranks, record the results; return the mean accuracy, 0 without sets."""
+        self.flags.flush()
         self._broadcast_buffers()
         self.backbone.eval()
         with torch.inference_mode():
@@ -287,6 +271,7 @@ class Trainer:
         self._write_checkpoint(best=best)
 
     def _write_checkpoint(self, *, best: bool) -> None:
+        self.flags.flush()
         self._broadcast_buffers()
         self.head.forget()
         folder = self.checkpoints.save(self.progress.step, self._state(), best=best)
@@ -347,6 +332,7 @@ class Trainer:
         return step % self.log_every == 0 or step == self.plan.total_steps
 
     def _log(self, meter: Meter) -> None:
+        self.flags.flush()
         step, total = self.progress.step, self.plan.total_steps
         means = meter.values()
         if means["quota_overflow"] > 0 and not self._warned_of_overflow:

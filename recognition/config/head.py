@@ -73,8 +73,10 @@ class Head(Section):
     """Factor of the cosines before the softmax."""
     inter_class_filter: Annotated[float, Field(gt=-1, lt=1)] | None = None
     """Cosine above which a negative is left out, as it may be the same person; null keeps all."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the matrix products. Margins and softmax statistics are always fp32."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the matrix products: `auto` is bf16 on a GPU of compute capability 8.0 or
+    higher, else fp32. bf16 rounds their factors and results to 8 bits; margins, softmax statistics,
+    centres and updates are always fp32."""
     momentum: Literal["fp32", "bf16"] = "fp32"
     """Storage of the centres' SGD momentum; bf16 saves a quarter of the memory per class."""
     dense_update: bool = False

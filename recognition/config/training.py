@@ -113,11 +113,15 @@ class Train(Section):
     """Length in passes over the dataset."""
     steps: Count | None = None
     """Length in optimizer steps."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of the backbone; bf16 and fp16 are mixed precision. On a CPU fp16 takes about ten
-    times as long as fp32, and so does bf16 where the CPU has no instructions for it."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the backbone; bf16 and fp16 are mixed precision, tf32 rounds the factors of
+    convolutions to 10 bits on a GPU from Ampere on, and fp32 rounds nothing. On a CPU fp16 takes
+    about ten times as long as fp32, and so does bf16 where the CPU has no instructions for it."""
     compile: bool = False
     """Whether `torch.compile` compiles the backbone."""
+    deterministic: bool = False
+    """Whether cuDNN takes repeatable convolutions, by rule. Else it takes the fastest, which it
+    measures once for each shape, and two runs on one GPU may differ in last bits."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` is a CUDA device where every process has one, else the CPU."""
     timeout_seconds: Seconds = 600

@@ -1,9 +1,15 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from recognition.build import load_initial_weights
+from recognition import build
+from recognition.build import build_head, describe_model, load_initial_weights
+from recognition.config_file import config_values, load_config
+from recognition.distributed import World
+from recognition.optimizer import reads_skip
+from recognition.plan import Plan
 
 
 @pytest.mark.parametrize("name", ["typo.pt", "runs/typo", "x" * 300])
@@ -19,3 +25,34 @@ def test_initial_weights_may_be_those_of_a_wrapped_network(tmp_path: Path) -> No
     torch.save({"model": weights}, tmp_path / "w.pt")
     load_initial_weights(loaded, tmp_path / "w.pt")
     assert torch.equal(loaded.weight, saved.weight)
+
+
+def test_the_heads_precision_is_chosen_by_device_and_kept_as_written(
+    tiny_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = torch.device("cpu")
+    config = load_config(tiny_config)
+    assert "matmul_dtype=torch.float32" in repr(build_head(config, 13, cpu))
+    assert config_values(config)["head"]["precision"] == "auto"
+    bf16 = load_config(tiny_config, ["head.precision=bf16"])
+    assert "matmul_dtype=torch.bfloat16" in repr(build_head(bf16, 13, cpu))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    for device, expected in ((cpu, "fp32"), (torch.device("cuda"), "bf16")):
+        assert f" {expected}," in describe_model(config, 13, World(), device)["head"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_only_a_gpu_gets_the_fused_optimizer(
+    tiny_config: Path, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    made: dict[str, Any] = {}
+    monkeypatch.setattr(build, "Trainer", lambda **parts: made.update(parts))
+    monkeypatch.setattr(build, "build_head", lambda *_: None)
+    plan: Any = Plan(1.0, 40, 40, 40)
+    none: Any = None
+    build.build_trainer(
+        load_config(tiny_config), plan, world=World(), device=torch.device(device),
+        backbone=torch.nn.Linear(1, 1), source=none, prepare=none, verify=none, checkpoints=none,
+        telemetry=none, signals=none, identity={"classes": 13},
+    )  # fmt: skip
+    assert reads_skip(made["optimizer"]) == (device == "cuda")

@@ -1,3 +1,5 @@
+import os
+import subprocess
 from collections.abc import Callable
 
 import pytest
@@ -62,12 +64,33 @@ def test_cuda_without_a_gpu_is_no_matter_of_ranks(monkeypatch: pytest.MonkeyPatc
     assert "nproc" not in str(caught.value)
 
 
-def test_cores_are_divided_among_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_are_divided_among_ranks_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert choose_threads(World(0, 2, 0, 2))[0] == 4
+    assert choose_threads(World(0, 16, 0, 16))[0] == 1
+    assert choose_threads(World(0, 2, 0, 1))[0] == 3  # alone on its machine: torch's own choice
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert choose_threads(World(0, 2, 0, 2))[0] == 3
+
+
+@pytest.mark.parametrize(("chosen", "threads"), [({}, 4), ({"OMP_NUM_THREADS": "1"}, 1)])
+def test_torchruns_own_thread_is_told_from_the_users(
+    monkeypatch: pytest.MonkeyPatch, chosen: dict[str, str], threads: int
+) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert choose_threads(torch.device("cpu"), World(0, 2, 0, 2))[0] == 4
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)  # OMP_NUM_THREADS is set
-    assert choose_threads(torch.device("cpu"), World(0, 2, 0, 2))[0] == 3
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a run")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the rank, in both cases
+    with subprocess.Popen(["sleep", "60"], env={"PATH": os.environ["PATH"], **chosen}) as launcher:
+        monkeypatch.setattr("os.getppid", lambda: launcher.pid)
+        found = choose_threads(World(0, 2, 0, 2))[0]
+        launcher.kill()
+    assert found == threads
 
 
 @pytest.mark.parametrize("split", [part_range, shard_range])
