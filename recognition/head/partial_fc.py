@@ -148,7 +148,8 @@ class PartialFC(nn.Module):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        device = torch.device("cpu" if device is None else device)
+        # A tensor's device has an index: `cuda` alone would differ from that of every embedding.
+        device = torch.empty(0, device="cpu" if device is None else device).device
         if not all(isinstance(n, Integral) and n >= 1 for n in (embedding_size, num_classes)):
             raise ValueError(
                 f"embedding_size {embedding_size!r} and num_classes {num_classes!r} found, "

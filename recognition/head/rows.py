@@ -5,6 +5,7 @@ Shapes: L rows of the local table, A rows of the set, d embedding size, N sample
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -25,6 +26,11 @@ class RowSet:
         """Return the rows where a mask is true, bool [L]. The host waits for their number."""
         index = mask_L.nonzero().squeeze(1)
         return cls(index.shape[0], index)
+
+    @cached_property
+    def host_index(self) -> Tensor | None:
+        """The index in CPU memory; of one on a GPU it is copied once, for which the host waits."""
+        return None if self.index is None else self.index.cpu()
 
     def blocks(self, size: int) -> Bounds:
         """Return the bounds of blocks of `size` positions, the last one shorter."""
