@@ -146,6 +146,8 @@ class Sampler:
 
     # Whether it uses `SampleRequest.unit`, so that no set is known before the backbone has run.
     uses_embeddings: bool = False
+    # Whether the host must wait for a GPU to learn how many classes it took.
+    counts: bool = True
 
     def __call__(self, request: SampleRequest) -> ActiveSet:
         """Return the classes of this rank that take part in a step."""
@@ -160,6 +162,7 @@ class LabelRule(Sampler):
     """A rule that uses ids and labels alone: a function of the request."""
 
     choose: Callable[[SampleRequest], ActiveSet]
+    counts: bool = True
 
     def __call__(self, request: SampleRequest) -> ActiveSet:
         """Return the classes of this rank that take part in a step."""

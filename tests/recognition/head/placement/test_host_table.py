@@ -1,24 +1,21 @@
 """Blocks of a table in CPU memory: their rows, their ways, and what the host waits for."""
 
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import nullcontext
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses import FakeTensorMode
 
 from recognition.head import PartialFC
 from recognition.head.batch import check_batch
 from recognition.head.kernels.workspace import Workspace
-from recognition.head.placement import transfer
 from recognition.head.placement.host_table import HostTable
 from recognition.head.placement.table import Table
 from recognition.head.placement.transfer import HostRows
 from recognition.head.rows import RowSet
+from tests.recognition.head.fake_gpu import CountingGpu, fake_gpu_mode
 
 ROWS, SIZE = 50, 4
 ROW_BYTES = SIZE * 4
@@ -133,61 +130,14 @@ def test_a_pass_that_is_given_up_leaves_the_next_one_whole() -> None:
     assert torch.equal(_sum(host, rows, 9), _tensors()[0])
 
 
-class _Stream:
-    """Replaces a stream, or an event, of a GPU."""
-
-    def __init__(self, *args: object, **options: object) -> None:
-        pass
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *args: None
-
-
-class _Inline:
-    """Replaces the threads: fake tensors are for one."""
-
-    def __init__(self, *args: object, **options: object) -> None:
-        pass
-
-    def submit(self, function: Callable[..., None], *args: object) -> Future[None]:
-        future: Future[None] = Future()
-        function(*args)
-        future.set_result(None)
-        return future
-
-
-class _Counting(FakeTensorMode):
-    """Fake tensors that count bytes of pinned memory and copies to the host by dtype."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.pinned, self.to_host = 0, dict[torch.dtype, int]()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        aten = torch.ops.aten
-        source = {aten._to_copy.default: args[:1], aten.copy_.default: args[1:2]}.get(func)
-        result = super().__torch_dispatch__(func, types, args, kwargs)
-        if isinstance(result, Tensor) and result.device.type == "cpu":
-            if source and source[0].device.type == "cuda":
-                self.to_host[source[0].dtype] = self.to_host.get(source[0].dtype, 0) + 1
-            if (kwargs or {}).get("pin_memory"):
-                self.pinned += result.nbytes
-        return result
-
-
 @pytest.fixture
-def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Counting]:
-    monkeypatch.setattr(transfer, "ThreadPoolExecutor", _Inline)
-    monkeypatch.setattr(torch.cuda, "Stream", _Stream)
-    monkeypatch.setattr(torch.cuda, "Event", _Stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: _Stream())
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
-    with _Counting() as mode:
+def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[CountingGpu]:
+    with fake_gpu_mode(monkeypatch) as mode:
         yield mode
 
 
 def test_a_step_copies_the_index_to_the_host_once_and_pins_four_buffers(
-    fake_gpu: _Counting,
+    fake_gpu: CountingGpu,
 ) -> None:
     weight, state = torch.empty(10_000, 8), {"momentum": torch.empty(10_000, 8)}
     table = HostTable(
@@ -210,7 +160,7 @@ def test_a_step_copies_the_index_to_the_host_once_and_pins_four_buffers(
 
 @pytest.mark.parametrize("placement", ["host", "sharded"])
 def test_a_gpu_without_an_index_takes_the_embeddings_of_the_current_one(
-    fake_gpu: _Counting, placement: str
+    fake_gpu: CountingGpu, placement: str
 ) -> None:
     head = PartialFC(8, 100, placement=placement, device="cuda")
     embeddings = torch.empty(3, 8, device="cuda")
