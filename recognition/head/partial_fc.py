@@ -46,7 +46,8 @@ from recognition.head.sampling.selection import Selection
 class HeadOutput:
     """What a forward pass of the head returns.
 
-    The host waits for a GPU to learn how many classes a sampling rule took, and for nothing else.
+    The host waits for a GPU to learn how many classes a sampling rule took, unless `prefetch` has
+    found out, and, for `placement="host"`, for the rows; for nothing else.
     """
 
     loss: Tensor  # float32 scalar, mean over the global batch, equal on all ranks; has a gradient
@@ -150,7 +151,8 @@ class PartialFC(nn.Module):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        device = torch.device("cpu" if device is None else device)
+        # A tensor's device has an index: `cuda` alone would differ from that of every embedding.
+        device = torch.empty(0, device="cpu" if device is None else device).device
         if not all(isinstance(n, Integral) and n >= 1 for n in (embedding_size, num_classes)):
             raise ValueError(
                 f"embedding_size {embedding_size!r} and num_classes {num_classes!r} found, "
@@ -229,7 +231,7 @@ class PartialFC(nn.Module):
                 known_bd = mask_unknown(known_bd, label_b, self.num_classes)
             batch = self._collectives.gather_batch(known_bd, norm_b.detach(), label_b, sizes)
             started = time.perf_counter()
-            active = self._selection(self.step_count, batch)
+            active, batch = self._selection(self.step_count, batch, labels)
             selection_seconds = time.perf_counter() - started
             result = self._softmax(
                 batch, active.rows, self.running, self.step_count,
@@ -250,25 +252,25 @@ class PartialFC(nn.Module):
                 "positive_classes": active.positive_classes,
                 # Whether they alone reached the sampling quota.
                 "quota_overflow": active.overflow,
-                # Wall-clock time of choosing the active classes.
+                # Wall-clock time of choosing the active classes, or of waiting for `prefetch`.
                 "selection_seconds": selection_seconds,
             },
         )
 
     @torch.no_grad()
     def prefetch(self, labels: Tensor, batch_sizes: Sequence[int] | None = None) -> None:
-        """Begin to send the next batch's active rows to the device, for `placement="host"`.
+        """Begin to choose the next batch's active rows, for `placement="host"` to send them too.
 
         Call it when the labels are known, before the backbone's forward pass, which then hides
-        the transfer. On every rank alike, after `step`; the next forward pass must be given the
-        same labels, or what was sent is dropped. Does nothing for other placements, and for
-        sampling rules that use embeddings. Arguments are those of `forward`. Collective: one
-        all-gather of labels.
+        both. On every rank alike, after `step`; the next forward pass must be given the same
+        labels, or what was prepared is dropped: on a GPU the same tensor, as values would have to
+        be waited for. Does nothing for sampling rules that use embeddings, and for `all` unless
+        rows are sent. Arguments are those of `forward`. Collective: one all-gather of labels.
         """
-        if self.table.stages and not self._selection.sampler.uses_embeddings:
+        if self._selection.can_prefetch:
             label_b, sizes = self._labels_and_sizes(labels, batch_sizes)
             label_N = self._collectives.gather_labels(label_b, sizes)
-            self._selection.prefetch(self.step_count, label_N)
+            self._selection.prefetch(self.step_count, label_N, labels)
 
     @torch.no_grad()
     def step(

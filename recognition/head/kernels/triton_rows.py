@@ -13,6 +13,7 @@ upper ones, which are bfloat16 numbers, and `low_LD` the lower ones.
 
 import triton.language as tl
 
+from recognition.head.kernels.triton_hash import class_words
 from recognition.head.kernels.triton_softmax import kernel
 
 
@@ -81,21 +82,9 @@ def read_rows(
 
 
 @kernel()
-def _mix(word: tl.tensor) -> tl.tensor:
-    """Scramble 32-bit words, as `hashing.class_hash` does; uint32."""
-    word = word ^ (word >> 16)
-    word = word * 0x7FEB352D
-    word = word ^ (word >> 15)
-    word = word * 0x846CA68B
-    return word ^ (word >> 16)
-
-
-@kernel()
 def _noise_words(number: tl.tensor, first_key: tl.tensor, second_key: tl.tensor) -> tl.tensor:
     """Return the words of `RowNoise.bits` for class ids or column numbers, int64; uint32."""
-    word = _mix(number.to(tl.uint32) ^ first_key.to(tl.uint32))
-    word = _mix(word + second_key.to(tl.uint32))
-    return (word ^ 0x80000000) | 1
+    return (class_words(number, first_key, second_key) ^ 0x80000000) | 1
 
 
 @kernel()

@@ -3,9 +3,13 @@
 Shapes: L classes of this rank, N samples, D numbers per class: its K centres of d each.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import cycle, islice
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -13,7 +17,23 @@ from torch import Tensor
 from recognition.head.kernels.block import Block
 from recognition.head.kernels.workspace import Workspace
 from recognition.head.placement.table import Table
+from recognition.head.placement.transfer import PART_BYTES, HostRows, Transfer
 from recognition.head.rows import Bounds, RowSet
+
+_SLOTS = 3  # of blocks on the device: one is computed while another arrives and a third leaves
+_STAGE_STEPS = 8  # sizes of staged memory: the number of rows varies a little from step to step
+
+
+@dataclass
+class _Slot:
+    """Memory on the device for the rows of one block, used again and again."""
+
+    space: Workspace = field(default_factory=Workspace)
+    returning: list[Future[None]] = field(default_factory=list)  # rows that leave it
+
+    def take(self, name: str, table: Tensor, rows: int, device: torch.device) -> Tensor:
+        """Return memory for so many rows of a table."""
+        return self.space.take(name, (rows, *table.shape[1:]), table.dtype, device)
 
 
 @dataclass
@@ -28,50 +48,73 @@ class _HostBlock(Block):
 
 
 @dataclass(frozen=True)
+class _Sent:
+    """Rows on their way to the device, and the slot that a block of them takes, if any."""
+
+    tensors: dict[str, Tensor]
+    arriving: list[Future[None]]
+    slot: _Slot | None = None
+
+    def arrive(self) -> None:
+        """Wait until they are there; raise what failed on the way."""
+        for future in self.arriving:
+            future.result()
+
+
+@dataclass(frozen=True)
 class _Staged:
-    """The first `count` rows of a set, on their way to the device."""
+    """The weight of the first rows of a set, sent ahead of the pass that needs it."""
 
     rows: RowSet
     count: int
-    weight: Future[Tensor]
+    sent: _Sent
 
-    def part(self, start: int, stop: int) -> Tensor:
-        """Return the rows at positions `[start, stop)`, once they have arrived."""
-        return self.weight.result()[start:stop]
+    def part(self, start: int, stop: int) -> _Sent:
+        """Return the rows at positions `[start, stop)`."""
+        return replace(self.sent, tensors={"weight": self.sent.tensors["weight"][start:stop]})
 
 
 class HostTable(Table):
     """Class centres and optimizer state in CPU memory, computed on another device.
 
-    The rows of one block are sent at a time, the next block while one is computed, so the
-    device holds two blocks and what is staged. One background thread gathers rows into pinned
-    memory, sends them, and puts changed rows back. It does its tasks one by one, and a step's
-    passes do not overlap, so no row is read before an earlier change of it is in the table.
+    The table stays in ordinary memory; rows go through four pinned buffers, two per direction
+    (`transfer`). While one block is computed, the next one is gathered and sent, and the last one
+    returns. The device holds three blocks and what is staged. A pass begins when all that earlier
+    ones wrote is in the table, so no row is read before its last change.
 
     Args:
         weight: as `Table`'s, and on the CPU.
         state: likewise.
         device: where blocks are computed.
         stage_bytes: device memory for rows that are sent ahead of the pass that needs them.
+        buffer_bytes: of each of the four buffers, at most.
     """
 
     parallel = False
     stages = True
 
     def __init__(
-        self, weight: Tensor, state: dict[str, Tensor], *, device: torch.device, stage_bytes: int
+        self,
+        weight: Tensor,
+        state: dict[str, Tensor],
+        *,
+        device: torch.device,
+        stage_bytes: int,
+        buffer_bytes: int = PART_BYTES,
     ) -> None:
-        pin = device.type == "cuda"
-        super().__init__(
-            weight.pin_memory() if pin else weight,
-            {name: tensor.pin_memory() if pin else tensor for name, tensor in state.items()},
-        )
+        super().__init__(weight, state)
         self._computes_on = device
-        self._stage_bytes = stage_bytes
-        self._stream = torch.cuda.Stream(device) if pin else None  # type: ignore[no-untyped-call]
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="host-table")
-        self._pending: list[Future[None]] = []
+        tables = self.tensors().values()
+        self._most_staged = min(len(weight), stage_bytes // max(weight[:1].nbytes, 1))
+        buffer_bytes = min(buffer_bytes, max(table.nbytes for table in tables))
+        buffer_bytes = max(buffer_bytes, *(table[:1].nbytes for table in tables))
+        cores = Lock()
+        self._to_device = Transfer(device, buffer_bytes, cores)
+        self._from_device = Transfer(device, buffer_bytes, cores)
+        self._slots = [_Slot() for _ in range(_SLOTS)]
+        self._stage_slot = _Slot()
         self._staged: _Staged | None = None
+        self._writing: list[Future[None]] = []
 
     @property
     def device(self) -> torch.device:
@@ -93,103 +136,101 @@ class HostTable(Table):
         Call it once the table's last update is made: staged rows are copies.
         """
         self.finish()
-        count = min(rows.count, self._stage_bytes // max(self.weight[:1].nbytes, 1))
-        weight = self._thread.submit(self._send, self.weight, _on_host(rows), 0, count)
-        self._staged = _Staged(rows, count, weight)
+        self.release()
+        count, step = min(rows.count, self._most_staged), max(1, self._most_staged // _STAGE_STEPS)
+        memory_Rd = self._stage_slot.take(
+            "weight", self.weight, -(-count // step) * step, self.device
+        )[:count]
+        part = HostRows(self.weight, rows.host_index, 0, count)
+        arriving = self._to_device.send(part, memory_Rd, self._record_event())
+        self._staged = _Staged(rows, count, _Sent({"weight": memory_Rd}, arriving))
 
     def release(self) -> None:
         """Drop the staged rows, which are copies from before an update."""
-        self._staged = None
+        staged, self._staged = self._staged, None
+        if staged is not None:
+            wait([future for future in staged.sent.arriving if not future.cancel()])
 
     def iter_blocks(
         self, rows: RowSet, bounds: Bounds, space: Workspace, *, with_state: bool = False
     ) -> Iterator[Block]:
-        """Yield the blocks of a row set within `bounds`, the next one sent ahead."""
-        names = ("weight", *self.state_names) if with_state else ("weight",)
-        host, staged = _on_host(rows), self._staged
+        """Yield the blocks of a row set within `bounds`, the next ones sent ahead."""
+        self.finish()
+        index, staged = rows.host_index, self._staged
         if staged is not None and staged.rows is not rows:
             staged = None
-
-        def fetch(name: str, start: int, stop: int) -> Future[Tensor]:
-            if name == "weight" and staged is not None and stop <= staged.count:
-                return self._thread.submit(staged.part, start, stop)
-            return self._thread.submit(self._send, getattr(self, name), host, start, stop)
-
-        def send_back(block: Block) -> None:
-            ready = self._record_event()
-            for name, tensor in block.tensors.items():
-                arguments = getattr(self, name), host, block.start, block.stop, tensor, ready
-                self._pending.append(self._thread.submit(self._receive, *arguments))
-
-        fetches = ({name: fetch(name, *block) for name in names} for block in bounds)
-        following = next(fetches, {})
-        for start, stop in bounds:
-            sent, following = following, next(fetches, {})
-            tensors = {name: self._arrived(future) for name, future in sent.items()}
-            yield _HostBlock(rows, start, stop, tensors, None, space, send_back=send_back)
-        self.finish()
+        tables = self.tensors() if with_state else {"weight": self.weight}
+        whole = 0  # blocks of which nothing need be sent
+        if staged is not None and len(tables) == 1:
+            whole = sum(stop <= staged.count for _, stop in bounds)
+        largest = max((stop - start for start, stop in bounds), default=0)
+        sends = (
+            self._send(slot, tables, index, bound, largest, staged)
+            for slot, bound in zip(cycle(self._slots), bounds[whole:], strict=False)
+        )
+        ahead, sent = deque(islice(sends, _SLOTS - 1)), _Sent({}, [])
+        try:
+            for number, (start, stop) in enumerate(bounds):
+                if staged is not None and number < whole:
+                    sent = staged.part(start, stop)
+                else:
+                    sent = ahead.popleft()
+                    # Into the slot of the block before, with which the caller is done.
+                    ahead.extend(islice(sends, 1))
+                sent.arrive()
+                send_back = partial(self._send_back, index, sent.slot)
+                yield _HostBlock(rows, start, stop, sent.tensors, None, space, send_back=send_back)
+            self.finish()
+        finally:
+            # After a failure too, no slot may be written while the next pass takes it.
+            wait([future for each in (sent, *ahead) for future in each.arriving])
 
     def finish(self) -> None:
         """Wait until all that was written is in the table; raise what failed on the way."""
-        pending, self._pending = self._pending, []
-        for future in pending:
+        writing, self._writing = self._writing, []
+        wait(writing)
+        for future in writing:
             future.result()
 
-    def _record_event(self) -> torch.cuda.Event | None:
-        """Return an event after which what was computed so far may be copied."""
-        if self._stream is None:
-            return None
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
-        return event
-
-    def _send(self, table: Tensor, rows: RowSet, start: int, stop: int) -> Tensor:
-        """Copy rows to the device; runs on the thread."""
-        shape = (stop - start, *table.shape[1:])
-        staging = torch.empty(shape, dtype=table.dtype, pin_memory=self._stream is not None)
-        if rows.index is None:
-            staging.copy_(table[start:stop])
-        else:
-            torch.index_select(table, 0, rows.index[start:stop], out=staging)
-        if self._stream is None:
-            return staging.to(self.device)
-        with torch.cuda.stream(self._stream):
-            sent = staging.to(self.device, non_blocking=True)
-        # The host waits here, on its own thread: what is returned has arrived.
-        self._stream.synchronize()
+    def _send(
+        self,
+        slot: _Slot,
+        tables: dict[str, Tensor],
+        index: Tensor | None,
+        bound: tuple[int, int],
+        most: int,
+        staged: _Staged | None,
+    ) -> _Sent:
+        """Begin to send a block, without what is staged, to a slot for blocks of `most` rows."""
+        (start, stop), free, returning = bound, self._record_event(), slot.returning
+        slot.returning = []
+        sent = _Sent({}, [], slot)
+        for name, table in tables.items():
+            if name == "weight" and staged is not None and stop <= staged.count:
+                part = staged.part(start, stop)
+                sent.tensors.update(part.tensors)
+                sent.arriving.extend(part.arriving)
+            else:
+                rows_R = slot.take(name, table, most, self.device)[: stop - start]
+                of_table = HostRows(table, index, start, stop)
+                sent.tensors[name] = rows_R
+                sent.arriving.extend(self._to_device.send(of_table, rows_R, free, returning))
         return sent
 
-    def _receive(
-        self,
-        table: Tensor,
-        rows: RowSet,
-        start: int,
-        stop: int,
-        tensor: Tensor,
-        ready: torch.cuda.Event | None,
-    ) -> None:
-        """Copy rows from the device into the table; runs on the thread."""
-        if self._stream is not None and ready is not None:
-            with torch.cuda.stream(self._stream):
-                self._stream.wait_event(ready)
-                tensor.record_stream(self._stream)
-                received = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-                received.copy_(tensor, non_blocking=True)
-            self._stream.synchronize()
-            tensor = received
-        if rows.index is None:
-            table[start:stop] = tensor.cpu()
-        else:
-            table.index_copy_(0, rows.index[start:stop], tensor.cpu())
+    def _send_back(self, index: Tensor | None, slot: _Slot | None, block: Block) -> None:
+        """Begin to copy a block's rows into the tables."""
+        ready = self._record_event()
+        for name, rows in block.tensors.items():
+            to = HostRows(getattr(self, name), index, block.start, block.stop)
+            futures = self._from_device.receive(to, rows, ready)
+            self._writing.extend(futures)
+            if slot is not None:
+                slot.returning.extend(futures)
 
-    def _arrived(self, future: Future[Tensor]) -> Tensor:
-        tensor = future.result()
-        if self._stream is not None:
-            tensor.record_stream(torch.cuda.current_stream(self.device))
-        return tensor
-
-
-def _on_host(rows: RowSet) -> RowSet:
-    if rows.index is None or rows.index.device.type == "cpu":
-        return rows
-    return RowSet(rows.count, rows.index.cpu())
+    def _record_event(self) -> torch.cuda.Event | None:
+        """Return an event that happens when the device has done what it was given so far."""
+        if self.device.type != "cuda":
+            return None
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self.device))
+        return event

@@ -12,7 +12,7 @@ from recognition.head.sampling.hash_forest import HashForest
 from recognition.head.sampling.rule import LabelRule, Sampler
 
 SAMPLINGS: dict[str, Callable[..., Sampler]] = {
-    "all": partial(LabelRule, by_labels.sample_all),
+    "all": partial(LabelRule, by_labels.sample_all, counts=False),
     "random_negative": partial(LabelRule, by_labels.sample_random_negative),
     "random_all": partial(LabelRule, by_labels.sample_random_all),
     "positives_only": partial(LabelRule, by_labels.sample_positives_only),

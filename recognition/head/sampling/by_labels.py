@@ -39,7 +39,7 @@ def sample_random_negative(request: SampleRequest) -> ActiveSet:
     others = (request.num_classes - positives).clamp_min(1)
     # Integer arithmetic, so that the CPU and every GPU cut at the same hash.
     threshold = ((quota - positives).clamp_min(0) << 32) // others
-    mask_L = _draw(request.is_positive(), threshold, request)
+    mask_L = request.draw(request.is_positive(), threshold)
     return ActiveSet(RowSet.of_mask(mask_L), positives, positives >= quota)
 
 
@@ -51,15 +51,8 @@ def sample_random_all(request: SampleRequest) -> ActiveSet:
     target class is not taken has nothing to be attracted to in this step. `overflow` is never set.
     """
     none_L = torch.zeros(request.shard_classes, dtype=torch.bool, device=request.labels.device)
-    mask_L = _draw(none_L, (request.quota << 32) // request.num_classes, request)
+    mask_L = request.draw(none_L, (request.quota << 32) // request.num_classes)
     return ActiveSet(RowSet.of_mask(mask_L), request.positive_classes(), _no(request))
-
-
-def _draw(mask_L: Tensor, threshold: int | Tensor, request: SampleRequest) -> Tensor:
-    """Set the mask, in place, at every class whose hash is below `threshold`; return it."""
-    for first, last, hash_R in request.hashes():
-        mask_L[first:last] |= hash_R < threshold
-    return mask_L
 
 
 def _no(request: SampleRequest) -> Tensor:

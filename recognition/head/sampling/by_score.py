@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recognition.head.hashing import WORD
 from recognition.head.rows import RowSet
-from recognition.head.sampling.rule import ActiveSet, SampleRequest
+from recognition.head.sampling.rule import ActiveSet, SampleRequest, hash_kernels
 
 
 def take_best(request: SampleRequest, score: Callable[[], Tensor]) -> ActiveSet:
@@ -41,6 +41,10 @@ def take_best(request: SampleRequest, score: Callable[[], Tensor]) -> ActiveSet:
 
 def ranking(score_L: Tensor, request: SampleRequest) -> Tensor:
     """Return a different number for each class, in the order of the scores: int64 [L]."""
+    kernels = hash_kernels(score_L.device)
+    if kernels is not None:
+        key: Tensor = kernels.ranking(score_L, request.start, request.seed, request.step)
+        return key
     key_L = torch.empty(len(score_L), dtype=torch.int64, device=score_L.device)
     for first, last, hash_R in request.hashes():
         # The bits of a float, read as an integer, are in the order of the floats, except for

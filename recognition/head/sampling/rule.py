@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -17,11 +18,22 @@ from recognition.head.kernels.workspace import Workspace
 from recognition.head.placement.table import Table
 from recognition.head.rows import RowSet, local_rows
 
-# Classes hashed at a time. On a CPU the temporaries, 8 bytes per class, should stay in each core's
-# own cache: with one thread, 10 million hashes took 132, 78, 104 and 121 ms in chunks of 2^14,
-# 2^16, 2^17 and 2^20. A GPU needs few launches instead.
+# Classes hashed at a time where there is no kernel. On a CPU the temporaries, 8 bytes per class,
+# should stay in each core's own cache: with one thread, 10 million hashes took 132, 78, 104 and
+# 121 ms in chunks of 2^14, 2^16, 2^17 and 2^20. A GPU needs few launches instead.
 _CHUNK_OF_THREAD = 1 << 16
 _CHUNK_OF_GPU = 1 << 24
+
+
+def hash_kernels(device: torch.device) -> ModuleType | None:
+    """Return the module of Triton kernels that hash classes; None where they cannot be used."""
+    if device.type != "cuda":
+        return None
+    try:
+        from recognition.head.kernels import triton_hash
+    except ImportError:  # which `kernels.build.block_ops` logs
+        return None
+    return triton_hash
 
 
 @dataclass(frozen=True)
@@ -96,6 +108,19 @@ class SampleRequest:
         mask = torch.zeros(size + 1, dtype=torch.bool, device=self.labels.device)
         return mask.index_fill_(0, torch.where(row_N < 0, size, row_N), True)[:size]
 
+    def draw(self, mask_L: Tensor, threshold: int | Tensor) -> Tensor:
+        """Set the mask, bool [L], in place, at every class whose hash is below `threshold`.
+
+        Returns the mask. The threshold is an int64 scalar where it is a tensor.
+        """
+        kernels = hash_kernels(mask_L.device)
+        if kernels is not None:
+            kernels.draw(mask_L, threshold, self.start, self.seed, self.step)
+            return mask_L
+        for first, last, hash_R in self.hashes():
+            mask_L[first:last] |= hash_R < threshold
+        return mask_L
+
     def hashes(self) -> Iterator[tuple[int, int, Tensor]]:
         """Yield `(start, stop, hashes)` of the shard's classes, by row, in chunks."""
         device = self.labels.device
@@ -121,6 +146,8 @@ class Sampler:
 
     # Whether it uses `SampleRequest.unit`, so that no set is known before the backbone has run.
     uses_embeddings: bool = False
+    # Whether the host must wait for a GPU to learn how many classes it took.
+    counts: bool = True
 
     def __call__(self, request: SampleRequest) -> ActiveSet:
         """Return the classes of this rank that take part in a step."""
@@ -135,6 +162,7 @@ class LabelRule(Sampler):
     """A rule that uses ids and labels alone: a function of the request."""
 
     choose: Callable[[SampleRequest], ActiveSet]
+    counts: bool = True
 
     def __call__(self, request: SampleRequest) -> ActiveSet:
         """Return the classes of this rank that take part in a step."""
