@@ -7,7 +7,6 @@ centres per class (1 except for sub-centres), d embedding size.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 
 import torch
 import torch.distributed as dist
@@ -153,16 +152,11 @@ class PartialFC(nn.Module):
         super().__init__()
         # A tensor's device has an index: `cuda` alone would differ from that of every embedding.
         device = torch.empty(0, device="cpu" if device is None else device).device
-        if not all(isinstance(n, Integral) and n >= 1 for n in (embedding_size, num_classes)):
-            raise ValueError(
-                f"embedding_size {embedding_size!r} and num_classes {num_classes!r} found, "
-                "expected two integers of at least 1"
-            )
         self.embedding_size, self.num_classes = embedding_size, num_classes
         self.step_count, self.dense_update = 0, dense_update
         self.loss = cosface() if loss is None else loss
         self.optimizer = RowSGD() if optimizer is None else optimizer
-        check_parts(self.loss, self.optimizer)
+        check_parts(embedding_size, num_classes, self.loss, self.optimizer)
         budgets = budget(block_bytes, BLOCK_BYTES, device), budget(keep_bytes, KEEP_BYTES, device)
         settings = StreamSettings(scale, inter_class_filter, *budgets, matmul_dtype)
         self._collectives = create_collectives(placement, group)

@@ -51,7 +51,7 @@ def checkpoint(context: Context) -> Verdict:
         words = f"not measured: needs {3 * size / 1e9:.1f} GB of disk, {free / 1e9:.1f} are free"
         return Verdict(SLOW, words)
     plain = _written(folder, size)
-    rows = {name: ShardedRows(tensor, classes) for name, tensor in tensors.items()}
+    rows = {name: ShardedRows(each, classes, 0) for name, each in head.state_rows().items()}
     state = State({"none": torch.zeros(1)}, {}, rows, {"progress": {"step": 1}})
     checkpoints = Checkpoints(folder, world=World(), keep=1)
     started = time.perf_counter()

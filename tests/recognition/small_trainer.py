@@ -107,6 +107,8 @@ def small_trainer(
 def weights_of(trainer: Trainer) -> dict[str, Tensor]:
     """Return copies of all that the optimizers change, by name."""
     state = trainer._state()
-    tensors = {name: rows.local for name, rows in state.rows.items()} | dict(state.replicated)
+    tensors = dict(state.replicated) | {
+        name: rows.local.read(0, rows.local.shape[0]) for name, rows in state.rows.items()
+    }
     tensors |= dict(trainer.backbone.named_parameters())
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}

@@ -29,6 +29,55 @@ def _load_columns(
     return tl.load(pointer + column, mask=column < size, other=0.0)
 
 
+@kernel()
+def _product(
+    weight_LD: tl.tensor, table_r: tl.tensor, unit_ND: tl.tensor, sample_n: tl.tensor,
+    factor_RD: tl.tensor, row_r: tl.tensor, written_r: tl.tensor, size: tl.tensor,
+    HAS_FACTOR: tl.constexpr, EVEN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor]:  # fmt: skip
+    """Return a tile of rows times samples, and the squares of the rows' norms, both float32.
+
+    With `HAS_FACTOR` the rows that are `written_r` are written as they were multiplied.
+    """
+    product_rn = tl.zeros([BLOCK_R, BLOCK_N], tl.float32)
+    square_r = tl.zeros([BLOCK_R], tl.float32)
+    for first in range(0, size, BLOCK_D):
+        column_d = first + tl.arange(0, BLOCK_D)
+        row_rd = _load_columns(weight_LD + (table_r * size)[:, None], column_d[None, :], size, EVEN)
+        unit_dn = _load_columns(unit_ND + (sample_n * size)[None, :], column_d[:, None], size, EVEN)
+        wide_rd = row_rd.to(tl.float32)
+        square_r += tl.sum(wide_rd * wide_rd, axis=1)
+        row_rd = row_rd.to(unit_ND.dtype.element_ty)
+        if HAS_FACTOR:
+            offset_rd = row_r.to(tl.int64)[:, None] * size + column_d[None, :]
+            inside_rd = written_r[:, None] & (column_d < size)[None, :]
+            tl.store(factor_RD + offset_rd, row_rd, mask=inside_rd)
+        product_rn = tl.dot(row_rd, unit_dn, product_rn)
+    return product_rn, square_r
+
+
+@kernel()
+def _exponentials(
+    product_rn: tl.tensor, inverse_r: tl.tensor, is_target_rn: tl.tensor, inside_r: tl.tensor,
+    position_r: tl.tensor, sample_n: tl.tensor, absent_AB: tl.tensor, batch_N: tl.tensor,
+    batches: tl.tensor, log2_scale: tl.tensor, limit: tl.tensor, fixed_max: tl.tensor,
+    HAS_LIMIT: tl.constexpr, HAS_ABSENT: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """Return a tile's `2^(logit − fixed_max)`, 0 for targets and what is left out."""
+    # A row past the end has the logit −inf with all samples.
+    offset_r = tl.where(inside_r, -fixed_max, float("-inf"))
+    logit_rn = product_rn * (inverse_r * log2_scale)[:, None] + offset_r[:, None]
+    left_out_rn = is_target_rn
+    if HAS_LIMIT:
+        left_out_rn = is_target_rn | (product_rn * inverse_r[:, None] > limit)
+    if HAS_ABSENT:
+        batch_n = tl.load(batch_N + sample_n)
+        absent_r = absent_AB + position_r.to(tl.int64) * batches
+        left_out_rn = left_out_rn | (tl.load(absent_r[:, None] + batch_n[None, :]) != 0)
+    return tl.exp2(tl.where(left_out_rn, float("-inf"), logit_rn))
+
+
 @kernel(varying=["start", "rows"])
 def product_exps(
     weight_LD: tl.tensor, index_R: tl.tensor, unit_ND: tl.tensor, target_N: tl.tensor,
@@ -61,34 +110,17 @@ def product_exps(
     near_r = tl.minimum(row_r, rows - 1)
     near_n = tl.minimum(column_n, samples - 1)
     table_r = tl.load(index_R + near_r) if HAS_INDEX else near_r.to(tl.int64)
-    product_rn = tl.zeros([BLOCK_R, BLOCK_N], tl.float32)
-    square_r = tl.zeros([BLOCK_R], tl.float32)
-    for first in range(0, size, BLOCK_D):
-        column_d = first + tl.arange(0, BLOCK_D)
-        row_rd = _load_columns(weight_LD + (table_r * size)[:, None], column_d[None, :], size, EVEN)
-        unit_dn = _load_columns(unit_ND + (near_n * size)[None, :], column_d[:, None], size, EVEN)
-        wide_rd = row_rd.to(tl.float32)
-        square_r += tl.sum(wide_rd * wide_rd, axis=1)
-        row_rd = row_rd.to(unit_ND.dtype.element_ty)
-        if HAS_FACTOR:
-            offset_rd = row_r.to(tl.int64)[:, None] * size + column_d[None, :]
-            inside_rd = (inside_r & (tile_n == 0))[:, None] & (column_d < size)[None, :]
-            tl.store(factor_RD + offset_rd, row_rd, mask=inside_rd)
-        product_rn = tl.dot(row_rd, unit_dn, product_rn)
+    product_rn, square_r = _product(
+        weight_LD, table_r, unit_ND, near_n, factor_RD, row_r, inside_r & (tile_n == 0), size,
+        HAS_FACTOR, EVEN, BLOCK_R, BLOCK_N, BLOCK_D,
+    )  # fmt: skip
     inverse_r = inverse_norm(square_r, epsilon)
-    # A row past the end has the logit −inf with all samples.
-    offset_r = tl.where(inside_r, -fixed_max, float("-inf"))
-    logit_rn = product_rn * (inverse_r * log2_scale)[:, None] + offset_r[:, None]
     target_n = (tl.load(target_N + near_n) - start).to(tl.int32)
     is_target_rn = row_r[:, None] == target_n[None, :]
-    left_out_rn = is_target_rn
-    if HAS_LIMIT:
-        left_out_rn = is_target_rn | (product_rn * inverse_r[:, None] > limit)
-    if HAS_ABSENT:
-        batch_n = tl.load(batch_N + near_n)
-        absent_r = absent_AB + (start + near_r).to(tl.int64) * batches
-        left_out_rn = left_out_rn | (tl.load(absent_r[:, None] + batch_n[None, :]) != 0)
-    exp_rn = tl.exp2(tl.where(left_out_rn, float("-inf"), logit_rn))
+    exp_rn = _exponentials(
+        product_rn, inverse_r, is_target_rn, inside_r, start + near_r, near_n, absent_AB, batch_N,
+        batches, log2_scale, limit, fixed_max, HAS_LIMIT, HAS_ABSENT,
+    )  # fmt: skip
     if SECOND:
         weight_n, own_n = tl.load(weight_N + near_n), tl.load(own_N + near_n)
         out_rn = tl.where(is_target_rn, own_n[None, :], exp_rn * weight_n[None, :])

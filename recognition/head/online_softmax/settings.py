@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 
@@ -58,8 +59,19 @@ class StreamSettings:
         return centres * samples * self.matmul_dtype.itemsize <= self.keep_bytes
 
 
-def check_parts(loss: object, optimizer: object) -> None:
-    """Raise `ValueError` for a loss or an optimizer that is a name, a class or of another kind."""
+def check_parts(
+    embedding_size: object, num_classes: object, loss: object, optimizer: object
+) -> None:
+    """Raise `ValueError` for a size that is no positive integer, and for parts of another kind.
+
+    A loss or an optimizer may have been given by its name or as a class.
+    """
+    sizes = embedding_size, num_classes
+    if not all(isinstance(size, Integral) and int(size) >= 1 for size in sizes):
+        raise ValueError(
+            f"embedding_size {embedding_size!r} and num_classes {num_classes!r} found, "
+            "expected two integers of at least 1"
+        )
 
     def found(part: object) -> str:
         return repr(part) if isinstance(part, str | type) else f"a {type(part).__name__}"

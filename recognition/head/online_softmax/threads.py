@@ -63,7 +63,8 @@ class Threads:
         if not self._parallel or torch.get_num_threads() < 2 or len(parts) < 2:
             for part in parts:
                 # Triton launches on the current device, whatever device its tensors are on.
-                with torch.cuda.device(self._device) if self._on_cuda else nullcontext():
+                guarded = self._on_cuda and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+                with torch.cuda.device(self._device) if guarded else nullcontext():
                     result = function(self.ops, part)
                 yield result
             return

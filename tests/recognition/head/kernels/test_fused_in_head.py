@@ -193,6 +193,7 @@ def test_parts_run_with_their_own_gpu_as_the_current_one(monkeypatch: pytest.Mon
         yield
         current[0] = before
 
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "device", device)
     threads = Threads(torch.device("cuda", 1), parallel=True)
     found = list(threads.map(lambda ops, part: (current[0], part), [(0, 4), (4, 8)]))
