@@ -34,7 +34,7 @@ from recognition.head.online_softmax.stream import BlockStream
 from recognition.head.online_softmax.threads import Threads
 from recognition.head.online_softmax.update import CentreUpdate, sgd_with_kernel
 from recognition.head.optim.row_optimizers import RowOptimizer, RowSGD
-from recognition.head.placement.build import create_collectives, create_table
+from recognition.head.placement.build import PLACEMENTS, create_collectives, create_table
 from recognition.head.placement.table import TableRows
 from recognition.head.sampling.build import build_sampler
 from recognition.head.sampling.rule import TableReader
@@ -161,15 +161,16 @@ class PartialFC(nn.Module):
         settings = StreamSettings(scale, inter_class_filter, *budgets, matmul_dtype)
         self._collectives = create_collectives(placement, group)
         self.shard = self._collectives.shard(num_classes)
+        sgd = sgd_with_kernel(self.optimizer, self.loss, self._collectives)
+        lean = sgd is not None and not self.loss.has_curriculum
+        # Ranks must add up blocks in one order, and a table in CPU memory sends them one by one.
+        parallel = not (PLACEMENTS[placement].on_host or self._collectives.sums_blocks)
+        threads = Threads(device, parallel=parallel)
         self.table = create_table(
             placement, self.shard, embedding_size * self.loss.centres_per_class, seed=seed,
             optimizer=self.optimizer, device=device, stage_bytes=stage_bytes,
+            halves=lean and threads.ops.fuses(settings.plain_transform, matmul_dtype),
         )  # fmt: skip
-        # Ranks must add up blocks in one order, and a table in CPU memory sends them one by one.
-        parallel = self.table.parallel and not self._collectives.sums_blocks
-        sgd = sgd_with_kernel(self.optimizer, self.loss, self._collectives)
-        threads = Threads(device, parallel=parallel)
-        lean = sgd is not None and not self.loss.has_curriculum
         stream = BlockStream(self.table, embedding_size, settings, threads, lean)
         sampler = build_sampler(
             sampling, self.replicated, rebuild_every=rebuild_every, hard_share=hard_share
@@ -185,8 +186,11 @@ class PartialFC(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """This rank's class centres, float32 [L, K·d]: the table's tensor itself."""
-        return self.table.weight
+        """This rank's class centres, float32 [L, K·d]: the table's tensor itself.
+
+        A copy where the table keeps two halves of it (`SplitTable`): in bfloat16 on CUDA.
+        """
+        return self.table.read_rows("weight", 0, len(self.table.weight))
 
     @property
     def replicated(self) -> bool:
@@ -329,9 +333,10 @@ class PartialFC(nn.Module):
     def state_tensors(self) -> dict[str, Tensor]:
         """Return this rank's rows of the state by name, each [L, ...], rows by class id.
 
-        They are the tensors themselves: to load, copy into them and set `step_count`.
+        They are the tensors themselves, but for a weight in two halves (see `weight`). To load,
+        write to `state_rows` and set `step_count`.
         """
-        return self.table.tensors()
+        return {name: rows.read(0, rows.shape[0]) for name, rows in self.state_rows().items()}
 
     def state_rows(self) -> dict[str, TableRows]:
         """Return the same rows to be read and written a part at a time, as checkpoints do."""

@@ -7,6 +7,7 @@ from numbers import Integral
 import torch
 
 from recognition.head.choices import check
+from recognition.head.kernels.block import LogitTransform
 from recognition.head.losses.base import Loss
 
 # A block's temporaries should fit the caches of a CPU, and be large enough that the overhead of its
@@ -53,6 +54,11 @@ class StreamSettings:
     def log2_scale(self) -> float:
         """The scale of logits to base 2: `2^(log2_scale·c) = exp(scale·c)`."""
         return self.scale / math.log(2.0)
+
+    @property
+    def plain_transform(self) -> LogitTransform:
+        """How cosines become logits where a class has one centre and all negatives count alike."""
+        return LogitTransform(self.log2_scale, self.inter_class_filter)
 
     def keeps(self, centres: int, samples: int) -> bool:
         """Return whether the exponentials of so many centres and samples fit the budget."""

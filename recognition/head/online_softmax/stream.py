@@ -4,7 +4,7 @@ Shapes: K centres per class, d embedding size.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from recognition.head.kernels.block import Block, LogitTransform
@@ -36,10 +36,8 @@ class BlockStream:
 
     def transform(self, curriculum: Curriculum | None) -> LogitTransform:
         """Return how cosines become logits."""
-        settings = self.settings
-        return LogitTransform(
-            settings.log2_scale, settings.inter_class_filter, curriculum, self.centres
-        )
+        plain = self.settings.plain_transform
+        return replace(plain, curriculum=curriculum, centres=self.centres)
 
     def block_rows(self, samples: int) -> int:
         """Return how many classes' temporaries for so many samples fit the budget: at least 1."""

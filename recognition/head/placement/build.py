@@ -15,7 +15,10 @@ from recognition.head.placement.collectives import (
 )
 from recognition.head.placement.host_table import HostTable
 from recognition.head.placement.initial import initial_centres
+from recognition.head.placement.split_table import SplitTable
 from recognition.head.placement.table import Table
+
+_ROWS = 1 << 18  # initial centres that are split at a time
 
 
 @dataclass(frozen=True)
@@ -53,15 +56,26 @@ def create_table(
     optimizer: RowOptimizer,
     device: torch.device,
     stage_bytes: int,
+    halves: bool,
 ) -> Table:
-    """Return the table of classes `[start, stop)`, with initial centres of `width` numbers each."""
-    on_host = choose(PLACEMENTS, placement, "placement").on_host
+    """Return the table of classes `[start, stop)`, with initial centres of `width` numbers each.
+
+    With `halves` the weight is kept in two of them, where it is on the device.
+    """
+    on_host, (start, stop) = PLACEMENTS[placement].on_host, shard
     storage = torch.device("cpu") if on_host else device
-    weight = initial_centres(*shard, width, seed, storage)
     state = {
         name: prefer_huge_pages(tensor)
-        for name, tensor in optimizer.state(len(weight), width, storage).items()
+        for name, tensor in optimizer.state(stop - start, width, storage).items()
     }
+    if halves and not on_host:
+        table = SplitTable(stop - start, width, state, device)
+        for first in range(start, stop, _ROWS):  # never a second table beside the first
+            last = min(first + _ROWS, stop)
+            centres = initial_centres(first, last, width, seed, device)
+            table.write_rows("weight", first - start, centres)
+        return table
+    weight = initial_centres(start, stop, width, seed, storage)
     if on_host:
         return HostTable(weight, state, device=device, stage_bytes=stage_bytes)
     return Table(weight, state)

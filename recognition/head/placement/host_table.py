@@ -90,7 +90,6 @@ class HostTable(Table):
         buffer_bytes: of each of the four buffers, at most.
     """
 
-    parallel = False
     stages = True
 
     def __init__(

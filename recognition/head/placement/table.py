@@ -22,12 +22,10 @@ class Table(nn.Module):
         state: the optimizer's tensors by name, each [L, ...].
 
     Attributes:
-        parallel: whether threads may take different parts at the same time.
         stages: whether `stage` sends rows ahead of the passes that need them.
     """
 
     weight: Tensor
-    parallel = True
     stages = False
 
     def __init__(self, weight: Tensor, state: dict[str, Tensor]) -> None:
@@ -42,8 +40,13 @@ class Table(nn.Module):
         """Where blocks are computed."""
         return self.weight.device
 
+    @property
+    def lower_half(self) -> Tensor | None:
+        """The lower half of the weight where it is kept in two; see `SplitTable`."""
+        return None
+
     def tensors(self) -> dict[str, Tensor]:
-        """Return weight and state by name: the tensors themselves."""
+        """Return weight and state by name: the tensors themselves, in the form that is kept."""
         return {name: getattr(self, name) for name in ("weight", *self.state_names)}
 
     def layout(self) -> dict[str, tuple[torch.Size, torch.dtype]]:
@@ -91,12 +94,14 @@ class Table(nn.Module):
         Whoever changes a block calls its `write` before taking the next one.
         """
         tensors = self.tensors() if with_state else {"weight": self.weight}
+        low = self.lower_half
         for start, stop in bounds:
             if rows.index is None:
                 views = {name: tensor[start:stop] for name, tensor in tensors.items()}
-                yield Block(rows, start, stop, views, None, space)
+                low_RD = None if low is None else low[start:stop]
+                yield Block(rows, start, stop, views, None, space, low_RD)
             else:
-                yield Block(rows, start, stop, tensors, rows.index[start:stop], space)
+                yield Block(rows, start, stop, tensors, rows.index[start:stop], space, low)
 
     def finish(self) -> None:
         """Wait until all that was written is in the table."""

@@ -114,6 +114,17 @@ class PartialFCMethod(Method[PartialFC]):
         self._samples = math.ceil(samples * self._head.loss.batch_rate)
         self._active = 0
 
+    def state_bytes(self) -> int:
+        """See `Method`: without a copy of a table that is kept in another form."""
+        rows = self._head.state_rows().values()
+        return sum(each.shape.numel() * each.dtype.itemsize for each in rows)
+
+    def rows(self, classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Method`."""
+        start, stop = self._head.shard
+        local = classes[(classes >= start) & (classes < stop)]
+        return local, self._head.table.rows_of((local - start).to(self._head.device)).cpu()
+
     def gradients(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """See `Method`."""
         output: HeadOutput = self._head(x, labels, [len(x)] * self._case.ranks)

@@ -15,6 +15,7 @@ from recognition.head import PartialFC, RowSGD, arcface
 from recognition.head.kernels.reference import BlockOps
 from recognition.head.online_softmax.settings import BLOCK_BYTES
 from recognition.head.online_softmax.threads import Threads
+from recognition.head.placement.split_table import SplitTable
 from tests.recognition.head.kernels.kernel_cases import DEVICE, TritonOps
 
 CLASSES, SIZE, SAMPLES = 300, 72, 40
@@ -39,7 +40,7 @@ def _head(monkeypatch: pytest.MonkeyPatch, ops: type[BlockOps], **options: Any) 
     settings.setdefault("block_bytes", SMALL_BLOCKS)
     head = PartialFC(SIZE, CLASSES, device=DEVICE, **settings)
     generator = torch.Generator().manual_seed(3)
-    head.weight.copy_(torch.randn(CLASSES, SIZE, generator=generator))
+    head.state_rows()["weight"].write(0, torch.randn(CLASSES, SIZE, generator=generator))
     return head
 
 
@@ -175,6 +176,53 @@ def test_a_flag_on_the_device_keeps_all_weights(
     for name, tensor in head.state_tensors().items():
         assert tensor.isfinite().all()
         assert not torch.equal(tensor, before[name])
+
+
+def test_a_table_in_halves_is_the_table_in_float32_wherever_it_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = _head(monkeypatch, BlockOps)
+    halves = _head(monkeypatch, TritonOps, matmul_dtype=torch.bfloat16)
+    rows = torch.tensor([299, 0, 7], device=DEVICE)
+
+    assert not isinstance(plain.table, SplitTable)
+    assert isinstance(halves.table, SplitTable)
+    assert torch.equal(halves.weight, plain.weight)
+    assert torch.equal(halves.table.rows_of(rows), plain.table.rows_of(rows))
+    assert halves.table.layout() == plain.table.layout()
+    new = PartialFC(SIZE, CLASSES, device=DEVICE, matmul_dtype=torch.bfloat16)
+    assert isinstance(new.table, SplitTable)
+    assert torch.equal(new.weight, PartialFC(SIZE, CLASSES, device=DEVICE).weight)
+    halves.state_rows()["weight"].write(5, plain.weight[7:9])
+    assert torch.equal(halves.weight[5:7], plain.weight[7:9])
+    assert torch.equal(halves.weight[7:], plain.weight[7:])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {
+            "sampling": "all",
+            "keep_bytes": 1 << 20,
+        },  # exponentials are kept: kernels of one work each
+        {"sampling": "random_negative", "dense_update": True},  # rows without a gradient, in torch
+        {"sampling": "hard_negative"},
+        {"sampling": "hash_forest"},
+    ],
+    ids=lambda options: str(options["sampling"]),
+)
+def test_other_paths_over_halves_equal_those_over_float32(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    options = options | {"matmul_dtype": torch.bfloat16, "sample_rate": 0.6}
+    found = _steps(_head(monkeypatch, TritonOps, **options))
+    monkeypatch.setattr(TritonOps, "fuses", lambda self, transform, dtype: False)
+    errors = _errors(found, _steps(_head(monkeypatch, TritonOps, **options)))
+
+    assert errors["weight"] < 1e-4
+    assert errors["momentum"] < 0.05  # products are rounded where they are not fused
+    assert errors["x"] < 0.02
 
 
 def test_blocks_are_counted_by_the_bytes_that_the_kernels_hold() -> None:
