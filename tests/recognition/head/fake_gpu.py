@@ -73,6 +73,7 @@ def _initial_centres(start: int, stop: int, width: int, seed: int, device: torch
 def fake_gpu_mode(monkeypatch: pytest.MonkeyPatch) -> Iterator[CountingGpu]:
     """Have fake tensors on a GPU that is not there, in one thread, with the operations in torch."""
     patch_streams(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     for module in (transfer, background):
         monkeypatch.setattr(module, "ThreadPoolExecutor", InlineThreads)
     monkeypatch.setattr(background, "record", lambda tensors, stream: None)
