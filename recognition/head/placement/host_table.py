@@ -132,9 +132,9 @@ class HostTable(Table):
     def stage(self, rows: RowSet) -> None:
         """Begin to send the rows' weight, up to `stage_bytes`, in the background.
 
-        Call it once the table's last update is made: staged rows are copies.
+        Call it after `finish`, once the table's last update is made: staged rows are copies. A
+        thread other than the passes' may call it.
         """
-        self.finish()
         self.release()
         count, step = min(rows.count, self._most_staged), max(1, self._most_staged // _STAGE_STEPS)
         memory_Rd = self._stage_slot.take(

@@ -12,7 +12,7 @@ from torch._subclasses import FakeTensorMode
 
 from recognition.head.kernels.reference import BlockOps
 from recognition.head.online_softmax import threads
-from recognition.head.placement import build, initial, transfer
+from recognition.head.placement import build, transfer
 from recognition.head.sampling import background, selection
 
 
@@ -65,16 +65,22 @@ def patch_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
 
 
+def _initial_centres(start: int, stop: int, width: int, seed: int, device: torch.device) -> Tensor:
+    return torch.empty(stop - start, width, device=device)
+
+
 @contextmanager
 def fake_gpu_mode(monkeypatch: pytest.MonkeyPatch) -> Iterator[CountingGpu]:
     """Have fake tensors on a GPU that is not there, in one thread, with the operations in torch."""
     patch_streams(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     for module in (transfer, background):
         monkeypatch.setattr(module, "ThreadPoolExecutor", InlineThreads)
     monkeypatch.setattr(background, "record", lambda tensors, stream: None)
     monkeypatch.setattr(selection, "record", lambda tensors, stream: None)
-    for module in (build, initial):  # which would look for the memory of fake tensors
-        monkeypatch.setattr(module, "prefer_huge_pages", lambda tensor: tensor, raising=False)
+    # These look for the memory of tensors, and share them between threads.
+    monkeypatch.setattr(build, "prefer_huge_pages", lambda tensor: tensor, raising=False)
+    monkeypatch.setattr(build, "initial_centres", _initial_centres)
     monkeypatch.setattr(threads, "block_ops", lambda device: BlockOps)
     with CountingGpu() as mode:
         yield mode
