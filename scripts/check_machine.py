@@ -44,6 +44,7 @@ from scripts.machine.step import FAILED, FULL, QUICK, SKIPPED, TINY, Step, Verdi
 # Seconds for all steps together. The steps of a scale have about as many in their own limits, but
 # the last one, which gets what the others leave.
 TOTAL = {FULL: 470.0, QUICK: 85.0, TINY: 225.0}
+SCRATCH = "scratch-"
 LEAST = 5.0  # seconds, below which a step is not begun
 
 STEPS = (
@@ -104,6 +105,8 @@ def check(steps: list[Step], output: Path, device: str, report: dict[str, Any]) 
     output.mkdir(parents=True, exist_ok=True)
     for file in output.glob("*.log"):
         file.unlink()
+    for folder in output.glob(f"{SCRATCH}*"):  # of a check that was killed
+        shutil.rmtree(folder, ignore_errors=True)
     outcomes: list[Outcome] = []
     problem = None
     started, total = time.monotonic(), TOTAL[report["scale"]]
@@ -129,7 +132,7 @@ def check(steps: list[Step], output: Path, device: str, report: dict[str, Any]) 
 @contextmanager
 def _scratch(output: Path) -> Iterator[Path]:
     """Make a folder on the disk of the output, where checkpoints will be, and remove it."""
-    folder = Path(tempfile.mkdtemp(prefix="scratch-", dir=output))
+    folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=output))
     try:
         yield folder
     finally:
