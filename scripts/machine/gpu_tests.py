@@ -32,12 +32,13 @@ def run(context: Context) -> Verdict:
         )
     report = context.folder / "tests.xml"
     seconds = max(5, int(context.left() - 15))
+    files = [file for file in test_files() if not context.tiny or "kernels" in file.parts]
     workers = 0 if context.tiny else min(MOST_WORKERS, usable_cores())
     command = [
         sys.executable, "-m", "pytest", "-m", "gpu", f"-n{workers}", "--maxprocesses=8",
         f"--session-timeout={seconds}", "--tb=short", "-rfE", "-p", "no:cacheprovider",
         f"--junitxml={report}", *(["-k", SHORTEST] if context.tiny else []),
-        *map(str, test_files()),
+        *map(str, files),
     ]  # fmt: skip
     # Of a pytest that runs this very check as a test.
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}

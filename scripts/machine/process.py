@@ -174,9 +174,12 @@ def _serve(messages: Connection, sink: Connection, order: Order) -> None:
 
 
 def _end_with(messages: Connection) -> None:
-    """End this group when the command ends, however it does."""
+    """End this process and all that it started when the command ends, however it does."""
     with suppress(EOFError, OSError):
         messages.recv()
+    for child in _descendants(os.getpid()):
+        with suppress(OSError):
+            os.kill(child, signal.SIGKILL)
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 

@@ -18,7 +18,7 @@ from scripts.machine.training import demo_data
 
 LEAST_LOADED = 0.6  # of what as many cores would decode that do nothing else
 LEAST_WRITTEN = 0.5  # of the rate of one plain file: a checkpoint is hashed as well
-CLASSES = {FULL: 1_000_000, QUICK: 100_000, TINY: 500}
+CLASSES = {FULL: 500_000, QUICK: 100_000, TINY: 500}
 SIZE = {FULL: 512, QUICK: 512, TINY: 16}
 BLOCK = 64 << 20
 

@@ -3,13 +3,14 @@
 import json
 import math
 import runpy
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import main as torchrun
 
 from data.demo.generate import make_demo_data
 from scripts.benchmarks.common.machine import ROOT
@@ -101,14 +102,15 @@ def ranks(context: Context) -> Verdict:
     for steps, resume in ((until, []), (total, ["--resume", "auto"])):
         lengths = [f"train.steps={steps}", "verification.sets=[]", "log.every_steps=1"]
         command = [
-            sys.executable, "-m", "torch.distributed.run", "--standalone",
-            f"--nproc-per-node={count}", "train.py",
+            "--standalone", f"--nproc-per-node={count}", str(ROOT / "train.py"),
             *_arguments(context, output, [*settings, *lengths]), *resume,
         ]  # fmt: skip
-        ended = subprocess.run(command, cwd=ROOT, check=False)
-        if ended.returncode != 0:
+        try:
+            torchrun(command)
+        except ChildFailedError as error:
             what = "the resumed run" if resume else "the run"
-            return Verdict(FAILED, f"{what} on {count} rank(s) ended with {ended.returncode}")
+            code = error.get_first_failure()[1].exitcode
+            return Verdict(FAILED, f"{what} on {count} rank(s) ended with {code}")
     lines = [line for line in _metrics(output) if line["event"] == "train"]
     if [line["step"] for line in lines] != list(range(1, total + 1)):
         return Verdict(FAILED, f"{len(lines)} steps in metrics.jsonl, expected {total}")

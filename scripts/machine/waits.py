@@ -114,7 +114,7 @@ def _warned() -> Iterator[Counter[str]]:
     waits: Counter[str] = Counter()
 
     def show(message: Warning | str, *rest: object, **options: object) -> None:
-        if "synchroniz" in str(message):
+        if "called a synchronizing" in str(message):
             waits[place()] += 1
 
     torch.cuda.synchronize()

@@ -75,17 +75,15 @@ def reference_of(cases: Sequence[HeadCase]) -> HeadCase:
 
 
 def most_classes(group: Callable[[int], Sequence[HeadCase]], free: int) -> int:
-    """Return the most classes with which each case fits `free` bytes next to the baseline.
+    """Return the most classes with which each case fits `free` bytes, next to the baseline if any.
 
     `group(classes)` returns the cases of a size. A multiple of 100,000, and at least that.
     """
 
     def fits(classes: int) -> bool:
         cases = group(classes)
-        reference = reference_of(cases)
-        return all(
-            sum(map(needed_bytes, {case, reference})) <= free for case in [reference, *cases]
-        )
+        beside = {reference_of(cases)} & set(cases)
+        return all(sum(map(needed_bytes, {case, *beside})) <= free for case in cases)
 
     sizes = range(CLASS_STEP, MOST_CLASSES + 1, CLASS_STEP)
     return sizes[max(0, bisect_left(sizes, True, key=lambda classes: not fits(classes)) - 1)]

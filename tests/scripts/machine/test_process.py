@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -109,6 +110,24 @@ def test_ctrl_c_ends_everything_that_a_step_started(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         _run(_hangs, tmp_path)
     thread.join()
+    assert _ended(tmp_path) == [True, True]
+
+
+def _checks(folder: str) -> None:
+    _run(_hangs, Path(folder))
+
+
+def test_a_killed_command_leaves_nothing_running(tmp_path: Path) -> None:
+    command = multiprocessing.get_context("spawn").Process(target=_checks, args=(str(tmp_path),))
+    command.start()
+    while not (tmp_path / "pids").exists():
+        time.sleep(0.05)
+    time.sleep(0.2)
+    command.kill()
+    command.join()
+    end = time.monotonic() + 30.0
+    while _ended(tmp_path) != [True, True] and time.monotonic() < end:
+        time.sleep(0.05)
     assert _ended(tmp_path) == [True, True]
 
 

@@ -15,6 +15,7 @@ from scripts.benchmarks.head.compare import (
     CLASS_STEP,
     StepCounts,
     measure_group,
+    most_classes,
     reference_of,
 )
 from scripts.benchmarks.head.methods import METHODS, BaselineMethod, build, comparable, needed_bytes
@@ -233,6 +234,17 @@ def test_on_a_gpu_of_139_gib_the_baseline_is_compared_where_it_fits(
     assert [case.method for case in ten] == ["usual", "partial_fc", "kept"]
     assert needed_bytes(ten[0]) > free > max(map(needed_bytes, ten[1:]))
     assert largest[0].classes == 29_000_000
+
+
+def test_a_baseline_that_is_not_measured_takes_no_memory() -> None:
+    free = 139 << 30
+
+    def group(classes: int) -> list[HeadCase]:
+        return [HeadCase("bf16_momentum", classes, dtype="bf16", batch=1024)]
+
+    classes = most_classes(group, free)
+    assert needed_bytes(group(classes)[0]) <= free < needed_bytes(group(classes + CLASS_STEP)[0])
+    assert classes > 29_000_000
 
 
 def test_the_baseline_in_fp32_is_the_reference_if_it_is_measured() -> None:
