@@ -18,6 +18,8 @@ from recognition.head.online_softmax.threads import Threads
 from recognition.head.placement.split_table import SplitTable
 from tests.recognition.head.kernels.kernel_cases import DEVICE, TritonOps
 
+pytestmark = pytest.mark.gpu
+
 CLASSES, SIZE, SAMPLES = 300, 72, 40
 SMALL_BLOCKS = 2 * 120 * (SAMPLES + 2 * SIZE)  # bytes: of 120 classes in bfloat16, the last of 60
 

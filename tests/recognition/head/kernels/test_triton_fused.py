@@ -22,6 +22,8 @@ from recognition.head.optim.row_optimizers import RowSGD
 from recognition.head.rows import RowSet
 from tests.recognition.head.kernels.kernel_cases import BFLOAT16, DEVICE, TritonOps, close
 
+pytestmark = pytest.mark.gpu
+
 LOG2_SCALE = 64.0 / math.log(2.0)
 SGD = RowSGD(momentum=0.9, weight_decay=0.01)
 

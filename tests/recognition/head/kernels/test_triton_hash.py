@@ -18,6 +18,8 @@ from tests.recognition.head.kernels.kernel_cases import DEVICE
 
 from recognition.head.kernels import triton_hash  # isort: skip
 
+pytestmark = pytest.mark.gpu
+
 ROOT = Path(__file__).parents[4]
 SEED, STEP = 3, 10**9
 STARTS = [0, 12_345, 2**31 - 700, 2**31 + 5, 2**32 - 5000]
