@@ -35,7 +35,7 @@ setup(
         "scikit-learn>=1.4",
         "simplejpeg>=1.7",
         "tensorboard>=2.16",
-        "torch>=2.6",
+        "torch>=2.10",  # sums products of bfloat16 in float32, in one operation
         "tqdm>=4.66",
         "xxhash>=3",
     ],

@@ -160,14 +160,16 @@ def product_update(
     row_r = tile_r * BLOCK_R + tl.arange(0, BLOCK_R)
     column_d = tile_d * BLOCK_D + tl.arange(0, BLOCK_D)
     inside_r = row_r < rows
-    near_r, near_d = tl.minimum(row_r, rows - 1), tl.minimum(column_d, size - 1)
+    near_r = tl.minimum(row_r, rows - 1)
     coefficient_r = coefficient_RN + near_r.to(tl.int64) * samples
     gradient_rd = tl.zeros([BLOCK_R, BLOCK_D], tl.float32)
     for first in range(0, samples, BLOCK_N):
         column_n = first + tl.arange(0, BLOCK_N)
         coefficient_rn = _load_columns(coefficient_r[:, None], column_n[None, :], samples, EVEN)
+        # Masked by column: a minimum, as for the rows, would hide that columns are neighbours.
+        unit_n = unit_ND + tl.minimum(column_n, samples - 1) * size
         unit_nd = tl.load(
-            unit_ND + near_d[None, :] + (tl.minimum(column_n, samples - 1) * size)[:, None]
+            unit_n[:, None] + column_d[None, :], mask=(column_d < size)[None, :], other=0.0
         )
         gradient_rd = tl.dot(coefficient_rn, unit_nd, gradient_rd)
     inverse_r = tl.load(inverse_R + row_r, mask=inside_r, other=0.0)

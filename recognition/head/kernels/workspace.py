@@ -13,6 +13,8 @@ import sys
 import torch
 from torch import Tensor
 
+_ROOM = 1 << 25  # numbers, of which memory on a GPU is a multiple
+
 
 class Workspace:
     """Named temporaries: a tensor from `take` holds until the same name is taken again.
@@ -50,7 +52,10 @@ class Workspace:
             if memory.dtype == dtype and memory.device == device and memory.numel() >= size:
                 return self._released.pop(number)[:size].view(shape)
         self._released.clear()  # too small: free it before allocating more
-        return prefer_huge_pages(torch.empty(size, dtype=dtype, device=device)).view(shape)
+        # A GPU's allocator keeps what is freed: sizes that differ a little must fit each other.
+        room = size if device.type == "cpu" else -(-size // _ROOM) * _ROOM
+        memory = prefer_huge_pages(torch.empty(room, dtype=dtype, device=device))
+        return memory[:size].view(shape)
 
     def release(self, tensor: Tensor) -> None:
         """Take back a tensor from `acquire`, which must not be read any more."""

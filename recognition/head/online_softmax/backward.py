@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from recognition.head.kernels.block import Block
@@ -28,6 +29,8 @@ from recognition.head.optim.row_optimizers import RowSGD
 from recognition.head.rows import RowSet
 
 Result = TypeVar("Result")
+
+_ALIGNED = 64  # samples, of which the fused update takes a multiple
 
 
 @dataclass(frozen=True)
@@ -124,11 +127,11 @@ class SecondPass:
             return None if noise is None else noise(block)
 
         if self._one_product and self._stream.threads.ops.fuses(exps.transform, exps.factor.dtype):
-            coefficients = self._coefficients()
+            coefficients, factor_Sd = self._coefficients()
 
             def update(ops: BlockOps, block: Block) -> None:
                 given = coefficients, exps.transform, sgd, lr, noise_of(block), skip
-                ops.product_update(block, exps.factor, *given)
+                ops.product_update(block, factor_Sd, *given)
                 block.write()
 
             updated = self._map(update, with_state=True)
@@ -162,11 +165,19 @@ class SecondPass:
             loss.samples.unit is loss.targets.unit for loss in self._losses
         )
 
-    def _coefficients(self) -> Coefficients:
+    def _coefficients(self) -> tuple[Coefficients, Tensor]:
+        """Return the samples' coefficients and their unit embeddings, with zeros at the end.
+
+        So many that rows of coefficients begin at addresses that a GPU loads in whole.
+        """
+        missing = -len(self._unit_Sd) % _ALIGNED
         own_S = torch.cat([loss.targets.grad for loss in self._losses])
         weight_S = self._sample_weights(self._initial_max_S)
-        target_S = self._exps.target_position
-        return Coefficients(target_S, weight_S, own_S, self._batches(), self._absent_AB)
+        target_S = F.pad(self._exps.target_position, (0, missing), value=-1)
+        numbers = weight_S, own_S, self._batches()
+        weight_S, own_S, batch_S = (F.pad(each, (0, missing)) for each in numbers)
+        given = Coefficients(target_S, weight_S, own_S, batch_S, self._absent_AB)
+        return given, F.pad(self._exps.factor, (0, 0, 0, missing))
 
     def _batches(self) -> Tensor:
         """Return which micro-batch each sample is from: int64 [S]."""

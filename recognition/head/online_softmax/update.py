@@ -4,7 +4,7 @@ Shapes: C centres of a block, D numbers per class, d embedding size.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -96,7 +96,8 @@ class CentreUpdate:
             return self.collectives.sum_block(full_gradient(block, grad_unit_Cd)).square().sum()
 
         total = torch.zeros((), device=self.stream.table.device)
-        for square in self._second_pass(self._rows(), grad_scale).gradients(square_sum):
+        second_pass = self._second_pass(self._rows(), grad_scale, by_torch=True)
+        for square in second_pass.gradients(square_sum):
             total += square
         return self.collectives.sum_over_classes(total).sqrt()
 
@@ -120,9 +121,18 @@ class CentreUpdate:
         table = self.stream.table
         return union([loss.rows for loss in self.losses], len(table.weight), table.device)
 
-    def _second_pass(self, rows: RowSet, grad_scale: float | Tensor) -> SecondPass:
+    def _second_pass(
+        self, rows: RowSet, grad_scale: float | Tensor, *, by_torch: bool = False
+    ) -> SecondPass:
+        """Return the second pass; `by_torch` plans its blocks for torch's temporaries.
+
+        Not where maxima are searched: those that are kept belong to the first pass's blocks.
+        """
+        stream = self.stream
+        if by_torch and stream.settings.plain_transform.max_is_fixed:
+            stream = replace(stream, lean=False)
         losses = [loss.scaled(1.0 / grad_scale) for loss in self.losses]
-        return SecondPass(self.stream, rows, losses)
+        return SecondPass(stream, rows, losses)
 
     def _update(self, block: Block, gradient_RD: Tensor, lr: float, step: int) -> None:
         state = {name: block.read(name) for name in block.tensors if name != "weight"}

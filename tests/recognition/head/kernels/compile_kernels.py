@@ -2,7 +2,8 @@
 
 The block operations are called with tensors on the CPU; each launch compiles its kernel to
 machine code without running it. Prints the kernels' names, one per line, each with the compute
-capability, the shared memory in bytes, and the bytes per thread that do not fit the registers.
+capability, the shared memory in bytes, the bytes per thread that do not fit the registers, and
+the loads of single 16-bit numbers.
 """
 
 import re
@@ -115,4 +116,5 @@ if __name__ == "__main__":
             call_fused(torch.arange(256), split=split, rounded=False)
         for name, kernels in compiled.items():
             for kernel in kernels:
-                print(name, capability, kernel.metadata.shared, spilled(kernel.asm["cubin"]))
+                lone = kernel.asm["ptx"].count("ld.global.b16")
+                print(name, capability, kernel.metadata.shared, spilled(kernel.asm["cubin"]), lone)
