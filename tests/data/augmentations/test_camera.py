@@ -63,8 +63,9 @@ def test_low_resolution_is_one_resize_after_the_other(side: int) -> None:
     for image, pixel, small in zip(result, pixels.permute(0, 3, 1, 2), sides, strict=True):
         reduced = F.interpolate(pixel[None], (small, small), mode="bilinear", antialias=True)
         expected = F.interpolate(reduced, (side, side), mode="bilinear")[0].permute(1, 2, 0)
-        # Torch adds the products of some pixels in another order, and the last bit is worth 2^-16.
-        assert (image - expected).abs().max() < 1e-4
+        # Torch adds the products of some pixels in another order, and on processors without AVX2
+        # makes their weights otherwise: up to 6e-4, a third of what both are off in float32.
+        assert (image - expected).abs().max() < 2e-3
 
 
 def test_the_number_of_operations_does_not_depend_on_the_batch() -> None:

@@ -117,7 +117,8 @@ def test_checkpoints_with_whole_tables_load(tmp_path: Path, saved_on: str) -> No
     assert checkpoints(tmp_path).find(str(folder)) == folder
     state = make_state(World(), empty=True, chunk_bytes=2 * ROW_BYTES)
     assert checkpoints(tmp_path).load(folder, state)["progress"] == {"step": 3}
-    assert_loaded(state, World())
+    # The last bits of torch's normal numbers depend on the processor that draws them.
+    assert_loaded(state, World(), relative=1e-5)
     [own] = save_steps(tmp_path, 3)  # in one chunk
     before, now = contents(folder).state_dict_metadata, contents(own).state_dict_metadata
     assert before.keys() == now.keys()
