@@ -86,7 +86,13 @@ def test_torchruns_own_thread_is_told_from_the_users(
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a run")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the rank, in both cases
-    with subprocess.Popen(["sleep", "60"], env={"PATH": os.environ["PATH"], **chosen}) as launcher:
+    pipe, environment = subprocess.PIPE, {"PATH": os.environ["PATH"], **chosen}
+    with subprocess.Popen(["cat"], env=environment, stdin=pipe, stdout=pipe) as launcher:
+        assert launcher.stdin is not None
+        assert launcher.stdout is not None
+        launcher.stdin.write(b"ready\n")
+        launcher.stdin.flush()
+        launcher.stdout.readline()  # it runs, so its environment can be read
         monkeypatch.setattr("os.getppid", lambda: launcher.pid)
         found = choose_threads(World(0, 2, 0, 2))[0]
         launcher.kill()
