@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from recognition.head import PartialFC, RowSGD, arcface
-from recognition.head.kernels.reference import BlockOps
+from recognition.head.kernels.reference import BlockOps, Coefficients
 from recognition.head.online_softmax.settings import BLOCK_BYTES
 from recognition.head.online_softmax.threads import Threads
 from recognition.head.placement.split_table import SplitTable
@@ -225,6 +225,23 @@ def test_other_paths_over_halves_equal_those_over_float32(
     assert errors["weight"] < 1e-4
     assert errors["momentum"] < 0.05  # products are rounded where they are not fused
     assert errors["x"] < 0.02
+
+
+def test_rows_of_coefficients_are_aligned_for_any_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = []
+
+    def update(
+        self: BlockOps, block: object, unit_Nd: Tensor, given: Coefficients, *_: Any
+    ) -> None:
+        samples.append((len(unit_Nd), len(given.target), len(given.own), len(given.batch)))
+
+    monkeypatch.setattr(TritonOps, "product_update", update)
+    head = _head(monkeypatch, TritonOps, sampling="all", matmul_dtype=torch.bfloat16)
+    x, y = _batch(0)
+    head(x, y).loss.backward()
+    head.step(0.01)
+
+    assert samples == [(64, 64, 64, 64)] * 3
 
 
 def test_blocks_are_counted_by_the_bytes_that_the_kernels_hold() -> None:
