@@ -40,7 +40,7 @@ class Absent:
         return GPUTarget("cuda", self.capability, 32)
 
     def get_current_device(self) -> int:
-        return 0
+        return self.capability  # what is compiled is kept per device
 
     def get_current_stream(self, device: int) -> int:
         return 0
