@@ -101,7 +101,7 @@ def build_head(config: Config, num_classes: int, device: torch.device) -> Partia
         inter_class_filter=settings.inter_class_filter,
         seed=config.seed,
         optimizer=build_centre_optimizer(config),
-        dense_update=settings.dense_update,
+        update=settings.update,
         matmul_dtype=_DTYPES[precision],
         device=device,
         **stated,

@@ -42,7 +42,7 @@ class LossSettings(Section):
 
 # The options of `Head` that not every sampling rule has.
 _SAMPLINGS_WITH = {
-    "sample_rate": ("random_negative", "random_all", "hash_forest", "hard_negative"),
+    "sample_rate": ("importance", "random_negative", "random_all", "hash_forest", "hard_negative"),
     "rebuild_every": ("hash_forest",),
     "hard_share": ("hard_negative",),
 }
@@ -55,7 +55,13 @@ class Head(Section):
     """Where the class centres live: split over the ranks, on every rank, or in CPU memory, from
     which only active rows are sent."""
     sampling: Literal[
-        "all", "random_negative", "random_all", "positives_only", "hash_forest", "hard_negative"
+        "all",
+        "importance",
+        "random_negative",
+        "random_all",
+        "positives_only",
+        "hash_forest",
+        "hard_negative",
     ] = "all"
     """Which classes take part in a step."""
     sample_rate: Fraction | None = None
@@ -79,8 +85,9 @@ class Head(Section):
     centres and updates are always fp32."""
     momentum: Literal["fp32", "bf16"] = "fp32"
     """Storage of the centres' SGD momentum; bf16 saves a quarter of the memory per class."""
-    dense_update: bool = False
-    """Whether each step updates every centre, as other implementations do, for comparison."""
+    update: Literal["coasting", "frozen"] = "coasting"
+    """What a centre does in a step that it takes no part in. `coasting`: its momentum moves it on
+    and it decays, as with a gradient of zero; `frozen`: it stays as it is."""
     block_mib: Count | None = None
     """MiB per rank of temporaries of one block of centres; by default chosen by device."""
     keep_mib: CountOrZero | None = None

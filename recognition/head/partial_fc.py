@@ -6,7 +6,6 @@ centres per class (1 except for sub-centres), d embedding size.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -34,26 +33,17 @@ from recognition.head.online_softmax.stream import BlockStream
 from recognition.head.online_softmax.threads import Threads
 from recognition.head.online_softmax.update import CentreUpdate, sgd_with_kernel
 from recognition.head.optim.row_optimizers import RowOptimizer, RowSGD
-from recognition.head.placement.build import PLACEMENTS, create_collectives, create_table
+from recognition.head.output import HeadOutput
+from recognition.head.placement.build import (
+    PLACEMENTS,
+    create_coasting,
+    create_collectives,
+    create_table,
+)
 from recognition.head.placement.table import TableRows
 from recognition.head.sampling.build import build_sampler
 from recognition.head.sampling.rule import TableReader
 from recognition.head.sampling.selection import Selection
-
-
-@dataclass(frozen=True)
-class HeadOutput:
-    """What a forward pass of the head returns.
-
-    The host waits for a GPU to learn how many classes a sampling rule took, unless `prefetch` has
-    found out, and, for `placement="host"`, for the rows; for nothing else.
-    """
-
-    loss: Tensor  # float32 scalar, mean over the global batch, equal on all ranks; has a gradient
-    active_classes: int  # of this rank
-    # For the log, by name: scalars on the head's device, or numbers. Whoever logs writes all of
-    # them, so a new figure is one line here.
-    figures: dict[str, Tensor | float]
 
 
 class PartialFC(nn.Module):
@@ -108,9 +98,9 @@ class PartialFC(nn.Module):
             altogether (Partial FC, CVPR 2022); None leaves none out.
         seed: of the initial centres, the active sets and stochastic rounding.
         optimizer: of the rows; default SGD with momentum 0.9 and weight decay 5e-4.
-        dense_update: update every row in each step, with gradient zero where it took no part, as
-            other implementations do: momentum and decay then move unsampled centres. For
-            comparison; costs the traffic of the whole table.
+        update: `coasting`: a centre that takes no part in a step moves on by its momentum and
+            decays, as if its gradient were zero, like every row of a dense optimizer;
+            `frozen`: it stays as it is, bit for bit (arXiv 2010.05222, section 3.2).
         block_bytes: memory budget of a block's temporaries; default by device, `BLOCK_BYTES`.
         keep_bytes: memory budget for keeping a step's exponentials, which saves a quarter of the
             arithmetic when they fit; default by device, `KEEP_BYTES`; 0 keeps none.
@@ -127,33 +117,20 @@ class PartialFC(nn.Module):
     running: Tensor
 
     def __init__(
-        self,
-        embedding_size: int,
-        num_classes: int,
-        *,
-        placement: str = "sharded",
-        sampling: str = "random_negative",
-        sample_rate: float = 0.1,
-        rebuild_every: int = 100,
-        hard_share: float = 0.5,
-        loss: Loss | None = None,
-        scale: float = 64.0,
-        inter_class_filter: float | None = None,
-        seed: int = 0,
-        optimizer: RowOptimizer | None = None,
-        dense_update: bool = False,
-        block_bytes: int | None = None,
-        keep_bytes: int | None = None,
-        stage_bytes: int = STAGE_BYTES,
-        matmul_dtype: torch.dtype = torch.float32,
-        group: dist.ProcessGroup | None = None,
-        device: torch.device | str | None = None,
-    ) -> None:
+        self, embedding_size: int, num_classes: int, *, placement: str = "sharded",
+        sampling: str = "random_negative", sample_rate: float = 0.1, rebuild_every: int = 100,
+        hard_share: float = 0.5, loss: Loss | None = None, scale: float = 64.0,
+        inter_class_filter: float | None = None, seed: int = 0,
+        optimizer: RowOptimizer | None = None, update: str = "coasting",
+        block_bytes: int | None = None, keep_bytes: int | None = None,
+        stage_bytes: int = STAGE_BYTES, matmul_dtype: torch.dtype = torch.float32,
+        group: dist.ProcessGroup | None = None, device: torch.device | str | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         # A tensor's device has an index: `cuda` alone would differ from that of every embedding.
         device = torch.empty(0, device="cpu" if device is None else device).device
         self.embedding_size, self.num_classes = embedding_size, num_classes
-        self.step_count, self.dense_update = 0, dense_update
+        self.step_count = 0
         self.loss = cosface() if loss is None else loss
         self.optimizer = RowSGD() if optimizer is None else optimizer
         check_parts(embedding_size, num_classes, self.loss, self.optimizer)
@@ -171,15 +148,19 @@ class PartialFC(nn.Module):
             optimizer=self.optimizer, device=device, stage_bytes=stage_bytes,
             halves=lean and threads.ops.fuses(settings.plain_transform, matmul_dtype),
         )  # fmt: skip
-        stream = BlockStream(self.table, embedding_size, settings, threads, lean)
-        sampler = build_sampler(
-            sampling, self.replicated, rebuild_every=rebuild_every, hard_share=hard_share
+        in_blocks = parallel and sgd is not None and threads.ops.makes_up
+        self._coasting = create_coasting(
+            update, self.table, self.optimizer, samples=sampling != "all", in_blocks=in_blocks
         )
+        stream = BlockStream(self.table, embedding_size, settings, threads, lean)
+        options = {"rebuild_every": rebuild_every, "hard_share": hard_share}
+        sampler = build_sampler(sampling, self.replicated, **options)
         reader = TableReader(self.table, embedding_size)
         self._selection = Selection(sampler, reader, self.shard, num_classes, sample_rate, seed)
         self._softmax = GlobalSoftmax(stream, self.shard, self.loss, self._collectives, seed)
+        first_class = self.shard[0]
         self._update = CentreUpdate(
-            stream, self.optimizer, sgd, self._collectives, self.shard[0], seed
+            stream, self.optimizer, sgd, self._collectives, first_class, seed
         )
         self._active_classes = 0
         self.register_buffer("running", torch.tensor(self.loss.initial, device=device))
@@ -188,8 +169,10 @@ class PartialFC(nn.Module):
     def weight(self) -> Tensor:
         """This rank's class centres, float32 [L, K·d]: the table's tensor itself.
 
-        A copy where the table keeps two halves of it (`SplitTable`): in bfloat16 on CUDA.
+        A copy where the table keeps two halves of it (`SplitTable`): in bfloat16 on CUDA. All rows
+        make up for the steps that they missed.
         """
+        self.settle()
         return self.table.read_rows("weight", 0, len(self.table.weight))
 
     @property
@@ -234,14 +217,15 @@ class PartialFC(nn.Module):
             result = self._softmax(
                 batch, active.rows, self.running, self.step_count,
                 keep=torch.is_grad_enabled(), with_grad=unit_bd.requires_grad,
+                draw=self._selection.draw(self.step_count, batch, self._collectives),
             )  # fmt: skip
-        loss, self._active_classes = result.loss, active.rows.count
+        loss, self._active_classes = result.loss, result.centre_loss.rows.count
         if torch.is_grad_enabled():
             self.running.copy_(result.running)
             loss = attach_backward(unit_bd, norm_b, loss, self._backward(result, sizes))
         return HeadOutput(
             loss=loss,
-            active_classes=active.rows.count,
+            active_classes=self._active_classes,
             figures={
                 # Mean target cosine, before the margin: the "average cosine distance" of the
                 # Partial FC paper.
@@ -276,8 +260,8 @@ class PartialFC(nn.Module):
     ) -> None:
         """Update the sampled centres with their gradients, clear those, and count the step.
 
-        Centres, state and decay of a class that no forward pass since the last step sampled stay
-        as they are, bit for bit, unless `dense_update` is set.
+        A class that no forward pass since the last step sampled moves on by its momentum and
+        decays, or stays as it is; see `update`.
 
         Args:
             lr: learning rate, finite and at least 0.
@@ -290,9 +274,11 @@ class PartialFC(nn.Module):
         Raises `ValueError` when `lr` is out of range, or when there is no gradient.
         """
         check_at_least("lr", lr)
-        self._update.apply(lr, grad_scale, self.step_count, dense=self.dense_update, skip=skip)
+        rows = self._update.apply(lr, grad_scale, self.step_count, skip=skip)
         self.table.finish()
         self.table.release()
+        if self._coasting is not None and rows is not None:
+            self._coasting.step(rows, lr, skip)
         self._update.clear()
         self.step_count += 1
 
@@ -339,8 +325,18 @@ class PartialFC(nn.Module):
         return {name: rows.read(0, rows.shape[0]) for name, rows in self.state_rows().items()}
 
     def state_rows(self) -> dict[str, TableRows]:
-        """Return the same rows to be read and written a part at a time, as checkpoints do."""
+        """Return the same rows to be read and written a part at a time, as checkpoints do.
+
+        Before that, `settle`: between this and the next step they are all there is to know.
+        """
+        self.settle()
         return self.table.state_rows()
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Have all rows make up for the steps that they missed; see `update`."""
+        if self._coasting is not None:
+            self._coasting.settle_all()
 
     def forget(self) -> None:
         """Drop what sampling keeps from step to step outside the state: `hash_forest`'s index.
@@ -351,11 +347,13 @@ class PartialFC(nn.Module):
         self._selection.sampler.forget()
 
     def get_extra_state(self) -> dict[str, int]:
-        """Return what `state_dict` holds besides the tensors."""
+        """Return what `state_dict` holds besides the tensors; called before it reads the table."""
+        self.settle()
         return {"step_count": self.step_count}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
-        """Restore what `get_extra_state` returned."""
+        """Restore what `get_extra_state` returned; called before the table is loaded."""
+        self.settle()
         self.step_count = state["step_count"]
 
     def extra_repr(self) -> str:

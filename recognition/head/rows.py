@@ -24,10 +24,14 @@ class RowSet:
     _union: "list[tuple[RowSet, RowSet]]" = field(default_factory=list, repr=False, compare=False)
 
     @classmethod
+    def of(cls, index: Tensor) -> "RowSet":
+        """Return the rows of an index, int64 [A], strictly ascending."""
+        return cls(len(index), index)
+
+    @classmethod
     def of_mask(cls, mask_L: Tensor) -> "RowSet":
         """Return the rows where a mask is true, bool [L]. The host waits for their number."""
-        index = mask_L.nonzero().squeeze(1)
-        return cls(index.shape[0], index)
+        return cls.of(mask_L.nonzero().squeeze(1))
 
     @cached_property
     def host_index(self) -> Tensor | None:
@@ -92,16 +96,3 @@ def _united(sets: list[RowSet], table_rows: int, device: torch.device) -> RowSet
         assert rows.index is not None
         present_L.index_fill_(0, rows.index, True)
     return RowSet.of_mask(present_L)
-
-
-def complement(rows: RowSet, table_rows: int) -> RowSet:
-    """Return the rows of a table of `table_rows` rows that are not in `rows`.
-
-    Costs one byte per row of the table.
-    """
-    if rows.index is None:
-        rest = torch.arange(rows.count, table_rows)
-        return RowSet(len(rest), rest)
-    absent_L = torch.ones(table_rows, dtype=torch.bool, device=rows.index.device)
-    absent_L[rows.index] = False
-    return RowSet.of_mask(absent_L)

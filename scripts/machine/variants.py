@@ -81,7 +81,7 @@ def variants() -> Iterator[Variant]:
     yield Variant("nothing kept, bf16", {"sampling": "all", "keep_bytes": 0, **low})
     yield Variant("scale 200", {"sampling": "all", "scale": 200.0})
     yield Variant("inter-class filter", {"sampling": "all", "inter_class_filter": 0.1})
-    yield Variant("dense update", {"dense_update": True})
+    yield Variant("frozen", {"update": "frozen"})
     yield Variant("d 100, N 97", size=100, samples=97)
     yield Variant("d 100, N 97, bf16", low, size=100, samples=97)
     yield Variant("d 1100", {"sampling": "all"}, size=1100, samples=33)

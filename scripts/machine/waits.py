@@ -33,7 +33,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "host": {"placement": "host", "sample_rate": 0.2},
     "AdamW": {"sampling": "all", "optimizer": RowAdamW()},
     "curricularface": {"sampling": "all", "loss": build_loss("curricularface")},
-    "dense update": {"sample_rate": 0.2, "dense_update": True},
+    "frozen": {"sample_rate": 0.2, "update": "frozen"},
 }
 
 # Operations whose result depends on numbers of the device, or is one on the host.

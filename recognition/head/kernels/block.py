@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recognition.head.kernels.workspace import Workspace
 from recognition.head.losses.base import Curriculum
+from recognition.head.optim.history import Missed
 from recognition.head.rows import RowSet
 
 # A sum of 2^30 powers of 2^96 is below float32's largest number, 2^128, and 2^-96 above its
@@ -39,6 +40,8 @@ class Block:
     index: Tensor | None  # int64 [R], the block's rows in the tables, each once
     space: Workspace  # for copies of rows
     low: Tensor | None = None  # int16, the lower half of the weight
+    # Steps that the rows have still to make up for, of SGD with a momentum: `read` does so.
+    missed: Missed | None = None
     _copies: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -58,6 +61,10 @@ class Block:
                 self._copies[name] = join_halves(high_RD, low_RD, out=joined)
             return self._copies[name]
         tensor = self.tensors[name]
+        if self.missed is not None:
+            if not self._copies:
+                self._make_up(self.missed)
+            return self._copies[name]
         if self.index is None:
             return tensor
         if name not in self._copies:
@@ -73,6 +80,15 @@ class Block:
                 self._put(self.low, low_RD)
             else:
                 self._put(self.tensors[name], rows)
+
+    def _make_up(self, missed: Missed) -> None:
+        """Copy weight and momentum, and make the missed steps in the copies."""
+        for name in ("weight", "momentum"):
+            rows = self._rows(name, self.tensors[name])
+            if self.index is None:
+                rows = self.space.like(f"block {name}", rows, rows.dtype).copy_(rows)
+            self._copies[name] = rows
+        missed.apply(self._copies["weight"], self._copies["momentum"])
 
     def _rows(self, name: str, tensor: Tensor) -> Tensor:
         """Return the block's rows of a tensor as it is kept: a copy where there is an index."""
@@ -100,6 +116,11 @@ class Block:
         weight_Cd = self.read("weight").view(-1, size)
         start, stop = self.start * centres, self.stop * centres
         return Block(self.rows, start, stop, {"weight": weight_Cd}, None, self.space)
+
+    def rows_of_table(self) -> Tensor | slice:
+        """Return what selects the rows in a tensor with a row for each of the table's."""
+        row_R = self.row_numbers()
+        return slice(self.start, self.stop) if row_R is None else row_R
 
     def row_numbers(self) -> Tensor | None:
         """Return the rows' numbers in the rank's table, int64 [R]; None if they begin at `start`.

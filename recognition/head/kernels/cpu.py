@@ -17,6 +17,7 @@ from recognition.head.optim.rounding import RowNoise
 from recognition.head.optim.row_optimizers import RowSGD
 
 _NONE = np.empty(0, np.int64)
+_NO_FACTORS = np.empty((0, 4), np.float32)
 
 
 class CompiledOps(BlockOps):
@@ -25,13 +26,13 @@ class CompiledOps(BlockOps):
     def read_rows(self, block: Block, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """See `BlockOps.read_rows`."""
         weight = factor_Rd = block.tensors["weight"]
-        copy = block.index is not None or dtype != weight.dtype
+        copy = block.index is not None or dtype != weight.dtype or block.missed is not None
         if copy:
             factor_Rd = self.space.like("factor", weight[: len(block)], dtype)
         inverse_R = weight.new_empty(len(block))
         loops.read_rows(
             weight.numpy(), weight.view(torch.int32).numpy(), _index(block), inverse_R.numpy(),
-            _array(factor_Rd), dtype == torch.bfloat16, copy,
+            _array(factor_Rd), dtype == torch.bfloat16, copy, *_momentum(block), _factors(block),
         )  # fmt: skip
         return factor_Rd, inverse_R
 
@@ -55,6 +56,20 @@ class CompiledOps(BlockOps):
         )  # fmt: skip
         return None
 
+    def largest_exps(
+        self, exp_CN: Tensor, inverse_C: Tensor, centres: int, sum_exp_N: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See `BlockOps.largest_exps`."""
+        if centres > 1:
+            return super().largest_exps(exp_CN, inverse_C, centres, sum_exp_N)
+        logit_R = torch.empty_like(inverse_C)
+        sample_R = torch.empty(len(exp_CN), dtype=torch.int64)
+        loops.largest_exps(
+            _array(exp_CN), inverse_C.numpy(), sum_exp_N.numpy(), exp_CN.dtype == torch.bfloat16,
+            logit_R.numpy(), sample_R.numpy(),
+        )  # fmt: skip
+        return logit_R, sample_R
+
     def add_targets(
         self, block: Block, grad_unit_Rd: Tensor, target_N: Tensor, grad_Nd: Tensor
     ) -> None:
@@ -62,6 +77,7 @@ class CompiledOps(BlockOps):
         loops.add_targets(
             block.tensors["weight"].numpy(), _index(block), _array(grad_unit_Rd),
             target_N.numpy(), block.start, grad_Nd.numpy(), grad_unit_Rd.dtype == torch.bfloat16,
+            *_momentum(block), _factors(block),
         )  # fmt: skip
 
     def update_rows_sgd(
@@ -77,7 +93,7 @@ class CompiledOps(BlockOps):
             _array(grad_unit_Rd), np.float32(lr), np.float32(sgd.momentum),
             np.float32(sgd.weight_decay), sgd.nesterov, grad_unit_Rd.dtype == torch.bfloat16,
             momentum.dtype == torch.bfloat16,
-            _NONE if noise is None else noise.class_id(momentum.device).numpy(),
+            _factors(block), _NONE if noise is None else noise.class_id(momentum.device).numpy(),
             *map(np.uint32, (0, 0) if noise is None else noise.word_keys()),
         )  # fmt: skip
 
@@ -85,6 +101,17 @@ class CompiledOps(BlockOps):
 def _array(tensor: Tensor) -> Any:
     """Return a tensor's memory: float32, or bfloat16 as int16, which NumPy has no type for."""
     return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def _momentum(block: Block) -> tuple[Any, bool]:
+    """Return the momentum, or another tensor where it is not needed, and whether it is bfloat16."""
+    tensor = block.tensors["weight" if block.missed is None else "momentum"]
+    return _array(tensor), tensor.dtype == torch.bfloat16
+
+
+def _factors(block: Block) -> npt.NDArray[np.float32]:
+    """Return what missed steps do to each row, float32 [R, 4]; [0, 4] where none was missed."""
+    return _NO_FACTORS if block.missed is None else block.missed.factors.float().numpy()
 
 
 def _index(block: Block) -> npt.NDArray[np.int64]:

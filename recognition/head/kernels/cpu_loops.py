@@ -29,6 +29,7 @@ _ARITHMETIC = {"reassoc", "contract", "nsz", "arcp", "afn"}
 # in float32 would lose three digits.
 _RUN = 64
 _EPSILON = F32(EPSILON)
+_TINY = F32(np.finfo(F32).tiny)
 _MAX_POWER = F32(2.0**-FIXED_MAX)
 # 2^z by its Taylor series: for |z| <= 1/2 eight terms leave 5e-9, a tenth of float32's last bit.
 _T1, _T2, _T3, _T4, _T5, _T6, _T7 = (F32(log(2.0) ** k / factorial(k)) for k in range(1, 8))
@@ -119,23 +120,44 @@ def _inverse(square: Any) -> Any:
 
 
 @_compiled
+def _made_up(weight_d: Any, momentum_d: Any, missed_4: Any, after_d: Any) -> Any:
+    """Write a row as it is after missed steps; return the sum of its squares."""
+    by_weight, by_momentum = missed_4[0], missed_4[1]
+    square = F32(0.0)
+    for k in range(len(weight_d)):
+        weight = by_weight * weight_d[k] + by_momentum * momentum_d[k]
+        after_d[k] = weight
+        square += weight * weight
+    return square
+
+
+@_compiled
 def read_rows(
     weight_Ld: Any, bits_Ld: Any, index_R: Any, inverse_R: Any, factor_Rd: Any, half: bool,
-    copy: bool,
+    copy: bool, momentum_Ld: Any, half_momentum: bool, missed_R4: Any,
 ) -> None:  # fmt: skip
     """Find the inverse norms of the rows, and copy the rows if `copy`.
 
-    `bits_Ld` is the table's memory as int32.
+    `bits_Ld` is the table's memory as int32. Where steps were missed, the rows are those after
+    them, and are copied.
     """
     size = weight_Ld.shape[1]
+    made_up = len(missed_R4) > 0
+    weight_d, momentum_d = np.empty(size, F32), np.empty(size, F32)
+    weight_bits_d, momentum_bits_d = weight_d.view(np.int32), momentum_d.view(np.int32)
     for r in range(len(inverse_R)):
         row = index_R[r] if len(index_R) else r
         square = F32(0.0)
-        for k in range(size):
-            square += weight_Ld[row, k] * weight_Ld[row, k]
+        if made_up and missed_R4[r, 1] != F32(0.0):
+            _widen(momentum_Ld[row], half_momentum, momentum_d, momentum_bits_d)
+            square = _made_up(weight_Ld[row], momentum_d, missed_R4[r], weight_d)
+            _narrow(weight_d, weight_bits_d, half, factor_Rd[r])
+        else:
+            for k in range(size):
+                square += weight_Ld[row, k] * weight_Ld[row, k]
+            if copy:
+                _narrow(weight_Ld[row], bits_Ld[row], half, factor_Rd[r])
         inverse_R[r] = _inverse(square)
-        if copy:
-            _narrow(weight_Ld[row], bits_Ld[row], half, factor_Rd[r])
 
 
 @_compiled
@@ -178,22 +200,54 @@ def softmax_block(
 
 
 @_compiled
+def largest_exps(
+    exp_RN: Any, inverse_R: Any, sum_exp_N: Any, half: bool, logit_R: Any, sample_R: Any
+) -> None:
+    """Find each row's largest exponential over the sum of its sample, to base 2."""
+    rows, samples = exp_RN.shape
+    weight_N = np.empty(samples, F32)
+    wide_N, share_N = np.empty(samples, F32), np.empty(samples, F32)
+    wide_bits_N, share_bits_N = wide_N.view(np.int32), share_N.view(np.int32)
+    for n in range(samples):
+        weight_N[n] = F32(1.0) / max(sum_exp_N[n], _TINY)
+    for r in range(rows):
+        _widen(exp_RN[r], half, wide_N, wide_bits_N)
+        # Of numbers above 0 the bits, as integers, are in their order, and their maximum is found
+        # by vectors: that of floats is not, as a NaN might be among them.
+        for n in range(samples):
+            share_N[n] = wide_N[n] * weight_N[n]
+        largest = share_bits_N[0]
+        for n in range(samples):
+            share = share_bits_N[n]
+            largest = share if share > largest else largest
+        n = 0
+        while share_bits_N[n] != largest:
+            n += 1
+        sample_R[r] = n
+        logit_R[r] = np.log2(wide_N[n] / inverse_R[r])
+
+
+@_compiled
 def add_targets(
     weight_Ld: Any, index_R: Any, grad_unit_Rd: Any, target_N: Any, first: int, grad_Nd: Any,
-    half: bool,
+    half: bool, momentum_Ld: Any, half_momentum: bool, missed_R4: Any,
 ) -> None:  # fmt: skip
     """Add samples' gradients to those of their target rows."""
     rows, size = grad_unit_Rd.shape
-    wide_d = np.empty(size, F32)
-    wide_bits_d = wide_d.view(np.int32)
+    wide_d, weight_d, momentum_d = np.empty(size, F32), np.empty(size, F32), np.empty(size, F32)
+    wide_bits_d, momentum_bits_d = wide_d.view(np.int32), momentum_d.view(np.int32)
     for n in range(len(target_N)):
         r = target_N[n] - first
         if not 0 <= r < rows:
             continue
         row = index_R[r] if len(index_R) else r
         square = F32(0.0)
-        for k in range(size):
-            square += weight_Ld[row, k] * weight_Ld[row, k]
+        if len(missed_R4) > 0 and missed_R4[r, 1] != F32(0.0):
+            _widen(momentum_Ld[row], half_momentum, momentum_d, momentum_bits_d)
+            square = _made_up(weight_Ld[row], momentum_d, missed_R4[r], weight_d)
+        else:
+            for k in range(size):
+                square += weight_Ld[row, k] * weight_Ld[row, k]
         inverse = _inverse(square)
         _widen(grad_unit_Rd[r], half, wide_d, wide_bits_d)
         for k in range(size):
@@ -222,10 +276,10 @@ def _noise_word(number: Any, first_key: Any, second_key: Any) -> Any:
 @_compiled
 def update_rows_sgd(
     weight_Ld: Any, momentum_Ld: Any, index_R: Any, grad_unit_Rd: Any, lr: Any, momentum: Any,
-    weight_decay: Any, nesterov: bool, half_gradient: bool, half_momentum: bool, class_R: Any,
-    first_key: Any, second_key: Any,
+    weight_decay: Any, nesterov: bool, half_gradient: bool, half_momentum: bool, missed_R4: Any,
+    class_R: Any, first_key: Any, second_key: Any,
 ) -> None:  # fmt: skip
-    """Update rows in place in the tables."""
+    """Update rows in place in the tables, after the steps that they missed."""
     rows, size = grad_unit_Rd.shape
     grad_unit_d, velocity_d = np.empty(size, F32), np.empty(size, F32)
     grad_unit_bits_d, velocity_bits_d = grad_unit_d.view(np.int32), velocity_d.view(np.int32)
@@ -236,20 +290,29 @@ def update_rows_sgd(
     for r in range(rows):
         row = index_R[r] if len(index_R) else r
         _widen(grad_unit_Rd[r], half_gradient, grad_unit_d, grad_unit_bits_d)
+        made_up = len(missed_R4) > 0 and missed_R4[r, 1] != F32(0.0)
+        if made_up:
+            _widen(momentum_Ld[row], half_momentum, velocity_d, velocity_bits_d)
+            a, b, c, d = missed_R4[r, 0], missed_R4[r, 1], missed_R4[r, 2], missed_R4[r, 3]
+            for k in range(size):
+                weight = weight_Ld[row, k]
+                weight_Ld[row, k] = a * weight + b * velocity_d[k]
+                velocity_d[k] = c * weight + d * velocity_d[k]
         along, square = F32(0.0), F32(0.0)
         for k in range(size):
             along += grad_unit_d[k] * weight_Ld[row, k]
             square += weight_Ld[row, k] * weight_Ld[row, k]
         inverse = _inverse(square)
         along = weight_decay - along * inverse * inverse
-        if not (half_momentum or nesterov):
+        if not (half_momentum or nesterov or made_up):
             for k in range(size):
                 weight = weight_Ld[row, k]
                 velocity = momentum * momentum_Ld[row, k] + (grad_unit_d[k] + along * weight)
                 momentum_Ld[row, k] = velocity
                 weight_Ld[row, k] = weight - lr * velocity
             continue
-        _widen(momentum_Ld[row], half_momentum, velocity_d, velocity_bits_d)
+        if not made_up:
+            _widen(momentum_Ld[row], half_momentum, velocity_d, velocity_bits_d)
         for k in range(size):
             weight = weight_Ld[row, k]
             grad = grad_unit_d[k] + along * weight

@@ -45,6 +45,7 @@ class TritonOps(BlockOps):
     """The block operations in Triton kernels; torch's for several centres and for curricula."""
 
     reads_skip = True
+    makes_up = False
 
     def fuses(self, transform: LogitTransform, dtype: torch.dtype) -> bool:
         """See `BlockOps.fuses`: products in bfloat16, whose float32 sums need no searched maximum.

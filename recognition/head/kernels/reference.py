@@ -44,6 +44,7 @@ class BlockOps:
     """
 
     reads_skip = False  # whether `update_rows_sgd` may be given `skip`
+    makes_up = True  # whether blocks may have missed steps; see `Block.missed`
 
     def __init__(self) -> None:
         self.space = Workspace()  # for temporaries
@@ -170,6 +171,27 @@ class BlockOps:
         if exp_CN is not product_CN:
             product_CN.copy_(exp_CN)
         return rescale_N
+
+    def largest_exps(
+        self, exp_CN: Tensor, inverse_C: Tensor, centres: int, sum_exp_N: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return each class's largest exponential over the sum of its sample, and which sample's.
+
+        The exponential to base 2, without the sum: float32 [R], −inf for 0; and int64 [R].
+
+        Args:
+            exp_CN: what `softmax_block` left.
+            inverse_C: what it took.
+            centres: K.
+            sum_exp_N: above 0 where a sample's exponentials are.
+        """
+        weight_N = sum_exp_N.clamp_min(torch.finfo(torch.float32).tiny).reciprocal_()
+        exp_RKN = (exp_CN * weight_N).view(-1, centres, exp_CN.shape[1])
+        value_R, place_R = exp_RKN.flatten(1).max(1)
+        sample_R = place_R % exp_CN.shape[1]
+        centre_R = torch.arange(0, len(exp_CN), centres, device=exp_CN.device)
+        norm_R = inverse_C[centre_R + place_R // exp_CN.shape[1]]
+        return (value_R.float() / (weight_N[sample_R] * norm_R)).log2_(), sample_R
 
     def add_targets(
         self, block: Block, grad_unit_Rd: Tensor, target_N: Tensor, grad_Nd: Tensor

@@ -57,6 +57,7 @@ class CentreLoss:
     grad_lse: Tensor  # float32 [S], derivative by the negatives' log-sum-exp, times scale
     targets: TargetGradients
     kept: KeptExps | None
+    gain: Tensor | None  # float32 [A], factors of the rows' exponentials; None for ones
     block_samples: int  # that blocks are planned for, the same on all ranks that sum blocks
 
     def scaled(self, factor: float | Tensor) -> "CentreLoss":
@@ -84,7 +85,9 @@ class SecondPass:
             stream.transform(Curriculum.concatenate(curricula) if curricula else None),
         )
         self._kept = losses[0].kept if only_one else None
-        self._absent_AB = None if only_one else _absent(losses, rows)
+        gains = any(loss.gain is not None for loss in losses)
+        self._gain_AB = _gains(losses, rows) if gains else None
+        self._absent_AB = None if only_one or gains else _absent(losses, rows)
         initial_max = self._exps.transform.initial_max
         self._initial_max_S = self._unit_Sd.new_full((len(self._unit_Sd),), initial_max)
 
@@ -161,8 +164,10 @@ class SecondPass:
         It does where the exponentials have to be made again, and the targets are those of the same
         samples.
         """
-        return self._kept is None and all(
-            loss.samples.unit is loss.targets.unit for loss in self._losses
+        return (
+            self._kept is None
+            and self._gain_AB is None
+            and all(loss.samples.unit is loss.targets.unit for loss in self._losses)
         )
 
     def _coefficients(self) -> tuple[Coefficients, Tensor]:
@@ -194,13 +199,15 @@ class SecondPass:
         if self._kept is not None:
             exp_CS = self._kept.of_block(block, self._stream.centres)
             return exp_CS, self._kept.running_max.get(block.start)
-        absent_RS = None
-        if self._absent_AB is not None:
-            absent_RS = self._absent_AB[block.start : block.stop, batch_S]
+        absent_RS, gain_RS = (
+            None if of_rows_AB is None else of_rows_AB[block.start : block.stop, batch_S]
+            for of_rows_AB in (self._absent_AB, self._gain_AB)
+        )
         fixed, max_S = self._exps.transform.max_is_fixed, self._initial_max_S
         if not fixed:
             max_S = max_S.clone()
-        exp_CS, _, _ = self._exps.make(ops, block, max_S, None, absent_RS=absent_RS)
+        out_of_softmax = {"absent_RS": absent_RS, "gain_RS": gain_RS}
+        exp_CS, _, _ = self._exps.make(ops, block, max_S, None, **out_of_softmax)
         return exp_CS, None if fixed else max_S
 
     def _weighted(self, max_S: Tensor) -> Tensor:
@@ -256,3 +263,19 @@ def _absent(losses: list[CentreLoss], rows: RowSet) -> Tensor | None:
         assert loss.rows.index is not None, "a whole table makes the union a whole table"
         absent_AB[torch.searchsorted(rows.index, loss.rows.index), number] = False
     return absent_AB
+
+
+def _gains(losses: list[CentreLoss], rows: RowSet) -> Tensor:
+    """Return the factors of the rows' exponentials in each micro-batch, 0 for a row without part.
+
+    float32 [A, B].
+    """
+    absent_AB = _absent(losses, rows)
+    gain_AB = torch.ones(rows.count, len(losses), device=losses[0].samples.unit.device)
+    for number, loss in enumerate(losses):
+        if absent_AB is not None:
+            gain_AB[absent_AB[:, number], number] = 0.0
+        if loss.gain is not None:
+            position_A = slice(None) if loss.rows.index is None else rows.positions(loss.rows.index)
+            gain_AB[position_A, number] = loss.gain
+    return gain_AB

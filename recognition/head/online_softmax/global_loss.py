@@ -7,6 +7,7 @@ own where they are replicated), S of them whose negatives count, d embedding siz
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from recognition.head.online_softmax.forward import (
     negative_statistics,
     target_centres,
 )
+from recognition.head.online_softmax.scores import Draw, score_rows
 from recognition.head.online_softmax.stream import BlockStream
 from recognition.head.placement.collectives import Collectives, GatheredBatch
 from recognition.head.rows import RowSet, local_rows
@@ -71,15 +73,9 @@ class GlobalSoftmax:
 
     @torch.no_grad()
     def __call__(
-        self,
-        batch: GatheredBatch,
-        rows: RowSet,
-        running: Tensor,
-        step: int,
-        *,
-        keep: bool,
-        with_grad: bool,
-    ) -> GlobalLoss:
+        self, batch: GatheredBatch, rows: RowSet, running: Tensor, step: int, *,
+        keep: bool, with_grad: bool, draw: Draw | None = None,
+    ) -> GlobalLoss:  # fmt: skip
         """Make the first pass over this rank's rows and combine it with the other ranks'.
 
         Collectives, where classes are sharded: two all-gathers, of [2, M] and [2, S].
@@ -91,6 +87,7 @@ class GlobalSoftmax:
             step: the head's.
             keep: whether a second pass will follow, so that exponentials are worth keeping.
             with_grad: whether the embeddings need a gradient.
+            draw: chooses which rows, of all of the table, get a gradient.
         """
         collectives, scale = self.collectives, self.stream.settings.scale
         target_row_M = local_rows(batch.label, *self.shard)
@@ -100,32 +97,45 @@ class GlobalSoftmax:
         inputs = self._observe(LossInputs(cosine_M, batch.norm, running), batch)
         picked = pick_samples(self.loss.batch_rate, batch, self.seed, step)
         samples = Samples(batch.unit, target_row_M, self.loss.curriculum(inputs))
-        if picked.sample is not None:
-            samples = samples.pick(picked.sample)
+        samples = samples if picked.sample is None else samples.pick(picked.sample)
         block_samples = collectives.block_samples(batch.sizes)
-        negatives, kept = negative_statistics(
-            self.stream, samples, rows, block_samples=block_samples, with_grad=with_grad, keep=keep
-        )
+        first_pass = partial(
+            negative_statistics, self.stream, samples,
+            block_samples=block_samples, with_grad=with_grad, keep=keep,
+        )  # fmt: skip
+        if draw is None:
+            negatives, kept = first_pass(rows)
+        else:
+            negatives, scores = score_rows(self.stream, samples, rows, block_samples=block_samples)
         gathered_W2S = self._gather(negatives.running_max, negatives.sum_exp)
         log2_total_S = combine_statistics(gathered_W2S[:, 0], gathered_W2S[:, 1])
-        contributing = collectives.sum_over_samples(active_M.sum()).clamp_min(1.0)
-        even_S = torch.full_like(log2_total_S, 1.0 / picked.total)
-        weights = SampleWeights(active_M / contributing, even_S)
+        weights = self._weights(active_M, log2_total_S, picked)
         by = differentiate(self.loss, log2_total_S * math.log(2.0), inputs, weights, scale)
         grad_lse_S = by.negatives * scale
         # Where there is no negative at all its derivative is 0, whatever finite number is here.
         log2_total_S = log2_total_S.masked_fill(log2_total_S.isneginf(), 0.0)
+        gain = None
+        if draw is not None:
+            drawn = draw(scores.log2_shares(log2_total_S, by.negatives * picked.total))
+            rows, gain = drawn.rows, drawn.gain
+            negatives, kept = first_pass(rows, gain=gain)
         of_targets = TargetGradients(batch.unit, target_row_M, targets.centre, by.target_cosine)
         return GlobalLoss(
             loss=collectives.sum_over_samples(by.loss),
             mean_cosine=collectives.sum_over_samples(cosine_M.sum()) / sum(batch.sizes),
             running=inputs.running,
             centre_loss=CentreLoss(
-                rows, samples, log2_total_S, grad_lse_S, of_targets, kept, block_samples
+                rows, samples, log2_total_S, grad_lse_S, of_targets, kept, gain, block_samples
             ),
             unit_gradient=_unit_gradient(negatives, grad_lse_S, log2_total_S, targets, by, picked),
             norm_gradient=by.norm,
         )
+
+    def _weights(self, active_M: Tensor, log2_total_S: Tensor, picked: Picked) -> SampleWeights:
+        """Return how much each sample counts: those whose target class takes part, alike."""
+        contributing = self.collectives.sum_over_samples(active_M.sum()).clamp_min(1.0)
+        even_S = torch.full_like(log2_total_S, 1.0 / picked.total)
+        return SampleWeights(active_M / contributing, even_S)
 
     def _gather(self, *statistics_M: Tensor) -> Tensor:
         """Return every rank's statistics of its classes, two numbers per sample: [W, 2, M]."""

@@ -3,7 +3,6 @@
 Shapes: C centres of a block, D numbers per class, d embedding size.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -18,7 +17,7 @@ from recognition.head.online_softmax.stream import BlockStream
 from recognition.head.optim.rounding import RowNoise
 from recognition.head.optim.row_optimizers import RowOptimizer, RowSGD
 from recognition.head.placement.collectives import Collectives
-from recognition.head.rows import RowSet, complement, union
+from recognition.head.rows import RowSet, union
 
 
 def sgd_with_kernel(optimizer: RowOptimizer, loss: Loss, collectives: Collectives) -> RowSGD | None:
@@ -41,30 +40,25 @@ class CentreUpdate:
     losses: list[CentreLoss] = field(default_factory=list)  # one per backward pass
 
     def apply(
-        self, lr: float, grad_scale: float | Tensor, step: int, *, dense: bool,
-        skip: bool | Tensor = False,
-    ) -> None:  # fmt: skip
+        self, lr: float, grad_scale: float | Tensor, step: int, *, skip: bool | Tensor = False
+    ) -> RowSet | None:
         """Update the rows that have a gradient, at learning rate `lr`, in step number `step`.
 
-        Gradients are divided by `grad_scale`. `dense` updates all other rows too, with a gradient
-        of zero. `skip` changes nothing; where it is a tensor on a GPU, kernels read it, and the
-        host waits for it only where there is no kernel. Raises `ValueError` when there is no
-        gradient.
+        Gradients are divided by `grad_scale`. `skip` changes nothing; where it is a tensor on a
+        GPU, kernels read it, and the host waits for it only where there is no kernel. Returns the
+        rows; None where the host knows that the step is skipped. Raises `ValueError` when there is
+        no gradient.
         """
         sgd = self.sgd
         flag = skip if isinstance(skip, Tensor) else None
-        if flag is None or dense or sgd is None or not self.stream.threads.ops.reads_skip:
+        if flag is None or sgd is None or not self.stream.threads.ops.reads_skip:
             flag = None
             if skip:
-                return
+                return None
 
         def update(ops: BlockOps, block: Block, grad_unit_Cd: Tensor) -> None:
             gradient_RD = self.collectives.sum_block(full_gradient(block, grad_unit_Cd))
             self._update(block, gradient_RD, lr, step)
-
-        def update_without_gradient(ops: BlockOps, blocks: Iterator[Block]) -> None:
-            for block in blocks:
-                self._update(block, torch.zeros_like(block.read("weight")), lr, step)
 
         rows = self._rows()
         second_pass = self._second_pass(rows, grad_scale)
@@ -74,10 +68,7 @@ class CentreUpdate:
         else:
             for _ in second_pass.gradients(update, with_state=True):
                 pass
-        if dense:
-            others = complement(rows, len(self.stream.table.weight))
-            for _ in self.stream.map(update_without_gradient, others, samples=1, with_state=True):
-                pass
+        return rows
 
     def clear(self) -> None:
         """Drop all gradients, and release their memory."""

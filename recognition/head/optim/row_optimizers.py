@@ -1,9 +1,9 @@
 """Optimizers that update some rows of a table, in place.
 
-No stock optimizer does. With these, weight, state and decay of an unsampled centre stay
-bit-identical through a step (arXiv 2010.05222, section 3.2: only sampled centres are updated),
-until it is sampled again. An unsampled row that is updated with a gradient of zero
-decays in weight and state as with a dense optimizer.
+No stock optimizer does. A row that takes no part in a step has a gradient of zero there: its
+momentum still moves it, and its weight decays. `coast` makes up for many such steps at once, when
+the row is next needed, so that no step touches the whole table. Without it a row stays as it is
+until it is sampled again (arXiv 2010.05222, section 3.2).
 
 An optimizer holds settings only. The caller keeps the state, tensors with a row per class, and
 shards and saves it with the weight.
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from recognition.head.choices import build, check, check_at_least
+from recognition.head.optim.history import Matrix, Missed
 from recognition.head.optim.rounding import RowNoise, round_stochastically
 
 State = dict[str, Tensor]  # by name, a row of each tensor per class
@@ -48,6 +49,20 @@ class RowOptimizer(Protocol):
             gradient_RD: may be overwritten.
             lr: learning rate, finite and at least 0.
             noise: random bits for what is rounded stochastically.
+        """
+        ...
+
+    def coasting_matrix(self, lr: float) -> Matrix | None:
+        """Return what a step without a gradient does to (weight, momentum) of every row.
+
+        A 2x2 matrix: both change by linear combinations of the two. None where it is not so.
+        """
+        ...
+
+    def coast(self, weight_RD: Tensor, state: State, missed: Missed) -> None:
+        """Make the steps that R rows have missed, each with a gradient of zero, in place.
+
+        Equals `update` with a gradient of zero in each of them, but for rounding.
         """
         ...
 
@@ -117,6 +132,22 @@ class RowSGD:
         if stored_RD.dtype == torch.bfloat16:
             round_stochastically(velocity_RD, noise, out=stored_RD, scratch=gradient_RD)
 
+    def coasting_matrix(self, lr: float) -> Matrix:
+        """See `RowOptimizer.coasting_matrix`."""
+        decay = lr * self.weight_decay
+        if self.momentum == 0.0:
+            return 1.0 - decay, 0.0, 0.0, 0.0
+        ahead = self.momentum if self.nesterov else 1.0
+        along = 1.0 + self.momentum if self.nesterov else 1.0
+        return 1.0 - along * decay, -lr * ahead * self.momentum, self.weight_decay, self.momentum
+
+    def coast(self, weight_RD: Tensor, state: State, missed: Missed) -> None:
+        """See `RowOptimizer.coast`: in closed form, by the product of the steps' matrices."""
+        if self.momentum == 0.0:
+            weight_RD.mul_(missed.factors[:, :1].float())
+        else:
+            missed.apply(weight_RD, state["momentum"])
+
 
 @dataclass(frozen=True)
 class RowAdamW:
@@ -174,6 +205,20 @@ class RowAdamW:
         divisor_RD.add_((mean_part_R1 * self.eps).float())
         weight_RD.mul_(1.0 - lr * self.weight_decay)
         weight_RD.addcdiv_(mean_RD, divisor_RD, value=-lr)
+
+    def coasting_matrix(self, lr: float) -> None:
+        """See `RowOptimizer.coasting_matrix`: there is none, as averages are divided."""
+
+    def coast(self, weight_RD: Tensor, state: State, missed: Missed) -> None:
+        """See `RowOptimizer.coast`: step by step, as the sum over steps has no closed form."""
+        tensors, noise = [weight_RD, *state.values()], RowNoise(0, 0, 0)  # never read
+        order_R, steps = missed.in_order()
+        weight_rD, *state_r = (tensor[order_R] for tensor in tensors)
+        for rows, lr in steps:
+            parts = {name: part[:rows] for name, part in zip(state, state_r, strict=True)}
+            self.update(weight_rD[:rows], parts, torch.zeros_like(weight_rD[:rows]), lr, noise)
+        for tensor, part in zip(tensors, (weight_rD, *state_r), strict=True):
+            tensor[order_R] = part
 
 
 ROW_OPTIMIZERS: dict[str, Callable[..., RowOptimizer]] = {"sgd": RowSGD, "adamw": RowAdamW}

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from recognition.head.choices import choose
 from recognition.head.kernels.workspace import prefer_huge_pages
 from recognition.head.optim.row_optimizers import RowOptimizer
+from recognition.head.placement.coasting import Coasting
 from recognition.head.placement.collectives import (
     Collectives,
     ReplicatedCollectives,
@@ -19,6 +20,9 @@ from recognition.head.placement.split_table import SplitTable
 from recognition.head.placement.table import Table
 
 _ROWS = 1 << 18  # initial centres that are split at a time
+
+
+UPDATES = {"coasting": True, "frozen": False}  # by name: whether rows move that are not sampled
 
 
 @dataclass(frozen=True)
@@ -79,3 +83,14 @@ def create_table(
     if on_host:
         return HostTable(weight, state, device=device, stage_bytes=stage_bytes)
     return Table(weight, state)
+
+
+def create_coasting(
+    update: str, table: Table, optimizer: RowOptimizer, *, samples: bool, in_blocks: bool
+) -> Coasting | None:
+    """Return what moves rows that are not sampled; None where they stay, or where all are.
+
+    Raises `ValueError` for an unknown `update`.
+    """
+    moves = choose(UPDATES, update, "update") and samples
+    return Coasting(table, optimizer, in_blocks=in_blocks) if moves else None

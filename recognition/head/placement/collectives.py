@@ -115,6 +115,10 @@ class Collectives:
         """Return a sum over this rank's classes as one over all."""
         return total
 
+    def max_over_samples(self, value_L: Tensor) -> Tensor:
+        """Return the largest over the global batch of what is that of this rank's samples: [L]."""
+        return value_L
+
     def scatter_gradient(self, gradient_Md: Tensor, sizes: Sequence[int]) -> Tensor:
         """Return the gradient of this rank's samples, by all classes: [b, d]."""
         return gradient_Md
@@ -221,6 +225,12 @@ class ReplicatedCollectives(Collectives):
     def sum_over_samples(self, total: Tensor) -> Tensor:
         """Return a sum over this rank's samples as one over all. Collective: one all-reduce."""
         return self._sum(total)
+
+    def max_over_samples(self, value_L: Tensor) -> Tensor:
+        """Return the largest over the global batch: [L]. Collective: one all-reduce."""
+        if self.size > 1:
+            dist.all_reduce(value_L, op=dist.ReduceOp.MAX, group=self.group)
+        return value_L
 
     def sum_block(self, gradient_Rd: Tensor) -> Tensor:
         """Return a block's gradient by the global batch. Collective: one all-reduce.

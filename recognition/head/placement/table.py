@@ -5,13 +5,27 @@ Shapes: L classes of this rank, N samples, D numbers per class: its K centres of
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from recognition.head.kernels.block import Block
 from recognition.head.kernels.workspace import Workspace
+from recognition.head.optim.history import Missed
 from recognition.head.rows import Bounds, RowSet
+
+
+class Motion(Protocol):
+    """How rows move in steps that they take no part in; see `Coasting`."""
+
+    def prepare(self, rows: RowSet) -> None:
+        """Make sure that blocks of these rows are read as they are now."""
+        ...
+
+    def missed(self, rows: Tensor | slice) -> Missed | None:
+        """Return what a block of these rows has to make up for, or None if it need not."""
+        ...
 
 
 class Table(nn.Module):
@@ -23,10 +37,12 @@ class Table(nn.Module):
 
     Attributes:
         stages: whether `stage` sends rows ahead of the passes that need them.
+        motion: how rows move that take no part in a step; None if they stay as they are.
     """
 
     weight: Tensor
     stages = False
+    motion: Motion | None = None
 
     def __init__(self, weight: Tensor, state: dict[str, Tensor]) -> None:
         super().__init__()
@@ -78,10 +94,19 @@ class Table(nn.Module):
 
     def rows_of(self, row_N: Tensor) -> Tensor:
         """Return the weight of single rows, int64 [N], on `device`: float32 [N, D]."""
-        return self.weight.index_select(0, row_N)
+        weight_ND = self.weight.index_select(0, row_N)
+        missed = None if self.motion is None else self.motion.missed(row_N)
+        if missed is not None:
+            missed.apply(weight_ND, self.tensors()["momentum"].index_select(0, row_N))
+        return weight_ND
+
+    def prepare(self, rows: RowSet) -> None:
+        """Make sure that passes over `rows` see them as they are now."""
+        if self.motion is not None:
+            self.motion.prepare(rows)
 
     def stage(self, rows: RowSet) -> None:
-        """Prepare for passes over `rows`."""
+        """Send `rows` ahead of the passes over them; call it after `prepare`."""
 
     def release(self) -> None:
         """Drop the staged rows."""
@@ -93,6 +118,17 @@ class Table(nn.Module):
 
         Whoever changes a block calls its `write` before taking the next one.
         """
+        motion = self.motion
+        with_state = with_state or motion is not None  # a momentum moves its weight
+        for block in self.local_blocks(rows, bounds, space, with_state=with_state):
+            if motion is not None:
+                block.missed = motion.missed(block.rows_of_table())
+            yield block
+
+    def local_blocks(
+        self, rows: RowSet, bounds: Bounds, space: Workspace, *, with_state: bool = True
+    ) -> Iterator[Block]:
+        """Yield the blocks of a row set as they are kept, on the device where the table is."""
         tensors = self.tensors() if with_state else {"weight": self.weight}
         low = self.lower_half
         for start, stop in bounds:

@@ -9,6 +9,7 @@ from recognition.head.choices import choose
 from recognition.head.sampling import by_labels
 from recognition.head.sampling.hard_negative import HardNegative
 from recognition.head.sampling.hash_forest import HashForest
+from recognition.head.sampling.importance import Importance
 from recognition.head.sampling.rule import LabelRule, Sampler
 
 SAMPLINGS: dict[str, Callable[..., Sampler]] = {
@@ -18,6 +19,7 @@ SAMPLINGS: dict[str, Callable[..., Sampler]] = {
     "positives_only": partial(LabelRule, by_labels.sample_positives_only),
     "hash_forest": HashForest,
     "hard_negative": HardNegative,
+    "importance": Importance,
 }
 
 

@@ -55,6 +55,7 @@ class TableReader:
         They may be the table itself, to be read only, until the next block.
         """
         rows = RowSet(self.rows)
+        self.table.prepare(rows)
         for block in self.table.iter_blocks(rows, rows.blocks(size), Workspace()):
             weight = block.read("weight")
             yield block.start, block.stop, weight.view(len(weight), -1, self.embedding_size)

@@ -6,14 +6,17 @@ Shapes: b samples of this rank, M that it works on, N of the global batch, d emb
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from recognition.head.choices import check
-from recognition.head.placement.collectives import GatheredBatch
+from recognition.head.online_softmax.scores import Draw
+from recognition.head.placement.collectives import Collectives, GatheredBatch
 from recognition.head.rows import RowSet, remember_union
 from recognition.head.sampling.background import Background, record
+from recognition.head.sampling.importance import Importance
 from recognition.head.sampling.rule import ActiveSet, Sampler, SampleRequest, TableReader
 
 
@@ -105,7 +108,16 @@ class Selection:
             if ahead.step == step and self._is_for(ahead, batch, labels):
                 return self._checked(ahead, active, batch)
         self.reader.table.release()
-        return self.sampler(self._request(step, batch.all_labels, batch.unit)), batch
+        active = self.sampler(self._request(step, batch.all_labels, batch.unit))
+        self.reader.table.prepare(active.rows)
+        return active, batch
+
+    def draw(self, step: int, batch: GatheredBatch, collectives: Collectives) -> Draw | None:
+        """Return what chooses the rows that get a gradient, None if all active ones do."""
+        if not (isinstance(self.sampler, Importance) and torch.is_grad_enabled()):
+            return None
+        request = self._request(step, batch.all_labels)
+        return None if request.rate == 1.0 else partial(self.sampler.draw, request, collectives)
 
     def prefetch(self, step: int, label_N: Tensor, labels: Tensor) -> None:
         """Begin to choose a step's classes by the global batch's labels, and to stage their rows.
@@ -117,6 +129,7 @@ class Selection:
 
         def choose() -> ActiveSet:
             active = self.sampler(request)
+            self.reader.table.prepare(active.rows)
             self.reader.table.stage(active.rows)
             if background.parallel:
                 self._join(step, active.rows)

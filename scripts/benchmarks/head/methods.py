@@ -141,7 +141,7 @@ class PartialFCMethod(Method[PartialFC]):
         )
         products = 3 if settings.keeps(centres, self._samples) else 4
         start, stop = self._head.shard
-        changed = 1.0 if self._head.dense_update else self._active / max(1, stop - start)
+        changed = self._active / max(1, stop - start)
         return Work(
             self._active,
             2 * products * self._samples * centres * self._case.dim,
@@ -191,7 +191,7 @@ METHODS: dict[str, MethodEntry] = {
     "kept": _variant(keep_bytes=_KEEP_BYTES, same=True),
     "bf16_momentum": _variant(optimizer=_BF16_MOMENTUM, same=True, tables=1.5),
     "adamw": _variant(optimizer=RowAdamW(), tables=3.0),
-    "dense_update": _variant(dense_update=True, same=True),
+    "frozen": _variant(update="frozen"),
     "replicated": _variant(placement="replicated", same=True),
     "host": _variant(placement="host", same=True),
     "random_all": _variant(sampling="random_all"),

@@ -1,0 +1,89 @@
+"""The first pass over rows of which some will be drawn: each row's largest share in the gradient.
+
+One product per block: the sums of exponentials, so that the loss is exact, and for each row the
+sample that it matters most to. The passes that make gradients then take the drawn rows alone.
+
+Shapes: S samples whose negatives count, L rows of the table, A drawn rows, R classes of a block.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recognition.head.kernels.block import Block
+from recognition.head.kernels.reference import BlockOps
+from recognition.head.online_softmax.forward import BlockExps, NegativeStatistics, Samples
+from recognition.head.online_softmax.stream import BlockStream
+from recognition.head.rows import RowSet
+
+
+@dataclass(frozen=True)
+class DrawnRows:
+    """Rows drawn at random, each with a probability of its own."""
+
+    rows: RowSet  # A of them
+    gain: Tensor | None  # float32 [A], one over each one's probability; None if all are 1
+
+
+Draw = Callable[[Tensor], DrawnRows]
+"""Takes the rows' shares to base 2, float32 [L], and returns some of the rows."""
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """Of each row its largest exponential, in proportion to the sample's sum, and whose it is.
+
+    The sums are those over the blocks of a part so far, an estimate: it only decides between the
+    samples that compete for one row.
+    """
+
+    logit: Tensor  # float32 [L], to base 2; −inf for a row that is no sample's negative
+    sample: Tensor  # int32 [L]
+
+    def log2_shares(self, log2_total_S: Tensor, weight_S: Tensor) -> Tensor:
+        """Return each row's share in the gradient of its sample, to base 2: float32 [L].
+
+        That is its probability among the sample's negatives, with the exact sum of exponentials,
+        times the sample's weight: the derivative of its loss by their log-sum-exp.
+        """
+        of_sample_S = weight_S.abs().log2() - log2_total_S
+        return self.logit + of_sample_S.index_select(0, self.sample)
+
+
+def score_rows(
+    stream: BlockStream, samples: Samples, rows: RowSet, *, block_samples: int
+) -> tuple[NegativeStatistics, RowScores]:
+    """Return each sample's softmax over all `rows`, without the sum of centres, and the scores.
+
+    `rows` are the whole table; other arguments are those of `negative_statistics`.
+    """
+    transform, unit_Sd = stream.transform(samples.curriculum), samples.unit
+    exps = BlockExps(
+        unit_Sd.to(stream.settings.matmul_dtype), rows.positions(samples.target_row), transform
+    )
+    block_rows = min(stream.block_rows(block_samples), max(rows.count, 1))
+    scores = RowScores(
+        unit_Sd.new_full((rows.count,), -torch.inf),
+        torch.zeros(rows.count, dtype=torch.int32, device=unit_Sd.device),
+    )
+
+    def part(ops: BlockOps, blocks: Iterator[Block]) -> NegativeStatistics:
+        found = NegativeStatistics.empty(unit_Sd, transform.initial_max, with_grad=False)
+        sum_GS = unit_Sd.new_zeros(ops.sum_parts(block_rows), len(unit_Sd))
+        for block in blocks:
+            exp_CS, _, inverse_C, _ = exps.make_unfused(ops, block, found.running_max, sum_GS)
+            largest = ops.largest_exps(exp_CS, inverse_C, transform.centres, sum_GS.sum(0))
+            logit_R, sample_R = largest
+            logit_R += found.running_max.index_select(0, sample_R)
+            scores.logit[block.start : block.stop] = logit_R
+            scores.sample[block.start : block.stop] = sample_R
+        torch.sum(sum_GS, 0, out=found.sum_exp)
+        return found
+
+    total = NegativeStatistics.empty(unit_Sd, transform.initial_max, with_grad=False)
+    if len(unit_Sd) > 0:
+        for found in stream.map(part, rows, block_samples):
+            total.merge(found)
+    return total, scores
