@@ -77,8 +77,11 @@ class Head(Section):
     """Arithmetic of the matrix products: `auto` is bf16 on a GPU of compute capability 8.0 or
     higher, else fp32. bf16 rounds their factors and results to 8 bits; margins, softmax statistics,
     centres and updates are always fp32."""
-    momentum: Literal["fp32", "bf16"] = "fp32"
-    """Storage of the centres' SGD momentum; bf16 saves a quarter of the memory per class."""
+    storage: Literal["fp32", "bf16", "int8"] = "fp32"
+    """How the centres are kept between steps: 4, 2 or 1 bytes per number; `int8` with a scale per
+    class. Arithmetic is fp32; what is written is rounded at random, right on average."""
+    momentum: Literal["fp32", "bf16", "int8"] | None = None
+    """The same for the centres' SGD momentum; by default that of `storage`."""
     dense_update: bool = False
     """Whether each step updates every centre, as other implementations do, for comparison."""
     block_mib: Count | None = None

@@ -32,8 +32,8 @@ from recognition.head.online_softmax.settings import (
 )
 from recognition.head.online_softmax.stream import BlockStream
 from recognition.head.online_softmax.threads import Threads
-from recognition.head.online_softmax.update import CentreUpdate, sgd_with_kernel
-from recognition.head.optim.row_optimizers import RowOptimizer, RowSGD
+from recognition.head.online_softmax.update import CentreUpdate, has_kernels, sgd_with_kernel
+from recognition.head.optim.row_optimizers import RowOptimizer, RowSGD, kept_as
 from recognition.head.placement.build import PLACEMENTS, create_collectives, create_table
 from recognition.head.placement.table import TableRows
 from recognition.head.sampling.build import build_sampler
@@ -106,6 +106,7 @@ class PartialFC(nn.Module):
         scale: factor s of the cosines.
         inter_class_filter: negatives with a cosine above it are left out of the softmax
             altogether (Partial FC, CVPR 2022); None leaves none out.
+        storage: how centres are kept, a name in `STORAGE`; momentum of no stated dtype likewise.
         seed: of the initial centres, the active sets and stochastic rounding.
         optimizer: of the rows; default SGD with momentum 0.9 and weight decay 5e-4.
         dense_update: update every row in each step, with gradient zero where it took no part, as
@@ -139,6 +140,7 @@ class PartialFC(nn.Module):
         loss: Loss | None = None,
         scale: float = 64.0,
         inter_class_filter: float | None = None,
+        storage: str = "fp32",
         seed: int = 0,
         optimizer: RowOptimizer | None = None,
         dense_update: bool = False,
@@ -155,7 +157,7 @@ class PartialFC(nn.Module):
         self.embedding_size, self.num_classes = embedding_size, num_classes
         self.step_count, self.dense_update = 0, dense_update
         self.loss = cosface() if loss is None else loss
-        self.optimizer = RowSGD() if optimizer is None else optimizer
+        self.optimizer = kept_as(storage, RowSGD() if optimizer is None else optimizer)
         check_parts(embedding_size, num_classes, self.loss, self.optimizer)
         budgets = budget(block_bytes, BLOCK_BYTES, device), budget(keep_bytes, KEEP_BYTES, device)
         settings = StreamSettings(scale, inter_class_filter, *budgets, matmul_dtype)
@@ -165,10 +167,11 @@ class PartialFC(nn.Module):
         lean = sgd is not None and not self.loss.has_curriculum
         # Ranks must add up blocks in one order, and a table in CPU memory sends them one by one.
         parallel = not (PLACEMENTS[placement].on_host or self._collectives.sums_blocks)
-        threads = Threads(device, parallel=parallel)
+        by_torch = not has_kernels(device, storage, self.optimizer)
+        threads = Threads(device, parallel=parallel, by_torch=by_torch)
         self.table = create_table(
             placement, self.shard, embedding_size * self.loss.centres_per_class, seed=seed,
-            optimizer=self.optimizer, device=device, stage_bytes=stage_bytes,
+            optimizer=self.optimizer, device=device, stage_bytes=stage_bytes, storage=storage,
             halves=lean and threads.ops.fuses(settings.plain_transform, matmul_dtype),
         )  # fmt: skip
         stream = BlockStream(self.table, embedding_size, settings, threads, lean)
@@ -188,9 +191,9 @@ class PartialFC(nn.Module):
     def weight(self) -> Tensor:
         """This rank's class centres, float32 [L, K·d]: the table's tensor itself.
 
-        A copy where the table keeps two halves of it (`SplitTable`): in bfloat16 on CUDA.
+        A copy in another `storage`, and where there are two halves: in bfloat16 on CUDA.
         """
-        return self.table.read_rows("weight", 0, len(self.table.weight))
+        return self.table.centres(0, len(self.table.weight))
 
     @property
     def replicated(self) -> bool:
@@ -333,8 +336,8 @@ class PartialFC(nn.Module):
     def state_tensors(self) -> dict[str, Tensor]:
         """Return this rank's rows of the state by name, each [L, ...], rows by class id.
 
-        They are the tensors themselves, but for a weight in two halves (see `weight`). To load,
-        write to `state_rows` and set `step_count`.
+        They are the tensors themselves, in the form that is kept, but for a weight in two halves
+        (see `weight`). To load, write to `state_rows` and set `step_count`.
         """
         return {name: rows.read(0, rows.shape[0]) for name, rows in self.state_rows().items()}
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from recognition.head.kernels.block import Block
 from recognition.head.kernels.workspace import Workspace
+from recognition.head.optim.rounding import RowNoise
+from recognition.head.optim.storage import ROUNDED, decode, encode, stored_names
 from recognition.head.rows import Bounds, RowSet
 
 
@@ -18,8 +20,8 @@ class Table(nn.Module):
     """Class centres and optimizer state on the device that computes.
 
     Args:
-        weight: float32 [L, D].
-        state: the optimizer's tensors by name, each [L, ...].
+        weight: [L, D], in one of the forms of `optim.storage`.
+        state: the optimizer's tensors by name, each [L, ...], and the scales of a weight in int8.
 
     Attributes:
         stages: whether `stage` sends rows ahead of the passes that need them.
@@ -39,6 +41,11 @@ class Table(nn.Module):
     def device(self) -> torch.device:
         """Where blocks are computed."""
         return self.weight.device
+
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        """The names of the tensors that hold the weight."""
+        return stored_names("weight", self.weight.dtype)
 
     @property
     def lower_half(self) -> Tensor | None:
@@ -78,7 +85,25 @@ class Table(nn.Module):
 
     def rows_of(self, row_N: Tensor) -> Tensor:
         """Return the weight of single rows, int64 [N], on `device`: float32 [N, D]."""
-        return self.weight.index_select(0, row_N)
+        return decode(*(getattr(self, name).index_select(0, row_N) for name in self.weight_names))
+
+    def centres(self, start: int, stop: int) -> Tensor:
+        """Return the weight of rows `[start, stop)`: float32, a copy unless it is kept so."""
+        return decode(*(self.read_rows(name, start, stop) for name in self.weight_names))
+
+    def write_centres(self, start: int, centre_RD: Tensor, noise: RowNoise) -> None:
+        """Replace the weight of the rows from `start` on by float32 rows, which are overwritten.
+
+        `noise` is that of these rows.
+        """
+        if self.layout()["weight"][1] not in ROUNDED:
+            self.write_rows("weight", start, centre_RD)
+            return
+        stop, scale_R1 = start + len(centre_RD), None
+        if len(self.weight_names) > 1:
+            scale_R1 = getattr(self, self.weight_names[1])[start:stop]
+        scratch = torch.empty_like(centre_RD)
+        encode(centre_RD, noise.of("weight"), self.weight[start:stop], scale_R1, scratch)
 
     def stage(self, rows: RowSet) -> None:
         """Prepare for passes over `rows`."""
@@ -93,7 +118,9 @@ class Table(nn.Module):
 
         Whoever changes a block calls its `write` before taking the next one.
         """
-        tensors = self.tensors() if with_state else {"weight": self.weight}
+        tensors = self.tensors()
+        if not with_state:
+            tensors = {name: tensors[name] for name in self.weight_names}
         low = self.lower_half
         for start, stop in bounds:
             if rows.index is None:
