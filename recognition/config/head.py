@@ -75,8 +75,8 @@ class Head(Section):
     """Cosine above which a negative is left out, as it may be the same person; null keeps all."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the matrix products: `auto` is bf16 on a GPU of compute capability 8.0 or
-    higher, else fp32. bf16 rounds their factors and results to 8 bits; margins, softmax statistics,
-    centres and updates are always fp32."""
+    higher, else fp32. bf16 rounds their factors and results to 8 bits; margins, softmax statistics
+    and updates are always fp32."""
     storage: Literal["fp32", "bf16", "int8"] = "fp32"
     """How the centres are kept between steps: 4, 2 or 1 bytes per number; `int8` with a scale per
     class. Arithmetic is fp32; what is written is rounded at random, right on average."""

@@ -7,7 +7,12 @@ import torch
 from torch import Tensor
 
 from recognition.head import PartialFC, RowSGD, build_loss
+from recognition.head.kernels.cpu import CompiledOps
+from recognition.head.kernels.workspace import Workspace
+from recognition.head.optim.rounding import RowNoise
 from recognition.head.optim.storage import decode, scale_name
+from recognition.head.placement.build import create_table
+from recognition.head.rows import RowSet
 
 CLASSES, SIZE, SAMPLES = 83, 24, 9
 DTYPES = {"bf16": torch.bfloat16, "int8": torch.int8}
@@ -127,6 +132,33 @@ def test_rows_that_took_no_part_stay_as_they_are_to_the_bit(storage: str) -> Non
         (tensor != before[name]).flatten(1).any(1) for name, tensor in head.state_tensors().items()
     ]).any(0)  # fmt: skip
     assert 0.2 < changed.float().mean() < 0.6
+
+
+@storages
+def test_two_shards_round_as_one(storage: str) -> None:
+    """A class gets the same bits from the same gradient, on whichever rank it is."""
+    generator = torch.Generator().manual_seed(0)
+    gradient = torch.randn(CLASSES, SIZE, generator=generator)
+    optimizer = RowSGD(momentum_dtype=DTYPES[storage])
+    found = []
+    for shards in ([(0, 83)], [(0, 41), (41, 83)]):
+        tables = [
+            create_table(
+                "sharded", shard, SIZE, seed=4, optimizer=optimizer, storage=storage,
+                device=torch.device("cpu"), stage_bytes=0, halves=False,
+            )
+            for shard in shards
+        ]  # fmt: skip
+        for table, (first, last) in zip(tables, shards, strict=True):
+            rows = RowSet(last - first)
+            for block in table.iter_blocks(rows, rows.blocks(7), Workspace(), with_state=True):
+                taken = range(first + block.start, first + block.stop)
+                noise = RowNoise(4, 9, len(block), taken.start)
+                CompiledOps().update_rows_sgd(block, gradient[taken].clone(), optimizer, 0.1, noise)
+                block.write(noise)
+        state = [table.tensors() for table in tables]
+        found.append({name: torch.cat([each[name] for each in state]) for name in state[0]})
+    _equal(*found)
 
 
 @storages
