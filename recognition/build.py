@@ -20,6 +20,7 @@ from recognition.config_file import config_values
 from recognition.distributed import World, shard_range
 from recognition.failure import StopSignals
 from recognition.head import PartialFC, RowOptimizer, build_row_optimizer
+from recognition.head.optim.storage import STORAGE, zero_rows
 from recognition.optimizer import make_optimizer
 from recognition.plan import Plan, make_schedule
 from recognition.precision import Precision, choose_head_precision
@@ -74,7 +75,7 @@ def build_centre_optimizer(config: Config) -> RowOptimizer:
     """Return the optimizer of the class centres: the backbone's, row by row."""
     options = optimizer_options(config.optimizer)
     if config.optimizer.name == "sgd":
-        options["momentum_dtype"] = _DTYPES[config.head.momentum]
+        options["momentum_dtype"] = STORAGE[config.head.momentum or config.head.storage]
     return build_row_optimizer(config.optimizer.name, **options)
 
 
@@ -99,6 +100,7 @@ def build_head(config: Config, num_classes: int, device: torch.device) -> Partia
         loss=settings.loss.build(),
         scale=settings.scale,
         inter_class_filter=settings.inter_class_filter,
+        storage=settings.storage,
         seed=config.seed,
         optimizer=build_centre_optimizer(config),
         update=settings.update,
@@ -122,7 +124,8 @@ def run_identity(config: Config, order: str, num_classes: int, num_images: int) 
         "data.image_size": config.data.image_size,
         "data.order and data.sampler": order,
         "optimizer.name": config.optimizer.name,
-        "head.momentum": config.head.momentum,
+        "head.storage": config.head.storage,
+        "head.momentum": config.head.momentum or config.head.storage,
         "head.loss.name": config.head.loss.name,
         "classes": num_classes,
         "images": num_images,
@@ -192,11 +195,14 @@ def describe_model(
     first, last = shard_range(num_classes, world.size, 0)
     rows = num_classes if config.head.placement == "replicated" else last - first
     width = config.backbone.embedding_size * config.head.loss.build().centres_per_class
-    state = build_centre_optimizer(config).state(rows, width, "meta").values()
-    mebibytes = (rows * width * 4 + sum(tensor.nbytes for tensor in state)) / 2**20
+    storage = config.head.storage
+    tensors = build_centre_optimizer(config).state(rows, width, "meta")
+    tensors |= zero_rows("weight", rows, width, STORAGE[storage], "meta")
+    size = sum(tensor.nbytes for tensor in tensors.values())
     return {
         "backbone": f"{config.backbone.name}: {parameters:,} parameters",
-        "head": f"{rows:,} of {num_classes:,} class centres per rank, {mebibytes:,.1f} MiB with "
-        f"the optimizer's state, {config.head.placement}; matrix products in "
+        "head": f"{rows:,} of {num_classes:,} class centres per rank in {storage}, "
+        f"{size / 2**20:,.1f} MiB with the optimizer's state, {size // max(rows, 1):,} bytes per "
+        f"class, {config.head.placement}; matrix products in "
         + choose_head_precision(config.head.precision, device)[1],
     }

@@ -112,8 +112,9 @@ STATEFUL = [
     (2, ["head={sampling: hash_forest, rebuild_every: 7, loss: {name: curricularface, m: 0.2}}"]),
     (2, ["head={loss: {name: adaface, m: 0.2}}", "optimizer={name: adamw, lr: 0.002}"]),
     (2, ["head.momentum=bf16", "head.update=frozen", "head.block_mib=1", "head.keep_mib=0"]),
-    (2, ["head={placement: replicated, momentum: bf16}", f"head.loss={SUBCENTER}"]),
+    (2, ["head={placement: replicated, storage: bf16, momentum: int8}", f"head.loss={SUBCENTER}"]),
     (1, ["head={placement: host, sampling: hard_negative}", "optimizer.nesterov=true"]),
+    (2, ["head.storage=int8"]),
 ]
 
 

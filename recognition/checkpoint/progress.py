@@ -36,6 +36,9 @@ class Progress:
         return cls(**found)
 
 
+_BEFORE = {"head.storage": "fp32"}  # of settings that older checkpoints do not name
+
+
 def check_identity(folder: Path, saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Raise `CheckpointError` when a checkpoint is of another run than one with identity `own`."""
     identity = saved.get("identity")
@@ -45,9 +48,9 @@ def check_identity(folder: Path, saved: Mapping[str, Any], own: Mapping[str, Any
             "run by name; resume from another checkpoint"
         )
     changed = [
-        f"{name} was {identity.get(name)} and is {value}"
+        f"{name} was {was} and is {value}"
         for name, value in own.items()
-        if identity.get(name) != value
+        if (was := identity.get(name, _BEFORE.get(name))) != value
     ]
     if changed:
         raise CheckpointError(

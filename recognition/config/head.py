@@ -81,10 +81,13 @@ class Head(Section):
     """Cosine above which a negative is left out, as it may be the same person; null keeps all."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the matrix products: `auto` is bf16 on a GPU of compute capability 8.0 or
-    higher, else fp32. bf16 rounds their factors and results to 8 bits; margins, softmax statistics,
-    centres and updates are always fp32."""
-    momentum: Literal["fp32", "bf16"] = "fp32"
-    """Storage of the centres' SGD momentum; bf16 saves a quarter of the memory per class."""
+    higher, else fp32. bf16 rounds their factors and results to 8 bits; margins, softmax statistics
+    and updates are always fp32."""
+    storage: Literal["fp32", "bf16", "int8"] = "fp32"
+    """How the centres are kept between steps: 4, 2 or 1 bytes per number; `int8` with a scale per
+    class. Arithmetic is fp32; what is written is rounded at random, right on average."""
+    momentum: Literal["fp32", "bf16", "int8"] | None = None
+    """The same for the centres' SGD momentum; by default that of `storage`."""
     update: Literal["coasting", "frozen"] = "coasting"
     """What a centre does in a step that it takes no part in. `coasting`: its momentum moves it on
     and it decays, as with a gradient of zero; `frozen`: it stays as it is."""

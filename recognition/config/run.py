@@ -87,10 +87,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.head.momentum == "bf16" and self.optimizer.name != "sgd":
+        if self.head.momentum not in (None, "fp32") and self.optimizer.name != "sgd":
             raise ValueError(
-                f"head.momentum is bf16, an option of sgd, but optimizer.name is "
-                f"{self.optimizer.name}: set head.momentum: fp32"
+                f"head.momentum is {self.head.momentum}, an option of sgd, but optimizer.name is "
+                f"{self.optimizer.name}, whose state is always fp32: set head.momentum: null; "
+                "head.storage applies to the centres of every optimizer"
             )
         identities, images = self.data.identities_per_batch, self.data.images_per_identity
         group, batch = (identities or 1) * (images or 1), self.train.global_batch_size

@@ -31,8 +31,8 @@ from recognition.head.online_softmax.settings import (
 )
 from recognition.head.online_softmax.stream import BlockStream
 from recognition.head.online_softmax.threads import Threads
-from recognition.head.online_softmax.update import CentreUpdate, sgd_with_kernel
-from recognition.head.optim.row_optimizers import RowOptimizer, RowSGD
+from recognition.head.online_softmax.update import CentreUpdate, has_kernels, sgd_with_kernel
+from recognition.head.optim.row_optimizers import RowOptimizer, RowSGD, kept_as
 from recognition.head.output import HeadOutput
 from recognition.head.placement.build import (
     PLACEMENTS,
@@ -96,6 +96,7 @@ class PartialFC(nn.Module):
         scale: factor s of the cosines.
         inter_class_filter: negatives with a cosine above it are left out of the softmax
             altogether (Partial FC, CVPR 2022); None leaves none out.
+        storage: how centres are kept, a name in `STORAGE`; momentum of no stated dtype likewise.
         seed: of the initial centres, the active sets and stochastic rounding.
         optimizer: of the rows; default SGD with momentum 0.9 and weight decay 5e-4.
         update: `coasting`: a centre that takes no part in a step moves on by its momentum and
@@ -120,7 +121,7 @@ class PartialFC(nn.Module):
         self, embedding_size: int, num_classes: int, *, placement: str = "sharded",
         sampling: str = "random_negative", sample_rate: float = 0.1, rebuild_every: int = 100,
         hard_share: float = 0.5, loss: Loss | None = None, scale: float = 64.0,
-        inter_class_filter: float | None = None, seed: int = 0,
+        inter_class_filter: float | None = None, storage: str = "fp32", seed: int = 0,
         optimizer: RowOptimizer | None = None, update: str = "coasting",
         block_bytes: int | None = None, keep_bytes: int | None = None,
         stage_bytes: int = STAGE_BYTES, matmul_dtype: torch.dtype = torch.float32,
@@ -132,7 +133,7 @@ class PartialFC(nn.Module):
         self.embedding_size, self.num_classes = embedding_size, num_classes
         self.step_count = 0
         self.loss = cosface() if loss is None else loss
-        self.optimizer = RowSGD() if optimizer is None else optimizer
+        self.optimizer = kept_as(storage, RowSGD() if optimizer is None else optimizer)
         check_parts(embedding_size, num_classes, self.loss, self.optimizer)
         budgets = budget(block_bytes, BLOCK_BYTES, device), budget(keep_bytes, KEEP_BYTES, device)
         settings = StreamSettings(scale, inter_class_filter, *budgets, matmul_dtype)
@@ -142,16 +143,18 @@ class PartialFC(nn.Module):
         lean = sgd is not None and not self.loss.has_curriculum
         # Ranks must add up blocks in one order, and a table in CPU memory sends them one by one.
         parallel = not (PLACEMENTS[placement].on_host or self._collectives.sums_blocks)
-        threads = Threads(device, parallel=parallel)
+        by_torch = not has_kernels(device, storage, self.optimizer)
+        threads = Threads(device, parallel=parallel, by_torch=by_torch)
         self.table = create_table(
             placement, self.shard, embedding_size * self.loss.centres_per_class, seed=seed,
-            optimizer=self.optimizer, device=device, stage_bytes=stage_bytes,
+            optimizer=self.optimizer, device=device, stage_bytes=stage_bytes, storage=storage,
             halves=lean and threads.ops.fuses(settings.plain_transform, matmul_dtype),
         )  # fmt: skip
         in_blocks = parallel and sgd is not None and threads.ops.makes_up
         self._coasting = create_coasting(
-            update, self.table, self.optimizer, samples=sampling != "all", in_blocks=in_blocks
-        )
+            update, self.table, self.optimizer, seed, self.shard[0],
+            samples=sampling != "all", in_blocks=in_blocks,
+        )  # fmt: skip
         stream = BlockStream(self.table, embedding_size, settings, threads, lean)
         options = {"rebuild_every": rebuild_every, "hard_share": hard_share}
         sampler = build_sampler(sampling, self.replicated, **options)
@@ -169,11 +172,11 @@ class PartialFC(nn.Module):
     def weight(self) -> Tensor:
         """This rank's class centres, float32 [L, K·d]: the table's tensor itself.
 
-        A copy where the table keeps two halves of it (`SplitTable`): in bfloat16 on CUDA. All rows
+        A copy in another `storage`, and where there are two halves: in bfloat16 on CUDA. All rows
         make up for the steps that they missed.
         """
         self.settle()
-        return self.table.read_rows("weight", 0, len(self.table.weight))
+        return self.table.centres(0, len(self.table.weight))
 
     @property
     def replicated(self) -> bool:
@@ -319,8 +322,8 @@ class PartialFC(nn.Module):
     def state_tensors(self) -> dict[str, Tensor]:
         """Return this rank's rows of the state by name, each [L, ...], rows by class id.
 
-        They are the tensors themselves, but for a weight in two halves (see `weight`). To load,
-        write to `state_rows` and set `step_count`.
+        They are the tensors themselves, in the form that is kept, but for a weight in two halves
+        (see `weight`). To load, write to `state_rows` and set `step_count`.
         """
         return {name: rows.read(0, rows.shape[0]) for name, rows in self.state_rows().items()}
 

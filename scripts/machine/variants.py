@@ -26,8 +26,9 @@ LOSS_OPTIONS: dict[str, dict[str, Any]] = {"d_softmax": {"batch_rate": 0.5}}
 
 # Largest relative difference of loss, gradient, moved centres and state. In fp32, sums in another
 # order, multiplied by a scale of 64. A bf16 product rounds a logit by up to 2^-8 of 64 and more,
-# and bf16 momentum a number by 2^-8: these find a wrong formula, not a lost bit.
-FP32, BF16_MOMENTUM, BF16 = 1e-3, 2e-2, 6e-2
+# and bf16 storage a number by 2^-8, int8 by 1/127 of a row's largest; the same bits decide in which
+# direction, but a last bit may decide otherwise: these find a wrong formula, not a lost bit.
+FP32, ROUNDED, BF16 = 1e-3, 2e-2, 6e-2
 
 BF16_ROWS = RowSGD(momentum_dtype=torch.bfloat16)
 OPTIMIZERS = {
@@ -53,8 +54,8 @@ class Variant:
         """The difference that rounding explains."""
         if self.options.get("matmul_dtype") == torch.bfloat16:
             return BF16
-        momentum = getattr(self.options.get("optimizer"), "momentum_dtype", torch.float32)
-        return BF16_MOMENTUM if momentum == torch.bfloat16 else FP32
+        momentum = getattr(self.options.get("optimizer"), "momentum_dtype", None)
+        return ROUNDED if "storage" in self.options or momentum is not None else FP32
 
 
 def variants() -> Iterator[Variant]:
@@ -75,6 +76,10 @@ def variants() -> Iterator[Variant]:
     recipe = {"optimizer": BF16_ROWS, **low}
     yield Variant("sharded, bf16, bf16 momentum", recipe)
     yield Variant("host, bf16, bf16 momentum", recipe | {"placement": "host"})
+    for placement, storage in product(("sharded", "host"), ("bf16", "int8")):
+        options = {"placement": placement, "storage": storage}
+        yield Variant(f"{placement}, {storage} storage", options)
+    yield Variant("sharded, bf16, int8 storage", {"storage": "int8", **low})
     for name in LOSSES:
         yield Variant(f"loss {name}", {"loss": build_loss(name, **LOSS_OPTIONS.get(name, {}))})
     yield Variant("nothing kept", {"sampling": "all", "keep_bytes": 0})
@@ -154,7 +159,8 @@ def steps(
         active.append(output.active_classes)
         gradients.append(x.grad.cpu())
     state = {name: tensor.cpu() for name, tensor in head.state_tensors().items()}
-    state["moved"] = state.pop("weight") - before
+    del state["weight"]
+    state["moved"] = head.weight.cpu() - before
     state |= {"loss": torch.stack(losses), "gradient": torch.cat(gradients)}
     return state | {"active": torch.tensor(active)}
 

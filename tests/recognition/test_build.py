@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from recognition import build
-from recognition.build import build_head, describe_model, load_initial_weights
+from recognition.build import build_head, describe_model, load_initial_weights, run_identity
 from recognition.config_file import config_values, load_config
 from recognition.distributed import World
 from recognition.optimizer import reads_skip
@@ -39,6 +39,30 @@ def test_the_heads_precision_is_chosen_by_device_and_kept_as_written(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     for device, expected in ((cpu, "fp32"), (torch.device("cuda"), "bf16")):
         assert f" {expected}," in describe_model(config, 13, World(), device)["head"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept", "size"),
+    [
+        ([], ["fp32", "fp32"], 8),
+        (["head.momentum=bf16"], ["fp32", "bf16"], 6),
+        (["head.storage=bf16"], ["bf16", "bf16"], 4),
+        (["head={storage: int8, momentum: fp32}"], ["int8", "fp32"], 5 + 4 / 16),
+        (["head.storage=int8"], ["int8", "int8"], 2 + 8 / 16),
+        (["head.storage=int8", "optimizer={name: adamw, lr: 0.1}"], ["int8", "int8"], 9 + 8 / 16),
+    ],
+    ids=str,
+)
+def test_centres_and_momentum_are_kept_as_written(
+    tiny_config: Path, settings: list[str], kept: list[str], size: float
+) -> None:
+    config, cpu = load_config(tiny_config, settings), torch.device("cpu")
+    head = build_head(config, 13, cpu)
+    state = sum(tensor.nbytes for tensor in head.state_tensors().values())
+    assert state == 13 * 16 * size
+    assert f"{16 * size:,.0f} bytes" in describe_model(config, 13, World(), cpu)["head"]
+    identity = run_identity(config, "", 13, 91)
+    assert [identity["head.storage"], identity["head.momentum"]] == kept
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

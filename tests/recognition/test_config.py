@@ -50,6 +50,7 @@ WRONG = [
     ),
     ("optimizer={name: adamw, nesterov: true}", "optimizer", ["nesterov", "adamw", "0.9"]),
     ("head.momentum=bf16;optimizer.name=adamw", "config", ["head.momentum", "bf16", "adamw"]),
+    ("head.storage=int4", "head.storage", ["int4", "int8"]),
     ("train.accumulation=65", "train", ["accumulation 65", "global_batch_size 64"]),
     ("schedule.name=step", "schedule", ["name is step", "None", "milestone_steps"]),
     ("schedule={name: step, milestone_steps: [9, 5]}", "schedule", ["[9, 5]"]),

@@ -12,6 +12,8 @@ from torch import Tensor
 from recognition.head.kernels.workspace import Workspace
 from recognition.head.losses.base import Curriculum
 from recognition.head.optim.history import Missed
+from recognition.head.optim.rounding import RowNoise
+from recognition.head.optim.storage import ROUNDED, decode, encode, scale_name
 from recognition.head.rows import RowSet
 
 # A sum of 2^30 powers of 2^96 is below float32's largest number, 2^128, and 2^-96 above its
@@ -29,8 +31,9 @@ class Block:
     """Positions `[start, stop)` of a row set, and the tensors that hold those rows.
 
     The tensors, weight and optimizer state by name, are on the computing device: the block's rows,
-    [R, ...]; with an `index`, whole tables, [L, ...]. Where the weight is kept as two halves (see
-    `join_halves`), `tensors` has the upper one, and `low` is the other.
+    [R, ...]; with an `index`, whole tables, [L, ...]. They are in the form that is kept (see
+    `optim.storage`), with the scales of rows in int8 among them. Where the weight is kept as two
+    halves (see `join_halves`), `tensors` has the upper one, and `low` is the other.
     """
 
     rows: RowSet
@@ -51,51 +54,103 @@ class Block:
     def read(self, name: str) -> Tensor:
         """Return the block's rows of a tensor, [R, ...]: a copy where there is an index.
 
-        Of a weight in two halves a copy too, in float32. The same tensor each time: change it in
-        place, then call `write`. A copy holds until another block is read into the same workspace.
+        Of one that is kept in less than float32, or in two halves, a copy too, in float32. The same
+        tensor each time: change it in place, then call `write`. A copy holds until another block is
+        read into the same workspace.
         """
-        if name == "weight" and self.low is not None:
-            if name not in self._copies:
-                high_RD, low_RD = self._rows(name, self.tensors[name]), self._rows("low", self.low)
-                joined = self.space.like("joined", high_RD, torch.float32)
-                self._copies[name] = join_halves(high_RD, low_RD, out=joined)
-            return self._copies[name]
-        tensor = self.tensors[name]
-        if self.missed is not None:
-            if not self._copies:
-                self._make_up(self.missed)
-            return self._copies[name]
-        if self.index is None:
-            return tensor
         if name not in self._copies:
-            self._copies[name] = self._rows(name, tensor)
+            if self.missed is not None:
+                self._make_up(self.missed)
+                return self._copies[name]
+            rows = self._load(name)
+            if rows is self.tensors[name]:
+                return rows
+            self._copies[name] = rows
         return self._copies[name]
 
-    def write(self) -> None:
-        """Put changed rows where they belong: call it once, after the block's update."""
+    def read_state(self) -> dict[str, Tensor]:
+        """Return what `read` does of each tensor of the optimizer's state."""
+        kept = {"weight", *map(scale_name, self.tensors)}
+        return {name: self.read(name) for name in self.tensors if name not in kept}
+
+    def noise(self, seed: int, step: int, first_class: int) -> RowNoise | None:
+        """Return the random bits for `write`; None where no tensor is kept in less than float32.
+
+        `first_class` is the class id of the table's row 0.
+        """
+        if not any(map(self._is_rounded, self.tensors)):
+            return None
+        row_R = self.row_numbers()
+        if row_R is None:
+            return RowNoise(seed, step, len(self), first_class + self.start)
+        return RowNoise(seed, step, row_R, first_class)
+
+    def write(self, noise: RowNoise | None = None) -> None:
+        """Put changed rows where they belong: call it once, after the block's update.
+
+        Rows that were read are overwritten; `noise` is that of `Block.noise`.
+        """
         for name, rows in self._copies.items():
+            tensor = self.tensors[name]
             if name == "weight" and self.low is not None:
                 high_RD, low_RD = split_halves(rows)
-                self._put(self.tensors[name], high_RD)
+                self._put(tensor, high_RD)
                 self._put(self.low, low_RD)
+            elif tensor.dtype in ROUNDED:
+                assert noise is not None, "rounding needs noise"
+                self._round(name, rows, noise.of(name))
             else:
-                self._put(self.tensors[name], rows)
+                self._put(tensor, rows)
+
+    def _is_rounded(self, name: str) -> bool:
+        halves = name == "weight" and self.low is not None
+        return self.tensors[name].dtype in ROUNDED and not halves
+
+    def _round(self, name: str, value_RD: Tensor, noise: RowNoise) -> None:
+        """Write float32 rows in the form that is kept; they are overwritten."""
+        names = [each for each in (name, scale_name(name)) if each in self.tensors]
+        stored = [self._memory(each, self.tensors[each]) for each in names]
+        scratch = self.space.like("rounding", value_RD, torch.float32)
+        encode(value_RD, noise, stored[0], stored[1] if len(stored) > 1 else None, scratch)
+        if self.index is not None:
+            for each, rows in zip(names, stored, strict=True):
+                self._put(self.tensors[each], rows)
+
+    def _memory(self, name: str, tensor: Tensor) -> Tensor:
+        """Return memory for the block's rows of a tensor; the tensor where there is no index."""
+        if self.index is None:
+            return tensor
+        return self.space.like(f"block {name}", tensor[: len(self)], tensor.dtype)
 
     def _make_up(self, missed: Missed) -> None:
         """Copy weight and momentum, and make the missed steps in the copies."""
         for name in ("weight", "momentum"):
-            rows = self._rows(name, self.tensors[name])
-            if self.index is None:
+            rows = self._load(name)
+            if rows is self.tensors[name]:
                 rows = self.space.like(f"block {name}", rows, rows.dtype).copy_(rows)
             self._copies[name] = rows
         missed.apply(self._copies["weight"], self._copies["momentum"])
+
+    def _load(self, name: str) -> Tensor:
+        """Return the block's rows of a tensor as `read` does: the tensor itself, or a copy."""
+        tensor = self.tensors[name]
+        stored_RD = self._rows(name, tensor)
+        if name == "weight" and self.low is not None:
+            joined = self.space.like("joined", stored_RD, torch.float32)
+            return join_halves(stored_RD, self._rows("low", self.low), out=joined)
+        if tensor.dtype not in ROUNDED:
+            return stored_RD
+        scale_R1 = self.tensors.get(scale_name(name))
+        if scale_R1 is not None:
+            scale_R1 = self._rows(scale_name(name), scale_R1)
+        wide = self.space.like(f"wide {name}", stored_RD, torch.float32)
+        return decode(stored_RD, scale_R1, out=wide)
 
     def _rows(self, name: str, tensor: Tensor) -> Tensor:
         """Return the block's rows of a tensor as it is kept: a copy where there is an index."""
         if self.index is None:
             return tensor
-        rows = self.space.like(f"block {name}", tensor[: len(self)], tensor.dtype)
-        return torch.index_select(tensor, 0, self.index, out=rows)
+        return torch.index_select(tensor, 0, self.index, out=self._memory(name, tensor))
 
     def _put(self, tensor: Tensor, rows: Tensor) -> None:
         """Write rows where those of `_rows` are from."""

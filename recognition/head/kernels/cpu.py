@@ -18,6 +18,7 @@ from recognition.head.optim.row_optimizers import RowSGD
 
 _NONE = np.empty(0, np.int64)
 _NO_FACTORS = np.empty((0, 4), np.float32)
+_MOMENTA = (torch.float32, torch.bfloat16)  # what the loops read and write
 
 
 class CompiledOps(BlockOps):
@@ -25,6 +26,8 @@ class CompiledOps(BlockOps):
 
     def read_rows(self, block: Block, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """See `BlockOps.read_rows`."""
+        if not _has_loops(block):
+            return super().read_rows(block, dtype)
         weight = factor_Rd = block.tensors["weight"]
         copy = block.index is not None or dtype != weight.dtype or block.missed is not None
         if copy:
@@ -74,6 +77,9 @@ class CompiledOps(BlockOps):
         self, block: Block, grad_unit_Rd: Tensor, target_N: Tensor, grad_Nd: Tensor
     ) -> None:
         """See `BlockOps.add_targets`."""
+        if not _has_loops(block):
+            super().add_targets(block, grad_unit_Rd, target_N, grad_Nd)
+            return
         loops.add_targets(
             block.tensors["weight"].numpy(), _index(block), _array(grad_unit_Rd),
             target_N.numpy(), block.start, grad_Nd.numpy(), grad_unit_Rd.dtype == torch.bfloat16,
@@ -85,11 +91,14 @@ class CompiledOps(BlockOps):
         skip: Tensor | None = None,
     ) -> None:  # fmt: skip
         """See `BlockOps.update_rows_sgd`."""
+        weight, momentum = block.tensors["weight"], block.tensors["momentum"]
+        if not _has_loops(block):
+            super().update_rows_sgd(block, grad_unit_Rd, sgd, lr, noise, skip)
+            return
         assert noise is not None or not sgd.rounds, "rounding needs noise"
         assert skip is None, "only a kernel decides without the host"
-        momentum = block.tensors["momentum"]
         loops.update_rows_sgd(
-            block.tensors["weight"].numpy(), _array(momentum), _index(block),
+            weight.numpy(), _array(momentum), _index(block),
             _array(grad_unit_Rd), np.float32(lr), np.float32(sgd.momentum),
             np.float32(sgd.weight_decay), sgd.nesterov, grad_unit_Rd.dtype == torch.bfloat16,
             momentum.dtype == torch.bfloat16,
@@ -101,6 +110,13 @@ class CompiledOps(BlockOps):
 def _array(tensor: Tensor) -> Any:
     """Return a tensor's memory: float32, or bfloat16 as int16, which NumPy has no type for."""
     return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def _has_loops(block: Block) -> bool:
+    """Return whether the loops read and write what the block holds."""
+    momentum = block.tensors.get("momentum")
+    kept = torch.float32 if momentum is None else momentum.dtype
+    return block.tensors["weight"].dtype == torch.float32 and kept in _MOMENTA
 
 
 def _momentum(block: Block) -> tuple[Any, bool]:

@@ -221,7 +221,7 @@ class BlockOps:
     ) -> None:  # fmt: skip
         """Update the block's rows by `sgd`, which has a momentum above 0, in place.
 
-        No other row is touched. Call `block.write()` afterwards.
+        No other row is touched. Call `block.write(noise)` afterwards.
 
         Args:
             block: with one centre per row, weight and `momentum`.
@@ -229,15 +229,12 @@ class BlockOps:
                 overwritten.
             sgd: the optimizer.
             lr: learning rate.
-            noise: of the block's rows, to round a bfloat16 momentum; else not needed.
+            noise: that of `Block.noise`.
             skip: bool scalar on the device, whether to change nothing; where `reads_skip`.
         """
         assert skip is None, "only a kernel decides without the host"
-        if noise is None:
-            assert not sgd.rounds, "rounding needs noise"
-            noise = RowNoise(0, 0, 0)  # never read
-        state = {"momentum": block.read("momentum")}
-        sgd.update(block.read("weight"), state, full_gradient(block, grad_unit_Rd), lr, noise)
+        gradient_RD = full_gradient(block, grad_unit_Rd)
+        sgd.update(block.read("weight"), block.read_state(), gradient_RD, lr)
 
 
 def full_gradient(block: Block, grad_unit_Cd: Tensor) -> Tensor:

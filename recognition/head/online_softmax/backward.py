@@ -120,29 +120,27 @@ class SecondPass:
         return self._map(lambda ops, block: use(ops, block, grad_unit(ops, block)), with_state)
 
     def update_sgd(
-        self, sgd: RowSGD, lr: float, noise: Callable[[Block], RowNoise] | None,
+        self, sgd: RowSGD, lr: float, noise_of: Callable[[Block], RowNoise | None],
         skip: Tensor | None,
     ) -> None:  # fmt: skip
         """Update every block by its gradient; see `BlockOps.update_rows_sgd`."""
         exps = self._exps
-
-        def noise_of(block: Block) -> RowNoise | None:
-            return None if noise is None else noise(block)
-
         if self._one_product and self._stream.threads.ops.fuses(exps.transform, exps.factor.dtype):
             coefficients, factor_Sd = self._coefficients()
 
             def update(ops: BlockOps, block: Block) -> None:
-                given = coefficients, exps.transform, sgd, lr, noise_of(block), skip
+                noise = noise_of(block)
+                given = coefficients, exps.transform, sgd, lr, noise, skip
                 ops.product_update(block, factor_Sd, *given)
-                block.write()
+                block.write(noise)
 
             updated = self._map(update, with_state=True)
         else:
 
             def update_by(ops: BlockOps, block: Block, grad_unit_Rd: Tensor) -> None:
-                ops.update_rows_sgd(block, grad_unit_Rd, sgd, lr, noise_of(block), skip)
-                block.write()
+                noise = noise_of(block)
+                ops.update_rows_sgd(block, grad_unit_Rd, sgd, lr, noise, skip)
+                block.write(noise)
 
             updated = self.gradients(update_by, with_state=True)
         for _ in updated:

@@ -36,19 +36,22 @@ class Threads:
         device: where blocks are computed.
         parallel: whether parts may be worked on at the same time. On a CPU there are then as many
             threads as torch has; otherwise the caller's alone.
+        by_torch: whether the block operations are torch's, where there are no others.
     """
 
-    def __init__(self, device: torch.device, *, parallel: bool) -> None:
+    def __init__(self, device: torch.device, *, parallel: bool, by_torch: bool = False) -> None:
         self._device, self._parallel = device, parallel and device.type == "cpu"
+        self._by_torch = by_torch
         self._on_cuda = device.type == "cuda"
-        self._make_ops = block_ops(device)
+        self._make_ops = BlockOps if by_torch else block_ops(device)
         self.ops = self._make_ops()  # of the caller's thread; every other has its own
         self._idle: SimpleQueue[BlockOps] = SimpleQueue()
         self._pool: ThreadPoolExecutor | None = None
         self._count = 0
 
     def __reduce__(self) -> tuple[Callable[[], "Threads"], tuple[Any, ...]]:
-        return partial(Threads, self._device, parallel=self._parallel), ()
+        settings = {"parallel": self._parallel, "by_torch": self._by_torch}
+        return partial(Threads, self._device, **settings), ()
 
     def map(
         self, function: Callable[[BlockOps, Bounds], Result], blocks: Bounds

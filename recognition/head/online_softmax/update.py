@@ -16,6 +16,7 @@ from recognition.head.online_softmax.backward import CentreLoss, SecondPass
 from recognition.head.online_softmax.stream import BlockStream
 from recognition.head.optim.rounding import RowNoise
 from recognition.head.optim.row_optimizers import RowOptimizer, RowSGD
+from recognition.head.optim.storage import STORAGE
 from recognition.head.placement.collectives import Collectives
 from recognition.head.rows import RowSet, union
 
@@ -25,6 +26,12 @@ def sgd_with_kernel(optimizer: RowOptimizer, loss: Loss, collectives: Collective
     if not isinstance(optimizer, RowSGD) or optimizer.momentum == 0.0:
         return None
     return None if loss.centres_per_class > 1 or collectives.sums_blocks else optimizer
+
+
+def has_kernels(device: torch.device, storage: str, optimizer: RowOptimizer) -> bool:
+    """Return whether the device's block operations read and update rows in this storage."""
+    int8 = torch.int8 in (STORAGE[storage], getattr(optimizer, "momentum_dtype", None))
+    return device.type != "cuda" or not (int8 or STORAGE[storage] == torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -63,8 +70,7 @@ class CentreUpdate:
         rows = self._rows()
         second_pass = self._second_pass(rows, grad_scale)
         if sgd is not None:
-            noise = partial(self._noise, step=step) if sgd.rounds else None
-            second_pass.update_sgd(sgd, lr, noise, flag)
+            second_pass.update_sgd(sgd, lr, partial(self._noise, step=step), flag)
         else:
             for _ in second_pass.gradients(update, with_state=True):
                 pass
@@ -126,13 +132,8 @@ class CentreUpdate:
         return SecondPass(stream, rows, losses)
 
     def _update(self, block: Block, gradient_RD: Tensor, lr: float, step: int) -> None:
-        state = {name: block.read(name) for name in block.tensors if name != "weight"}
-        weight_RD, noise = block.read("weight"), self._noise(block, step)
-        self.optimizer.update(weight_RD, state, gradient_RD, lr, noise)
-        block.write()
+        self.optimizer.update(block.read("weight"), block.read_state(), gradient_RD, lr)
+        block.write(self._noise(block, step))
 
-    def _noise(self, block: Block, step: int) -> RowNoise:
-        row_R = block.row_numbers()
-        if row_R is None:
-            return RowNoise(self.seed, step, len(block), self.first_class + block.start)
-        return RowNoise(self.seed, step, row_R, self.first_class)
+    def _noise(self, block: Block, step: int) -> RowNoise | None:
+        return block.noise(self.seed, step, self.first_class)

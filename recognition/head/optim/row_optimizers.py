@@ -13,42 +13,41 @@ Shapes: L rows of a table, R rows of one update, D columns: embedding size times
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from recognition.head.choices import build, check, check_at_least
+from recognition.head.choices import build, check, check_at_least, choose
 from recognition.head.optim.history import Matrix, Missed
-from recognition.head.optim.rounding import RowNoise, round_stochastically
+from recognition.head.optim.storage import STORAGE, zero_rows
 
 State = dict[str, Tensor]  # by name, a row of each tensor per class
-
-_MOMENTUM_DTYPES = (torch.float32, torch.bfloat16)
 
 
 class RowOptimizer(Protocol):
     """What the head needs of an optimizer of its rows."""
 
     def state(self, rows: int, width: int, device: torch.device | str = "cpu") -> State:
-        """Return the state before the first update: zeros by name, each [rows, ...]."""
+        """Return the state before the first update: zeros by name, each [rows, ...].
+
+        In the form in which it is kept: see `storage`.
+        """
         ...
 
-    def update(
-        self, weight_RD: Tensor, state: State, gradient_RD: Tensor, lr: float, noise: RowNoise
-    ) -> None:
+    def update(self, weight_RD: Tensor, state: State, gradient_RD: Tensor, lr: float) -> None:
         """Update R rows: change `weight_RD` and every tensor of `state` in place.
 
         The result of a row depends on that row alone, not on which others share the update.
-        Tensors are contiguous, weight and gradient float32.
+        Tensors are contiguous, weight and gradient float32, and so is what of the state is kept
+        in less. The caller rounds it afterwards.
 
         Args:
             weight_RD: the rows.
             state: of the same rows, under the names of `state`; each [R, ...].
             gradient_RD: may be overwritten.
             lr: learning rate, finite and at least 0.
-            noise: random bits for what is rounded stochastically.
         """
         ...
 
@@ -77,11 +76,11 @@ class RowSGD:
 
     or, with Nesterov's momentum, `w = w − lr·(g + momentum·v)`.
 
-    With a momentum in bfloat16 the velocity takes half the memory and is rounded stochastically
-    (see `rounding`). Arithmetic is float32 all the same, and an update uses its velocity before it
-    is rounded.
+    With a momentum in bfloat16 or int8 the velocity takes a half or a quarter of the memory and is
+    rounded stochastically (see `storage`). Arithmetic is float32 all the same, and an update uses
+    its velocity before it is rounded.
 
-    State: `momentum`, [L, D] in `momentum_dtype`.
+    State: `momentum`, [L, D] in `momentum_dtype`; in int8 also `momentum_scale`, float32 [L, 1].
 
     Raises `ValueError` when a setting is out of range.
     """
@@ -89,7 +88,8 @@ class RowSGD:
     momentum: float = 0.9  # factor of the old velocity, `0 <= momentum < 1`; 0 keeps no state
     weight_decay: float = 5e-4  # L2 penalty, finite and at least 0, added to the gradient
     nesterov: bool = False  # look ahead along the new velocity; needs a momentum above 0
-    momentum_dtype: torch.dtype = torch.float32  # or torch.bfloat16
+    # float32, bfloat16 or int8; None as `PartialFC` keeps the centres, float32 elsewhere.
+    momentum_dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         _check_factor("momentum", self.momentum)
@@ -99,8 +99,10 @@ class RowSGD:
                 "nesterov: true found with momentum 0, expected a momentum above 0; set one, or "
                 "nesterov to false"
             )
-        known = self.momentum_dtype in _MOMENTUM_DTYPES
-        check(known, "momentum_dtype", self.momentum_dtype, f"one of {_MOMENTUM_DTYPES}")
+        dtypes = (None, *STORAGE.values())
+        check(
+            self.momentum_dtype in dtypes, "momentum_dtype", self.momentum_dtype, f"one of {dtypes}"
+        )
 
     @property
     def rounds(self) -> bool:
@@ -111,26 +113,21 @@ class RowSGD:
         """Return zero `momentum`, [rows, width], or nothing where the momentum is 0."""
         if self.momentum == 0.0:
             return {}
-        return {"momentum": torch.zeros(rows, width, dtype=self.momentum_dtype, device=device)}
+        return zero_rows("momentum", rows, width, self.momentum_dtype or torch.float32, device)
 
-    def update(
-        self, weight_RD: Tensor, state: State, gradient_RD: Tensor, lr: float, noise: RowNoise
-    ) -> None:
+    def update(self, weight_RD: Tensor, state: State, gradient_RD: Tensor, lr: float) -> None:
         """See `RowOptimizer.update`."""
         if self.weight_decay > 0.0:
             gradient_RD.add_(weight_RD, alpha=self.weight_decay)
         if self.momentum == 0.0:
             weight_RD.add_(gradient_RD, alpha=-lr)
             return
-        stored_RD = state["momentum"]
-        velocity_RD = stored_RD.float()  # itself where it is kept in float32
+        velocity_RD = state["momentum"]
         velocity_RD.mul_(self.momentum).add_(gradient_RD)
         if self.nesterov:
             weight_RD.add_(gradient_RD.add_(velocity_RD, alpha=self.momentum), alpha=-lr)
         else:
             weight_RD.add_(velocity_RD, alpha=-lr)
-        if stored_RD.dtype == torch.bfloat16:
-            round_stochastically(velocity_RD, noise, out=stored_RD, scratch=gradient_RD)
 
     def coasting_matrix(self, lr: float) -> Matrix:
         """See `RowOptimizer.coasting_matrix`."""
@@ -186,9 +183,7 @@ class RowAdamW:
             "steps": torch.zeros(rows, 1, dtype=torch.int32, device=device),
         }
 
-    def update(
-        self, weight_RD: Tensor, state: State, gradient_RD: Tensor, lr: float, noise: RowNoise
-    ) -> None:
+    def update(self, weight_RD: Tensor, state: State, gradient_RD: Tensor, lr: float) -> None:
         """See `RowOptimizer.update`."""
         mean_RD, square_RD, steps_R1 = state["exp_avg"], state["exp_avg_sq"], state["steps"]
         first, second = self.betas
@@ -211,14 +206,25 @@ class RowAdamW:
 
     def coast(self, weight_RD: Tensor, state: State, missed: Missed) -> None:
         """See `RowOptimizer.coast`: step by step, as the sum over steps has no closed form."""
-        tensors, noise = [weight_RD, *state.values()], RowNoise(0, 0, 0)  # never read
+        tensors = [weight_RD, *state.values()]
         order_R, steps = missed.in_order()
         weight_rD, *state_r = (tensor[order_R] for tensor in tensors)
         for rows, lr in steps:
             parts = {name: part[:rows] for name, part in zip(state, state_r, strict=True)}
-            self.update(weight_rD[:rows], parts, torch.zeros_like(weight_rD[:rows]), lr, noise)
+            self.update(weight_rD[:rows], parts, torch.zeros_like(weight_rD[:rows]), lr)
         for tensor, part in zip(tensors, (weight_rD, *state_r), strict=True):
             tensor[order_R] = part
+
+
+def kept_as(storage: str, optimizer: RowOptimizer) -> RowOptimizer:
+    """Return the optimizer with a momentum of no stated dtype kept as the centres are.
+
+    Raises `ValueError` for a storage that is unknown.
+    """
+    dtype = choose(STORAGE, storage, "storage")
+    if isinstance(optimizer, RowSGD) and optimizer.momentum_dtype is None:
+        return replace(optimizer, momentum_dtype=dtype)
+    return optimizer
 
 
 ROW_OPTIMIZERS: dict[str, Callable[..., RowOptimizer]] = {"sgd": RowSGD, "adamw": RowAdamW}

@@ -7,7 +7,9 @@ import torch.distributed as dist
 
 from recognition.head.choices import choose
 from recognition.head.kernels.workspace import prefer_huge_pages
+from recognition.head.optim.rounding import RowNoise
 from recognition.head.optim.row_optimizers import RowOptimizer
+from recognition.head.optim.storage import ROUNDED, STORAGE, zero_rows
 from recognition.head.placement.coasting import Coasting
 from recognition.head.placement.collectives import (
     Collectives,
@@ -19,7 +21,7 @@ from recognition.head.placement.initial import initial_centres
 from recognition.head.placement.split_table import SplitTable
 from recognition.head.placement.table import Table
 
-_ROWS = 1 << 18  # initial centres that are split at a time
+_ROWS = 1 << 15  # initial centres that are made in float32 at a time
 
 
 UPDATES = {"coasting": True, "frozen": False}  # by name: whether rows move that are not sampled
@@ -60,37 +62,45 @@ def create_table(
     optimizer: RowOptimizer,
     device: torch.device,
     stage_bytes: int,
+    storage: str,
     halves: bool,
 ) -> Table:
     """Return the table of classes `[start, stop)`, with initial centres of `width` numbers each.
 
-    With `halves` the weight is kept in two of them, where it is on the device.
+    The weight is kept in a `storage` of `STORAGE`; with `halves` in two of them, where it is
+    float32 on the device.
     """
     on_host, (start, stop) = PLACEMENTS[placement].on_host, shard
-    storage = torch.device("cpu") if on_host else device
-    state = {
-        name: prefer_huge_pages(tensor)
-        for name, tensor in optimizer.state(stop - start, width, storage).items()
-    }
-    if halves and not on_host:
-        table = SplitTable(stop - start, width, state, device)
-        for first in range(start, stop, _ROWS):  # never a second table beside the first
-            last = min(first + _ROWS, stop)
-            centres = initial_centres(first, last, width, seed, device)
-            table.write_rows("weight", first - start, centres)
-        return table
-    weight = initial_centres(start, stop, width, seed, storage)
-    if on_host:
-        return HostTable(weight, state, device=device, stage_bytes=stage_bytes)
-    return Table(weight, state)
+    memory, dtype = torch.device("cpu") if on_host else device, STORAGE[storage]
+    rounds = dtype in ROUNDED
+    tensors = optimizer.state(stop - start, width, memory)
+    if rounds:
+        tensors |= zero_rows("weight", stop - start, width, dtype, memory)
+    tensors = {name: prefer_huge_pages(tensor) for name, tensor in tensors.items()}
+    if halves and not rounds and not on_host:
+        table: Table = SplitTable(stop - start, width, tensors, device)
+    else:
+        weight = tensors.pop("weight") if rounds else initial_centres(*shard, width, seed, memory)
+        table = Table(weight, tensors)
+        if on_host:
+            table = HostTable(weight, tensors, device=device, stage_bytes=stage_bytes)
+        if not rounds:
+            return table
+    for first in range(start, stop, _ROWS):  # never a second table next to the first
+        last = min(first + _ROWS, stop)
+        centres = initial_centres(first, last, width, seed, memory)
+        # Of the step before the first, so that the first update gets bits of its own.
+        table.write_centres(first - start, centres, RowNoise(seed, -1, last - first, first))
+    return table
 
 
 def create_coasting(
-    update: str, table: Table, optimizer: RowOptimizer, *, samples: bool, in_blocks: bool
-) -> Coasting | None:
+    update: str, table: Table, optimizer: RowOptimizer, seed: int, first_class: int, *,
+    samples: bool, in_blocks: bool,
+) -> Coasting | None:  # fmt: skip
     """Return what moves rows that are not sampled; None where they stay, or where all are.
 
     Raises `ValueError` for an unknown `update`.
     """
     moves = choose(UPDATES, update, "update") and samples
-    return Coasting(table, optimizer, in_blocks=in_blocks) if moves else None
+    return Coasting(table, optimizer, seed, first_class, in_blocks=in_blocks) if moves else None

@@ -25,12 +25,17 @@ class Coasting:
     Args:
         table: whose rows are to move on.
         optimizer: of the rows.
+        seed: of stochastic rounding.
+        first_class: class id of row 0.
         in_blocks: whether blocks of the table make up for missed steps when they are read (see
             `Block.missed`); else `prepare` does so in the table.
     """
 
-    def __init__(self, table: Table, optimizer: RowOptimizer, *, in_blocks: bool) -> None:
+    def __init__(
+        self, table: Table, optimizer: RowOptimizer, seed: int, first_class: int, *, in_blocks: bool
+    ) -> None:
         self._table, self._optimizer, self._in_blocks = table, optimizer, in_blocks
+        self._seed, self._first_class = seed, first_class
         device = table.weight.device
         self._history = StepHistory(device)
         self._made_L = torch.zeros(len(table.weight), dtype=torch.int16, device=device)
@@ -53,9 +58,10 @@ class Coasting:
         row_bytes = max(tensor[:1].nbytes for tensor in table.tensors().values())
         bounds, space = rows.blocks(max(1, _BYTES // row_bytes)), Workspace()
         for block in table.local_blocks(RowSet(rows.count, index), bounds, space):
-            state = {name: block.read(name) for name in block.tensors if name != "weight"}
-            self._optimizer.coast(block.read("weight"), state, self._missed(block.rows_of_table()))
-            block.write()
+            missed = self._missed(block.rows_of_table())
+            self._optimizer.coast(block.read("weight"), block.read_state(), missed)
+            # Steps below 0 are no updates'.
+            block.write(block.noise(self._seed, -2 - self._history.now, self._first_class))
         self._mark(index)
 
     def settle_all(self) -> None:

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from recognition.head.kernels.block import Block
 from recognition.head.kernels.workspace import Workspace
+from recognition.head.optim.rounding import RowNoise
+from recognition.head.optim.storage import decode
 from recognition.head.placement.table import Table
 from recognition.head.placement.transfer import PART_BYTES, HostRows, Transfer
 from recognition.head.rows import Bounds, RowSet
@@ -42,8 +44,9 @@ class _HostBlock(Block):
 
     send_back: Callable[[Block], None] = field(kw_only=True)
 
-    def write(self) -> None:
-        """Begin to send the rows back."""
+    def write(self, noise: RowNoise | None = None) -> None:
+        """Begin to send the rows back, in the form that is kept."""
+        super().write(noise)
         self.send_back(self)
 
 
@@ -71,7 +74,8 @@ class _Staged:
 
     def part(self, start: int, stop: int) -> _Sent:
         """Return the rows at positions `[start, stop)`."""
-        return replace(self.sent, tensors={"weight": self.sent.tensors["weight"][start:stop]})
+        parts = {name: rows[start:stop] for name, rows in self.sent.tensors.items()}
+        return replace(self.sent, tensors=parts)
 
 
 class HostTable(Table):
@@ -104,7 +108,8 @@ class HostTable(Table):
         super().__init__(weight, state)
         self._computes_on = device
         tables = self.tensors().values()
-        self._most_staged = min(len(weight), stage_bytes // max(weight[:1].nbytes, 1))
+        row_bytes = sum(getattr(self, name)[:1].nbytes for name in self.weight_names)
+        self._most_staged = min(len(weight), stage_bytes // max(row_bytes, 1))
         buffer_bytes = min(buffer_bytes, max(table.nbytes for table in tables))
         buffer_bytes = max(buffer_bytes, *(table[:1].nbytes for table in tables))
         cores = Lock()
@@ -127,7 +132,9 @@ class HostTable(Table):
     def rows_of(self, row_N: Tensor) -> Tensor:
         """Return the weight of single rows, int64 [N], on `device`: float32 [N, D]."""
         self.finish()
-        return self.weight.index_select(0, row_N.cpu()).to(self.device)
+        row_N = row_N.cpu()
+        parts = [getattr(self, name).index_select(0, row_N) for name in self.weight_names]
+        return decode(*(part.to(self.device) for part in parts))
 
     def stage(self, rows: RowSet) -> None:
         """Begin to send the rows' weight, up to `stage_bytes`, in the background.
@@ -137,12 +144,14 @@ class HostTable(Table):
         """
         self.release()
         count, step = min(rows.count, self._most_staged), max(1, self._most_staged // _STAGE_STEPS)
-        memory_Rd = self._stage_slot.take(
-            "weight", self.weight, -(-count // step) * step, self.device
-        )[:count]
-        part = HostRows(self.weight, rows.host_index, 0, count)
-        arriving = self._to_device.send(part, memory_Rd, self._record_event())
-        self._staged = _Staged(rows, count, _Sent({"weight": memory_Rd}, arriving))
+        sent, memory_rows = _Sent({}, []), -(-count // step) * step
+        for name in self.weight_names:
+            table = getattr(self, name)
+            memory_Rd = self._stage_slot.take(name, table, memory_rows, self.device)[:count]
+            part = HostRows(table, rows.host_index, 0, count)
+            sent.arriving.extend(self._to_device.send(part, memory_Rd, self._record_event()))
+            sent.tensors[name] = memory_Rd
+        self._staged = _Staged(rows, count, sent)
 
     def release(self) -> None:
         """Drop the staged rows, which are copies from before an update."""
@@ -158,9 +167,11 @@ class HostTable(Table):
         index, staged = rows.host_index, self._staged
         if staged is not None and staged.rows is not rows:
             staged = None
-        tables = self.tensors() if with_state else {"weight": self.weight}
+        tables = self.tensors()
+        if not with_state:
+            tables = {name: tables[name] for name in self.weight_names}
         whole = 0  # blocks of which nothing need be sent
-        if staged is not None and len(tables) == 1:
+        if staged is not None and not with_state:
             whole = sum(stop <= staged.count for _, stop in bounds)
         largest = max((stop - start for start, stop in bounds), default=0)
         sends = (
@@ -205,10 +216,9 @@ class HostTable(Table):
         slot.returning = []
         sent = _Sent({}, [], slot)
         for name, table in tables.items():
-            if name == "weight" and staged is not None and stop <= staged.count:
-                part = staged.part(start, stop)
-                sent.tensors.update(part.tensors)
-                sent.arriving.extend(part.arriving)
+            if staged is not None and name in staged.sent.tensors and stop <= staged.count:
+                sent.tensors[name] = staged.sent.tensors[name][start:stop]
+                sent.arriving.extend(staged.sent.arriving)
             else:
                 rows_R = slot.take(name, table, most, self.device)[: stop - start]
                 of_table = HostRows(table, index, start, stop)

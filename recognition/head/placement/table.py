@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from recognition.head.kernels.block import Block
 from recognition.head.kernels.workspace import Workspace
 from recognition.head.optim.history import Missed
+from recognition.head.optim.rounding import RowNoise
+from recognition.head.optim.storage import ROUNDED, decode, encode, stored_names
 from recognition.head.rows import Bounds, RowSet
 
 
@@ -32,8 +34,8 @@ class Table(nn.Module):
     """Class centres and optimizer state on the device that computes.
 
     Args:
-        weight: float32 [L, D].
-        state: the optimizer's tensors by name, each [L, ...].
+        weight: [L, D], in one of the forms of `optim.storage`.
+        state: the optimizer's tensors by name, each [L, ...], and the scales of a weight in int8.
 
     Attributes:
         stages: whether `stage` sends rows ahead of the passes that need them.
@@ -55,6 +57,11 @@ class Table(nn.Module):
     def device(self) -> torch.device:
         """Where blocks are computed."""
         return self.weight.device
+
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        """The names of the tensors that hold the weight."""
+        return stored_names("weight", self.weight.dtype)
 
     @property
     def lower_half(self) -> Tensor | None:
@@ -94,16 +101,37 @@ class Table(nn.Module):
 
     def rows_of(self, row_N: Tensor) -> Tensor:
         """Return the weight of single rows, int64 [N], on `device`: float32 [N, D]."""
-        weight_ND = self.weight.index_select(0, row_N)
+        stored = [getattr(self, name).index_select(0, row_N) for name in self.weight_names]
+        weight_ND = decode(*stored)
         missed = None if self.motion is None else self.motion.missed(row_N)
         if missed is not None:
-            missed.apply(weight_ND, self.tensors()["momentum"].index_select(0, row_N))
+            names = stored_names("momentum", self.tensors()["momentum"].dtype)
+            kept = [getattr(self, name).index_select(0, row_N) for name in names]
+            missed.apply(weight_ND, decode(*kept))
         return weight_ND
 
     def prepare(self, rows: RowSet) -> None:
         """Make sure that passes over `rows` see them as they are now."""
         if self.motion is not None:
             self.motion.prepare(rows)
+
+    def centres(self, start: int, stop: int) -> Tensor:
+        """Return the weight of rows `[start, stop)`: float32, a copy unless it is kept so."""
+        return decode(*(self.read_rows(name, start, stop) for name in self.weight_names))
+
+    def write_centres(self, start: int, centre_RD: Tensor, noise: RowNoise) -> None:
+        """Replace the weight of the rows from `start` on by float32 rows, which are overwritten.
+
+        `noise` is that of these rows.
+        """
+        if self.layout()["weight"][1] not in ROUNDED:
+            self.write_rows("weight", start, centre_RD)
+            return
+        stop, scale_R1 = start + len(centre_RD), None
+        if len(self.weight_names) > 1:
+            scale_R1 = getattr(self, self.weight_names[1])[start:stop]
+        scratch = torch.empty_like(centre_RD)
+        encode(centre_RD, noise.of("weight"), self.weight[start:stop], scale_R1, scratch)
 
     def stage(self, rows: RowSet) -> None:
         """Send `rows` ahead of the passes over them; call it after `prepare`."""
@@ -129,7 +157,9 @@ class Table(nn.Module):
         self, rows: RowSet, bounds: Bounds, space: Workspace, *, with_state: bool = True
     ) -> Iterator[Block]:
         """Yield the blocks of a row set as they are kept, on the device where the table is."""
-        tensors = self.tensors() if with_state else {"weight": self.weight}
+        tensors = self.tensors()
+        if not with_state:
+            tensors = {name: tensors[name] for name in self.weight_names}
         low = self.lower_half
         for start, stop in bounds:
             if rows.index is None:

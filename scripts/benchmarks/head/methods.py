@@ -190,6 +190,8 @@ METHODS: dict[str, MethodEntry] = {
     "partial_fc": _variant(same=True),
     "kept": _variant(keep_bytes=_KEEP_BYTES, same=True),
     "bf16_momentum": _variant(optimizer=_BF16_MOMENTUM, same=True, tables=1.5),
+    "bf16": _variant(storage="bf16", tables=1.0),
+    "int8": _variant(storage="int8", tables=0.5),
     "adamw": _variant(optimizer=RowAdamW(), tables=3.0),
     "frozen": _variant(update="frozen"),
     "replicated": _variant(placement="replicated", same=True),

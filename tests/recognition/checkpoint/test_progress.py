@@ -32,5 +32,6 @@ def test_nothing_is_assumed_of_a_progress_that_no_save_wrote(progress: Any) -> N
 @pytest.mark.parametrize("identity", [None, {}, [], "x", {"seed": 2}])
 def test_a_checkpoint_of_another_run_is_refused(identity: Any) -> None:
     check_identity(Path("run"), {"identity": {"seed": 1, "more": 2}}, {"seed": 1})
+    check_identity(Path("run"), {"identity": {}}, {"head.storage": "fp32"})  # older than this
     with pytest.raises(CheckpointError, match="run"):
         check_identity(Path("run"), {"identity": identity}, {"seed": 1})

@@ -153,24 +153,19 @@ def test_update_rounds_momentum_with_the_bits_of_its_rows(ops: BlockOps, picked:
     index = torch.arange(1, 41) if picked else None
     touched = torch.arange(41)[start:stop] if index is None else index[start:stop]
     noise = RowNoise(5, 9, touched + 3_000_000_000)
-    weight_rows, momentum_rows = weight[touched], momentum[touched]
     sgd = RowSGD(0.5, 0.25, momentum_dtype=torch.bfloat16)
-    sgd.update(
-        weight_rows,
-        {"momentum": momentum_rows},
-        tangential(gradient.clone(), weight_rows),
-        0.125,
-        noise,
-    )
-    expected = weight.index_copy(0, touched, weight_rows)
-    expected_momentum = momentum.index_copy(0, touched, momentum_rows)
+    expected, expected_momentum = weight.clone(), momentum.clone()
+    reference = block_of(start, stop, index, weight=expected, momentum=expected_momentum)
+    expected_gradient = tangential(gradient.clone(), reference.read("weight"))
+    sgd.update(reference.read("weight"), reference.read_state(), expected_gradient, 0.125)
+    reference.write(noise)
     found, found_momentum = weight.to(device), momentum.to(device)
     on_device = None if index is None else index.to(device)
     block = block_of(start, stop, on_device, weight=found, momentum=found_momentum)
     if isinstance(noise.row, Tensor):
         noise = replace(noise, row=noise.row.to(device))
     ops.update_rows_sgd(block, gradient.to(device), sgd, 0.125, noise)
-    block.write()
+    block.write(noise)
 
     torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(

@@ -5,6 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from recognition.head.kernels.block import Block
+from recognition.head.kernels.workspace import Workspace
 from recognition.head.optim.rounding import RowNoise
 from recognition.head.optim.row_optimizers import (
     RowAdamW,
@@ -12,6 +14,7 @@ from recognition.head.optim.row_optimizers import (
     RowSGD,
     build_row_optimizer,
 )
+from recognition.head.rows import RowSet
 
 LR = 0.1
 OPTIMIZERS: list[RowOptimizer] = [
@@ -57,14 +60,24 @@ def _run(
     for step, gradient in enumerate(gradients):
         index = torch.arange(len(weight)) if taken is None else taken[step]
         for part in torch.split(index, block or len(weight)):
-            rows = weight[part]
-            state_rows = {name: value[part] for name, value in state.items()}
-            noise = RowNoise(seed=5, step=step, row=part)
-            optimizer.update(rows, state_rows, gradient[part], LR, noise)
-            weight[part] = rows
-            for name, value in state_rows.items():
-                state[name][part] = value
+            _update(optimizer, weight, state, gradient, RowNoise(seed=5, step=step, row=part))
     return weight, state
+
+
+def _update(
+    optimizer: RowOptimizer,
+    weight: Tensor,
+    state: dict[str, Tensor],
+    gradient: Tensor,
+    noise: RowNoise,
+    lr: float = LR,
+) -> None:
+    """Update the rows of the noise, as the head does."""
+    index = noise.class_id(weight.device)
+    tensors = {"weight": weight, **state}
+    block = Block(RowSet(len(index), index), 0, len(index), tensors, index, Workspace())
+    optimizer.update(block.read("weight"), block.read_state(), gradient[index], lr)
+    block.write(noise)
 
 
 def _run_stock(
@@ -191,7 +204,8 @@ def test_state_starts_as_zeros_for_each_row(optimizer: RowOptimizer) -> None:
         assert (value == 0).all()
     if isinstance(optimizer, RowSGD):
         shapes = {name: (list(value.shape), value.dtype) for name, value in state.items()}
-        kept = {"momentum": ([3, 4], optimizer.momentum_dtype)} if optimizer.momentum else {}
+        dtype = optimizer.momentum_dtype or torch.float32
+        kept = {"momentum": ([3, 4], dtype)} if optimizer.momentum else {}
         assert shapes == kept
 
 
@@ -206,7 +220,7 @@ def _bfloat16_velocity(
     for step in range(steps):
         noise = RowNoise(seed=0, step=step, row=torch.arange(128))
         state = {"momentum": at_random}
-        optimizer.update(weight, state, torch.full_like(weight, gradient), 0.0, noise)
+        _update(optimizer, weight, state, torch.full_like(weight, gradient), noise, lr=0.0)
         to_nearest = (to_nearest.float() * momentum + gradient).bfloat16()
     return at_random.float(), to_nearest.float()
 
@@ -246,7 +260,7 @@ def test_a_bfloat16_velocity_is_the_same_each_time_and_new_each_step() -> None:
     for step in (0, 1):
         state = optimizer.state(8, 16)
         noise = RowNoise(seed=5, step=step, row=torch.arange(8))
-        optimizer.update(weight.clone(), state, gradients[0].clone(), LR, noise)
+        _update(optimizer, weight.clone(), state, gradients[0], noise)
         other[step] = state["momentum"]
     assert not torch.equal(other[0], other[1])
 

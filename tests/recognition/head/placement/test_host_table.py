@@ -11,6 +11,8 @@ from torch import Tensor
 from recognition.head import PartialFC
 from recognition.head.batch import check_batch
 from recognition.head.kernels.workspace import Workspace
+from recognition.head.optim.rounding import RowNoise
+from recognition.head.optim.storage import encode, zero_rows
 from recognition.head.placement.host_table import HostTable
 from recognition.head.placement.table import Table
 from recognition.head.placement.transfer import HostRows
@@ -21,15 +23,21 @@ ROWS, SIZE = 50, 4
 ROW_BYTES = SIZE * 4
 
 
-def _tensors() -> tuple[Tensor, dict[str, Tensor]]:
+def _tensors(*, int8: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(ROWS, SIZE, generator=generator)
+    if int8:
+        state = zero_rows("weight", ROWS, SIZE, torch.int8, "cpu")
+        state |= zero_rows("momentum", ROWS, SIZE, torch.int8, "cpu")
+        noise = RowNoise(0, 0, ROWS, tensor="weight")
+        encode(weight, noise, state["weight"], state["weight_scale"], torch.empty_like(weight))
+        return state.pop("weight"), state
     return weight, {"momentum": torch.zeros(ROWS, SIZE, dtype=torch.bfloat16)}
 
 
-def _host_table(**options: Any) -> HostTable:
+def _host_table(*, int8: bool = False, **options: Any) -> HostTable:
     settings = {"device": torch.device("cpu"), "stage_bytes": 0, **options}
-    return HostTable(*_tensors(), **settings)
+    return HostTable(*_tensors(int8=int8), **settings)
 
 
 def _sum(table: Table, rows: RowSet, size: int) -> Tensor:
@@ -43,17 +51,20 @@ def _update(table: Table, rows: RowSet, size: int) -> None:
     for number, block in enumerate(blocks):
         block.read("weight").mul_(1.5).add_(number)
         block.read("momentum").add_(block.read("weight"))
-        block.write()
+        block.write(RowNoise(0, 0, torch.arange(len(block))))
 
 
 @pytest.mark.parametrize("buffer_rows", [1, 3, 1000])
 @pytest.mark.parametrize("stage_rows", [0, 7, 1000])
 @pytest.mark.parametrize("picked", [True, False])
+@pytest.mark.parametrize("int8", [False, True])
 def test_passes_read_and_write_as_on_the_device(
-    buffer_rows: int, stage_rows: int, picked: bool
+    buffer_rows: int, stage_rows: int, picked: bool, int8: bool
 ) -> None:
-    table = Table(*_tensors())
-    host = _host_table(buffer_bytes=buffer_rows * ROW_BYTES, stage_bytes=stage_rows * ROW_BYTES)
+    table, row_bytes = Table(*_tensors(int8=int8)), SIZE + 4 if int8 else ROW_BYTES
+    host = _host_table(
+        int8=int8, buffer_bytes=buffer_rows * row_bytes, stage_bytes=stage_rows * row_bytes
+    )
     for step, size in enumerate((6, 20, 1, 100)):
         index = torch.arange(step, ROWS, 2 + step)
         rows = RowSet(len(index), index) if picked else RowSet(ROWS)

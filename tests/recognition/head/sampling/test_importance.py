@@ -23,7 +23,7 @@ from tests.recognition.head.reference import (
     LossCase,
 )
 
-CLASSES, SIZE, SAMPLES, DRAWS = 300, 16, 10, 150
+CLASSES, SIZE, SAMPLES, DRAWS = 300, 16, 10, 100
 
 
 def _head(case: LossCase, rate: float, **options: Any) -> tuple[PartialFC, Tensor, Tensor]:
@@ -56,8 +56,8 @@ def _dense(case: LossCase, head: PartialFC, x: Tensor, y: Tensor) -> tuple[float
     picked = None
     if head.loss.batch_rate < 1.0:
         pytest.skip("which samples' negatives count differs from step to step")
-    loss, *gradients = dense.loss_and_gradients(x, y, torch.arange(CLASSES), picked)
-    return loss.item(), *gradients
+    loss, by_x, by_weight = dense.loss_and_gradients(x, y, torch.arange(CLASSES), picked)
+    return loss.item(), by_x, by_weight
 
 
 @pytest.mark.parametrize("case", LOSS_CASES, ids=lambda case: case.name)
@@ -111,7 +111,7 @@ def test_as_many_classes_are_drawn_as_the_budget_says(rate: float) -> None:
         counts.append(output.active_classes)
         head.step_count += 1
 
-    assert min(counts) >= len(y.unique())
+    assert min(counts) >= len(set(y.tolist()))
     assert sum(counts) / len(counts) == pytest.approx(rate * CLASSES, rel=0.05)
 
 
