@@ -29,7 +29,8 @@ from recognition.head.optim.row_optimizers import (
     RowSGD,
     build_row_optimizer,
 )
-from recognition.head.partial_fc import HeadOutput, PartialFC
+from recognition.head.output import HeadOutput
+from recognition.head.partial_fc import PartialFC
 from recognition.head.placement.build import PLACEMENTS
 from recognition.head.sampling.build import SAMPLINGS
 

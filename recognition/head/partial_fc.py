@@ -6,7 +6,6 @@ centres per class (1 except for sub-centres), d embedding size.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -34,26 +33,12 @@ from recognition.head.online_softmax.stream import BlockStream
 from recognition.head.online_softmax.threads import Threads
 from recognition.head.online_softmax.update import CentreUpdate, sgd_with_kernel
 from recognition.head.optim.row_optimizers import RowOptimizer, RowSGD
+from recognition.head.output import HeadOutput
 from recognition.head.placement.build import PLACEMENTS, create_collectives, create_table
 from recognition.head.placement.table import TableRows
 from recognition.head.sampling.build import build_sampler
 from recognition.head.sampling.rule import TableReader
 from recognition.head.sampling.selection import Selection
-
-
-@dataclass(frozen=True)
-class HeadOutput:
-    """What a forward pass of the head returns.
-
-    The host waits for a GPU to learn how many classes a sampling rule took, unless `prefetch` has
-    found out, and, for `placement="host"`, for the rows; for nothing else.
-    """
-
-    loss: Tensor  # float32 scalar, mean over the global batch, equal on all ranks; has a gradient
-    active_classes: int  # of this rank
-    # For the log, by name: scalars on the head's device, or numbers. Whoever logs writes all of
-    # them, so a new figure is one line here.
-    figures: dict[str, Tensor | float]
 
 
 class PartialFC(nn.Module):
@@ -272,8 +257,9 @@ class PartialFC(nn.Module):
 
     @torch.no_grad()
     def step(
-        self, lr: float, *, grad_scale: float | Tensor = 1.0, skip: bool | Tensor = False
-    ) -> None:
+        self, lr: float, *, grad_scale: float | Tensor = 1.0, skip: bool | Tensor = False,
+        no_samples: bool = False,
+    ) -> None:  # fmt: skip
         """Update the sampled centres with their gradients, clear those, and count the step.
 
         Centres, state and decay of a class that no forward pass since the last step sampled stay
@@ -286,11 +272,17 @@ class PartialFC(nn.Module):
                 step counts all the same, so the next active set is a new one. A bool, or a bool
                 scalar on the head's device, for which the host does not wait where SGD with
                 momentum has a kernel (on CUDA).
+            no_samples: no batch of this step had a sample for this head: all centres are updated
+                as those that were not sampled. On all ranks alike.
 
-        Raises `ValueError` when `lr` is out of range, or when there is no gradient.
+        Raises `ValueError` when `lr` is out of range, or when there is no gradient, unless
+        `no_samples` says so, or one although it does.
         """
         check_at_least("lr", lr)
-        self._update.apply(lr, grad_scale, self.step_count, dense=self.dense_update, skip=skip)
+        self._update.apply(
+            lr, grad_scale, self.step_count,
+            dense=self.dense_update, skip=skip, no_samples=no_samples,
+        )  # fmt: skip
         self.table.finish()
         self.table.release()
         self._update.clear()

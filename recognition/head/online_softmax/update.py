@@ -42,14 +42,14 @@ class CentreUpdate:
 
     def apply(
         self, lr: float, grad_scale: float | Tensor, step: int, *, dense: bool,
-        skip: bool | Tensor = False,
+        skip: bool | Tensor = False, no_samples: bool = False,
     ) -> None:  # fmt: skip
         """Update the rows that have a gradient, at learning rate `lr`, in step number `step`.
 
         Gradients are divided by `grad_scale`. `dense` updates all other rows too, with a gradient
         of zero. `skip` changes nothing; where it is a tensor on a GPU, kernels read it, and the
         host waits for it only where there is no kernel. Raises `ValueError` when there is no
-        gradient.
+        gradient and not `no_samples`, or both.
         """
         sgd = self.sgd
         flag = skip if isinstance(skip, Tensor) else None
@@ -66,9 +66,11 @@ class CentreUpdate:
             for block in blocks:
                 self._update(block, torch.zeros_like(block.read("weight")), lr, step)
 
-        rows = self._rows()
-        second_pass = self._second_pass(rows, grad_scale)
-        if sgd is not None:
+        rows = self._rows(no_samples=no_samples)
+        second_pass = None if no_samples else self._second_pass(rows, grad_scale)
+        if second_pass is None:
+            pass
+        elif sgd is not None:
             noise = partial(self._noise, step=step) if sgd.rounds else None
             second_pass.update_sgd(sgd, lr, noise, flag)
         else:
@@ -112,13 +114,17 @@ class CentreUpdate:
             finite &= loss.grad_lse.isfinite().all() & loss.targets.grad.isfinite().all()
         return finite
 
-    def _rows(self) -> RowSet:
-        """Return the rows that have a gradient."""
-        if not self.losses:
-            raise ValueError(
-                "the centres have no gradient: call head(...).loss.backward() before head.step()"
-            )
+    def _rows(self, *, no_samples: bool = False) -> RowSet:
+        """Return the rows that have a gradient: some, or none where there were no samples."""
         table = self.stream.table
+        if no_samples != (not self.losses):
+            raise ValueError(
+                f"the centres have gradients of {len(self.losses)} backward passes, and no_samples "
+                f"is {no_samples}: call head(...).loss.backward() before head.step(), or state "
+                "no_samples where no batch of the step had a sample"
+            )
+        if no_samples:
+            return RowSet(0, torch.empty(0, dtype=torch.int64, device=table.device))
         return union([loss.rows for loss in self.losses], len(table.weight), table.device)
 
     def _second_pass(
