@@ -48,8 +48,8 @@ class _Split:
 class SeparateHeads(nn.Module):
     """A head for each of several datasets: a sample meets the classes of its own dataset alone.
 
-    So a person who is in two datasets under two labels is pushed away from neither. It is used
-    like a `PartialFC`, with class ids that count through the datasets one after another. With
+    So the two labels of a person who is in two datasets do not repel each other. It is used like a
+    `PartialFC`, with class ids that count through the datasets one after another. With
     `L_k` the loss of head k for its N_k samples of the N of the global batch, the loss is
 
         sum over k of weight_k * N_k / N * L_k
