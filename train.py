@@ -10,7 +10,7 @@ import argparse
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
@@ -141,8 +141,9 @@ def run(
         telemetry=telemetry,
         signals=signals,
         identity=run_identity(
-            config, describe_order(config.data), dataset.num_classes, len(dataset)
+            config, describe_order(config.data), dataset.num_classes, len(dataset), dataset.separate
         ),
+        separate=dataset.separate,
     )
     if found is not None:
         trainer.restore(found)
@@ -170,9 +171,10 @@ def run(
 def dry_run(config: Config, world: World, device: torch.device, reason: str) -> None:
     """Check all that is there without starting it; print the resolved config and the plan."""
     images, classes, remark = stated_numbers(config.data) or (0, 0, "")
+    separate: Mapping[str, int] = {}
     if not remark:
         dataset = build_dataset(config.data, world)
-        images, classes = len(dataset), dataset.num_classes
+        images, classes, separate = len(dataset), dataset.num_classes, dataset.separate
         build_order(config.data, dataset, config.seed)
         build_verifier(config, world)
     precision = Precision(config.train.precision, device)
@@ -182,7 +184,7 @@ def dry_run(config: Config, world: World, device: torch.device, reason: str) -> 
         "data": f"{dataset_name(config.data)}: {images:,} images of {classes:,} identities{remark}",
         "order": describe_order(config.data),
         **describe_plan(config, images, world),
-        **describe_model(config, classes, world, device),
+        **describe_model(config, separate or classes, world, device),
     }
     print(dump_config(config))
     print("\n".join(f"{name:<15} {text}" for name, text in lines.items()))

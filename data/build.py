@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from data.augmentations.augment import Augmentation
-from data.datasets.dataset import FaceDataset, open_dataset
+from data.datasets.dataset import FaceDataset, ImageDataset, open_dataset
 from data.demo.generate import make_demo_data
 from data.loading.choose_decoder import choose_decoder, measure
 from data.loading.loader import Batch, Loader
@@ -27,7 +27,7 @@ from recognition.distributed import World, barrier
 log = logging.getLogger(__name__)
 
 
-def build_dataset(settings: Data, world: World) -> FaceDataset:
+def build_dataset(settings: Data, world: World) -> ImageDataset:
     """Return the training set, generated first if it is the demo's.
 
     Raises `ValueError` when the counts that the config states are not those of the dataset.

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ from recognition.config import Config, Optimizer
 from recognition.config_file import config_values
 from recognition.distributed import World, shard_range
 from recognition.failure import StopSignals
-from recognition.head import PartialFC, RowOptimizer, build_row_optimizer
+from recognition.head import PartialFC, RowOptimizer, SeparateHeads, build_row_optimizer
+from recognition.head.online_softmax.settings import KEEP_BYTES, STAGE_BYTES, budget
 from recognition.head.optim.storage import STORAGE, zero_rows
 from recognition.optimizer import make_optimizer
 from recognition.plan import Plan, make_schedule
@@ -79,8 +81,14 @@ def build_centre_optimizer(config: Config) -> RowOptimizer:
     return build_row_optimizer(config.optimizer.name, **options)
 
 
-def build_head(config: Config, num_classes: int, device: torch.device) -> PartialFC:
-    """Return this rank's part of the classifier."""
+def build_head(
+    config: Config, classes: int | Mapping[str, int], device: torch.device
+) -> PartialFC | SeparateHeads:
+    """Return this rank's part of the classifier: one head, or one for each dataset by its name.
+
+    Those of datasets differ in their number of classes, by which they divide the memory budgets of
+    a rank, and in their seed.
+    """
     settings = config.head
     precision, reason = choose_head_precision(settings.precision, device)
     log.info("head: matrix products in %s", reason)
@@ -89,31 +97,49 @@ def build_head(config: Config, num_classes: int, device: torch.device) -> Partia
         "rebuild_every": settings.rebuild_every,
         "hard_share": settings.hard_share,
         "block_bytes": None if settings.block_mib is None else settings.block_mib << 20,
-        "keep_bytes": None if settings.keep_mib is None else settings.keep_mib << 20,
     }
     stated: dict[str, Any] = {n: value for n, value in optional.items() if value is not None}
-    return PartialFC(
-        config.backbone.embedding_size,
-        num_classes,
-        placement=settings.placement,
-        sampling=settings.sampling,
-        loss=settings.loss.build(),
-        scale=settings.scale,
-        inter_class_filter=settings.inter_class_filter,
-        storage=settings.storage,
-        seed=config.seed,
-        optimizer=build_centre_optimizer(config),
-        update=settings.update,
-        matmul_dtype=_DTYPES[precision],
-        device=device,
-        **stated,
-    )
+    keep_bytes = None if settings.keep_mib is None else settings.keep_mib << 20
+    keep_bytes = budget(keep_bytes, KEEP_BYTES, device)
+
+    def make(num_classes: int, total: int, number: int) -> PartialFC:
+        return PartialFC(
+            config.backbone.embedding_size,
+            num_classes,
+            placement=settings.placement,
+            sampling=settings.sampling,
+            loss=settings.loss.build(),
+            scale=settings.scale,
+            inter_class_filter=settings.inter_class_filter,
+            storage=settings.storage,
+            seed=(config.seed + number) % 2**63,
+            optimizer=build_centre_optimizer(config),
+            update=settings.update,
+            keep_bytes=keep_bytes * num_classes // total,
+            stage_bytes=STAGE_BYTES * num_classes // total,
+            matmul_dtype=_DTYPES[precision],
+            device=device,
+            **stated,
+        )
+
+    if isinstance(classes, int):
+        return make(classes, classes, 0)
+    total = sum(classes.values())
+    heads = {name: make(count, total, n) for n, (name, count) in enumerate(classes.items())}
+    return SeparateHeads(heads, config.data.loss_weights)
 
 
-def run_identity(config: Config, order: str, num_classes: int, num_images: int) -> dict[str, Any]:
+def run_identity(
+    config: Config,
+    order: str,
+    num_classes: int,
+    num_images: int,
+    separate: Mapping[str, int] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Return what a checkpoint and the run that resumes it must have in common.
 
-    `order` says which samples a step sees, given the seed and the batch size.
+    `order` says which samples a step sees, given the seed and the batch size; `separate` has the
+    classes of each dataset with a head of its own, by name.
     """
     return {
         "seed": config.seed,
@@ -129,6 +155,8 @@ def run_identity(config: Config, order: str, num_classes: int, num_images: int) 
         "head.loss.name": config.head.loss.name,
         "classes": num_classes,
         "images": num_images,
+        "heads": ", ".join(f"{name} of {count} classes" for name, count in separate.items())
+        or None,
     }
 
 
@@ -146,8 +174,12 @@ def build_trainer(
     telemetry: Telemetry,
     signals: StopSignals,
     identity: Mapping[str, Any],
+    separate: Mapping[str, int] = MappingProxyType({}),
 ) -> Trainer:
-    """Return the trainer, its head and optimizer built; `identity` is that of `run_identity`."""
+    """Return the trainer, its head and optimizer built; `identity` is that of `run_identity`.
+
+    `separate` is as there.
+    """
     precision = Precision(config.train.precision, device)
     if precision.caution and world.is_main:
         log.warning(precision.caution)
@@ -155,7 +187,7 @@ def build_trainer(
         world=world,
         device=device,
         backbone=backbone,
-        head=build_head(config, identity["classes"], device),
+        head=build_head(config, separate or identity["classes"], device),
         optimizer=make_optimizer(
             config.optimizer.name,
             backbone,
@@ -187,13 +219,19 @@ def build_trainer(
 
 
 def describe_model(
-    config: Config, num_classes: int, world: World, device: torch.device
+    config: Config, classes: int | Mapping[str, int], world: World, device: torch.device
 ) -> dict[str, str]:
-    """Return backbone and head in words, with their sizes, for `--dry-run`."""
+    """Return backbone and head in words, with their sizes, for `--dry-run`.
+
+    `classes` is as for `build_head`.
+    """
     with torch.device("meta"):
         parameters = sum(p.numel() for p in build_network(config).parameters())
-    first, last = shard_range(num_classes, world.size, 0)
-    rows = num_classes if config.head.placement == "replicated" else last - first
+    by_dataset = {"": classes} if isinstance(classes, int) else classes
+    num_classes = sum(by_dataset.values())
+    shards = [shard_range(count, world.size, 0) for count in by_dataset.values()]
+    is_whole = config.head.placement == "replicated"
+    rows = num_classes if is_whole else sum(last - first for first, last in shards)
     width = config.backbone.embedding_size * config.head.loss.build().centres_per_class
     storage = config.head.storage
     tensors = build_centre_optimizer(config).state(rows, width, "meta")
@@ -205,4 +243,16 @@ def describe_model(
         f"{size / 2**20:,.1f} MiB with the optimizer's state, {size // max(rows, 1):,} bytes per "
         f"class, {config.head.placement}; matrix products in "
         + choose_head_precision(config.head.precision, device)[1],
+        **_describe_heads(config, {} if isinstance(classes, int) else classes),
     }
+
+
+def _describe_heads(config: Config, separate: Mapping[str, int]) -> dict[str, str]:
+    if not separate:
+        return {}
+    weights = config.data.loss_weights or [1.0] * len(separate)
+    heads = [
+        f"{name} ({count:,} identities, weight {weight:g})"
+        for (name, count), weight in zip(separate.items(), weights, strict=True)
+    ]
+    return {"heads": ", ".join(heads)}

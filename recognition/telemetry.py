@@ -17,6 +17,7 @@ from contextlib import suppress
 from io import BytesIO
 from logging.handlers import MemoryHandler
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
@@ -283,16 +284,33 @@ class Meter:
         self.steps = 0
         self.last: dict[str, Tensor] = {}  # figures of the last step only, on the device
         self._sums: dict[str, Tensor | float] = {}
+        self._weights: dict[str, float] = {}  # of figures that not every image has
         self._start = time.perf_counter()
 
-    def add(self, **values: Tensor | float) -> None:
-        """Add parts of a step's figures; tensors stay on the device."""
+    def add(
+        self,
+        values: Mapping[str, Tensor | float],
+        weight: float = 1.0,
+        fractions: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        """Add figures of a part of a step; tensors stay on the device.
+
+        `weight` is the part of the step's images that they are means of, of all of them or, by
+        name, of a fraction.
+        """
         for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
+            if name in fractions:
+                value = value * fractions[name]
+                own = self._weights.get(name, 0.0) + weight * fractions[name]
+                self._weights[name] = own
+            self._sums[name] = self._sums.get(name, 0.0) + value * weight
 
     def values(self) -> dict[str, float]:
-        """Return the means over the steps, and the last step's figures. Waits for the device."""
-        means = {name: float(total) / self.steps for name, total in self._sums.items()}
+        """Return the means over the images, and the last step's figures. Waits for the device."""
+        means = {
+            name: float(total) / self._weights.get(name, self.steps)
+            for name, total in self._sums.items()
+        }
         return means | {name: float(value) for name, value in self.last.items()}
 
     def elapsed(self) -> float:

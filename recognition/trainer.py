@@ -27,7 +27,7 @@ from recognition.checkpoint import (
 from recognition.checkpoint.progress import Progress, check_identity
 from recognition.distributed import World, part_range
 from recognition.failure import StoppedBySignal, StopSignals
-from recognition.head import PartialFC
+from recognition.head import PartialFC, SeparateHeads, heads_by_name
 from recognition.optimizer import reads_skip, state_tensors, update_parameters
 from recognition.plan import LearningRateSchedule, Plan
 from recognition.precision import Precision
@@ -96,7 +96,7 @@ class Trainer:
         world: World,
         device: torch.device,  # where the backbone lives and the head computes
         backbone: nn.Module,  # images [b, 3, S, S] to embeddings [b, d]; already on `device`
-        head: PartialFC,
+        head: PartialFC | SeparateHeads,
         optimizer: torch.optim.Optimizer,  # of the backbone
         schedule: LearningRateSchedule,  # for backbone and head alike
         plan: Plan,
@@ -199,12 +199,12 @@ class Trainer:
                 weight = sum(sizes) / self.global_batch_size
                 (output.loss * (weight * self.scaler.scale)).backward()
             losses.append(output.loss.detach() * weight)
-            meter.add(**{name: value * weight for name, value in output.figures.items()})
+            meter.add(output.figures, weight, output.fractions)
         loss = torch.stack(losses).sum()
         if self._logs_after(self.progress.step + 1):
             # These cost a product and collectives, so only where they are shown.
             meter.last |= self.head.step_figures(self.scaler.scale)
-        meter.add(loss=loss, gradient_norm=self._update(lr, loss))
+        meter.add({"loss": loss, "gradient_norm": self._update(lr, loss)})
         meter.images += self.global_batch_size
         meter.steps += 1
 
@@ -306,13 +306,15 @@ class Trainer:
         self.checkpoints.continue_from(folder)
 
     def _state(self) -> State:
-        head = self.head
+        heads = heads_by_name(self.head)
         replicated = state_tensors(self.backbone, self.optimizer)
-        if len(head.running):
-            replicated["head.running"] = head.running
+        replicated |= {
+            f"{n}.running": head.running for n, head in heads.items() if len(head.running)
+        }
         rows = {
-            f"head.{name}": ShardedRows(local, head.num_classes, head.shard[0])
-            for name, local in head.state_rows().items()
+            f"{name}.{tensor}": ShardedRows(local, head.num_classes, head.shard[0])
+            for name, head in heads.items()
+            for tensor, local in head.state_rows().items()
         }
         return State(
             backbone=self.backbone.state_dict(),

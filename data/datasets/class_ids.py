@@ -1,8 +1,8 @@
 """Class ids from 0 on, made from the labels of one or more datasets."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 20  # labels that NumPy may widen to 64 bits at a time
 
-Merge = Literal["offset", "by_name"]
+Merge = Literal["offset", "by_name", "separate"]
 Label = int | str
 # Of one dataset, or by dataset: the class of each label or name.
 ClassMapping = dict[Label, int] | dict[str, dict[Label, int]]
@@ -45,6 +45,8 @@ class Numbering:
     lookups: Sequence[_Lookup]
     num_classes: int
     mapping: ClassMapping | None  # None if the labels of a single dataset are its classes
+    # Of datasets that are kept separate, the number of each one's classes, by its name.
+    separate: Mapping[str, int] = field(default_factory=dict)
 
     def classes(self, sources: Sequence[Labelled]) -> Int32s:
         """Return the classes of all images of the sources; of a single one without a copy."""
@@ -66,9 +68,9 @@ def number_datasets(
 ) -> Numbering:
     """Number the classes of named datasets, each of one source or of several with common labels.
 
-    With `merge` "offset" the classes of a dataset follow those of the one before; with "by_name"
-    equal labels or names in two datasets are the same class. Numbers come first, in their order,
-    then names in theirs.
+    With `merge` "offset" or "separate" the classes of a dataset follow those of the one before;
+    with "by_name" equal labels or names in two datasets are the same class. Numbers come first, in
+    their order, then names in theirs.
 
     Raises `NumberingError` with the first gap where whole numbers do not run from 0 on, unless
     `remap` is set, which renumbers the labels in use.
@@ -77,28 +79,29 @@ def number_datasets(
     parts = [part for _, group in groups for part in group]
     spaces = [(", ".join(name for name, _ in groups), parts)] if merge == "by_name" else groups
     classes: list[Int32s] = []  # of each part's names
-    num_classes = 0
+    num_classes, counts = 0, {}
     for name, group in spaces:
-        of_parts, count = _number(name, group, remap)
+        of_parts, counts[name] = _number(name, group, remap)
         classes += [of_part + np.int32(num_classes) for of_part in of_parts]
-        num_classes += count
+        num_classes += counts[name]
+    separate = counts if merge == "separate" else {}
     lookups = [part.lookup(of_part) for part, of_part in zip(parts, classes, strict=True)]
     if len(groups) == 1 and all(
         isinstance(part.names, np.ndarray) and np.array_equal(part.names, of_part)
         for part, of_part in zip(parts, classes, strict=True)
     ):
-        return Numbering(lookups, num_classes, None)
+        return Numbering(lookups, num_classes, None, separate)
     by_dataset: dict[str, dict[Label, int]] = {name: {} for name, _ in groups}
     owners = [name for name, group in groups for _ in group]
     for name, part, of_part in zip(owners, parts, classes, strict=True):
         labels = part.names.tolist() if isinstance(part.names, np.ndarray) else part.names
         by_dataset[name].update(zip(labels, of_part.tolist(), strict=True))
     if len(groups) == 1:
-        return Numbering(lookups, num_classes, by_dataset[groups[0][0]])
+        return Numbering(lookups, num_classes, by_dataset[groups[0][0]], separate)
     if merge == "by_name":
         shared = sum(map(len, by_dataset.values())) - num_classes
         logger.info("merged by name: %d classes; %d labels were known already", num_classes, shared)
-    return Numbering(lookups, num_classes, by_dataset)
+    return Numbering(lookups, num_classes, by_dataset, separate)
 
 
 @dataclass(frozen=True)

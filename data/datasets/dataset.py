@@ -1,7 +1,7 @@
 """Labelled face images as one dataset: from one source or many, with class ids from 0 on."""
 
 from bisect import bisect_right
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -20,7 +20,7 @@ from data.datasets.sources import (
 )
 from data.records.format import Bytes, Int64s, Record, unpack_record
 from data.records.locations import DatasetError as DatasetError
-from data.records.locations import Location, same_file_key, shown
+from data.records.locations import Location, same_file_key, short_names, shown
 
 
 class FaceDataset(StoredImages, Protocol):
@@ -66,7 +66,8 @@ def open_dataset(
     Each location is a `.rec` file, with or without its `.idx`, or its URL; a pattern of such, which
     are shards with common labels; a folder with `train.rec` or its shards; a folder with one
     sub-folder of images per identity; or a list. Of several, the classes of each follow those of
-    the one before ("offset"), or equal labels or names are one class ("by_name").
+    the one before ("offset", and "separate", for a head of each), or equal labels or names are one
+    class ("by_name").
 
     Raises `DatasetError` for a location that is none of these or is named twice, `RecordError` for
     RecordIO that is damaged or has records that are not labelled images, `ListError` for a list
@@ -124,7 +125,8 @@ class ImageDataset:
     """The images of sources one after another, with classes from `numbering`.
 
     A pickle holds file paths and small tables; what is mapped is mapped again. If the labels of a
-    single source are classes already, they are used without a copy.
+    single source are classes already, they are used without a copy. `separate` has the number of
+    classes of each dataset by its short name, if they are kept separate.
     """
 
     def __init__(self, sources: Sequence[LabelledImages], numbering: Numbering) -> None:
@@ -132,6 +134,10 @@ class ImageDataset:
         self._numbering = numbering
         self._starts = list(accumulate(map(len, sources), initial=0))
         self.num_classes, self.class_mapping = numbering.num_classes, numbering.mapping
+        names = short_names(list(numbering.separate))
+        self.separate: Mapping[str, int] = dict(
+            zip(names, numbering.separate.values(), strict=True)
+        )
         self.labels = numbering.classes(sources)  # int32 [n]
 
     def __reduce__(self) -> tuple[Any, ...]:

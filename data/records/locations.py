@@ -7,8 +7,9 @@ Everything that names, compares or caches data files by their location does so h
 import glob
 import hashlib
 import os
+import re
 import tempfile
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,7 @@ from recognition.redaction import redact as redact
 Location = Path | str
 
 LIST_SUFFIXES: Final = (".lst", ".csv", ".tsv", ".txt")
+_FILE_SUFFIXES: Final = (".rec", *LIST_SUFFIXES)
 
 
 class DatasetError(ValueError):
@@ -61,6 +63,26 @@ def is_url(location: Location) -> bool:
 def shown(location: Location) -> str:
     """Return `location` for messages and for what is written down: a URL without its secrets."""
     return redact(location) if isinstance(location, str) and is_url(location) else str(location)
+
+
+def short_names(locations: Sequence[str]) -> list[str]:
+    """Return a short name of each location, as `shown`, for logs: letters, digits, `_` and `-`.
+
+    It is the shortest end of the path with which all differ: `/data/ms1mv3` and `/data/web` are
+    `ms1mv3` and `web`, `a/train.rec` and `b/train.rec` are `a_train` and `b_train`. A number is
+    added where paths do not differ. A folder of datasets may move without a change of the names.
+    """
+    paths = []
+    for location in locations:
+        path = _split_query(location)[0] if is_url(location) else os.path.abspath(location)
+        path = str(Path(path).with_suffix("")) if path.endswith(_FILE_SUFFIXES) else path
+        words = [re.sub(r"[^\w-]+", "_", part).strip("_-") for part in path.split("/")]
+        paths.append([word for word in words if word])
+    for depth in range(1, max(map(len, paths), default=0) + 1):
+        names = ["_".join(words[-depth:]) for words in paths]
+        if len(set(names)) == len(names) and all(names):
+            return names
+    return ["_".join([*words[-1:], str(number)]) for number, words in enumerate(paths, start=1)]
 
 
 def is_glob(location: Location) -> bool:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from recognition.config.base import (
     Count,
@@ -105,9 +105,13 @@ class Data(Section):
     train: Locations
     """The training images: a `.rec` file, a pattern of shards, a folder, a list, a URL, or a YAML
     list of these."""
-    merge: Literal["offset", "by_name"] = "offset"
+    merge: Literal["offset", "by_name", "separate"] = "offset"
     """How several datasets are joined. `offset`: the classes of each follow those of the one
-    before. `by_name`: equal labels or folder names are one class."""
+    before. `by_name`: equal labels or folder names are one class. `separate`: each has a head of
+    its own, for datasets that may have people in common."""
+    loss_weights: Annotated[list[PositiveFloat], Field(min_length=1)] | None = None
+    """Factors of the loss of each dataset's samples, in the order of `train`; for `separate` only.
+    By default 1 for all."""
     list_root: LocalPath | None = None
     """Folder that relative paths in lists of images start from; by default the list's own."""
     index_cache: LocalPath | None = None
@@ -168,6 +172,15 @@ class Data(Section):
             raise ValueError(
                 f"identities_per_batch is {self.identities_per_batch} but num_classes is "
                 f"{self.num_classes}: a batch cannot have more identities than the dataset"
+            )
+        datasets = len(self.train) if isinstance(self.train, list) else 1
+        if self.loss_weights is not None and (
+            self.merge != "separate" or len(self.loss_weights) != datasets
+        ):
+            raise ValueError(
+                f"loss_weights is {self.loss_weights}, merge is {self.merge} and train names "
+                f"{datasets} dataset(s): expected merge: separate and one number for each dataset; "
+                "correct the list, or leave it out"
             )
         if self.demo is not None and not isinstance(self.train, Path):
             raise ValueError(

@@ -33,6 +33,7 @@ from recognition.head.output import HeadOutput
 from recognition.head.partial_fc import PartialFC
 from recognition.head.placement.build import PLACEMENTS
 from recognition.head.sampling.build import SAMPLINGS
+from recognition.head.separate_heads import SeparateHeads, heads_by_name
 
 __all__ = [
     "LOSSES",
@@ -48,6 +49,7 @@ __all__ = [
     "RowOptimizer",
     "RowSGD",
     "SampleWeights",
+    "SeparateHeads",
     "adaface",
     "arcface",
     "build_loss",
@@ -56,6 +58,7 @@ __all__ = [
     "cosface",
     "curricularface",
     "d_softmax",
+    "heads_by_name",
     "magface",
     "softmax",
     "subcenter_arcface",

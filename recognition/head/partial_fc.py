@@ -259,8 +259,9 @@ class PartialFC(nn.Module):
 
     @torch.no_grad()
     def step(
-        self, lr: float, *, grad_scale: float | Tensor = 1.0, skip: bool | Tensor = False
-    ) -> None:
+        self, lr: float, *, grad_scale: float | Tensor = 1.0, skip: bool | Tensor = False,
+        no_samples: bool = False,
+    ) -> None:  # fmt: skip
         """Update the sampled centres with their gradients, clear those, and count the step.
 
         A class that no forward pass since the last step sampled moves on by its momentum and
@@ -273,11 +274,14 @@ class PartialFC(nn.Module):
                 step counts all the same, so the next active set is a new one. A bool, or a bool
                 scalar on the head's device, for which the host does not wait where SGD with
                 momentum has a kernel (on CUDA).
+            no_samples: no batch of this step had a sample for this head: all centres are updated
+                as those that were not sampled. On all ranks alike.
 
-        Raises `ValueError` when `lr` is out of range, or when there is no gradient.
+        Raises `ValueError` when `lr` is out of range, or when there is no gradient, unless
+        `no_samples` says so, or one although it does.
         """
         check_at_least("lr", lr)
-        rows = self._update.apply(lr, grad_scale, self.step_count, skip=skip)
+        rows = self._update.apply(lr, grad_scale, self.step_count, skip=skip, no_samples=no_samples)
         self.table.finish()
         self.table.release()
         if self._coasting is not None and rows is not None:

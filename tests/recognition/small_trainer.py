@@ -1,6 +1,7 @@
 """A trainer of a linear network on random vectors, for tests of the loop itself."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from recognition.checkpoint import Checkpoints
 from recognition.distributed import World
 from recognition.failure import StopSignals
-from recognition.head import PartialFC, RowOptimizer
+from recognition.head import PartialFC, RowOptimizer, SeparateHeads
 from recognition.optimizer import make_optimizer
 from recognition.plan import LearningRateSchedule, Plan
 from recognition.precision import Precision
@@ -65,6 +66,7 @@ def small_trainer(
     world: World = World(),  # noqa: B008 (frozen)
     optimizer: str = "sgd",
     row_optimizer: RowOptimizer | None = None,
+    heads: Mapping[str, int] | None = None,
     bad: int | None = None,
     bad_rank: int = 0,
     log_every: int = 100,
@@ -74,10 +76,18 @@ def small_trainer(
     compile_backbone: bool = False,
     backbone: Callable[[], nn.Module] = lambda: nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7)),
 ) -> Trainer:
-    """Return a trainer of `STEPS` steps; `late` takes a fused optimizer, as a GPU does."""
+    """Return a trainer of `STEPS` steps; `late` takes a fused optimizer, as a GPU does.
+
+    `heads` are the classes of several, by name.
+    """
     torch.manual_seed(0)
     network = backbone()
-    head = PartialFC(7, CLASSES, sampling=sampling, scale=8.0, optimizer=row_optimizer)
+    make_head = partial(PartialFC, 7, sampling=sampling, scale=8.0, optimizer=row_optimizer)
+    head = (
+        make_head(CLASSES)
+        if heads is None
+        else SeparateHeads({name: make_head(classes) for name, classes in heads.items()})
+    )
     return Trainer(
         world=world,
         device=CPU,

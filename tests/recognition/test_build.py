@@ -6,8 +6,11 @@ import torch
 
 from recognition import build
 from recognition.build import build_head, describe_model, load_initial_weights, run_identity
+from recognition.checkpoint import CheckpointError
+from recognition.checkpoint.progress import check_identity
 from recognition.config_file import config_values, load_config
 from recognition.distributed import World
+from recognition.head import PartialFC, SeparateHeads
 from recognition.optimizer import reads_skip
 from recognition.plan import Plan
 
@@ -58,11 +61,56 @@ def test_centres_and_momentum_are_kept_as_written(
 ) -> None:
     config, cpu = load_config(tiny_config, settings), torch.device("cpu")
     head = build_head(config, 13, cpu)
+    assert isinstance(head, PartialFC)
     state = sum(tensor.nbytes for tensor in head.state_tensors().values())
     assert state == 13 * 16 * size
     assert f"{16 * size:,.0f} bytes" in describe_model(config, 13, World(), cpu)["head"]
     identity = run_identity(config, "", 13, 91)
     assert [identity["head.storage"], identity["head.momentum"]] == kept
+
+
+def test_separate_heads_share_settings_and_divide_the_budgets(tiny_config: Path) -> None:
+    data = "data={train: [x, y], merge: separate, loss_weights: [1, 0.5]}"
+    config = load_config(tiny_config, [data, "head.keep_mib=8", "head.scale=20"])
+    classes, cpu = {"x": 6, "y": 2}, torch.device("cpu")
+    heads = build_head(config, classes, cpu)
+    assert isinstance(heads, SeparateHeads)
+    assert heads.weights == [1.0, 0.5]
+    for head, mib in zip(heads.by_dataset.values(), [6, 2], strict=True):
+        assert f"keep_bytes={mib << 20}," in repr(head)
+        assert "scale=20" in repr(head)
+    x, y = heads.by_dataset.values()
+    assert (x.num_classes, y.num_classes) == (6, 2)
+    assert not torch.equal(x.weight[:2], y.weight)  # each has a seed of its own
+    described = describe_model(config, classes, World(0, 3), cpu)
+    assert described["head"].startswith("3 of 8 class centres")
+    assert described["heads"] == "x (6 identities, weight 1), y (2 identities, weight 0.5)"
+
+
+@pytest.mark.parametrize(
+    ("saved", "resumed"),
+    [
+        ({"x": 6, "y": 2}, {"y": 2, "x": 6}),
+        ({"x": 6, "y": 2}, {"x": 6, "z": 2}),
+        ({"x": 6, "y": 2}, {"x": 5, "y": 3}),
+        ({"x": 6, "y": 2}, {}),
+        ({}, {"x": 8}),
+    ],
+)
+def test_a_checkpoint_of_other_datasets_is_refused_with_both_lists(
+    tiny_config: Path, saved: dict[str, int], resumed: dict[str, int]
+) -> None:
+    config = load_config(tiny_config)
+    identity, own = (run_identity(config, "", 8, 9, classes) for classes in (saved, resumed))
+    check_identity(Path("x"), {"identity": identity}, identity)
+    with pytest.raises(CheckpointError) as raised:
+        check_identity(Path("x"), {"identity": identity}, own)
+    for classes in (saved, resumed):
+        listed = ", ".join(f"{name} of {count} classes" for name, count in classes.items())
+        assert (listed or "None") in str(raised.value)
+    # A checkpoint from before there were several heads is one of a single head.
+    del identity["heads"]
+    check_identity(Path("x"), {"identity": identity}, run_identity(config, "", 8, 9))
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from recognition.distributed import current
 from recognition.failure import StoppedBySignal
-from recognition.head import RowAdamW, RowOptimizer
+from recognition.head import RowAdamW, RowOptimizer, SeparateHeads
 from recognition.step_flags import TrainingDivergedError
 from recognition.telemetry import Meter
 from recognition.trainer import Trainer
@@ -91,6 +91,40 @@ def test_a_good_run_is_the_same_whenever_the_flags_are_read(tmp_path: Path) -> N
     at_once.flags._late = False
     at_once.fit()
     assert_equal(weights_of(late), weights_of(at_once))
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_several_heads_resume_to_the_bit_and_keep_theirs_at_a_step_that_is_not_finite(
+    tmp_path: Path, late: bool
+) -> None:
+    make = partial(
+        small_trainer, tmp_path, late=late, heads={"a": 8, "b": 1, "c": 2}, accumulation=2,
+        sampling="random_negative", save_every=BAD,
+    )  # fmt: skip
+    whole = make()
+    head = whole.head
+    assert isinstance(head, SeparateHeads)
+    trained, step = [], head.step
+
+    def noting(*arguments: Any, **options: Any) -> None:
+        trained.append(set(head._trained))
+        step(*arguments, **options)
+
+    head.step = noting  # type: ignore[method-assign]
+    whole.fit()
+    assert {frozenset("abc"), frozenset("ac")} <= set(map(frozenset, trained))
+
+    resumed = make()
+    resumed.restore(tmp_path / "checkpoints" / f"step_{BAD:08d}")
+    resumed.fit()
+    assert_equal(weights_of(resumed), weights_of(whole))
+    assert {"head.a.weight", "head.b.momentum", "head.c.weight"} <= weights_of(whole).keys()
+
+    broken = make(bad=BAD)
+    noted = weights_before_each_step(broken)
+    with pytest.raises(TrainingDivergedError):
+        broken.fit()
+    assert_equal(weights_of(broken), noted[BAD])
 
 
 def stops_on_two_ranks(folder: Path) -> tuple[int, int, int, int]:

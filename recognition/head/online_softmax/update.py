@@ -47,14 +47,15 @@ class CentreUpdate:
     losses: list[CentreLoss] = field(default_factory=list)  # one per backward pass
 
     def apply(
-        self, lr: float, grad_scale: float | Tensor, step: int, *, skip: bool | Tensor = False
-    ) -> RowSet | None:
+        self, lr: float, grad_scale: float | Tensor, step: int, *, skip: bool | Tensor = False,
+        no_samples: bool = False,
+    ) -> RowSet | None:  # fmt: skip
         """Update the rows that have a gradient, at learning rate `lr`, in step number `step`.
 
         Gradients are divided by `grad_scale`. `skip` changes nothing; where it is a tensor on a
         GPU, kernels read it, and the host waits for it only where there is no kernel. Returns the
         rows; None where the host knows that the step is skipped. Raises `ValueError` when there is
-        no gradient.
+        no gradient and not `no_samples`, or both.
         """
         sgd = self.sgd
         flag = skip if isinstance(skip, Tensor) else None
@@ -67,7 +68,9 @@ class CentreUpdate:
             gradient_RD = self.collectives.sum_block(full_gradient(block, grad_unit_Cd))
             self._update(block, gradient_RD, lr, step)
 
-        rows = self._rows()
+        rows = self._rows(no_samples=no_samples)
+        if no_samples:
+            return rows
         second_pass = self._second_pass(rows, grad_scale)
         if sgd is not None:
             second_pass.update_sgd(sgd, lr, partial(self._noise, step=step), flag)
@@ -109,13 +112,17 @@ class CentreUpdate:
             finite &= loss.grad_lse.isfinite().all() & loss.targets.grad.isfinite().all()
         return finite
 
-    def _rows(self) -> RowSet:
-        """Return the rows that have a gradient."""
-        if not self.losses:
-            raise ValueError(
-                "the centres have no gradient: call head(...).loss.backward() before head.step()"
-            )
+    def _rows(self, *, no_samples: bool = False) -> RowSet:
+        """Return the rows that have a gradient: some, or none where there were no samples."""
         table = self.stream.table
+        if no_samples != (not self.losses):
+            raise ValueError(
+                f"the centres have gradients of {len(self.losses)} backward passes, and no_samples "
+                f"is {no_samples}: call head(...).loss.backward() before head.step(), or state "
+                "no_samples where no batch of the step had a sample"
+            )
+        if no_samples:
+            return RowSet(0, torch.empty(0, dtype=torch.int64, device=table.device))
         return union([loss.rows for loss in self.losses], len(table.weight), table.device)
 
     def _second_pass(

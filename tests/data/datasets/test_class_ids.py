@@ -63,6 +63,17 @@ def test_labels_without_gaps_are_used_as_they_are(merge: Merge, remap: bool) -> 
     assert numbering == Numbering([None], 3, None)
 
 
+def test_separate_datasets_are_numbered_one_after_another_and_counted() -> None:
+    classes, numbering = number(
+        [numbers(1, 0)], [numbers(0), numbers(2, 1)], [named("b", "a")], merge="separate"
+    )
+    assert classes == [[1, 0], [2], [4, 3], [6, 5]]
+    assert numbering.separate == {"set 0": 2, "set 1": 3, "set 2": 2}
+    _, numbering = number([numbers(1, 0)], merge="separate")
+    assert numbering == Numbering([None], 2, None, {"set 0": 2})
+    assert number([numbers(0)], [numbers(0)])[1].separate == {}
+
+
 def test_sources_of_one_dataset_share_their_labels() -> None:
     classes, numbering = number([numbers(0, 4), numbers(3, 3), numbers(1, 2, 0)])
     assert classes == [[0, 4], [3, 3], [1, 2, 0]]

@@ -18,6 +18,7 @@ from data.records.locations import (
     location_kind,
     record_url,
     same_file_key,
+    short_names,
     sibling,
     storage_paths,
 )
@@ -66,6 +67,23 @@ def test_the_url_of_a_folder_stands_for_the_records_in_it() -> None:
     assert record_url("s3://bucket/faces/") == "s3://bucket/faces/train.rec"
     assert record_url("s3://bucket/faces") == "s3://bucket/faces/train.rec"
     assert record_url("s3://bucket/x.rec") == "s3://bucket/x.rec"
+
+
+@pytest.mark.parametrize(
+    ("locations", "names"),
+    [
+        (["/data/ms1m v3", "web.2/"], ["ms1m_v3", "web_2"]),
+        (["/a/train.rec", "/b/train.rec", "/b/x"], ["a_train", "b_train", "b_x"]),
+        (["/a/train-*.rec", "s3://bucket/faces/test.rec?sig=x"], ["train", "test"]),
+        (["/a/people.csv"], ["people"]),
+        (["https://h/x?a=1 [0]", "https://h/x?a=2 [1]"], ["x_1", "x_2"]),
+        ([], []),
+    ],
+)
+def test_short_names_are_the_ends_of_paths_that_differ(
+    locations: list[str], names: list[str]
+) -> None:
+    assert short_names(locations) == names
 
 
 def test_a_pattern_is_expanded_in_the_order_of_the_names(tmp_path: Path) -> None:

@@ -203,6 +203,26 @@ def test_skip_drops_the_gradient_and_counts_the_step() -> None:
         head.step(0.1)
 
 
+@pytest.mark.parametrize("dense_update", [False, True])
+def test_a_step_without_samples_treats_all_centres_as_not_sampled(dense_update: bool) -> None:
+    head = _head(dense_update=dense_update)
+    _step(head, 0)
+    weight, momentum = head.weight.clone(), head.state_tensors()["momentum"].clone()
+    head.step(0.1, no_samples=True)
+
+    assert head.step_count == 2
+    if dense_update:
+        momentum = 0.9 * momentum + 5e-4 * weight
+        weight = weight - 0.1 * momentum
+    else:
+        assert torch.equal(head.weight, weight)
+    torch.testing.assert_close(head.weight, weight)
+    torch.testing.assert_close(head.state_tensors()["momentum"], momentum)
+    head(*_batch(1)).loss.backward()
+    with pytest.raises(ValueError, match="no_samples"):
+        head.step(0.1, no_samples=True)
+
+
 @pytest.mark.parametrize("where", ["embeddings", "centre", "loss"])
 def test_a_number_that_is_not_finite_shows_before_any_centre_moves(where: str) -> None:
     head = _head(sampling="all")
