@@ -21,7 +21,7 @@ from recognition.distributed import World, shard_range
 from recognition.failure import StopSignals
 from recognition.head import PartialFC, RowOptimizer, build_row_optimizer
 from recognition.optimizer import make_optimizer
-from recognition.plan import Plan, make_schedule
+from recognition.plan import Plan, make_sample_rate, make_schedule
 from recognition.precision import Precision, choose_head_precision
 from recognition.telemetry import Telemetry
 from recognition.trainer import BatchSource, Trainer, Verify
@@ -78,13 +78,13 @@ def build_centre_optimizer(config: Config) -> RowOptimizer:
     return build_row_optimizer(config.optimizer.name, **options)
 
 
-def build_head(config: Config, num_classes: int, device: torch.device) -> PartialFC:
+def build_head(config: Config, num_classes: int, device: torch.device, plan: Plan) -> PartialFC:
     """Return this rank's part of the classifier."""
     settings = config.head
     precision, reason = choose_head_precision(settings.precision, device)
     log.info("head: matrix products in %s", reason)
     optional = {
-        "sample_rate": settings.sample_rate,
+        "sample_rate": make_sample_rate(settings, plan),
         "rebuild_every": settings.rebuild_every,
         "hard_share": settings.hard_share,
         "block_bytes": None if settings.block_mib is None else settings.block_mib << 20,
@@ -152,7 +152,7 @@ def build_trainer(
         world=world,
         device=device,
         backbone=backbone,
-        head=build_head(config, identity["classes"], device),
+        head=build_head(config, identity["classes"], device, plan),
         optimizer=make_optimizer(
             config.optimizer.name,
             backbone,
@@ -161,6 +161,7 @@ def build_trainer(
             **optimizer_options(config.optimizer),
         ),
         schedule=make_schedule(config.schedule, config.optimizer.lr, plan),
+        sample_rate=make_sample_rate(config.head, plan),
         plan=plan,
         source=source,
         prepare=prepare,

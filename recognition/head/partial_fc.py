@@ -5,7 +5,7 @@ centres per class (1 except for sub-centres), d embedding size.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -98,7 +98,8 @@ class PartialFC(nn.Module):
         sampling: a name in `SAMPLINGS`.
         sample_rate: fraction of the classes in the active set, in (0, 1]; for the rules that use
             one. Safe at hundreds of thousands of classes, costly at low false accept rates with
-            few.
+            few. Or a function that returns the fraction of a step, numbered as `step_count`: a
+            pure one, so that a resumed run replays it.
         rebuild_every: steps between two indexes of `hash_forest`.
         hard_share: fraction of the quota that hardness decides, of `hard_negative`; the rest is
             drawn at random.
@@ -133,7 +134,7 @@ class PartialFC(nn.Module):
         *,
         placement: str = "sharded",
         sampling: str = "random_negative",
-        sample_rate: float = 0.1,
+        sample_rate: float | Callable[[int], float] = 0.1,
         rebuild_every: int = 100,
         hard_share: float = 0.5,
         loss: Loss | None = None,

@@ -11,6 +11,8 @@ from recognition.distributed import World
 from recognition.optimizer import reads_skip
 from recognition.plan import Plan
 
+PLAN = Plan(1.0, 40, 40, 40)
+
 
 @pytest.mark.parametrize("name", ["typo.pt", "runs/typo", "x" * 300])
 def test_initial_weights_that_do_not_exist_are_called_that(tmp_path: Path, name: str) -> None:
@@ -32,10 +34,10 @@ def test_the_heads_precision_is_chosen_by_device_and_kept_as_written(
 ) -> None:
     cpu = torch.device("cpu")
     config = load_config(tiny_config)
-    assert "matmul_dtype=torch.float32" in repr(build_head(config, 13, cpu))
+    assert "matmul_dtype=torch.float32" in repr(build_head(config, 13, cpu, PLAN))
     assert config_values(config)["head"]["precision"] == "auto"
     bf16 = load_config(tiny_config, ["head.precision=bf16"])
-    assert "matmul_dtype=torch.bfloat16" in repr(build_head(bf16, 13, cpu))
+    assert "matmul_dtype=torch.bfloat16" in repr(build_head(bf16, 13, cpu, PLAN))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     for device, expected in ((cpu, "fp32"), (torch.device("cuda"), "bf16")):
         assert f" {expected}," in describe_model(config, 13, World(), device)["head"]
@@ -48,10 +50,9 @@ def test_only_a_gpu_gets_the_fused_optimizer(
     made: dict[str, Any] = {}
     monkeypatch.setattr(build, "Trainer", lambda **parts: made.update(parts))
     monkeypatch.setattr(build, "build_head", lambda *_: None)
-    plan: Any = Plan(1.0, 40, 40, 40)
     none: Any = None
     build.build_trainer(
-        load_config(tiny_config), plan, world=World(), device=torch.device(device),
+        load_config(tiny_config), PLAN, world=World(), device=torch.device(device),
         backbone=torch.nn.Linear(1, 1), source=none, prepare=none, verify=none, checkpoints=none,
         telemetry=none, signals=none, identity={"classes": 13},
     )  # fmt: skip

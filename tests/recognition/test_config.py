@@ -78,6 +78,23 @@ WRONG = [
     ),
     ("data.images_per_identity=4", "data", ["images_per_identity is 4", "sampler is uniform"]),
     (f"data={P_K}", "config", ["batch_size is 64", "12 x data.images_per_identity 4 = 48"]),
+    ("head={sampling: random_all, sample_rate: [0.1, 1.5]}", "head.sample_rate", ["1"]),
+    ("head={sampling: random_all, sample_rate: [0.1, 1]}", "head", ["[0.1, 1", "[]"]),
+    (
+        "head={sampling: random_all, sample_rate: [0.1, 0.5, 1], sample_rate_steps: [9, 9]}",
+        "head",
+        ["[9, 9]"],
+    ),
+    (
+        "head={sampling: random_all, sample_rate: 0.1, sample_rate_epochs: [3]}",
+        "head",
+        ["0.1", "[3"],
+    ),
+    (
+        "head={sampling: all, sample_rate_epochs: [3], sample_rate_steps: [4]}",
+        "head",
+        ["sample_rate_steps", "sample_rate_epochs"],
+    ),
     ("data.train=null", "data", ["train is None", "synthetic is None"]),
     ("data.synthetic={}", "data", ["train is datasets/x", "identities=10000000"]),
     ("data.train=null;data.synthetic={identities: 9, images: 8}", "data.synthetic", ["8", "9"]),
