@@ -17,12 +17,12 @@ from recognition import __version__
 from recognition.checkpoint import Checkpoints, backbone_file
 from recognition.config import Config, Optimizer
 from recognition.config_file import config_values
-from recognition.distributed import World, shard_range
+from recognition.distributed import World, from_main, shard_range
 from recognition.failure import StopSignals
 from recognition.head import PartialFC, RowOptimizer, build_row_optimizer
 from recognition.optimizer import make_optimizer
 from recognition.plan import Plan, make_sample_rate, make_schedule
-from recognition.precision import Precision, choose_head_precision
+from recognition.precision import HeadPrecision, Precision, choose_head_precision
 from recognition.telemetry import Telemetry
 from recognition.trainer import BatchSource, Trainer, Verify
 
@@ -78,11 +78,41 @@ def build_centre_optimizer(config: Config) -> RowOptimizer:
     return build_row_optimizer(config.optimizer.name, **options)
 
 
-def build_head(config: Config, num_classes: int, device: torch.device, plan: Plan) -> PartialFC:
-    """Return this rank's part of the classifier."""
+def choose_products(
+    config: Config, device: torch.device, saved: Mapping[str, Any] | None = None
+) -> HeadPrecision:
+    """Return the arithmetic of the head's products; `saved` is that of `build_trainer`."""
+    known = (saved or {}).get("head_precision")
+    return choose_head_precision(
+        config.head.precision,
+        device,
+        samples=config.train.global_batch_size // config.train.accumulation,
+        size=config.backbone.embedding_size,
+        saved=known if isinstance(known, Mapping) else None,
+    )
+
+
+def agree_on_products(
+    config: Config, device: torch.device, world: World, saved: Mapping[str, Any] | None
+) -> str:
+    """Return rank 0's choice of `choose_products`, `fp32` or `bf16`, and log it. Collective."""
+    # What one core measures, another may not.
+    choice = from_main(choose_products(config, device, saved) if world.is_main else None)
+    assert choice is not None, "rank 0 chooses"
+    log.info("head: matrix products in %s", choice.reason)
+    if choice.slow and world.is_main:
+        log.warning(
+            "head.precision is bf16, which is slower on this CPU (%s): set it to auto, or to fp32",
+            choice.reason,
+        )
+    return choice.name
+
+
+def build_head(
+    config: Config, num_classes: int, device: torch.device, plan: Plan, precision: str
+) -> PartialFC:
+    """Return this rank's part of the classifier, with products in `precision`, fp32 or bf16."""
     settings = config.head
-    precision, reason = choose_head_precision(settings.precision, device)
-    log.info("head: matrix products in %s", reason)
     optional = {
         "sample_rate": make_sample_rate(settings, plan),
         "rebuild_every": settings.rebuild_every,
@@ -143,16 +173,21 @@ def build_trainer(
     telemetry: Telemetry,
     signals: StopSignals,
     identity: Mapping[str, Any],
+    saved: Mapping[str, Any] | None = None,
 ) -> Trainer:
-    """Return the trainer, its head and optimizer built; `identity` is that of `run_identity`."""
+    """Return the trainer, its head and optimizer built. Collective.
+
+    `identity` is that of `run_identity`, `saved` the metadata of the checkpoint that is resumed.
+    """
     precision = Precision(config.train.precision, device)
     if precision.caution and world.is_main:
         log.warning(precision.caution)
+    products = agree_on_products(config, device, world, saved)
     return Trainer(
         world=world,
         device=device,
         backbone=backbone,
-        head=build_head(config, identity["classes"], device, plan),
+        head=build_head(config, identity["classes"], device, plan, products),
         optimizer=make_optimizer(
             config.optimizer.name,
             backbone,
@@ -179,6 +214,7 @@ def build_trainer(
         identity=identity,
         metadata={
             "config": config_values(config),
+            "head_precision": {"name": products, "device": device.type},
             "versions": {"torch": torch.__version__, "partialfc": __version__},
         },
     )
@@ -199,5 +235,5 @@ def describe_model(
         "backbone": f"{config.backbone.name}: {parameters:,} parameters",
         "head": f"{rows:,} of {num_classes:,} class centres per rank, {mebibytes:,.1f} MiB with "
         f"the optimizer's state, {config.head.placement}; matrix products in "
-        + choose_head_precision(config.head.precision, device)[1],
+        + choose_products(config, device).reason,
     }

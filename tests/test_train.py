@@ -100,9 +100,9 @@ def test_a_run_learns_and_its_folder_is_complete(tiny_config: Path, tmp_path: Pa
 
 def test_the_head_gets_the_stated_budgets(tiny_config: Path) -> None:
     config = load_config(tiny_config, ["head.block_mib=3", "head.keep_mib=0"])
-    head = build_head(config, 13, torch.device("cpu"), PLAN)
+    head = build_head(config, 13, torch.device("cpu"), PLAN, "fp32")
     assert f"block_bytes={3 << 20}, keep_bytes=0" in repr(head)
-    head = build_head(load_config(tiny_config), 13, torch.device("cpu"), PLAN)
+    head = build_head(load_config(tiny_config), 13, torch.device("cpu"), PLAN, "fp32")
     assert f"block_bytes={BLOCK_BYTES['cpu']}, keep_bytes={KEEP_BYTES['cpu']}" in repr(head)
 
 

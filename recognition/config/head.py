@@ -80,8 +80,9 @@ class Head(Section):
     """Cosine above which a negative is left out, as it may be the same person; null keeps all."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the matrix products: `auto` is bf16 on a GPU of compute capability 8.0 or
-    higher, else fp32. bf16 rounds their factors and results to 8 bits; margins, softmax statistics,
-    centres and updates are always fp32."""
+    higher, and on a CPU that a measurement at the start shows to be faster at it, else fp32; a run
+    that resumes on a CPU keeps what it had. bf16 rounds their factors and results to 8 bits;
+    margins, softmax statistics, centres and updates are always fp32."""
     momentum: Literal["fp32", "bf16"] = "fp32"
     """Storage of the centres' SGD momentum; bf16 saves a quarter of the memory per class."""
     dense_update: bool = False

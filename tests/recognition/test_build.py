@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -5,13 +6,15 @@ import pytest
 import torch
 
 from recognition import build
-from recognition.build import build_head, describe_model, load_initial_weights
-from recognition.config_file import config_values, load_config
-from recognition.distributed import World
+from recognition.build import describe_model, load_initial_weights
+from recognition.config import Config
+from recognition.config_file import load_config
+from recognition.distributed import World, current
 from recognition.optimizer import reads_skip
 from recognition.plan import Plan
+from tests.distributed_harness import run_ranks
 
-PLAN = Plan(1.0, 40, 40, 40)
+PLAN, CPU = Plan(1.0, 40, 40, 40), torch.device("cpu")
 
 
 @pytest.mark.parametrize("name", ["typo.pt", "runs/typo", "x" * 300])
@@ -29,31 +32,95 @@ def test_initial_weights_may_be_those_of_a_wrapped_network(tmp_path: Path) -> No
     assert torch.equal(loaded.weight, saved.weight)
 
 
-def test_the_heads_precision_is_chosen_by_device_and_kept_as_written(
-    tiny_config: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def core(monkeypatch: pytest.MonkeyPatch) -> Callable[[float, float], None]:
+    """Return what sets the GFLOP/s of a core in fp32 and in bf16."""
+
+    def set_rates(fp32: float, bf16: float) -> None:
+        rates = {"fp32": fp32, "bf16": bf16}
+        monkeypatch.setattr("recognition.precision.product_rates", lambda *_: rates)
+
+    return set_rates
+
+
+def built(config: Config, monkeypatch: pytest.MonkeyPatch, **options: Any) -> dict[str, Any]:
+    """Return the parts that `build_trainer` gives its trainer."""
+    made: dict[str, Any] = {}
+    monkeypatch.setattr(build, "Trainer", lambda **parts: made.update(parts))
+    none: Any = None
+    build.build_trainer(
+        config, PLAN, **{
+            "world": World(), "device": CPU, "backbone": torch.nn.Linear(1, 1), "source": none,
+            "prepare": none, "verify": none, "checkpoints": none, "telemetry": none,
+            "signals": none, "identity": {"classes": 13}, **options,
+        },
+    )  # fmt: skip
+    return made
+
+
+def test_the_heads_precision_is_what_is_fast_and_the_config_keeps_the_word(
+    tiny_config: Path, monkeypatch: pytest.MonkeyPatch, core: Callable[[float, float], None]
 ) -> None:
-    cpu = torch.device("cpu")
-    config = load_config(tiny_config)
-    assert "matmul_dtype=torch.float32" in repr(build_head(config, 13, cpu, PLAN))
-    assert config_values(config)["head"]["precision"] == "auto"
-    bf16 = load_config(tiny_config, ["head.precision=bf16"])
-    assert "matmul_dtype=torch.bfloat16" in repr(build_head(bf16, 13, cpu, PLAN))
+    config = load_config(tiny_config, ["head.precision=auto"])
+    for rates, expected in (((150, 55), "float32"), ((90, 200), "bfloat16")):
+        core(*rates)
+        parts = built(config, monkeypatch)
+        assert f"matmul_dtype=torch.{expected}" in repr(parts["head"])
+        assert parts["metadata"]["config"]["head"]["precision"] == "auto"
+        for rate in rates:  # --dry-run shows both
+            assert f" {rate} " in describe_model(config, 13, World(), CPU)["head"]
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
-    for device, expected in ((cpu, "fp32"), (torch.device("cuda"), "bf16")):
-        assert f" {expected}," in describe_model(config, 13, World(), device)["head"]
+    gpu = torch.device("cuda")
+    assert " bf16:" in describe_model(config, 13, World(), gpu)["head"]
+
+
+def _rank_builds(path: Path) -> tuple[str, bool]:
+    """Return the choice of a rank on which only bf16 is fast, save on rank 0."""
+    world = current()
+    with pytest.MonkeyPatch.context() as patch:
+        rates = {"fp32": 100.0, "bf16": 200.0 if world.rank else 50.0}
+        patch.setattr("recognition.precision.product_rates", lambda *_: rates)
+        parts = built(load_config(path, ["head.precision=auto"]), patch, world=world)
+    name: str = parts["metadata"]["head_precision"]["name"]
+    return name, "matmul_dtype=torch.float32" in repr(parts["head"])
+
+
+@pytest.mark.slow
+def test_all_ranks_take_the_precision_of_rank_0(tiny_config: Path) -> None:
+    assert run_ranks(_rank_builds, 2, tiny_config) == [("fp32", True)] * 2
+
+
+def test_a_resumed_run_keeps_the_heads_precision_whatever_it_measures(
+    tiny_config: Path, monkeypatch: pytest.MonkeyPatch, core: Callable[[float, float], None]
+) -> None:
+    config = load_config(tiny_config, ["head.precision=auto"])
+    core(90, 200)
+    saved = built(config, monkeypatch)["metadata"]
+    core(150, 55)
+    again = built(config, monkeypatch, saved=saved)
+    assert "matmul_dtype=torch.bfloat16" in repr(again["head"])
+    assert again["metadata"]["head_precision"] == saved["head_precision"]
+    stated = built(load_config(tiny_config), monkeypatch, saved=saved)
+    assert "matmul_dtype=torch.float32" in repr(stated["head"])
+
+
+def test_bf16_is_warned_of_where_it_is_slower(
+    tiny_config: Path, monkeypatch: pytest.MonkeyPatch, core: Callable[[float, float], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    config = load_config(tiny_config, ["head.precision=bf16"])
+    for rates, warned in (((90, 200), False), ((100, 90), False), ((150, 55), True)):
+        core(*rates)
+        caplog.clear()
+        assert "matmul_dtype=torch.bfloat16" in repr(built(config, monkeypatch)["head"])
+        warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+        assert any("head.precision" in text and "150" in text for text in warnings) == warned
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_only_a_gpu_gets_the_fused_optimizer(
     tiny_config: Path, monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
-    made: dict[str, Any] = {}
-    monkeypatch.setattr(build, "Trainer", lambda **parts: made.update(parts))
     monkeypatch.setattr(build, "build_head", lambda *_: None)
-    none: Any = None
-    build.build_trainer(
-        load_config(tiny_config), PLAN, world=World(), device=torch.device(device),
-        backbone=torch.nn.Linear(1, 1), source=none, prepare=none, verify=none, checkpoints=none,
-        telemetry=none, signals=none, identity={"classes": 13},
-    )  # fmt: skip
+    made = built(load_config(tiny_config), monkeypatch, device=torch.device(device))
     assert reads_skip(made["optimizer"]) == (device == "cuda")
