@@ -172,16 +172,15 @@ def build_trainer(
     checkpoints: Checkpoints,
     telemetry: Telemetry,
     signals: StopSignals,
-    identity: Mapping[str, Any],
-    saved: Mapping[str, Any] | None = None,
+    identity: Mapping[str, Any],  # that of `run_identity`
+    saved: Mapping[str, Any] | None = None,  # metadata of the checkpoint that the run resumes
 ) -> Trainer:
-    """Return the trainer, its head and optimizer built. Collective.
-
-    `identity` is that of `run_identity`, `saved` the metadata of the checkpoint that is resumed.
-    """
+    """Return the trainer, its head and optimizer built. Collective."""
     precision = Precision(config.train.precision, device)
     if precision.caution and world.is_main:
         log.warning(precision.caution)
+    # Refused before the head is built: drawing ten million centres takes minutes.
+    schedule = make_schedule(config.schedule, config.optimizer.lr, plan)
     products = agree_on_products(config, device, world, saved)
     return Trainer(
         world=world,
@@ -195,7 +194,7 @@ def build_trainer(
             fused=device.type == "cuda",
             **optimizer_options(config.optimizer),
         ),
-        schedule=make_schedule(config.schedule, config.optimizer.lr, plan),
+        schedule=schedule,
         sample_rate=make_sample_rate(config.head, plan),
         plan=plan,
         source=source,

@@ -117,6 +117,15 @@ def test_bf16_is_warned_of_where_it_is_slower(
         assert any("head.precision" in text and "150" in text for text in warnings) == warned
 
 
+def test_a_schedule_is_refused_before_the_head_is_built(
+    tiny_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(tiny_config, ["schedule.warmup_steps=41"])
+    monkeypatch.setattr(build, "build_head", None)
+    with pytest.raises(ValueError, match="step 41 of 40"):
+        built(config, monkeypatch)
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_only_a_gpu_gets_the_fused_optimizer(
     tiny_config: Path, monkeypatch: pytest.MonkeyPatch, device: str
