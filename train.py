@@ -128,6 +128,7 @@ def run(
     if config.init_from is not None and found is None:
         load_initial_weights(backbone, config.init_from)
     telemetry = Telemetry(output, world=world, total_steps=plan.total_steps)
+    saved = None if found is None else read_metadata(found)
     trainer = build_trainer(
         config,
         plan,
@@ -144,6 +145,7 @@ def run(
             config, describe_order(config.data), dataset.num_classes, len(dataset), dataset.separate
         ),
         separate=dataset.separate,
+        saved=saved,
     )
     if found is not None:
         trainer.restore(found)
@@ -153,10 +155,9 @@ def run(
     )
     with telemetry:
         telemetry.text("config", dump_config(config))
-        if found is not None:
+        if saved is not None:
             log.info("resumed %s at step %d", found, trainer.progress.step)
-            saved = read_metadata(found).get("config", {})
-            for change in changed_settings(saved, config_values(config)):
+            for change in changed_settings(saved.get("config", {}), config_values(config)):
                 log.info("since the checkpoint, %s", change)
         elif folder.resume is not None:
             log.info("nothing to resume in %s: starting anew", output)
