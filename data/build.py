@@ -4,14 +4,14 @@ import json
 import logging
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from data.augmentations.augment import Augmentation
-from data.datasets.dataset import FaceDataset, open_dataset
+from data.datasets.dataset import FaceDataset, ImageDataset, open_dataset
 from data.datasets.synthetic import SyntheticImages
 from data.demo.generate import make_demo_data
 from data.loading.choose_decoder import choose_decoder, measure
@@ -45,6 +45,11 @@ def build_dataset(settings: Data, world: World) -> FaceDataset:
             )
     log.info("%s: %d images of %d identities", name, len(dataset), dataset.num_classes)
     return dataset
+
+
+def separate_classes(dataset: FaceDataset) -> Mapping[str, int]:
+    """Return the classes of each dataset that has a head of its own, by name; empty if none has."""
+    return dataset.separate if isinstance(dataset, ImageDataset) else {}
 
 
 def _open_dataset(settings: Data, world: World) -> FaceDataset:

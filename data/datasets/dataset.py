@@ -44,10 +44,6 @@ class FaceDataset(StoredImages, Protocol):
         None if the labels of a single dataset are used as they are.
         """
 
-    @property
-    def separate(self) -> Mapping[str, int]:
-        """Number of classes of each dataset that is kept separate, by short name; empty if none."""
-
 
 @runtime_checkable
 class Prefetching(Protocol):

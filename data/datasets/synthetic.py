@@ -11,8 +11,6 @@ Shape legend: m images of a request, S image side, K frequencies.
 
 import math
 import struct
-from collections.abc import Mapping
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +43,6 @@ class SyntheticImages:
     """
 
     class_mapping: ClassMapping | None = None
-    separate: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, *, identities: int, images: int, image_size: int, seed: int = 0) -> None:
         if not 1 <= identities <= images:
