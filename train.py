@@ -51,6 +51,7 @@ from data.build import (
     class_mapping_file,
     dataset_name,
     describe_order,
+    separate_classes,
     stated_numbers,
 )
 from data.loading.choose_decoder import choose_decoder
@@ -120,6 +121,7 @@ def run(
     output = config.output
     torch.manual_seed(config.seed)
     dataset = build_dataset(config.data, world)
+    separate = separate_classes(dataset)
     plan = make_plan(config, len(dataset))
     verifier = build_verifier(config, world)
     checkpoints = Checkpoints(output, world=world, keep=config.checkpoint.keep)
@@ -128,6 +130,7 @@ def run(
     if config.init_from is not None and found is None:
         load_initial_weights(backbone, config.init_from)
     telemetry = Telemetry(output, world=world, total_steps=plan.total_steps)
+    saved = None if found is None else read_metadata(found)
     trainer = build_trainer(
         config,
         plan,
@@ -141,9 +144,10 @@ def run(
         telemetry=telemetry,
         signals=signals,
         identity=run_identity(
-            config, describe_order(config.data), dataset.num_classes, len(dataset), dataset.separate
+            config, describe_order(config.data), dataset.num_classes, len(dataset), separate
         ),
-        separate=dataset.separate,
+        separate=separate,
+        saved=saved,
     )
     if found is not None:
         trainer.restore(found)
@@ -153,10 +157,9 @@ def run(
     )
     with telemetry:
         telemetry.text("config", dump_config(config))
-        if found is not None:
+        if saved is not None:
             log.info("resumed %s at step %d", found, trainer.progress.step)
-            saved = read_metadata(found).get("config", {})
-            for change in changed_settings(saved, config_values(config)):
+            for change in changed_settings(saved.get("config", {}), config_values(config)):
                 log.info("since the checkpoint, %s", change)
         elif folder.resume is not None:
             log.info("nothing to resume in %s: starting anew", output)
@@ -174,7 +177,8 @@ def dry_run(config: Config, world: World, device: torch.device, reason: str) -> 
     separate: Mapping[str, int] = {}
     if not remark:
         dataset = build_dataset(config.data, world)
-        images, classes, separate = len(dataset), dataset.num_classes, dataset.separate
+        images, classes = len(dataset), dataset.num_classes
+        separate = separate_classes(dataset)
         build_order(config.data, dataset, config.seed)
         build_verifier(config, world)
     precision = Precision(config.train.precision, device)

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from data.augmentations.augment import Augmentation
 from data.datasets.dataset import FaceDataset, ImageDataset, open_dataset
+from data.datasets.synthetic import SyntheticImages
 from data.demo.generate import make_demo_data
 from data.loading.choose_decoder import choose_decoder, measure
 from data.loading.loader import Batch, Loader
@@ -27,24 +28,12 @@ from recognition.distributed import World, barrier
 log = logging.getLogger(__name__)
 
 
-def build_dataset(settings: Data, world: World) -> ImageDataset:
+def build_dataset(settings: Data, world: World) -> FaceDataset:
     """Return the training set, generated first if it is the demo's.
 
     Raises `ValueError` when the counts that the config states are not those of the dataset.
     """
-    if settings.demo is not None:
-        folder = Path(dataset_name(settings))  # a single one, with a demo
-        if world.is_main:
-            with progress_bar(f"making {folder}", "image") as progress:
-                make_demo_data(folder, **settings.demo.model_dump(), progress=progress)
-        barrier()
-    dataset = open_dataset(
-        settings.train,
-        merge=settings.merge,
-        remap_labels=settings.remap_labels,
-        cache_folder=settings.index_cache,
-        list_root=settings.list_root,
-    )
+    dataset = _open_dataset(settings, world)
     name = dataset_name(settings)
     found = {"num_classes": dataset.num_classes, "num_images": len(dataset)}
     for key, value in found.items():
@@ -58,15 +47,38 @@ def build_dataset(settings: Data, world: World) -> ImageDataset:
     return dataset
 
 
+def separate_classes(dataset: FaceDataset) -> Mapping[str, int]:
+    """Return the classes of each dataset that has a head of its own, by name; empty if none has."""
+    return dataset.separate if isinstance(dataset, ImageDataset) else {}
+
+
+def _open_dataset(settings: Data, world: World) -> FaceDataset:
+    if settings.synthetic is not None:
+        counts = settings.synthetic.model_dump()
+        return SyntheticImages(**counts, image_size=settings.image_size)
+    if settings.demo is not None:
+        folder = Path(dataset_name(settings))  # a single one, with a demo
+        if world.is_main:
+            with progress_bar(f"making {folder}", "image") as progress:
+                make_demo_data(folder, **settings.demo.model_dump(), progress=progress)
+        barrier()
+    return open_dataset(
+        locations(settings),
+        merge=settings.merge,
+        remap_labels=settings.remap_labels,
+        cache_folder=settings.index_cache,
+        list_root=settings.list_root,
+    )
+
+
 def stated_numbers(settings: Data) -> tuple[int, int, str] | None:
     """Return what the config says of data that is not here: images, identities, and a remark.
 
     None where the data itself can be counted, or must be because the config states no numbers.
     """
-    locations = settings.train if isinstance(settings.train, list) else [settings.train]
     missing = [
         str(location)
-        for location in locations
+        for location in locations(settings)
         if not is_url(location) and not Path(location).exists() and not expand(location)
     ]
     if missing and settings.demo is not None:
@@ -93,8 +105,15 @@ def class_mapping_file(dataset: FaceDataset) -> dict[str, str]:
 
 def dataset_name(settings: Data) -> str:
     """Return what the config calls the training data, for messages."""
+    if settings.synthetic is not None:
+        return "synthetic identities"
+    return ", ".join(map(shown, locations(settings)))
+
+
+def locations(settings: Data) -> list[Path | str]:
+    """Return where the training images are; nowhere if they are made up."""
     train = settings.train
-    return ", ".join(map(shown, train if isinstance(train, list) else [train]))
+    return train if isinstance(train, list) else [] if train is None else [train]
 
 
 def build_order(settings: Data, dataset: FaceDataset, seed: int) -> SampleOrder:
@@ -173,14 +192,15 @@ def build_loader(
 
 def pack_hint(settings: Data) -> str:
     """Return how to write the training data once at `data.image_size`: commands, and a setting."""
-    size = settings.image_size
-    locations = settings.train if isinstance(settings.train, list) else [settings.train]
-    if any(map(is_url, locations)) or (len(locations) > 1 and settings.merge == "by_name"):
+    size, places = settings.image_size, locations(settings)
+    if not places:
+        return f"lower data.image_size, which is {size}: images are made when they are read"
+    if any(map(is_url, places)) or (len(places) > 1 and settings.merge == "by_name"):
         # Packed one by one, datasets that share names would no longer share classes.
         return f"write the data once with scripts/pack_records.py --size {size} (docs/data.md)"
     remap = ["--remap-labels"] if settings.remap_labels else []
     commands, packed = [], []
-    for location in locations:
+    for location in places:
         kind, path = location_kind(location), Path(location)
         base = path.with_suffix("") if path.is_file() else folder_of(path)
         base = base if base.name.strip(".") else Path(os.path.abspath(base))

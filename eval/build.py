@@ -13,7 +13,7 @@ def build_verifier(config: Config, world: World) -> Verifier:
     """
     settings, train = config.verification, config.data.train
     folder = settings.folder
-    if folder is None:
+    if folder is None and train is not None:
         first = train[0] if isinstance(train, list) else train
         folder = None if is_url(first) else folder_of(first)
     return Verifier(

@@ -18,14 +18,14 @@ from recognition import __version__
 from recognition.checkpoint import Checkpoints, backbone_file
 from recognition.config import Config, Optimizer
 from recognition.config_file import config_values
-from recognition.distributed import World, shard_range
+from recognition.distributed import World, from_main, shard_range
 from recognition.failure import StopSignals
 from recognition.head import PartialFC, RowOptimizer, SeparateHeads, build_row_optimizer
 from recognition.head.online_softmax.settings import KEEP_BYTES, STAGE_BYTES, budget
 from recognition.head.optim.storage import STORAGE, zero_rows
 from recognition.optimizer import make_optimizer
-from recognition.plan import Plan, make_schedule
-from recognition.precision import Precision, choose_head_precision
+from recognition.plan import Plan, make_sample_rate, make_schedule
+from recognition.precision import HeadPrecision, Precision, choose_head_precision
 from recognition.telemetry import Telemetry
 from recognition.trainer import BatchSource, Trainer, Verify
 
@@ -81,19 +81,48 @@ def build_centre_optimizer(config: Config) -> RowOptimizer:
     return build_row_optimizer(config.optimizer.name, **options)
 
 
+def choose_products(
+    config: Config, device: torch.device, saved: Mapping[str, Any] | None = None
+) -> HeadPrecision:
+    """Return the arithmetic of the head's products; `saved` is that of `build_trainer`."""
+    known = (saved or {}).get("head_precision")
+    return choose_head_precision(
+        config.head.precision,
+        device,
+        samples=config.train.global_batch_size // config.train.accumulation,
+        size=config.backbone.embedding_size,
+        saved=known if isinstance(known, Mapping) else None,
+    )
+
+
+def agree_on_products(
+    config: Config, device: torch.device, world: World, saved: Mapping[str, Any] | None
+) -> str:
+    """Return rank 0's choice of `choose_products`, `fp32` or `bf16`, and log it. Collective."""
+    # What one core measures, another may not.
+    choice = from_main(choose_products(config, device, saved) if world.is_main else None)
+    assert choice is not None, "rank 0 chooses"
+    log.info("head: matrix products in %s", choice.reason)
+    if choice.slow and world.is_main:
+        log.warning(
+            "head.precision is bf16, which is slower on this CPU (%s): set it to auto, or to fp32",
+            choice.reason,
+        )
+    return choice.name
+
+
 def build_head(
-    config: Config, classes: int | Mapping[str, int], device: torch.device
-) -> PartialFC | SeparateHeads:
+    config: Config, classes: int | Mapping[str, int], device: torch.device, plan: Plan,
+    precision: str,
+) -> PartialFC | SeparateHeads:  # fmt: skip
     """Return this rank's part of the classifier: one head, or one for each dataset by its name.
 
     Those of datasets differ in their number of classes, by which they divide the memory budgets of
-    a rank, and in their seed.
+    a rank, and in their seed. `precision` is that of the products, fp32 or bf16.
     """
     settings = config.head
-    precision, reason = choose_head_precision(settings.precision, device)
-    log.info("head: matrix products in %s", reason)
     optional = {
-        "sample_rate": settings.sample_rate,
+        "sample_rate": make_sample_rate(settings, plan),
         "rebuild_every": settings.rebuild_every,
         "hard_share": settings.hard_share,
         "block_bytes": None if settings.block_mib is None else settings.block_mib << 20,
@@ -173,21 +202,22 @@ def build_trainer(
     checkpoints: Checkpoints,
     telemetry: Telemetry,
     signals: StopSignals,
-    identity: Mapping[str, Any],
-    separate: Mapping[str, int] = MappingProxyType({}),
+    identity: Mapping[str, Any],  # that of `run_identity`
+    separate: Mapping[str, int] = MappingProxyType({}),  # as there
+    saved: Mapping[str, Any] | None = None,  # metadata of the checkpoint that the run resumes
 ) -> Trainer:
-    """Return the trainer, its head and optimizer built; `identity` is that of `run_identity`.
-
-    `separate` is as there.
-    """
+    """Return the trainer, its head and optimizer built. Collective."""
     precision = Precision(config.train.precision, device)
     if precision.caution and world.is_main:
         log.warning(precision.caution)
+    # Refused before the head is built: drawing ten million centres takes minutes.
+    schedule = make_schedule(config.schedule, config.optimizer.lr, plan)
+    products = agree_on_products(config, device, world, saved)
     return Trainer(
         world=world,
         device=device,
         backbone=backbone,
-        head=build_head(config, separate or identity["classes"], device),
+        head=build_head(config, separate or identity["classes"], device, plan, products),
         optimizer=make_optimizer(
             config.optimizer.name,
             backbone,
@@ -195,7 +225,8 @@ def build_trainer(
             fused=device.type == "cuda",
             **optimizer_options(config.optimizer),
         ),
-        schedule=make_schedule(config.schedule, config.optimizer.lr, plan),
+        schedule=schedule,
+        sample_rate=make_sample_rate(config.head, plan),
         plan=plan,
         source=source,
         prepare=prepare,
@@ -213,6 +244,7 @@ def build_trainer(
         identity=identity,
         metadata={
             "config": config_values(config),
+            "head_precision": {"name": products, "device": device.type},
             "versions": {"torch": torch.__version__, "partialfc": __version__},
         },
     )
@@ -242,7 +274,7 @@ def describe_model(
         "head": f"{rows:,} of {num_classes:,} class centres per rank in {storage}, "
         f"{size / 2**20:,.1f} MiB with the optimizer's state, {size // max(rows, 1):,} bytes per "
         f"class, {config.head.placement}; matrix products in "
-        + choose_head_precision(config.head.precision, device)[1],
+        + choose_products(config, device).reason,
         **_describe_heads(config, {} if isinstance(classes, int) else classes),
     }
 

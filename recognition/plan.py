@@ -5,10 +5,11 @@ any number of ranks, follows the same plan, and `--dry-run` can print it.
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from recognition.config import Config, Schedule
+from recognition.config import Config, Head, Schedule
 from recognition.distributed import World
 
 
@@ -31,6 +32,18 @@ class LearningRateSchedule:
         if step < self.warmup_steps:
             return self.base_lr * (step + 1) / self.warmup_steps
         return self.base_lr * self.decay(step)
+
+
+@dataclass(frozen=True)
+class SampleRateSchedule:
+    """The head's sample rate of every step: call it with the number of the step, from 0."""
+
+    rates: tuple[float, ...]
+    milestones: tuple[int, ...]  # ascending; rate i + 1 begins at step `milestones[i]`
+
+    def __call__(self, step: int) -> float:
+        """Return the sample rate of step `step`."""
+        return self.rates[bisect_right(self.milestones, step)]
 
 
 @dataclass(frozen=True)
@@ -98,15 +111,9 @@ def make_schedule(config: Schedule, base_lr: float, plan: Plan) -> LearningRateS
     Raises `ValueError` when the warm-up or a milestone is beyond the run's end.
     """
     warmup = config.warmup_steps or round((config.warmup_epochs or 0.0) * plan.steps_per_epoch)
-    milestones = config.milestone_steps or [
-        round(epoch * plan.steps_per_epoch) for epoch in config.milestone_epochs or []
-    ]
-    for name, step in [("warm-up", warmup), *(("milestone", step) for step in milestones)]:
-        if step >= plan.total_steps and step > 0:
-            raise ValueError(
-                f"schedule: {name} at step {step} of {plan.total_steps}: expected it before the "
-                "end; train longer, or move it"
-            )
+    milestones = _in_steps(config.milestone_steps, config.milestone_epochs, plan)
+    _check_within(plan, "schedule: warm-up", [warmup])
+    _check_within(plan, "schedule: milestone", milestones)
     decays: dict[str, Callable[[int], float]] = {
         "polynomial": lambda step: (
             (1 - (step - warmup) / (plan.total_steps - warmup)) ** config.power
@@ -114,6 +121,40 @@ def make_schedule(config: Schedule, base_lr: float, plan: Plan) -> LearningRateS
         "step": lambda step: config.gamma ** sum(step >= milestone for milestone in milestones),
     }
     return LearningRateSchedule(base_lr, plan.total_steps, warmup, decays[config.name])
+
+
+def make_sample_rate(config: Head, plan: Plan) -> SampleRateSchedule | None:
+    """Return the head's sample rate of every step; None where the config states none.
+
+    Raises `ValueError` when a rate begins beyond the run's end, or at the same step as another.
+    """
+    if config.sample_rate is None:
+        return None
+    rates = config.sample_rate if isinstance(config.sample_rate, list) else [config.sample_rate]
+    milestones = _in_steps(config.sample_rate_steps, config.sample_rate_epochs, plan)
+    _check_within(plan, "head: next sample rate", milestones)
+    if len({0, *milestones}) < len(rates):
+        raise ValueError(
+            f"head: sample_rate_epochs {config.sample_rate_epochs} are the steps {milestones} of "
+            f"{plan.steps_per_epoch:g} per epoch: expected every rate for a step or more; move "
+            "them apart, or state sample_rate_steps"
+        )
+    return SampleRateSchedule(tuple(rates), tuple(milestones))
+
+
+def _in_steps(steps: list[int] | None, epochs: list[float] | None, plan: Plan) -> list[int]:
+    """Return milestones in steps, of which the config has a list of either kind or none."""
+    return steps or [round(epoch * plan.steps_per_epoch) for epoch in epochs or []]
+
+
+def _check_within(plan: Plan, name: str, steps: list[int]) -> None:
+    """Raise `ValueError` for a step that the run does not reach."""
+    for step in steps:
+        if step >= plan.total_steps and step > 0:
+            raise ValueError(
+                f"{name} at step {step} of {plan.total_steps}: expected it before the end; train "
+                "longer, or move it"
+            )
 
 
 def check_batch(config: Config, world: World) -> None:
@@ -138,6 +179,9 @@ def describe_plan(config: Config, num_images: int, world: World) -> dict[str, st
     batch = train.global_batch_size // train.accumulation
     shown = sorted({0, schedule.warmup_steps, *(plan.total_steps * i // 10 for i in range(10))})
     rates = [f"{schedule.lr_at(step):.4g} at step {step:,}" for step in shown]
+    sampling = make_sample_rate(config.head, plan)
+    steps = () if sampling is None else (0, *sampling.milestones)
+    fractions = [f"{sampling(step):g} from step {step:,} on" for step in steps if sampling]
     return {
         "steps": f"{plan.total_steps:,} ({plan.steps_per_epoch:,.1f} per epoch)",
         "batch": f"{train.global_batch_size} images per step: {train.accumulation} "
@@ -146,4 +190,5 @@ def describe_plan(config: Config, num_images: int, world: World) -> dict[str, st
         f"{', '.join(sets) or 'no sets'}",
         "checkpoints": f"every {plan.save_every:,} steps and at the end",
         "learning rate": ", ".join(rates),
+        **({"sample rate": ", ".join(fractions)} if fractions else {}),
     }

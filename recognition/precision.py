@@ -3,8 +3,11 @@
 Only the backbone runs under autocast; the head's margins and softmax statistics are always fp32.
 """
 
+import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -12,6 +15,12 @@ _DTYPES: dict[str, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
+
+
+BF16_GAIN = 1.2
+"""How much faster products in bf16 must be: rows are rounded too, which fp32 spares."""
+
+_BLOCK_ROWS, _MOST_SAMPLES, _REPEATS = 256, 128, 5
 
 
 @dataclass
@@ -127,16 +136,88 @@ class Precision:
         return LossScaler(enabled=False)
 
 
-def choose_head_precision(requested: str, device: torch.device) -> tuple[str, str]:
-    """Return the arithmetic of the head's matrix products, `fp32` or `bf16`, and why in words.
+@dataclass(frozen=True)
+class HeadPrecision:
+    """The arithmetic of the head's matrix products, `fp32` or `bf16`, and why it was chosen."""
 
-    `requested` is one of these, or `auto`: bf16 where the device is fast at it.
+    name: str
+    reason: str  # in words, the name first
+    slow: bool = False  # whether it was asked for, and the other one is faster
+
+
+def choose_head_precision(
+    requested: str,
+    device: torch.device,
+    *,
+    samples: int,
+    size: int,
+    saved: Mapping[str, Any] | None = None,
+) -> HeadPrecision:
+    """Return the arithmetic of the head's matrix products.
+
+    On a CPU, `auto` measures both and takes bf16 only if it is faster by `BF16_GAIN`; on a GPU it
+    goes by the compute capability.
+
+    Args:
+        requested: `fp32`, `bf16` or `auto`.
+        device: where the head computes.
+        samples: of the products, those of a micro-batch on all ranks.
+        size: of an embedding.
+        saved: what the checkpoint that the run resumes from says, `{"name": ..., "device": ...}`.
+            On a CPU it is kept for `auto`: a measurement need not come out the same again, and
+            another machine's would change the numbers in the middle of a run.
     """
-    if requested != "auto":
-        return requested, f"{requested}, as configured"
-    if device.type != "cuda":
-        return "fp32", "fp32, because many CPUs are slower in bf16"
-    major, minor = torch.cuda.get_device_capability(device)
-    if major >= 8:
-        return "bf16", "bf16, because this GPU has tensor cores for it"
-    return "fp32", f"fp32, because compute capability {major}.{minor} has no bf16: it begins at 8.0"
+    if requested == "fp32":
+        return HeadPrecision("fp32", "fp32, as configured")
+    before = (saved or {}).get("name")
+    other = f"; the checkpoint had {before}" if before else ""
+    if device.type == "cuda":
+        if requested == "bf16":
+            return HeadPrecision("bf16", "bf16, as configured")
+        major, minor = torch.cuda.get_device_capability(device)
+        if major >= 8:
+            return HeadPrecision("bf16", f"bf16: this GPU has tensor cores for it{other}")
+        lacking = f"fp32: compute capability {major}.{minor} has no bf16, it begins at 8.0"
+        return HeadPrecision("fp32", lacking + other)
+    known = before in ("fp32", "bf16") and (saved or {}).get("device") == device.type
+    if requested == "auto" and known:
+        return HeadPrecision(str(before), f"{before}, as in the checkpoint")
+    rates = product_rates(samples, size)
+    fp32, bf16 = rates["fp32"], rates["bf16"]
+    found = f"{fp32:.0f} GFLOP/s in fp32 and {bf16:.0f} in bf16, measured on one core"
+    if requested == "bf16":
+        return HeadPrecision("bf16", f"bf16, as configured: {found}", slow=fp32 > bf16 * BF16_GAIN)
+    name = "bf16" if bf16 > fp32 * BF16_GAIN else "fp32"
+    return HeadPrecision(name, f"{name}: {found}{other}")
+
+
+def product_rates(samples: int, size: int) -> dict[str, float]:
+    """Return GFLOP/s of one CPU core at the head's three kinds of products, by precision.
+
+    They are those of a block of centres: logits, the embeddings' gradient, the centres' gradient;
+    the best of `_REPEATS`. Takes some 10 ms. The number of torch's threads is restored.
+    """
+    samples = min(samples, _MOST_SAMPLES)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the head's threads have it
+    try:
+        return {
+            name: _product_rate(samples, size, dtype)
+            for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
+        }
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _product_rate(samples: int, size: int, dtype: torch.dtype) -> float:
+    unit_Nd = torch.full((samples, size), 0.5, dtype=dtype)  # no random numbers: seeds stay
+    centre_Rd = torch.full((_BLOCK_ROWS, size), 0.5, dtype=dtype)
+    exp_RN = torch.full((_BLOCK_ROWS, samples), 0.5, dtype=dtype)
+    seconds = []
+    for _ in range(1 + _REPEATS):
+        started = time.perf_counter()
+        torch.mm(centre_Rd, unit_Nd.T)
+        torch.mm(exp_RN.T, centre_Rd)
+        torch.mm(exp_RN, unit_Nd)
+        seconds.append(time.perf_counter() - started)
+    return 3 * 2 * _BLOCK_ROWS * samples * size / min(seconds[1:]) / 1e9

@@ -99,6 +99,7 @@ class Trainer:
         head: PartialFC | SeparateHeads,
         optimizer: torch.optim.Optimizer,  # of the backbone
         schedule: LearningRateSchedule,  # for backbone and head alike
+        sample_rate: Callable[[int], float] | None = None,  # the head's, by step, for the log
         plan: Plan,
         source: BatchSource,  # this rank's micro-batches
         # From a micro-batch on the host to float input and labels on `device`; it augments.
@@ -120,6 +121,7 @@ class Trainer:
         self.world, self.device = world, device
         self.backbone, self.head, self.optimizer = backbone, head, optimizer
         self.schedule, self.plan, self.precision = schedule, plan, precision
+        self.sample_rate = sample_rate
         self.source, self.prepare, self.verify = source, prepare, verify
         self.checkpoints, self.telemetry, self.signals = checkpoints, telemetry, signals
         self.global_batch_size, self.clip_norm = global_batch_size, clip_norm
@@ -348,6 +350,7 @@ class Trainer:
         values = {
             **means,
             "lr": self.schedule.lr_at(step - 1),
+            **({} if self.sample_rate is None else {"sample_rate": self.sample_rate(step - 1)}),
             "epoch": step / self.plan.steps_per_epoch,
             **meter.rates(),
             "memory_gb": peak_memory_bytes(self.device) / 2**30,

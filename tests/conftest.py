@@ -92,6 +92,7 @@ seed: 5
 data: {{train: {tiny_data}, image_size: 32, workers: 1}}
 backbone: {{name: rtiny, embedding_size: 16}}
 head:
+  precision: fp32
   sampling: random_negative
   sample_rate: 0.5
   loss: {{name: cosface, m: 0.2}}

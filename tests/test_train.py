@@ -21,12 +21,14 @@ from data.records.writer import RecordWriter, write_face_records
 from recognition.build import build_head, run_identity
 from recognition.config_file import load_config
 from recognition.head.online_softmax.settings import BLOCK_BYTES, KEEP_BYTES
+from recognition.plan import Plan
 from recognition.precision import Precision
 from tests.conftest import corrupt, picture
 from tests.launch import train, train_well
 
 pytestmark = pytest.mark.slow
 
+PLAN = Plan(1.0, 40, 40, 40)
 FROZEN = ("--set", "backbone.frozen_batch_norm=true")
 # A few steps, each saved. Last bits that differ grow by an order of magnitude every few steps, on
 # some processors faster than on others, so what sums in another order is compared at once.
@@ -98,9 +100,9 @@ def test_a_run_learns_and_its_folder_is_complete(tiny_config: Path, tmp_path: Pa
 
 def test_the_head_gets_the_stated_budgets(tiny_config: Path) -> None:
     config = load_config(tiny_config, ["head.block_mib=3", "head.keep_mib=0"])
-    head = build_head(config, 13, torch.device("cpu"))
+    head = build_head(config, 13, torch.device("cpu"), PLAN, "fp32")
     assert f"block_bytes={3 << 20}, keep_bytes=0" in repr(head)
-    head = build_head(load_config(tiny_config), 13, torch.device("cpu"))
+    head = build_head(load_config(tiny_config), 13, torch.device("cpu"), PLAN, "fp32")
     assert f"block_bytes={BLOCK_BYTES['cpu']}, keep_bytes={KEEP_BYTES['cpu']}" in repr(head)
 
 

@@ -54,7 +54,7 @@ def draw_grid(
     samples_n = torch.from_numpy(indices)
     batch = Batch(
         images=torch.from_numpy(pixels).permute(0, 3, 1, 2),
-        labels=torch.from_numpy(dataset.labels[indices]),
+        labels=torch.from_numpy(dataset.classes(indices)),
         indices=samples_n,
         epochs=torch.full_like(samples_n, epoch),
     )

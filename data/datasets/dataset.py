@@ -30,6 +30,9 @@ class FaceDataset(StoredImages, Protocol):
     def labels(self) -> npt.NDArray[np.signedinteger[Any]]:
         """Class of each image, from 0 to `num_classes - 1`; int32 or int64 [n]."""
 
+    def classes(self, indices: Int64s) -> Int64s:
+        """Return the class of each image at `indices`, int64 [m] both."""
+
     @property
     def num_classes(self) -> int:
         """Number of classes; each has an image."""
@@ -145,6 +148,10 @@ class ImageDataset:
 
     def __len__(self) -> int:
         return self._starts[-1]
+
+    def classes(self, indices: Int64s) -> Int64s:
+        """See `FaceDataset`."""
+        return self.labels[indices].astype(np.int64)
 
     def storage_order(self) -> Int64s | None:
         """Return the indices source by source, each in the order of its storage."""

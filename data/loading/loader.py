@@ -222,7 +222,7 @@ class Loader:
 
     def _load(self, spec: BatchSpec) -> tuple[Batch, Timings]:
         decoded = self._decoder.decode(spec.indices, spec.epochs)
-        labels = self.dataset.labels[decoded.indices].astype(np.int64, copy=False)
+        labels = self.dataset.classes(decoded.indices)
         batch = Batch(
             images=decoded.images,
             labels=self._tensor(labels),

@@ -45,6 +45,30 @@ class DemoData(Section):
         return self
 
 
+class SyntheticData(Section):
+    """Made-up identities instead of `data.train`, for heads of any size: nothing is stored.
+
+    Each identity is a coloured pattern, of which every image is made when it is read; how often an
+    identity is seen is long-tailed, as in photographs from the web.
+    """
+
+    identities: Annotated[int, Field(ge=2, lt=2**31)] = 10_000_000
+    """Identities to train on; each has an image."""
+    images: Count = 60_000_000
+    """Images of an epoch."""
+    seed: Seed = 0
+    """Decides patterns and labels."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.images < self.identities:
+            raise ValueError(
+                f"images is {self.images}, identities is {self.identities}: expected at least one "
+                "image of each"
+            )
+        return self
+
+
 class Augment(Section):
     """Augmentation of whole batches on the device; `scripts/show_augmentations.py` draws it.
 
@@ -102,9 +126,9 @@ class Augment(Section):
 class Data(Section):
     """Where the training images are and how they are read; see [data.md](data.md)."""
 
-    train: Locations
+    train: Locations | None = None
     """The training images: a `.rec` file, a pattern of shards, a folder, a list, a URL, or a YAML
-    list of these."""
+    list of these. Required unless `synthetic` is stated."""
     merge: Literal["offset", "by_name", "separate"] = "offset"
     """How several datasets are joined. `offset`: the classes of each follow those of the one
     before. `by_name`: equal labels or folder names are one class. `separate`: each has a head of
@@ -153,6 +177,8 @@ class Data(Section):
     """Random changes of the images."""
     demo: DemoData | None = None
     """Generate the dataset. `{}` does so with the defaults."""
+    synthetic: SyntheticData | None = None
+    """Train on made-up identities of which nothing is stored. `{}` does so with the defaults."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -181,6 +207,11 @@ class Data(Section):
                 f"loss_weights is {self.loss_weights}, merge is {self.merge} and train names "
                 f"{datasets} dataset(s): expected merge: separate and one number for each dataset; "
                 "correct the list, or leave it out"
+            )
+        if (self.train is None) == (self.synthetic is None):
+            raise ValueError(
+                f"train is {self.train} and synthetic is {self.synthetic}: state where the images "
+                "are in train, or synthetic: {} for images that are made up, and not both"
             )
         if self.demo is not None and not isinstance(self.train, Path):
             raise ValueError(

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, PositiveFloat, model_validator
 
-from recognition.config.base import Count, CountOrZero, Fraction, Section
+from recognition.config.base import Count, CountOrZero, Epochs, Fraction, Section
 from recognition.head.losses.base import Loss
 from recognition.head.losses.build import build_loss
 from recognition.head.sampling.build import check_sampling
@@ -64,10 +64,15 @@ class Head(Section):
         "hard_negative",
     ] = "all"
     """Which classes take part in a step."""
-    sample_rate: Fraction | None = None
+    sample_rate: Fraction | list[Fraction] | None = None
     """Fraction of all classes that take part in a step, for the rules that have one. Safe with many
     identities (Glint360K, WebFace); costs accuracy at low FAR with few (MS1MV2 at 0.1: IJB-C TAR at
-    FAR 1e-5 is 92.3, with the full softmax 94.2)."""
+    FAR 1e-5 is 92.3, with the full softmax 94.2). A list is of the fractions that follow each
+    other, such as `[0.1, 0.3, 1]`: few negatives first, and all at the end."""
+    sample_rate_steps: list[Count] | None = None
+    """Steps at which the next rate of the list begins, ascending: one fewer than it has rates."""
+    sample_rate_epochs: list[Epochs] | None = None
+    """The same in epochs."""
     rebuild_every: Count | None = None
     """Steps between two builds of the index of `hash_forest`; by default 100."""
     hard_share: Fraction | None = None
@@ -81,8 +86,9 @@ class Head(Section):
     """Cosine above which a negative is left out, as it may be the same person; null keeps all."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the matrix products: `auto` is bf16 on a GPU of compute capability 8.0 or
-    higher, else fp32. bf16 rounds their factors and results to 8 bits; margins, softmax statistics
-    and updates are always fp32."""
+    higher, and on a CPU that a measurement at the start shows to be faster at it, else fp32; a run
+    that resumes on a CPU keeps what it had. bf16 rounds their factors and results to 8 bits;
+    margins, softmax statistics and updates are always fp32."""
     storage: Literal["fp32", "bf16", "int8"] = "fp32"
     """How the centres are kept between steps: 4, 2 or 1 bytes per number; `int8` with a scale per
     class. Arithmetic is fp32; what is written is rounded at random, right on average."""
@@ -108,5 +114,20 @@ class Head(Section):
                 )
         if self.sample_rate is None and self.sampling in _SAMPLINGS_WITH["sample_rate"]:
             raise ValueError(f"sampling: {self.sampling} needs a sample_rate, for example 0.1")
+        self._check_rates()
         check_sampling(self.sampling, replicated=self.placement == "replicated")
         return self
+
+    def _check_rates(self) -> None:
+        self._at_most_one("sample_rate_steps", "sample_rate_epochs")
+        milestones = self.sample_rate_steps or self.sample_rate_epochs or []
+        rates = self.sample_rate if isinstance(self.sample_rate, list) else [self.sample_rate]
+        if len(rates) != len(milestones) + 1:
+            raise ValueError(
+                f"sample_rate is {self.sample_rate} and the rates change at {milestones}: expected "
+                "one rate more than sample_rate_steps or sample_rate_epochs has milestones"
+            )
+        if sorted(set(milestones)) != list(milestones):
+            raise ValueError(
+                f"the sample rates change at {milestones}: state the milestones in ascending order"
+            )

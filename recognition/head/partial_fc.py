@@ -5,7 +5,7 @@ centres per class (1 except for sub-centres), d embedding size.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -88,7 +88,8 @@ class PartialFC(nn.Module):
         sampling: a name in `SAMPLINGS`.
         sample_rate: fraction of the classes in the active set, in (0, 1]; for the rules that use
             one. Safe at hundreds of thousands of classes, costly at low false accept rates with
-            few.
+            few. Or a function that returns the fraction of a step, numbered as `step_count`: a
+            pure one, so that a resumed run replays it.
         rebuild_every: steps between two indexes of `hash_forest`.
         hard_share: fraction of the quota that hardness decides, of `hard_negative`; the rest is
             drawn at random.
@@ -119,10 +120,10 @@ class PartialFC(nn.Module):
 
     def __init__(
         self, embedding_size: int, num_classes: int, *, placement: str = "sharded",
-        sampling: str = "random_negative", sample_rate: float = 0.1, rebuild_every: int = 100,
-        hard_share: float = 0.5, loss: Loss | None = None, scale: float = 64.0,
-        inter_class_filter: float | None = None, storage: str = "fp32", seed: int = 0,
-        optimizer: RowOptimizer | None = None, update: str = "coasting",
+        sampling: str = "random_negative", sample_rate: float | Callable[[int], float] = 0.1,
+        rebuild_every: int = 100, hard_share: float = 0.5, loss: Loss | None = None,
+        scale: float = 64.0, inter_class_filter: float | None = None, storage: str = "fp32",
+        seed: int = 0, optimizer: RowOptimizer | None = None, update: str = "coasting",
         block_bytes: int | None = None, keep_bytes: int | None = None,
         stage_bytes: int = STAGE_BYTES, matmul_dtype: torch.dtype = torch.float32,
         group: dist.ProcessGroup | None = None, device: torch.device | str | None = None,

@@ -141,7 +141,12 @@ def write_inputs(folder: Path, options: argparse.Namespace) -> Path:
 output: {folder / "run"}
 data: {{train: {folder / "data"}, image_size: {IMAGE_SIZE}}}
 backbone: {{name: rtiny, embedding_size: 16}}
-head: {{sampling: random_negative, sample_rate: 0.5, loss: {{name: cosface, m: 0.2}}, scale: 16}}
+head:
+  precision: fp32
+  sampling: random_negative
+  sample_rate: 0.5
+  loss: {{name: cosface, m: 0.2}}
+  scale: 16
 optimizer: {{lr: 0.01}}
 train: {{global_batch_size: {options.batch}, steps: {options.steps}, device: cpu}}
 verification: {{sets: [pairs], every_steps: {options.save_every}}}

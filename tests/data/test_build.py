@@ -58,6 +58,21 @@ def test_large_images_are_to_be_packed_at_the_size_of_training(
     assert {pixel_size(packed.encoded(index)) for index in range(5)} == {(112, 112)}
 
 
+def test_made_up_identities_are_loaded_as_any_dataset() -> None:
+    settings = {"synthetic": {"identities": 300, "images": 900, "seed": 4}, "image_size": 24}
+    config = Config.model_validate(
+        {"data": settings, "train": {"steps": 1, "global_batch_size": 4}, "output": "out"}
+    )
+    dataset = build_dataset(config.data, World())
+    loader = build_loader(config, dataset, World(), torch.device("cpu"))
+    (batch,) = loader.batches(7, 8)
+    assert batch.images.shape == (4, 3, 24, 24)
+    assert batch.labels.tolist() == dataset.labels[batch.indices].tolist()
+    assert (len(dataset), dataset.num_classes) == (900, 300)
+    with pytest.raises(ValueError, match=r"num_classes is 7 .* has 300"):
+        build_dataset(config.data.model_copy(update={"num_classes": 7}), World())
+
+
 def test_every_kind_of_data_gets_its_commands(tmp_path: Path) -> None:
     people(tmp_path / "a", {"ann": 2, "bob": 1}, size=30)
     (tmp_path / "b.csv").write_text("ann/000.jpg,4\nbob/000.jpg,7\n")

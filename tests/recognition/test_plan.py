@@ -3,8 +3,9 @@ from typing import Any
 
 import pytest
 
-from recognition.config import Config, Schedule
-from recognition.plan import Plan, make_plan, make_schedule
+from recognition.config import Config, Head, Schedule
+from recognition.distributed import World
+from recognition.plan import Plan, describe_plan, make_plan, make_sample_rate, make_schedule
 
 
 def plan(total: int = 100, per_epoch: float = 10.0) -> Plan:
@@ -90,3 +91,42 @@ def test_nothing_is_verified_or_saved_just_before_the_end(
 def test_a_run_of_less_than_one_step_is_refused() -> None:
     with pytest.raises(ValueError, match=r"31 images.*global_batch_size 64"):
         make_plan(config(), 31)
+
+
+def rates(**milestones: Any) -> Head:
+    return Head(sampling="random_negative", sample_rate=[0.1, 0.3, 1.0], **milestones)
+
+
+def test_the_sample_rate_changes_at_its_milestones() -> None:
+    rate = make_sample_rate(rates(sample_rate_steps=[20, 70]), plan())
+    assert rate is not None
+    assert [rate(step) for step in (0, 19, 20, 69, 70, 99)] == [0.1, 0.1, 0.3, 0.3, 1.0, 1.0]
+    in_epochs = make_sample_rate(rates(sample_rate_epochs=[1.25, 3]), plan(per_epoch=10.0))
+    assert in_epochs is not None
+    assert in_epochs.milestones == (12, 30)  # as the learning rate's, rounded to whole steps
+    constant = make_sample_rate(Head(sampling="random_all", sample_rate=0.2), plan())
+    assert constant is not None
+    assert {constant(step) for step in range(100)} == {0.2}
+    assert make_sample_rate(Head(), plan()) is None
+
+
+@pytest.mark.parametrize(
+    ("milestones", "found"),
+    [
+        ({"sample_rate_steps": [20, 100]}, "step 100 of 100"),
+        ({"sample_rate_epochs": [1, 10]}, "step 100 of 100"),
+        ({"sample_rate_epochs": [1.01, 1.02]}, r"\[10, 10\]"),
+        ({"sample_rate_epochs": [0.01, 1]}, r"\[0, 10\]"),
+    ],
+)
+def test_a_sample_rate_without_a_step_is_refused(milestones: dict[str, Any], found: str) -> None:
+    with pytest.raises(ValueError, match=found):
+        make_sample_rate(rates(**milestones), plan())
+
+
+def test_a_dry_run_shows_the_sample_rates() -> None:
+    head = rates(sample_rate_epochs=[0.5, 1]).model_dump()
+    lines = describe_plan(config(head=head), 6400, World())
+    for value in ("0.1", "0.3", "step 50 ", "step 100 "):
+        assert value in lines["sample rate"]
+    assert "sample rate" not in describe_plan(config(), 6400, World())

@@ -3,7 +3,14 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from recognition.precision import LossScaler, Precision, choose_head_precision
+from recognition import precision
+from recognition.precision import (
+    HeadPrecision,
+    LossScaler,
+    Precision,
+    choose_head_precision,
+    product_rates,
+)
 
 
 def test_only_fp16_scales_the_loss() -> None:
@@ -80,25 +87,76 @@ def test_endless_overflow_is_an_error() -> None:
         scaler.update(overflowed=True)
 
 
+GPU, CPU = torch.device("cuda"), torch.device("cpu")
+
+
+def choose(
+    requested: str, device: torch.device, saved: tuple[str, str] | None = None
+) -> HeadPrecision:
+    before = None if saved is None else dict(zip(("name", "device"), saved, strict=True))
+    return choose_head_precision(requested, device, samples=8, size=16, saved=before)
+
+
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(precision, "product_rates")
+
+
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize(
-    ("requested", "device", "capability", "expected"),
+    ("requested", "capability", "expected"),
     [
-        ("auto", "cpu", None, "fp32"),
-        ("auto", "cuda", (7, 5), "fp32"),
-        ("auto", "cuda", (8, 0), "bf16"),
-        ("auto", "cuda", (9, 0), "bf16"),
-        ("fp32", "cuda", (9, 0), "fp32"),
-        ("bf16", "cpu", None, "bf16"),
+        ("auto", (7, 5), "fp32"),
+        ("auto", (8, 0), "bf16"),
+        ("auto", (9, 0), "bf16"),
+        ("fp32", (9, 0), "fp32"),
+        ("bf16", (7, 5), "bf16"),
     ],
 )
-def test_auto_is_bf16_where_the_device_is_fast_at_it(
-    monkeypatch: pytest.MonkeyPatch,
-    requested: str,
-    device: str,
-    capability: tuple[int, int] | None,
-    expected: str,
+def test_a_gpu_goes_by_its_compute_capability(
+    monkeypatch: pytest.MonkeyPatch, requested: str, capability: tuple[int, int], expected: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    precision, reason = choose_head_precision(requested, torch.device(device))
-    assert precision == expected
-    assert reason.startswith(expected)
+    choice = choose(requested, GPU, ("fp32", "cpu"))
+    assert (choice.name, choice.slow) == (expected, False)
+    assert choice.reason.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("fp32", "bf16", "expected"),
+    [(148, 55, "fp32"), (100, 100, "fp32"), (100, 119, "fp32"), (100, 121, "bf16")],
+)
+def test_a_cpu_takes_bf16_only_if_it_is_clearly_faster(
+    monkeypatch: pytest.MonkeyPatch, fp32: float, bf16: float, expected: str
+) -> None:
+    monkeypatch.setattr(precision, "product_rates", lambda *_: {"fp32": fp32, "bf16": bf16})
+    choice = choose("auto", CPU)
+    assert choice.name == expected
+    assert str(fp32) in choice.reason
+    assert str(bf16) in choice.reason
+    assert choose("auto", CPU, ("bf16", "cuda")).name == expected
+    assert choose("auto", CPU, ("fp8", "cpu")).name == expected
+    assert choose("bf16", CPU).slow == (fp32 == 148)
+
+
+@pytest.mark.usefixtures("unmeasured")
+@pytest.mark.parametrize("name", ["fp32", "bf16"])
+def test_a_cpu_keeps_what_the_checkpoint_had_and_does_not_measure(name: str) -> None:
+    assert choose("auto", CPU, (name, "cpu")).name == name
+    assert choose("fp32", CPU, (name, "cpu")).name == "fp32"
+
+
+def test_measuring_leaves_threads_and_random_numbers_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        rates = product_rates(300, 24)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert set(rates) == {"fp32", "bf16"}
+    assert min(rates.values()) > 0
+    assert torch.equal(torch.rand(2), expected)

@@ -33,9 +33,11 @@ def sample_random_negative(request: SampleRequest) -> ActiveSet:
     `t·2^32` with `t = max(0, (M − P) / (C − P))`. So M classes are expected, the positives
     included; the count varies by about `sqrt(M)`, and every rank decides on its own classes
     without knowing the others. Where the positives reach the quota they alone are taken, and
-    `overflow` says so.
+    `overflow` says so. A quota of all classes takes all of them, as `sample_all` does.
     """
     positives, quota = request.positive_classes(), request.quota
+    if quota == request.num_classes:
+        return ActiveSet(RowSet(request.shard_classes), positives, positives >= quota)
     others = (request.num_classes - positives).clamp_min(1)
     # Integer arithmetic, so that the CPU and every GPU cut at the same hash.
     threshold = ((quota - positives).clamp_min(0) << 32) // others
@@ -49,7 +51,10 @@ def sample_random_all(request: SampleRequest) -> ActiveSet:
     A class is taken when its hash of (seed, step, class id), uniform on `[0, 2^32)`, is below
     `M/C·2^32` with the quota `M = ceil(rate·C)`, so that M classes are expected. A sample whose
     target class is not taken has nothing to be attracted to in this step. `overflow` is never set.
+    A quota of all classes takes all of them, as `sample_all` does.
     """
+    if request.quota == request.num_classes:
+        return sample_all(request)
     none_L = torch.zeros(request.shard_classes, dtype=torch.bool, device=request.labels.device)
     mask_L = request.draw(none_L, (request.quota << 32) // request.num_classes)
     return ActiveSet(RowSet.of_mask(mask_L), request.positive_classes(), _no(request))

@@ -73,14 +73,15 @@ class Selection:
     reader: TableReader
     shard: tuple[int, int]
     num_classes: int
-    rate: float
+    rate: float | Callable[[int], float]
     seed: int
     _background: Background = field(init=False)
     _ahead: _Ahead | None = None
     _so_far: tuple[int, RowSet] | None = None  # a step, and all rows chosen ahead for it
 
     def __post_init__(self) -> None:
-        check(0.0 < self.rate <= 1.0, "sample_rate", self.rate, "0 < sample_rate <= 1")
+        if not callable(self.rate):
+            self.rate_at(0)
         self._background = Background(self.reader.table.device)
 
     def __getstate__(self) -> dict[str, object]:
@@ -117,7 +118,11 @@ class Selection:
         if not (isinstance(self.sampler, Importance) and torch.is_grad_enabled()):
             return None
         request = self._request(step, batch.all_labels)
-        return None if request.rate == 1.0 else partial(self.sampler.draw, request, collectives)
+        return (
+            None
+            if request.quota == request.num_classes
+            else partial(self.sampler.draw, request, collectives)
+        )
 
     def prefetch(self, step: int, label_N: Tensor, labels: Tensor) -> None:
         """Begin to choose a step's classes by the global batch's labels, and to stage their rows.
@@ -165,8 +170,14 @@ class Selection:
                 rows.host_index  # noqa: B018  # copied here, so that the update need not wait
         self._so_far = step, rows
 
+    def rate_at(self, step: int) -> float:
+        """Return the sample rate of a step. Raises `ValueError` for one that is out of range."""
+        rate = self.rate(step) if callable(self.rate) else self.rate
+        check(0.0 < rate <= 1.0, "sample_rate", rate, "0 < sample_rate <= 1")
+        return rate
+
     def _request(self, step: int, label_N: Tensor, unit_Nd: Tensor | None = None) -> SampleRequest:
-        settings = *self.shard, self.num_classes, self.rate, self.seed
+        settings = *self.shard, self.num_classes, self.rate_at(step), self.seed
         return SampleRequest(label_N, *settings, step, unit_Nd, self.reader)
 
 

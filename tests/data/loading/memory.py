@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import simplejpeg
+from numpy.typing import NDArray
 
 SIDE = 16
 
@@ -43,6 +44,9 @@ class MemoryDataset:
 
     def describe(self, index: int) -> str:
         return f"memory, image {index}"
+
+    def classes(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self.labels[indices]
 
     def storage_order(self) -> None:
         return None

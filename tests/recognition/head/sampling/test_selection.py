@@ -251,3 +251,53 @@ def test_ranks_on_a_gpu_check_each_others_labels(monkeypatch: pytest.MonkeyPatch
         assert checked.unit is not batch.unit
         head._selection.prefetch(0, labels[:5], local)  # of another size: another batch
         assert head._selection(0, batch, local)[1] is batch
+
+
+def _rate(step: int) -> float:
+    return (0.1, 0.1, 0.4, 1.0)[min(step, 3)]
+
+
+def _train(head: PartialFC, steps: range, *, ahead: bool = False) -> list[int]:
+    """Train on the batches of `steps`; return how many classes took part in each."""
+    counts = []
+    for step in steps:
+        x, y = _batch(step)
+        if ahead:
+            head.prefetch(y, [6])
+        output = head(x, y, [6])
+        output.loss.backward()
+        head.step(0.1)
+        counts.append(output.active_classes)
+    return counts
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("sampling", ["random_negative", "hard_negative"])
+def test_the_sample_rate_changes_at_its_very_step(sampling: str, ahead: bool) -> None:
+    counts = _train(_head(sampling=sampling, sample_rate=_rate), range(5), ahead=ahead)
+    for rate, steps in ((0.1, range(2)), (0.4, range(2, 3)), (1.0, range(3, 5))):
+        constant = _head(sampling=sampling, sample_rate=rate)
+        for step in steps:
+            constant.step_count = step  # which, with the labels, decides how many are drawn
+            assert counts[step] == constant(*_batch(step), [6]).active_classes
+    assert counts[3:] == [CLASSES, CLASSES]
+
+
+def test_a_resumed_run_replays_the_sample_rates_to_the_bit() -> None:
+    whole, first, second = (_head(sample_rate=_rate) for _ in range(3))
+    _train(whole, range(5))
+    _train(first, range(2))
+    for name, rows in second.state_tensors().items():
+        rows.copy_(first.state_tensors()[name])
+    second.set_extra_state(first.get_extra_state())
+    _train(second, range(2, 5))
+    for name, rows in whole.state_tensors().items():
+        assert torch.equal(rows, second.state_tensors()[name]), name
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.5, float("nan")])
+def test_a_sample_rate_out_of_range_is_refused_at_its_step(rate: float) -> None:
+    head = _head(sample_rate=lambda step: rate if step == 1 else 0.5)
+    _train(head, range(1))
+    with pytest.raises(ValueError, match=f"sample_rate.*{rate}"):
+        _train(head, range(1, 2))
