@@ -162,9 +162,9 @@ class PartialFC(nn.Module):
         reader = TableReader(self.table, embedding_size)
         self._selection = Selection(sampler, reader, self.shard, num_classes, sample_rate, seed)
         self._softmax = GlobalSoftmax(stream, self.shard, self.loss, self._collectives, seed)
-        first_class = self.shard[0]
+        first_class, all_coast = self.shard[0], update == "coasting" and sampling == "all"
         self._update = CentreUpdate(
-            stream, self.optimizer, sgd, self._collectives, first_class, seed
+            stream, self.optimizer, sgd, self._collectives, first_class, seed, all_coast
         )
         self._active_classes = 0
         self.register_buffer("running", torch.tensor(self.loss.initial, device=device))

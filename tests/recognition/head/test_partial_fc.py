@@ -204,13 +204,18 @@ def test_skip_drops_the_gradient_and_counts_the_step() -> None:
 
 
 @pytest.mark.parametrize("update", ["frozen", "coasting"])
-def test_a_step_without_samples_treats_all_centres_as_not_sampled(update: str) -> None:
-    head = _head(update=update)
+@pytest.mark.parametrize("placement", ["sharded", "host"])
+@pytest.mark.parametrize("sampling", ["random_negative", "all"])
+def test_a_step_without_samples_treats_all_centres_as_not_sampled(
+    update: str, placement: str, sampling: str
+) -> None:
+    head = _head(update=update, placement=placement, sampling=sampling)
     _step(head, 0)
+    head.step(0.1, no_samples=True, skip=True)
     weight, momentum = head.weight.clone(), head.state_tensors()["momentum"].clone()
     head.step(0.1, no_samples=True)
 
-    assert head.step_count == 2
+    assert head.step_count == 3
     if update == "coasting":
         momentum = 0.9 * momentum + 5e-4 * weight
         weight = weight - 0.1 * momentum
