@@ -153,18 +153,17 @@ class PartialFC(nn.Module):
         )  # fmt: skip
         in_blocks = parallel and sgd is not None and threads.ops.makes_up
         self._coasting = create_coasting(
-            update, self.table, self.optimizer, seed, self.shard[0],
-            samples=sampling != "all", in_blocks=in_blocks,
-        )  # fmt: skip
+            update, self.table, self.optimizer, seed, self.shard[0], in_blocks=in_blocks
+        )
         stream = BlockStream(self.table, embedding_size, settings, threads, lean)
         options = {"rebuild_every": rebuild_every, "hard_share": hard_share}
         sampler = build_sampler(sampling, self.replicated, **options)
         reader = TableReader(self.table, embedding_size)
         self._selection = Selection(sampler, reader, self.shard, num_classes, sample_rate, seed)
         self._softmax = GlobalSoftmax(stream, self.shard, self.loss, self._collectives, seed)
-        first_class, all_coast = self.shard[0], update == "coasting" and sampling == "all"
+        first_class = self.shard[0]
         self._update = CentreUpdate(
-            stream, self.optimizer, sgd, self._collectives, first_class, seed, all_coast
+            stream, self.optimizer, sgd, self._collectives, first_class, seed
         )
         self._active_classes = 0
         self.register_buffer("running", torch.tensor(self.loss.initial, device=device))

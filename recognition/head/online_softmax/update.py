@@ -3,7 +3,6 @@
 Shapes: C centres of a block, D numbers per class, d embedding size.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -45,7 +44,6 @@ class CentreUpdate:
     collectives: Collectives
     first_class: int  # class id of row 0
     seed: int  # of stochastic rounding
-    all_coast: bool  # whether all rows move in a step without samples, having missed none before
     losses: list[CentreLoss] = field(default_factory=list)  # one per backward pass
 
     def apply(
@@ -61,8 +59,7 @@ class CentreUpdate:
         """
         sgd = self.sgd
         flag = skip if isinstance(skip, Tensor) else None
-        by_torch = sgd is None or not self.stream.threads.ops.reads_skip
-        if flag is None or by_torch or (no_samples and self.all_coast):
+        if flag is None or sgd is None or not self.stream.threads.ops.reads_skip:
             flag = None
             if skip:
                 return None
@@ -73,7 +70,6 @@ class CentreUpdate:
 
         rows = self._rows(no_samples=no_samples)
         if no_samples:
-            self._move_all(lr, step)
             return rows
         second_pass = self._second_pass(rows, grad_scale)
         if sgd is not None:
@@ -82,17 +78,6 @@ class CentreUpdate:
             for _ in second_pass.gradients(update, with_state=True):
                 pass
         return rows
-
-    def _move_all(self, lr: float, step: int) -> None:
-        """Update all rows with a gradient of zero, where every other step updates all of them."""
-
-        def update(ops: BlockOps, blocks: Iterator[Block]) -> None:
-            for block in blocks:
-                self._update(block, torch.zeros_like(block.read("weight")), lr, step)
-
-        rows = RowSet(len(self.stream.table.weight) if self.all_coast else 0)
-        for _ in self.stream.map(update, rows, samples=1, with_state=True):
-            pass
 
     def clear(self) -> None:
         """Drop all gradients, and release their memory."""
