@@ -116,7 +116,7 @@ class PartialFCMethod(Method[PartialFC]):
 
     def state_bytes(self) -> int:
         """See `Method`: without a copy of a table that is kept in another form."""
-        rows = self._head.state_rows().values()
+        rows = self._head.table.state_rows().values()
         return sum(each.shape.numel() * each.dtype.itemsize for each in rows)
 
     def rows(self, classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -196,6 +196,8 @@ METHODS: dict[str, MethodEntry] = {
     "frozen": _variant(update="frozen"),
     "replicated": _variant(placement="replicated", same=True),
     "host": _variant(placement="host", same=True),
+    "all": _variant(sampling="all"),
+    "importance": _variant(sampling="importance"),
     "random_all": _variant(sampling="random_all"),
     "hash_forest": _variant(sampling="hash_forest"),
     "hard_negative": _variant(sampling="hard_negative"),
