@@ -18,6 +18,8 @@ from recognition.head.online_softmax.forward import BlockExps, NegativeStatistic
 from recognition.head.online_softmax.stream import BlockStream
 from recognition.head.rows import RowSet
 
+_CHUNK = 1 << 18  # rows at a time, so that temporaries are small
+
 
 @dataclass(frozen=True)
 class DrawnRows:
@@ -46,10 +48,15 @@ class RowScores:
         """Return each row's share in the gradient of its sample, to base 2: float32 [L].
 
         That is its probability among the sample's negatives, with the exact sum of exponentials,
-        times the sample's weight: the derivative of its loss by their log-sum-exp.
+        times the sample's weight: the derivative of its loss by their log-sum-exp. Written over the
+        logits; call it once.
         """
         of_sample_S = weight_S.abs().log2() - log2_total_S
-        return self.logit + of_sample_S.index_select(0, self.sample)
+        for logit_R, sample_R in zip(
+            self.logit.split(_CHUNK), self.sample.split(_CHUNK), strict=True
+        ):
+            logit_R += of_sample_S.index_select(0, sample_R)
+        return self.logit
 
 
 def score_rows(
