@@ -52,10 +52,9 @@ class RowScores:
         logits; call it once.
         """
         of_sample_S = weight_S.abs().log2() - log2_total_S
-        for logit_R, sample_R in zip(
-            self.logit.split(_CHUNK), self.sample.split(_CHUNK), strict=True
-        ):
-            logit_R += of_sample_S.index_select(0, sample_R)
+        for first in range(0, len(self.logit), _CHUNK):
+            of_chunk = slice(first, first + _CHUNK)
+            self.logit[of_chunk] += of_sample_S.index_select(0, self.sample[of_chunk])
         return self.logit
 
 

@@ -65,7 +65,7 @@ def _histogram(log2_share_L: Tensor) -> Tensor:
     """Return how many classes have a share in each bin: int64 [B], bin 0 the smallest."""
     bins = _OCTAVES * _BINS_PER_OCTAVE
     counts_B = torch.zeros(bins, dtype=torch.int64, device=log2_share_L.device)
-    for share_R in log2_share_L.split(_CHUNK):
+    for share_R in torch.split(log2_share_L, _CHUNK):
         # Bin 0 takes NaN, and what is too small to matter: it is dropped.
         bin_R = (share_R * _BINS_PER_OCTAVE).nan_to_num_(nan=-math.inf).floor_()
         bin_R = bin_R.add_(bins + 1).clamp_(0, bins).to(torch.int32)
