@@ -60,15 +60,15 @@ class CompiledOps(BlockOps):
         return None
 
     def largest_exps(
-        self, exp_CN: Tensor, inverse_C: Tensor, centres: int, sum_exp_N: Tensor
+        self, exp_CN: Tensor, inverse_C: Tensor, centres: int, weight_N: Tensor
     ) -> tuple[Tensor, Tensor]:
         """See `BlockOps.largest_exps`."""
         if centres > 1:
-            return super().largest_exps(exp_CN, inverse_C, centres, sum_exp_N)
+            return super().largest_exps(exp_CN, inverse_C, centres, weight_N)
         logit_R = torch.empty_like(inverse_C)
         sample_R = torch.empty(len(exp_CN), dtype=torch.int64)
         loops.largest_exps(
-            _array(exp_CN), inverse_C.numpy(), sum_exp_N.numpy(), exp_CN.dtype == torch.bfloat16,
+            _array(exp_CN), inverse_C.numpy(), weight_N.numpy(), exp_CN.dtype == torch.bfloat16,
             logit_R.numpy(), sample_R.numpy(),
         )  # fmt: skip
         return logit_R, sample_R

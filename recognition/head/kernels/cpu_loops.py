@@ -29,7 +29,6 @@ _ARITHMETIC = {"reassoc", "contract", "nsz", "arcp", "afn"}
 # in float32 would lose three digits.
 _RUN = 64
 _EPSILON = F32(EPSILON)
-_TINY = F32(np.finfo(F32).tiny)
 _MAX_POWER = F32(2.0**-FIXED_MAX)
 # 2^z by its Taylor series: for |z| <= 1/2 eight terms leave 5e-9, a tenth of float32's last bit.
 _T1, _T2, _T3, _T4, _T5, _T6, _T7 = (F32(log(2.0) ** k / factorial(k)) for k in range(1, 8))
@@ -201,15 +200,12 @@ def softmax_block(
 
 @_compiled
 def largest_exps(
-    exp_RN: Any, inverse_R: Any, sum_exp_N: Any, half: bool, logit_R: Any, sample_R: Any
+    exp_RN: Any, inverse_R: Any, weight_N: Any, half: bool, logit_R: Any, sample_R: Any
 ) -> None:
-    """Find each row's largest exponential over the sum of its sample, to base 2."""
+    """Find each row's largest exponential times its sample's weight, to base 2 without it."""
     rows, samples = exp_RN.shape
-    weight_N = np.empty(samples, F32)
     wide_N, share_N = np.empty(samples, F32), np.empty(samples, F32)
     wide_bits_N, share_bits_N = wide_N.view(np.int32), share_N.view(np.int32)
-    for n in range(samples):
-        weight_N[n] = F32(1.0) / max(sum_exp_N[n], _TINY)
     for r in range(rows):
         _widen(exp_RN[r], half, wide_N, wide_bits_N)
         # Of numbers above 0 the bits, as integers, are in their order, and their maximum is found

@@ -173,25 +173,23 @@ class BlockOps:
         return rescale_N
 
     def largest_exps(
-        self, exp_CN: Tensor, inverse_C: Tensor, centres: int, sum_exp_N: Tensor
+        self, exp_CN: Tensor, inverse_C: Tensor, centres: int, weight_N: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return each class's largest exponential over the sum of its sample, and which sample's.
+        """Return each class's largest exponential times its sample's weight, and which sample's.
 
-        The exponential to base 2, without the sum: float32 [R], −inf for 0; and int64 [R].
+        The exponential to base 2, without the weight: float32 [R], −inf for 0; and int64 [R].
 
         Args:
             exp_CN: what `softmax_block` left.
             inverse_C: what it took.
             centres: K.
-            sum_exp_N: above 0 where a sample's exponentials are.
+            weight_N: of each sample.
         """
-        weight_N = sum_exp_N.clamp_min(torch.finfo(torch.float32).tiny).reciprocal_()
-        exp_RKN = (exp_CN * weight_N).view(-1, centres, exp_CN.shape[1])
-        value_R, place_R = exp_RKN.flatten(1).max(1)
-        sample_R = place_R % exp_CN.shape[1]
-        centre_R = torch.arange(0, len(exp_CN), centres, device=exp_CN.device)
-        norm_R = inverse_C[centre_R + place_R // exp_CN.shape[1]]
-        return (value_R.float() / (weight_N[sample_R] * norm_R)).log2_(), sample_R
+        samples = exp_CN.shape[1]
+        place_R = (exp_CN * weight_N).view(-1, centres * samples).argmax(1)
+        sample_R = place_R % samples
+        centre_R = torch.arange(0, len(exp_CN), centres, device=exp_CN.device) + place_R // samples
+        return (exp_CN[centre_R, sample_R].float() / inverse_C[centre_R]).log2_(), sample_R
 
     def add_targets(
         self, block: Block, grad_unit_Rd: Tensor, target_N: Tensor, grad_Nd: Tensor

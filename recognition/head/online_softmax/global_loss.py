@@ -52,6 +52,10 @@ class Picked:
     sample: Tensor | None  # int64 [S], ascending; None for all of them
     total: int  # over all ranks
 
+    def of(self, samples: Samples) -> Samples:
+        """Return those of some samples."""
+        return samples if self.sample is None else samples.pick(self.sample)
+
 
 @dataclass(frozen=True)
 class GlobalSoftmax:
@@ -96,19 +100,16 @@ class GlobalSoftmax:
         cosine_M, active_M = self._gather(targets.cosine, active_M).sum(0)
         inputs = self._observe(LossInputs(cosine_M, batch.norm, running), batch)
         picked = pick_samples(self.loss.batch_rate, batch, self.seed, step)
-        samples = Samples(batch.unit, target_row_M, self.loss.curriculum(inputs))
-        samples = samples if picked.sample is None else samples.pick(picked.sample)
+        samples = picked.of(Samples(batch.unit, target_row_M, self.loss.curriculum(inputs)))
         block_samples = collectives.block_samples(batch.sizes)
-        first_pass = partial(
-            negative_statistics, self.stream, samples,
-            block_samples=block_samples, with_grad=with_grad,
-        )  # fmt: skip
+        first_pass = partial(negative_statistics, self.stream, samples, block_samples=block_samples)
         if draw is None:
-            negatives, kept = first_pass(rows, keep=keep)
+            negatives, kept = first_pass(rows, with_grad=with_grad, keep=keep)
         else:
-            negatives, scores = score_rows(self.stream, samples, rows, block_samples=block_samples)
-        gathered_W2S = self._gather(negatives.running_max, negatives.sum_exp)
-        log2_total_S = combine_statistics(gathered_W2S[:, 0], gathered_W2S[:, 1])
+            pilot, _ = first_pass(draw.pilot, with_grad=False, keep=False)
+            given = samples, rows, self._combine(pilot)
+            negatives, scores = score_rows(self.stream, *given, block_samples=block_samples)
+        log2_total_S = self._combine(negatives)
         weights = self._weights(active_M, log2_total_S, picked)
         by = differentiate(self.loss, log2_total_S * math.log(2.0), inputs, weights, scale)
         grad_lse_S = by.negatives * scale
@@ -116,10 +117,10 @@ class GlobalSoftmax:
         log2_total_S = log2_total_S.masked_fill(log2_total_S.isneginf(), 0.0)
         gain = None
         if draw is not None:
-            drawn = draw(scores.log2_shares(log2_total_S, by.negatives * picked.total))
+            drawn = draw.choose(scores.log2_shares(log2_total_S, by.negatives * picked.total))
             rows, gain = drawn.rows, drawn.gain
             # Of few rows a fourth product costs less than the memory for keeping the first one's.
-            negatives, kept = first_pass(rows, gain=gain, keep=False)
+            negatives, kept = first_pass(rows, gain=gain, with_grad=with_grad, keep=False)
         of_targets = TargetGradients(batch.unit, target_row_M, targets.centre, by.target_cosine)
         return GlobalLoss(
             loss=collectives.sum_over_samples(by.loss),
@@ -137,6 +138,11 @@ class GlobalSoftmax:
         contributing = self.collectives.sum_over_samples(active_M.sum()).clamp_min(1.0)
         even_S = torch.full_like(log2_total_S, 1.0 / picked.total)
         return SampleWeights(active_M / contributing, even_S)
+
+    def _combine(self, negatives: NegativeStatistics) -> Tensor:
+        """Return the sum of all ranks' exponentials, to base 2: float32 [S]. Collective."""
+        gathered_W2S = self._gather(negatives.running_max, negatives.sum_exp)
+        return combine_statistics(gathered_W2S[:, 0], gathered_W2S[:, 1])
 
     def _gather(self, *statistics_M: Tensor) -> Tensor:
         """Return every rank's statistics of its classes, two numbers per sample: [W, 2, M]."""

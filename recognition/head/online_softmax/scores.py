@@ -29,17 +29,20 @@ class DrawnRows:
     gain: Tensor | None  # float32 [A], one over each one's probability; None if all are 1
 
 
-Draw = Callable[[Tensor], DrawnRows]
-"""Takes the rows' shares to base 2, float32 [L], and returns some of the rows."""
+@dataclass(frozen=True)
+class Draw:
+    """How rows are drawn."""
+
+    # Some rows, chosen without looking at their shares, whose exponentials stand for all: the
+    # estimate only decides between the samples that compete for one row.
+    pilot: RowSet
+    # Takes the rows' shares to base 2, float32 [L], and returns some of the rows.
+    choose: Callable[[Tensor], DrawnRows]
 
 
 @dataclass(frozen=True)
 class RowScores:
-    """Of each row its largest exponential, in proportion to the sample's sum, and whose it is.
-
-    The sums are those over the blocks of a part so far, an estimate: it only decides between the
-    samples that compete for one row.
-    """
+    """Of each row its largest exponential, in proportion to the sample's sum, and whose it is."""
 
     logit: Tensor  # float32 [L], to base 2; −inf for a row that is no sample's negative
     sample: Tensor  # int32 [L]
@@ -51,6 +54,8 @@ class RowScores:
         times the sample's weight: the derivative of its loss by their log-sum-exp. Written over the
         logits; call it once.
         """
+        if len(weight_S) == 0:
+            return self.logit
         of_sample_S = weight_S.abs().log2() - log2_total_S
         for first in range(0, len(self.logit), _CHUNK):
             of_chunk = slice(first, first + _CHUNK)
@@ -59,12 +64,19 @@ class RowScores:
 
 
 def score_rows(
-    stream: BlockStream, samples: Samples, rows: RowSet, *, block_samples: int
+    stream: BlockStream,
+    samples: Samples,
+    rows: RowSet,
+    log2_estimate_S: Tensor,
+    *,
+    block_samples: int,
 ) -> tuple[NegativeStatistics, RowScores]:
     """Return each sample's softmax over all `rows`, without the sum of centres, and the scores.
 
-    `rows` are the whole table; other arguments are those of `negative_statistics`.
+    `rows` are the whole table, `log2_estimate_S`, float32 [S], estimates the sums of exponentials,
+    −inf where there is none; other arguments are those of `negative_statistics`.
     """
+    log2_estimate_S = log2_estimate_S.nan_to_num(neginf=0.0)
     transform, unit_Sd = stream.transform(samples.curriculum), samples.unit
     exps = BlockExps(
         unit_Sd.to(stream.settings.matmul_dtype), rows.positions(samples.target_row), transform
@@ -80,8 +92,9 @@ def score_rows(
         sum_GS = unit_Sd.new_zeros(ops.sum_parts(block_rows), len(unit_Sd))
         for block in blocks:
             exp_CS, _, inverse_C, _ = exps.make_unfused(ops, block, found.running_max, sum_GS)
-            largest = ops.largest_exps(exp_CS, inverse_C, transform.centres, sum_GS.sum(0))
-            logit_R, sample_R = largest
+            log2_weight_S = found.running_max - log2_estimate_S
+            weight_S = (log2_weight_S - log2_weight_S.amax()).exp2_()
+            logit_R, sample_R = ops.largest_exps(exp_CS, inverse_C, transform.centres, weight_S)
             logit_R += found.running_max.index_select(0, sample_R)
             scores.logit[block.start : block.stop] = logit_R
             scores.sample[block.start : block.stop] = sample_R

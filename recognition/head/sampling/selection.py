@@ -118,11 +118,10 @@ class Selection:
         if not (isinstance(self.sampler, Importance) and torch.is_grad_enabled()):
             return None
         request = self._request(step, batch.all_labels)
-        return (
-            None
-            if request.quota == request.num_classes
-            else partial(self.sampler.draw, request, collectives)
-        )
+        if request.quota == request.num_classes:
+            return None
+        choose = partial(self.sampler.draw, request, collectives)
+        return Draw(self.sampler.pilot(request), choose)
 
     def prefetch(self, step: int, label_N: Tensor, labels: Tensor) -> None:
         """Begin to choose a step's classes by the global batch's labels, and to stage their rows.

@@ -1,6 +1,7 @@
 """The head on 1, 2 and 4 ranks against its dense definition, over five optimizer steps."""
 
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -266,10 +267,10 @@ def _golden_step() -> dict[str, dict[str, Tensor]]:
     return results
 
 
-def _train_on_few(sizes: list[int], placement: str) -> Tensor:
+def _train_on_few(sizes: list[int], placement: str, sampling: str) -> Tensor:
     """Take two steps of two micro-batches, this rank's part of each; return its rows."""
     rank = dist.get_rank() if dist.is_initialized() else 0
-    head = PartialFC(24, 40, placement=placement, sample_rate=0.3, seed=SEED)
+    head = PartialFC(24, 40, placement=placement, sampling=sampling, sample_rate=0.3, seed=SEED)
     generator = torch.Generator().manual_seed(0)
     local = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
     for number in range(4):
@@ -281,21 +282,27 @@ def _train_on_few(sizes: list[int], placement: str) -> Tensor:
     return head.weight
 
 
-def _train_on_few_everywhere(size_lists: list[list[int]], placements: list[str]) -> list[Tensor]:
-    return [_train_on_few(sizes, placement) for sizes in size_lists for placement in placements]
+def _train_on_few_everywhere(
+    size_lists: list[list[int]], kinds: list[tuple[str, str]]
+) -> list[Tensor]:
+    return [_train_on_few(sizes, *kind) for sizes in size_lists for kind in kinds]
 
 
 @pytest.mark.slow
-def test_ranks_may_have_no_sample_in_any_micro_batch() -> None:
-    """As few as one sample on all ranks together."""
-    size_lists, placements = [[1, 0], [0, 1], [5, 0], [2, 3]], ["sharded", "host", "replicated"]
-    one, other = run_ranks(_train_on_few_everywhere, 2, size_lists, placements)
-    whole = _train_on_few_everywhere([[sum(sizes)] for sizes in size_lists], placements)
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_may_have_no_sample_in_any_micro_batch(ranks: int) -> None:
+    """As few as one sample on all ranks together. Rows are drawn alike on any number of ranks."""
+    size_lists = [[1, 0], [0, 1], [5, 0], [2, 3]]
+    size_lists = [sizes + [0, 1] * (ranks // 2 - 1) for sizes in size_lists]
+    kinds = list(product(("sharded", "host", "replicated"), ("random_negative", "importance")))
+    parts = run_ranks(_train_on_few_everywhere, ranks, size_lists, kinds)
+    whole = _train_on_few_everywhere([[sum(sizes)] for sizes in size_lists], kinds)
     for number, expected in enumerate(whole):
-        replicated = placements[number % 3] == "replicated"
-        found = one[number] if replicated else torch.cat([one[number], other[number]])
-        assert not replicated or torch.equal(one[number], other[number])
-        _assert_near(found, expected.double(), LATER)
+        found = [part[number] for part in parts]
+        if kinds[number % len(kinds)][0] == "replicated":
+            assert all(torch.equal(found[0], other) for other in found)
+            found = found[:1]
+        _assert_near(torch.cat(found), expected.double(), LATER)
 
 
 @pytest.mark.slow

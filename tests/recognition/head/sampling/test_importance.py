@@ -151,10 +151,10 @@ def test_without_gradients_no_class_is_drawn() -> None:
 def test_the_compiled_search_finds_what_torch_finds(dtype: torch.dtype) -> None:
     exp = torch.rand(70, 33).to(dtype)
     exp[3] = 0.0
-    inverse, total = torch.rand(70) + 0.1, torch.rand(33) + 0.5
+    inverse, weight = torch.rand(70) + 0.1, torch.rand(33)
 
-    logit, sample = CompiledOps().largest_exps(exp, inverse, 1, total)
-    expected, of_sample = BlockOps().largest_exps(exp, inverse, 1, total)
+    logit, sample = CompiledOps().largest_exps(exp, inverse, 1, weight)
+    expected, of_sample = BlockOps().largest_exps(exp, inverse, 1, weight)
 
     torch.testing.assert_close(logit, expected)
     assert torch.equal(sample[expected.isfinite()], of_sample[expected.isfinite()])
