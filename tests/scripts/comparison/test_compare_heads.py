@@ -12,7 +12,7 @@ from recognition.config import Head
 from recognition.config_file import ConfigError, dump_config, read_settings
 from scripts.compare_heads import main
 from scripts.comparison.curves import mean_curve
-from scripts.comparison.report import END, START, SharedSetup, insert, markdown
+from scripts.comparison.report import END, START, SharedSetup, insert, markdown, write_json
 from scripts.comparison.runs import RunResult, SetFigures, finished
 from scripts.comparison.settings import Comparison, MethodRun, make_runs
 
@@ -121,8 +121,8 @@ def check_report(output: Path) -> tuple[str, list[dict[str, object]]]:
         assert one["sets"]["pairs"]["accuracy"] == verified[-1]["accuracy"]
         assert one["curve"] == [[log["step"], log["cosine_positive"]] for log in logs]
         assert one["step_seconds"] > 0
-        accuracy = f"{100 * one['sets']['pairs']['accuracy']:.2f}"
-        assert cells(text, one["method"])[0] == [accuracy, accuracy]
+        accuracy = f"{100 * one['sets']['pairs']['accuracy']:.1f}"
+        assert cells(text, one["method"])[0] == ["1", accuracy, accuracy]
         board = EventAccumulator(str(output / "tensorboard" / one["method"] / "seed_0")).Reload()
         curve = board.Scalars("compare/cosine_positive")
         assert [[event.step, pytest.approx(event.value)] for event in curve] == one["curve"]
@@ -201,34 +201,83 @@ def test_dry_run_prints_commands_that_train(
 
 
 def result(method: str, seed: int, accuracy: float, tar: float | None) -> RunResult:
-    figures = SetFigures(
-        pairs=400, accuracy=accuracy, accuracy_no_flip=0.5, tar_at_far={"1e-2": tar, "1e-3": None}
-    )
+    """Return a run's figures: this accuracy and TAR on `lfw`, always 50% on `cfp`."""
+    sets = {
+        "lfw": SetFigures(
+            pairs=400, accuracy=accuracy, accuracy_no_flip=0.5,
+            tar_at_far={"1e-2": tar, "1e-3": None},
+        ),
+        "cfp": SetFigures(
+            pairs=100, accuracy=0.5, accuracy_no_flip=0.5, tar_at_far={"1e-2": None}
+        ),
+    }  # fmt: skip
     return RunResult(
-        method=method, seed=seed, ranks=1, head={}, steps=8, sets={"lfw": figures}, loss=1.5,
+        method=method, seed=seed, ranks=1, head={}, steps=8, sets=sets, loss=1.5,
         step_seconds=0.25, selection_seconds=0.001 * seed, memory_gib=2.0, active_classes=1234,
         curve=[(4, 0.25 * seed), (8, 0.5 * seed)],
     )  # fmt: skip
 
 
-def test_the_report_has_means_over_seeds_and_their_spread(comparison: Path) -> None:
+@pytest.fixture
+def setup(comparison: Path) -> SharedSetup:
     config = all_runs(comparison)[0].config
-    setup = SharedSetup(config, identities=2000, images=20000, ranks=1)
+    return SharedSetup(config, identities=2000, images=20000, ranks=1)
+
+
+def test_the_report_has_mean_and_deviation_over_seeds(setup: SharedSetup, tmp_path: Path) -> None:
     runs = [result("a", 1, 0.9, 0.4), result("a", 2, 0.92, 0.5), result("b", 1, 0.88, None)]
     text = markdown(setup, runs)
     assert "20,000 images of 2,000 identities" in text
+    assert "| method | seeds |" in text
+    # Two values a distance d apart have the standard deviation d / sqrt(2): 1.41, 0.71 and 7.07.
     assert cells(text, "a") == [
-        ["91.00", "91.00"], ["45.00"], ["250.0", "1.50", "2,048", "1,234", "0.750", "1.500"]
+        ["2", "91.0 ± 1.4", "50.0 ± 0.0", "70.5 ± 0.7"], ["45.0 ± 7.1"],
+        ["250.0", "1.50", "2,048", "1,234", "0.750", "1.500"],
     ]  # fmt: skip
-    assert cells(text, "b")[:2] == [["88.00", "88.00"], ["–"]]
-    assert "| method | lfw @ 1e-2 |" in text
-    # sqrt(0.9 * 0.1 / 400) = 0.015
-    assert "lfw 1.50" in text
-    spreads = [line for line in text.splitlines() if line.startswith("Spread of")]
-    assert len(spreads) == 1
-    assert "`a`" in spreads[0]
-    assert "lfw 2.00" in spreads[0]
+    assert cells(text, "b")[:2] == [["1", "88.0", "50.0", "69.0"], ["–"]]
+    assert re.search(r"\| method \| +lfw @ 1e-2 \|\n", text)
+    # sqrt(0.9 * 0.1 / 400) = 0.015 and sqrt(0.5 * 0.5 / 100) = 0.05
+    assert "lfw 1.50, cfp 5.00" in text
+    assert "difference to" not in text  # no method shares two seeds with `a`
     assert mean_curve(runs[:2]) == ([4, 8], [0.375, 0.75])
+
+    write_json(tmp_path / "results.json", setup, runs)
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["differences"] == {"baseline": "a", "mean_accuracy_points": {}}
+    assert found["methods"]["a"]["seeds"] == [1, 2]
+    accuracy, tar = (found["methods"]["a"][key] for key in ("accuracy_percent", "tar_percent"))
+    assert accuracy["lfw"] == pytest.approx({"mean": 91.0, "deviation": 2**0.5})
+    assert accuracy["mean"] == pytest.approx({"mean": 70.5, "deviation": 0.5**0.5})
+    assert tar["lfw @ 1e-2"] == pytest.approx({"mean": 45.0, "deviation": 50**0.5})
+    assert tar["cfp @ 1e-2"] is None
+    assert found["methods"]["b"]["accuracy_percent"]["mean"] == {"mean": 69.0, "deviation": None}
+
+
+def test_the_report_has_differences_to_the_first_method(setup: SharedSetup, tmp_path: Path) -> None:
+    accuracies = {
+        "a": {1: 0.90, 2: 0.92, 3: 0.80},
+        "b": {1: 0.92, 2: 0.96},  # +2 and +4 points on lfw, +1 and +2 in the mean of both sets
+        "c": {3: 0.74, 4: 0.10, 2: 0.88, 1: 0.88},  # -1, -2 and -3 in the mean of seeds 1, 2, 3
+        "d": {1: 0.99, 4: 0.99},  # one common seed
+    }
+    runs = [
+        result(method, seed, accuracy, None)
+        for method, seeds in accuracies.items()
+        for seed, accuracy in seeds.items()
+    ]
+    text = markdown(setup, runs)
+    assert re.search(r"\| method \| difference to `a` \| standard error \| +seeds \|", text)
+    # b: sqrt(0.5) / sqrt(2); c: 1 / sqrt(3) = 0.577
+    assert cells(text, "b")[-1] == ["+1.50", "0.50", "1, 2"]
+    assert cells(text, "c")[-1] == ["-2.00", "0.58", "1, 2, 3"]
+    assert len(cells(text, "a")) == len(cells(text, "d")) == len(cells(text, "b")) - 1
+    write_json(tmp_path / "results.json", setup, runs)
+    found = json.loads((tmp_path / "results.json").read_text())["differences"]
+    assert found["baseline"] == "a"
+    points = found["mean_accuracy_points"]
+    assert list(points) == ["b", "c"]
+    assert points["b"].pop("seeds") == [1, 2]
+    assert points["b"] == pytest.approx({"mean": 1.5, "standard_error": 0.5})
 
 
 def test_a_page_without_the_marks_is_refused(
@@ -253,13 +302,21 @@ def test_the_shipped_comparison_can_be_started() -> None:
     heads = {run.method: run.config.head for run in runs}
     for name in ("full", "pfc_0.5", "pfc_0.2", "pfc_0.1", "pfc_0.05", "random_all_0.1"):
         assert name in heads
+    seeds = {name: [run.seed for run in runs if run.method == name] for name in heads}
+    assert next(iter(heads)) == "full"  # the baseline
+    five = ("full", "importance_0.1", "importance_0.1_int8", "pfc_0.1", "pfc_0.1_frozen")
+    assert {name for name in seeds if len(seeds[name]) > 1} == set(five)
+    assert all(seeds[name] == [0, 1, 2, 3, 4] for name in five)
     samplings = {head.sampling for head in heads.values()}
     assert samplings == set(get_args(Head.model_fields["sampling"].annotation))
     dissected = [head for head in heads.values() if head.loss.name == "d_softmax"]
     assert len(dissected) == 3
     assert len({head.model_dump_json() for head in heads.values()}) == len(heads)
     for method, head in heads.items():
-        assert head.sample_rate is None or method.endswith(f"_{head.sample_rate:g}")
+        words = method.split("_")
+        assert head.sample_rate is None or f"{head.sample_rate:g}" in words
+        assert head.storage == "fp32" or head.storage in words
+        assert ("frozen" in words) == (head.update == "frozen")
 
 
 def test_a_url_signed_again_is_no_other_setting(comparison: Path, tiny_data: Path) -> None:
