@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from backbones import BACKBONES
+from recognition.build import describe_model
 from recognition.config import Config
 from recognition.config_file import load_config
+from recognition.distributed import World
 from recognition.head import arcface, cosface
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -37,6 +40,15 @@ def test_loads_and_writes_to_a_folder_of_its_own_name(name: str) -> None:
     assert config.output == Path("runs", name)
     assert config.backbone.name in BACKBONES
     assert (CONFIGS / f"{name}.yaml").read_text().count("\n") <= 20
+
+
+def test_ten_million_identities_take_ten_gigabytes() -> None:
+    config = load("ten_million")
+    synthetic = config.data.synthetic
+    assert synthetic is not None
+    line = describe_model(config, synthetic.identities, World(), torch.device("cpu"))["head"]
+    assert "10,000,000 of 10,000,000" in line
+    assert "1,032 bytes per class" in line
 
 
 @pytest.mark.parametrize("name", RECIPES)
