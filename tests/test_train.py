@@ -116,7 +116,7 @@ STATEFUL = [
     (2, ["head.momentum=bf16", "head.update=frozen", "head.block_mib=1", "head.keep_mib=0"]),
     (2, ["head={placement: replicated, storage: bf16, momentum: int8}", f"head.loss={SUBCENTER}"]),
     (1, ["head={placement: host, sampling: hard_negative}", "optimizer.nesterov=true"]),
-    (2, ["head.storage=int8"]),
+    (2, ["head={sampling: importance, sample_rate: 0.5, storage: int8}"]),
 ]
 
 
