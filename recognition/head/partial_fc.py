@@ -285,7 +285,7 @@ class PartialFC(nn.Module):
         self.table.finish()
         self.table.release()
         if self._coasting is not None and rows is not None:
-            self._coasting.step(rows, lr, skip)
+            self._coasting.step(rows, lr, self.step_count, skip)
         self._update.clear()
         self.step_count += 1
 

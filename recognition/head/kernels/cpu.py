@@ -6,7 +6,6 @@ Shapes: R rows of a block, N samples, d embedding size.
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,10 +14,12 @@ from recognition.head.kernels.block import Block, LogitTransform
 from recognition.head.kernels.reference import BlockOps
 from recognition.head.optim.rounding import RowNoise
 from recognition.head.optim.row_optimizers import RowSGD
+from recognition.head.optim.storage import scale_name
 
 _NONE = np.empty(0, np.int64)
 _NO_FACTORS = np.empty((0, 4), np.float32)
-_MOMENTA = (torch.float32, torch.bfloat16)  # what the loops read and write
+_NO_KEYS = np.zeros(2, np.uint32)
+_NO_SCALES = torch.empty(0, 1)
 
 
 class CompiledOps(BlockOps):
@@ -26,17 +27,14 @@ class CompiledOps(BlockOps):
 
     def read_rows(self, block: Block, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """See `BlockOps.read_rows`."""
-        if not _has_loops(block):
-            return super().read_rows(block, dtype)
         weight = factor_Rd = block.tensors["weight"]
         copy = block.index is not None or dtype != weight.dtype or block.missed is not None
         if copy:
             factor_Rd = self.space.like("factor", weight[: len(block)], dtype)
-        inverse_R = weight.new_empty(len(block))
+        inverse_R = torch.empty(len(block))
         loops.read_rows(
-            weight.numpy(), weight.view(torch.int32).numpy(), _index(block), inverse_R.numpy(),
-            _array(factor_Rd), dtype == torch.bfloat16, copy, *_momentum(block), _factors(block),
-        )  # fmt: skip
+            *_rows(block), inverse_R.numpy(), _array(factor_Rd), dtype == torch.bfloat16, copy
+        )
         return factor_Rd, inverse_R
 
     def softmax_block(
@@ -77,13 +75,9 @@ class CompiledOps(BlockOps):
         self, block: Block, grad_unit_Rd: Tensor, target_N: Tensor, grad_Nd: Tensor
     ) -> None:
         """See `BlockOps.add_targets`."""
-        if not _has_loops(block):
-            super().add_targets(block, grad_unit_Rd, target_N, grad_Nd)
-            return
         loops.add_targets(
-            block.tensors["weight"].numpy(), _index(block), _array(grad_unit_Rd),
-            target_N.numpy(), block.start, grad_Nd.numpy(), grad_unit_Rd.dtype == torch.bfloat16,
-            *_momentum(block), _factors(block),
+            *_rows(block), _array(grad_unit_Rd), target_N.numpy(), block.start, grad_Nd.numpy(),
+            grad_unit_Rd.dtype == torch.bfloat16,
         )  # fmt: skip
 
     def update_rows_sgd(
@@ -91,19 +85,11 @@ class CompiledOps(BlockOps):
         skip: Tensor | None = None,
     ) -> None:  # fmt: skip
         """See `BlockOps.update_rows_sgd`."""
-        weight, momentum = block.tensors["weight"], block.tensors["momentum"]
-        if not _has_loops(block):
-            super().update_rows_sgd(block, grad_unit_Rd, sgd, lr, noise, skip)
-            return
-        assert noise is not None or not sgd.rounds, "rounding needs noise"
         assert skip is None, "only a kernel decides without the host"
         loops.update_rows_sgd(
-            weight.numpy(), _array(momentum), _index(block),
-            _array(grad_unit_Rd), np.float32(lr), np.float32(sgd.momentum),
-            np.float32(sgd.weight_decay), sgd.nesterov, grad_unit_Rd.dtype == torch.bfloat16,
-            momentum.dtype == torch.bfloat16,
-            _factors(block), _NONE if noise is None else noise.class_id(momentum.device).numpy(),
-            *map(np.uint32, (0, 0) if noise is None else noise.word_keys()),
+            *_rows(block, with_momentum=True), _array(grad_unit_Rd), np.float32(lr),
+            np.float32(sgd.momentum), np.float32(sgd.weight_decay), sgd.nesterov,
+            grad_unit_Rd.dtype == torch.bfloat16, *_noise(block, noise),
         )  # fmt: skip
 
 
@@ -112,23 +98,28 @@ def _array(tensor: Tensor) -> Any:
     return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-def _has_loops(block: Block) -> bool:
-    """Return whether the loops read and write what the block holds."""
-    momentum = block.tensors.get("momentum")
-    kept = torch.float32 if momentum is None else momentum.dtype
-    return block.tensors["weight"].dtype == torch.float32 and kept in _MOMENTA
+def _rows(block: Block, *, with_momentum: bool = False) -> tuple[Any, ...]:
+    """Return the tables of weight and momentum, the rows in them, and their missed steps.
+
+    The latter float32 [R, 4], the product of what each does; [0, 4] where there are none. The
+    momentum is another table where it need not be read.
+    """
+    missed, index_R = block.missed, block.index
+    momentum = "momentum" if with_momentum or missed is not None else "weight"
+    factors = _NO_FACTORS if missed is None else missed.factors.float().numpy()
+    index = _NONE if index_R is None else index_R.numpy()
+    return _table(block, "weight"), _table(block, momentum), index, factors
 
 
-def _momentum(block: Block) -> tuple[Any, bool]:
-    """Return the momentum, or another tensor where it is not needed, and whether it is bfloat16."""
-    tensor = block.tensors["weight" if block.missed is None else "momentum"]
-    return _array(tensor), tensor.dtype == torch.bfloat16
+def _table(block: Block, name: str) -> tuple[Any, ...]:
+    scale = block.tensors.get(scale_name(name), _NO_SCALES)
+    return _array(block.tensors[name]), scale.numpy(), scale.view(torch.int32).numpy()
 
 
-def _factors(block: Block) -> npt.NDArray[np.float32]:
-    """Return what missed steps do to each row, float32 [R, 4]; [0, 4] where none was missed."""
-    return _NO_FACTORS if block.missed is None else block.missed.factors.float().numpy()
-
-
-def _index(block: Block) -> npt.NDArray[np.int64]:
-    return _NONE if block.index is None else block.index.numpy()
+def _noise(block: Block, noise: RowNoise | None) -> tuple[Any, ...]:
+    """Return the rows' class ids, and the keys of the noise of weight and momentum."""
+    if noise is None:
+        assert block.noise(0, 0, 0) is None, "rounding needs noise"
+        return _NONE, _NO_KEYS, _NO_KEYS
+    keys = [np.array(noise.of(name).word_keys(), np.uint32) for name in ("weight", "momentum")]
+    return noise.class_id(torch.device("cpu")).numpy(), *keys

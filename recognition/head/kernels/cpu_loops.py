@@ -5,6 +5,9 @@ several in parallel. Where torch makes a dozen passes over a block, each number 
 once, and rows of the table are updated in place.
 
 NumPy has no bfloat16: such arrays come as int16 with the same bits, and `half` says so.
+A table is a tuple: its numbers, [L, d] of float32, int16 or int8 (`optim.storage`), and, [0, 1]
+unless it is int8, the scales of its rows, float32 [L, 1], and these as int32. Numba compiles a loop
+for each of the types.
 
 Shapes: L rows of the table, R rows of a block, N samples, d embedding size.
 """
@@ -15,9 +18,11 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba.extending import overload
 
 from recognition.head.kernels.block import FIXED_MAX
 from recognition.head.kernels.reference import EPSILON
+from recognition.head.optim.rounding import INT8_MAX
 
 F32 = np.float32
 I32 = np.int32
@@ -25,21 +30,24 @@ U32 = np.uint32
 
 # All flags that allow sums to be vectorised, without those that assume no NaN or infinity.
 _ARITHMETIC = {"reassoc", "contract", "nsz", "arcp", "afn"}
+_OPTIONS: Any = {"nogil": True, "fastmath": _ARITHMETIC, "error_model": "numpy"}
 # Rows that are summed in float32 before the sums are added up in float64: sums of a whole block
 # in float32 would lose three digits.
 _RUN = 64
 _EPSILON = F32(EPSILON)
+_TINY, _LARGEST = F32(np.finfo(F32).tiny), F32(np.finfo(F32).max)
+_INT8_MAX = F32(INT8_MAX)
+_STEP, _HALF_STEP = F32(2.0**-16), F32(2.0**-17)  # of the 16 random bits
 _MAX_POWER = F32(2.0**-FIXED_MAX)
 # 2^z by its Taylor series: for |z| <= 1/2 eight terms leave 5e-9, a tenth of float32's last bit.
 _T1, _T2, _T3, _T4, _T5, _T6, _T7 = (F32(log(2.0) ** k / factorial(k)) for k in range(1, 8))
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    options: dict[str, Any] = {"nogil": True, "fastmath": _ARITHMETIC, "error_model": "numpy"}
     try:
-        result: Callable[..., Any] = numba.njit(cache=True, **options)(function)
+        result: Callable[..., Any] = numba.njit(cache=True, **_OPTIONS)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        result = numba.njit(**options)(function)
+        result = numba.njit(**_OPTIONS)(function)
     return result
 
 
@@ -99,6 +107,38 @@ def _narrow(wide: Any, wide_bits: Any, half: bool, target: Any) -> None:
 
 
 @_compiled
+def _buffer(size: int) -> Any:
+    """Return memory for a row, as float32 and as int32."""
+    wide = np.empty(size, F32)
+    return wide, wide.view(np.int32)
+
+
+def _load(table: Any, row: int, buffer: Any) -> Any:
+    """Return a table's row in float32: itself where it is kept so, else in the buffer."""
+
+
+@overload(_load, jit_options=_OPTIONS)
+def _load_as_kept(table: Any, row: int, buffer: Any) -> Any:
+    def load_float32(table: Any, row: int, buffer: Any) -> Any:
+        return table[0][row]
+
+    def load_bfloat16(table: Any, row: int, buffer: Any) -> Any:
+        number_LD, (wide, wide_bits) = table[0], buffer
+        for k in range(len(wide)):
+            wide_bits[k] = I32(number_LD[row, k]) << I32(16)
+        return wide
+
+    def load_int8(table: Any, row: int, buffer: Any) -> Any:
+        number_LD, wide, scale = table[0], buffer[0], table[1][row, 0]
+        for k in range(len(wide)):
+            wide[k] = F32(number_LD[row, k]) * scale
+        return wide
+
+    forms = {"float32": load_float32, "int16": load_bfloat16, "int8": load_int8}
+    return forms[table[0].dtype.name]
+
+
+@_compiled
 def _chains(target_N: Any, first: int, rows: int) -> Any:
     """Return chains of samples by target row: the first of each row, the next of each sample."""
     first_R = np.full(rows, -1, np.int32)
@@ -119,44 +159,43 @@ def _inverse(square: Any) -> Any:
 
 
 @_compiled
-def _made_up(weight_d: Any, momentum_d: Any, missed_4: Any, after_d: Any) -> Any:
-    """Write a row as it is after missed steps; return the sum of its squares."""
-    by_weight, by_momentum = missed_4[0], missed_4[1]
+def _square(row_d: Any) -> Any:
     square = F32(0.0)
-    for k in range(len(weight_d)):
-        weight = by_weight * weight_d[k] + by_momentum * momentum_d[k]
-        after_d[k] = weight
-        square += weight * weight
+    for k in range(len(row_d)):
+        square += row_d[k] * row_d[k]
     return square
+
+
+@_inlined
+def _row_now(weight: Any, momentum: Any, row: int, missed_R4: Any, r: int, buffers: Any) -> Any:
+    """Return a row as it is after missed steps."""
+    weight_d = _load(weight, row, buffers[0])
+    if len(missed_R4) > 0 and missed_R4[r, 3] != F32(1.0):
+        after_d, momentum_d = buffers[0][0], _load(momentum, row, buffers[1])
+        by_weight, by_momentum = missed_R4[r, 0], missed_R4[r, 1]
+        for k in range(len(after_d)):
+            after_d[k] = by_weight * weight_d[k] + by_momentum * momentum_d[k]
+        weight_d = after_d
+    return weight_d
 
 
 @_compiled
 def read_rows(
-    weight_Ld: Any, bits_Ld: Any, index_R: Any, inverse_R: Any, factor_Rd: Any, half: bool,
-    copy: bool, momentum_Ld: Any, half_momentum: bool, missed_R4: Any,
+    weight: Any, momentum: Any, index_R: Any, missed_R4: Any, inverse_R: Any, factor_Rd: Any,
+    half: bool, copy: bool,
 ) -> None:  # fmt: skip
-    """Find the inverse norms of the rows, and copy the rows if `copy`.
+    """Find the inverse norms of the rows, and copy the rows if `copy`, as where steps were missed.
 
-    `bits_Ld` is the table's memory as int32. Where steps were missed, the rows are those after
-    them, and are copied.
+    The rows are those after these steps.
     """
-    size = weight_Ld.shape[1]
-    made_up = len(missed_R4) > 0
-    weight_d, momentum_d = np.empty(size, F32), np.empty(size, F32)
-    weight_bits_d, momentum_bits_d = weight_d.view(np.int32), momentum_d.view(np.int32)
+    size = weight[0].shape[1]
+    buffers = _buffer(size), _buffer(size)
     for r in range(len(inverse_R)):
         row = index_R[r] if len(index_R) else r
-        square = F32(0.0)
-        if made_up and missed_R4[r, 1] != F32(0.0):
-            _widen(momentum_Ld[row], half_momentum, momentum_d, momentum_bits_d)
-            square = _made_up(weight_Ld[row], momentum_d, missed_R4[r], weight_d)
-            _narrow(weight_d, weight_bits_d, half, factor_Rd[r])
-        else:
-            for k in range(size):
-                square += weight_Ld[row, k] * weight_Ld[row, k]
-            if copy:
-                _narrow(weight_Ld[row], bits_Ld[row], half, factor_Rd[r])
-        inverse_R[r] = _inverse(square)
+        weight_d = _row_now(weight, momentum, row, missed_R4, r, buffers)
+        inverse_R[r] = _inverse(_square(weight_d))
+        if copy:
+            _narrow(weight_d, weight_d.view(np.int32), half, factor_Rd[r])
 
 
 @_compiled
@@ -225,26 +264,19 @@ def largest_exps(
 
 @_compiled
 def add_targets(
-    weight_Ld: Any, index_R: Any, grad_unit_Rd: Any, target_N: Any, first: int, grad_Nd: Any,
-    half: bool, momentum_Ld: Any, half_momentum: bool, missed_R4: Any,
+    weight: Any, momentum: Any, index_R: Any, missed_R4: Any, grad_unit_Rd: Any, target_N: Any,
+    first: int, grad_Nd: Any, half: bool,
 ) -> None:  # fmt: skip
     """Add samples' gradients to those of their target rows."""
     rows, size = grad_unit_Rd.shape
-    wide_d, weight_d, momentum_d = np.empty(size, F32), np.empty(size, F32), np.empty(size, F32)
-    wide_bits_d, momentum_bits_d = wide_d.view(np.int32), momentum_d.view(np.int32)
+    wide_d, wide_bits_d = _buffer(size)
+    buffers = _buffer(size), _buffer(size)
     for n in range(len(target_N)):
         r = target_N[n] - first
         if not 0 <= r < rows:
             continue
         row = index_R[r] if len(index_R) else r
-        square = F32(0.0)
-        if len(missed_R4) > 0 and missed_R4[r, 1] != F32(0.0):
-            _widen(momentum_Ld[row], half_momentum, momentum_d, momentum_bits_d)
-            square = _made_up(weight_Ld[row], momentum_d, missed_R4[r], weight_d)
-        else:
-            for k in range(size):
-                square += weight_Ld[row, k] * weight_Ld[row, k]
-        inverse = _inverse(square)
+        inverse = _inverse(_square(_row_now(weight, momentum, row, missed_R4, r, buffers)))
         _widen(grad_unit_Rd[r], half, wide_d, wide_bits_d)
         for k in range(size):
             wide_d[k] += grad_Nd[n, k] * inverse
@@ -270,59 +302,96 @@ def _noise_word(number: Any, first_key: Any, second_key: Any) -> Any:
 
 
 @_compiled
+def _noise(size: int, keys: Any) -> Any:
+    """Return a tensor's keys and the words of its columns, uint32 [D]."""
+    word_D = np.empty(size, np.uint32)
+    for k in range(size):
+        word_D[k] = _noise_word(-1 - k, keys[0], keys[1])
+    return keys, word_D
+
+
+def _store(buffer: Any, class_id: int, noise: Any, table: Any, row: int) -> None:
+    """Put a row from `_load` back, rounded stochastically as in `optim.rounding`."""
+
+
+@overload(_store, jit_options=_OPTIONS)
+def _store_as_kept(buffer: Any, class_id: int, noise: Any, table: Any, row: int) -> Any:
+    def store_float32(buffer: Any, class_id: int, noise: Any, table: Any, row: int) -> None:
+        pass  # it was changed in place
+
+    def store_bfloat16(buffer: Any, class_id: int, noise: Any, table: Any, row: int) -> None:
+        number_LD, (wide, wide_bits), (keys, word_D) = table[0], buffer, noise
+        word = _noise_word(class_id, keys[0], keys[1])
+        for k in range(len(wide)):
+            # 16 random bits are added to what will be cut off.
+            bits = I32(0x7FC00000) if wide[k] != wide[k] else wide_bits[k]
+            carry = I32(U32(word * word_D[k]) >> U32(16))
+            number_LD[row, k] = np.int16((bits + carry) >> I32(16))
+
+    def store_int8(buffer: Any, class_id: int, noise: Any, table: Any, row: int) -> None:
+        (number_LD, scale_L1, scale_bits_L1), (wide, wide_bits) = table, buffer
+        keys, word_D = noise
+        word = _noise_word(class_id, keys[0], keys[1])
+        # Without a sign the bits of floats, as integers, are in order, NaN above infinity.
+        largest = I32(0)
+        for k in range(len(wide)):
+            bits = I32(wide_bits[k] & I32(0x7FFFFFFF))
+            largest = bits if bits > largest else largest
+        scale_bits_L1[row, 0] = largest
+        scale = scale_L1[row, 0] / _INT8_MAX
+        scale = F32(0.0) if scale < _TINY else scale
+        scale_L1[row, 0] = scale
+        if not F32(0.0) < scale <= _LARGEST:
+            number_LD[row] = np.int8(0)
+            return
+        inverse = F32(1.0) / scale
+        for k in range(len(wide)):
+            up = F32(I32(U32(word * word_D[k]) >> U32(16))) * _STEP + _HALF_STEP
+            number = np.floor(wide[k] * inverse + up)
+            number = number if number < _INT8_MAX else _INT8_MAX
+            number = number if number > -_INT8_MAX else -_INT8_MAX
+            number_LD[row, k] = np.int8(I32(number))
+
+    forms = {"float32": store_float32, "int16": store_bfloat16, "int8": store_int8}
+    return forms[table[0].dtype.name]
+
+
+@_compiled
 def update_rows_sgd(
-    weight_Ld: Any, momentum_Ld: Any, index_R: Any, grad_unit_Rd: Any, lr: Any, momentum: Any,
-    weight_decay: Any, nesterov: bool, half_gradient: bool, half_momentum: bool, missed_R4: Any,
-    class_R: Any, first_key: Any, second_key: Any,
+    weight: Any, momentum: Any, index_R: Any, missed_R4: Any, grad_unit_Rd: Any, lr: Any,
+    factor: Any, weight_decay: Any, nesterov: bool, half: bool, class_R: Any, weight_keys: Any,
+    momentum_keys: Any,
 ) -> None:  # fmt: skip
-    """Update rows in place in the tables, after the steps that they missed."""
+    """Update rows in the tables, after the steps that they missed.
+
+    `factor` is the momentum's. Class ids, and the noise's keys, uint32 [2], are read for rounding.
+    """
     rows, size = grad_unit_Rd.shape
-    grad_unit_d, velocity_d = np.empty(size, F32), np.empty(size, F32)
-    grad_unit_bits_d, velocity_bits_d = grad_unit_d.view(np.int32), velocity_d.view(np.int32)
-    word_d = np.zeros(size, np.uint32)
-    if half_momentum:
-        for k in range(size):
-            word_d[k] = _noise_word(-1 - k, first_key, second_key)
+    grad_unit_d, grad_unit_bits_d = _buffer(size)
+    weight_buffer, velocity_buffer = _buffer(size), _buffer(size)
+    weight_noise, velocity_noise = _noise(size, weight_keys), _noise(size, momentum_keys)
     for r in range(rows):
         row = index_R[r] if len(index_R) else r
-        _widen(grad_unit_Rd[r], half_gradient, grad_unit_d, grad_unit_bits_d)
-        made_up = len(missed_R4) > 0 and missed_R4[r, 1] != F32(0.0)
-        if made_up:
-            _widen(momentum_Ld[row], half_momentum, velocity_d, velocity_bits_d)
+        class_id = class_R[r] if len(class_R) else 0
+        _widen(grad_unit_Rd[r], half, grad_unit_d, grad_unit_bits_d)
+        weight_d = _load(weight, row, weight_buffer)
+        velocity_d = _load(momentum, row, velocity_buffer)
+        if len(missed_R4) > 0 and missed_R4[r, 3] != F32(1.0):
             a, b, c, d = missed_R4[r, 0], missed_R4[r, 1], missed_R4[r, 2], missed_R4[r, 3]
             for k in range(size):
-                weight = weight_Ld[row, k]
-                weight_Ld[row, k] = a * weight + b * velocity_d[k]
-                velocity_d[k] = c * weight + d * velocity_d[k]
+                before = weight_d[k]
+                weight_d[k] = a * before + b * velocity_d[k]
+                velocity_d[k] = c * before + d * velocity_d[k]
         along, square = F32(0.0), F32(0.0)
         for k in range(size):
-            along += grad_unit_d[k] * weight_Ld[row, k]
-            square += weight_Ld[row, k] * weight_Ld[row, k]
+            along += grad_unit_d[k] * weight_d[k]
+            square += weight_d[k] * weight_d[k]
         inverse = _inverse(square)
         along = weight_decay - along * inverse * inverse
-        if not (half_momentum or nesterov or made_up):
-            for k in range(size):
-                weight = weight_Ld[row, k]
-                velocity = momentum * momentum_Ld[row, k] + (grad_unit_d[k] + along * weight)
-                momentum_Ld[row, k] = velocity
-                weight_Ld[row, k] = weight - lr * velocity
-            continue
-        if not made_up:
-            _widen(momentum_Ld[row], half_momentum, velocity_d, velocity_bits_d)
         for k in range(size):
-            weight = weight_Ld[row, k]
-            grad = grad_unit_d[k] + along * weight
-            velocity = momentum * velocity_d[k] + grad
+            grad = grad_unit_d[k] + along * weight_d[k]
+            velocity = factor * velocity_d[k] + grad
             velocity_d[k] = velocity
-            step = grad + momentum * velocity if nesterov else velocity
-            weight_Ld[row, k] = weight - lr * step
-        if half_momentum:
-            row_word = _noise_word(class_R[r], first_key, second_key)
-            for k in range(size):
-                # Stochastic rounding: 16 random bits are added to what will be cut off.
-                bits = I32(0x7FC00000) if velocity_d[k] != velocity_d[k] else velocity_bits_d[k]
-                noise = U32(row_word * word_d[k]) >> U32(16)
-                momentum_Ld[row, k] = np.int16((bits + I32(noise)) >> I32(16))
-        else:
-            for k in range(size):
-                momentum_Ld[row, k] = velocity_d[k]
+            weight_d[k] -= lr * (grad + factor * velocity if nesterov else velocity)
+        _store(weight_buffer, class_id, weight_noise, weight, row)
+        _store(velocity_buffer, class_id, velocity_noise, momentum, row)

@@ -36,6 +36,7 @@ class Coasting:
     ) -> None:
         self._table, self._optimizer, self._in_blocks = table, optimizer, in_blocks
         self._seed, self._first_class = seed, first_class
+        self._last_step = 0  # its number, with which the bits of rounding change
         device = table.weight.device
         self._history = StepHistory(device)
         self._made_L = torch.zeros(len(table.weight), dtype=torch.int16, device=device)
@@ -60,8 +61,8 @@ class Coasting:
         for block in table.local_blocks(RowSet(rows.count, index), bounds, space):
             missed = self._missed(block.rows_of_table())
             self._optimizer.coast(block.read("weight"), block.read_state(), missed)
-            # Steps below 0 are no updates'.
-            block.write(block.noise(self._seed, -2 - self._history.now, self._first_class))
+            # Steps below 0 are no updates', and −1 is that of the initial centres.
+            block.write(block.noise(self._seed, -2 - self._last_step, self._first_class))
         self._mark(index)
 
     def settle_all(self) -> None:
@@ -69,11 +70,15 @@ class Coasting:
         self.settle(RowSet(len(self._table.weight)))
         self._forget()
 
-    def step(self, rows: RowSet | None, lr: float, skip: bool | Tensor = False) -> None:
+    def step(
+        self, rows: RowSet | None, lr: float, number: int, skip: bool | Tensor = False
+    ) -> None:
         """Note that a step is made: `rows` have been updated, all others will move by themselves.
 
         No row moves in a skipped one; see `StepHistory.add`. None for a step without any gradient.
+        `number` is the head's.
         """
+        self._last_step = number
         if rows is not None and rows.count == len(self._made_L):
             self._forget()  # no row missed this step, nor any before
             return

@@ -71,6 +71,21 @@ def test_every_row_moves_as_with_a_dense_optimizer(
     assert _error(head.weight, expected) < 1e-4
 
 
+def test_a_momentum_decays_in_missed_steps_of_rate_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = _batch
+    monkeypatch.setattr(
+        f"{__name__}._batch", lambda step: (*batch(step)[:2], 0.1 if step % 4 else 0.0)
+    )
+    head = _head(RowSGD())
+    expected = _dense(RowSGD(), head.weight)
+    for step in range(STEPS):
+        x, y, lr = _batch(step)
+        head(x, y).loss.backward()
+        head.step(lr)
+
+    assert _error(head.weight, expected) < 1e-4
+
+
 @pytest.mark.parametrize("ops", [BlockOps, block_ops(torch.device("cpu"))])
 def test_both_forms_of_the_operations_make_up_for_missed_steps(
     ops: type[BlockOps], monkeypatch: pytest.MonkeyPatch
