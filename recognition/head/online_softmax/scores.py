@@ -87,13 +87,16 @@ def score_rows(
         torch.zeros(rows.count, dtype=torch.int32, device=unit_Sd.device),
     )
 
+    fixed_S = _weights(transform.initial_max - log2_estimate_S)
+
     def part(ops: BlockOps, blocks: Iterator[Block]) -> NegativeStatistics:
         found = NegativeStatistics.empty(unit_Sd, transform.initial_max, with_grad=False)
         sum_GS = unit_Sd.new_zeros(ops.sum_parts(block_rows), len(unit_Sd))
+        weight_S = fixed_S
         for block in blocks:
             exp_CS, _, inverse_C, _ = exps.make_unfused(ops, block, found.running_max, sum_GS)
-            log2_weight_S = found.running_max - log2_estimate_S
-            weight_S = (log2_weight_S - log2_weight_S.amax()).exp2_()
+            if not transform.max_is_fixed:
+                weight_S = _weights(found.running_max - log2_estimate_S)
             logit_R, sample_R = ops.largest_exps(exp_CS, inverse_C, transform.centres, weight_S)
             logit_R += found.running_max.index_select(0, sample_R)
             scores.logit[block.start : block.stop] = logit_R
@@ -106,3 +109,8 @@ def score_rows(
         for found in stream.map(part, rows, block_samples):
             total.merge(found)
     return total, scores
+
+
+def _weights(log2_S: Tensor) -> Tensor:
+    """Return powers of two, up to a common factor, the largest 1."""
+    return (log2_S - log2_S.amax()).exp2_() if len(log2_S) > 0 else log2_S
