@@ -151,9 +151,10 @@ class RowAdamW:
     """`torch.optim.AdamW` on the rows of a block, with a step count for each row.
 
     Adam with decoupled weight decay (Loshchilov & Hutter, ICLR 2019, arXiv 1711.05101). A row's
-    bias correction counts the steps in which the row took part. With the run's count instead, a
-    class first sampled late would be corrected for a history that its averages do not have, and
-    its first step would be `(1 − betas[0]) / sqrt(1 − betas[1])` = 3.2 times too long.
+    bias correction counts the steps that the row has made: all of the run's where rows coast, as
+    in `torch.optim.AdamW`, and else those in which it took part. Where rows stay as they are, the
+    run's count would correct a class first sampled late for a history that its averages do not
+    have, and its first step would be `(1 − betas[0]) / sqrt(1 − betas[1])` = 3.2 times too long.
 
     State: `exp_avg` and `exp_avg_sq`, float32 [L, D]; `steps`, int32 [L, 1].
 

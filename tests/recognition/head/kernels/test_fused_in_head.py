@@ -208,7 +208,7 @@ def test_a_table_in_halves_is_the_table_in_float32_wherever_it_is_read(
             "sampling": "all",
             "keep_bytes": 1 << 20,
         },  # exponentials are kept: kernels of one work each
-        {"sampling": "random_negative", "dense_update": True},  # rows without a gradient, in torch
+        {"sampling": "random_negative", "update": "frozen"},
         {"sampling": "hard_negative"},
         {"sampling": "hash_forest"},
     ],
