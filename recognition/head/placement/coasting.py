@@ -36,6 +36,7 @@ class Coasting:
     ) -> None:
         self._table, self._optimizer, self._in_blocks = table, optimizer, in_blocks
         self._seed, self._first_class = seed, first_class
+        self._all_settled = 0  # steps after which no row had any left to make up for
         self._last_step = 0  # its number, with which the bits of rounding change
         device = table.weight.device
         self._history = StepHistory(device)
@@ -53,7 +54,7 @@ class Coasting:
 
     def settle(self, rows: RowSet) -> None:
         """Make up for all that these rows have missed, in the table."""
-        if self._history.now == 0 or rows.count == 0:
+        if self._history.now == self._all_settled or rows.count == 0:
             return
         table, index = self._table, self._index(rows)
         row_bytes = max(tensor[:1].nbytes for tensor in table.tensors().values())
@@ -64,6 +65,8 @@ class Coasting:
             # Steps below 0 are no updates', and −1 is that of the initial centres.
             block.write(block.noise(self._seed, -2 - self._last_step, self._first_class))
         self._mark(index)
+        if index is None:
+            self._all_settled = self._history.now
 
     def settle_all(self) -> None:
         """Make up for all that any row has missed: the table is then all there is to know."""
@@ -84,11 +87,14 @@ class Coasting:
             return
         if rows is not None:
             self._mark(self._index(rows), 1)
+        if isinstance(skip, Tensor):
+            skip = skip.to(self._made_L.device)  # of a table in CPU memory the host waits for it
         self._history.add(lr, self._optimizer.coasting_matrix(lr) or IDENTITY, skip)
         if self._history.is_full:
             self.settle_all()
 
     def _forget(self) -> None:
+        self._all_settled = 0
         if self._history.now > 0:
             self._history.clear()
             self._made_L.zero_()
