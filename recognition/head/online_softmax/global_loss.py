@@ -101,10 +101,10 @@ class GlobalSoftmax:
         block_samples = collectives.block_samples(batch.sizes)
         first_pass = partial(
             negative_statistics, self.stream, samples,
-            block_samples=block_samples, with_grad=with_grad, keep=keep,
+            block_samples=block_samples, with_grad=with_grad,
         )  # fmt: skip
         if draw is None:
-            negatives, kept = first_pass(rows)
+            negatives, kept = first_pass(rows, keep=keep)
         else:
             negatives, scores = score_rows(self.stream, samples, rows, block_samples=block_samples)
         gathered_W2S = self._gather(negatives.running_max, negatives.sum_exp)
@@ -118,7 +118,8 @@ class GlobalSoftmax:
         if draw is not None:
             drawn = draw(scores.log2_shares(log2_total_S, by.negatives * picked.total))
             rows, gain = drawn.rows, drawn.gain
-            negatives, kept = first_pass(rows, gain=gain)
+            # Of few rows a fourth product costs less than the memory for keeping the first one's.
+            negatives, kept = first_pass(rows, gain=gain, keep=False)
         of_targets = TargetGradients(batch.unit, target_row_M, targets.centre, by.target_cosine)
         return GlobalLoss(
             loss=collectives.sum_over_samples(by.loss),

@@ -18,6 +18,8 @@ from recognition.head.online_softmax.forward import BlockExps, NegativeStatistic
 from recognition.head.online_softmax.stream import BlockStream
 from recognition.head.rows import RowSet
 
+_CHUNK = 1 << 18  # rows at a time, so that temporaries are small
+
 
 @dataclass(frozen=True)
 class DrawnRows:
@@ -46,10 +48,14 @@ class RowScores:
         """Return each row's share in the gradient of its sample, to base 2: float32 [L].
 
         That is its probability among the sample's negatives, with the exact sum of exponentials,
-        times the sample's weight: the derivative of its loss by their log-sum-exp.
+        times the sample's weight: the derivative of its loss by their log-sum-exp. Written over the
+        logits; call it once.
         """
         of_sample_S = weight_S.abs().log2() - log2_total_S
-        return self.logit + of_sample_S.index_select(0, self.sample)
+        for first in range(0, len(self.logit), _CHUNK):
+            of_chunk = slice(first, first + _CHUNK)
+            self.logit[of_chunk] += of_sample_S.index_select(0, self.sample[of_chunk])
+        return self.logit
 
 
 def score_rows(

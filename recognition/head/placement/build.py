@@ -96,11 +96,11 @@ def create_table(
 
 def create_coasting(
     update: str, table: Table, optimizer: RowOptimizer, seed: int, first_class: int, *,
-    samples: bool, in_blocks: bool,
+    in_blocks: bool,
 ) -> Coasting | None:  # fmt: skip
-    """Return what moves rows that are not sampled; None where they stay, or where all are.
+    """Return what moves rows that are not sampled; None where they stay.
 
     Raises `ValueError` for an unknown `update`.
     """
-    moves = choose(UPDATES, update, "update") and samples
+    moves = choose(UPDATES, update, "update")
     return Coasting(table, optimizer, seed, first_class, in_blocks=in_blocks) if moves else None

@@ -68,8 +68,7 @@ class Coasting:
     def settle_all(self) -> None:
         """Make up for all that any row has missed: the table is then all there is to know."""
         self.settle(RowSet(len(self._table.weight)))
-        self._history.clear()
-        self._made_L.zero_()
+        self._forget()
 
     def step(
         self, rows: RowSet | None, lr: float, number: int, skip: bool | Tensor = False
@@ -80,11 +79,19 @@ class Coasting:
         `number` is the head's.
         """
         self._last_step = number
+        if rows is not None and rows.count == len(self._made_L):
+            self._forget()  # no row missed this step, nor any before
+            return
         if rows is not None:
             self._mark(self._index(rows), 1)
         self._history.add(lr, self._optimizer.coasting_matrix(lr) or IDENTITY, skip)
         if self._history.is_full:
             self.settle_all()
+
+    def _forget(self) -> None:
+        if self._history.now > 0:
+            self._history.clear()
+            self._made_L.zero_()
 
     def _index(self, rows: RowSet) -> Tensor | None:
         """Return a row set's index on the device of the table."""

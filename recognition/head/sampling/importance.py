@@ -21,6 +21,7 @@ from recognition.head.sampling.rule import ActiveSet, Sampler, SampleRequest
 # Shares are counted in bins of 1/32 of a factor of two, so that the expected number of classes is
 # the budget to within 1%, and, as counts are integers, the same on every number of ranks.
 _BINS_PER_OCTAVE = 32
+_CHUNK = 1 << 18  # classes that are counted at a time, so that temporaries are small
 _OCTAVES = 64  # below 2^-64 of the largest share possible no class is ever drawn
 
 
@@ -48,26 +49,28 @@ class Importance(Sampler):
         positive_L = request.is_positive()
         share_L = collectives.max_over_samples(log2_share_L).masked_fill_(positive_L, -math.inf)
         counts_B = collectives.sum_over_classes(_histogram(share_L)).cpu()
-        budget = request.quota - int(request.positive_classes())
-        log2_q_L = share_L.sub_(_log2_tau(counts_B, budget)).clamp_max_(0.0)
-        log2_q_L.masked_fill_(log2_q_L.isnan(), -math.inf)
+        log2_tau = _log2_tau(counts_B, request.quota - int(request.positive_classes()))
         mask_L = positive_L.clone()
         for first, last, hash_R in request.hashes():
-            # Both sides are exact in float64; a hash is below 2^32, so probability 1 is certain.
-            mask_L[first:last] |= hash_R < log2_q_L[first:last].double().exp2_() * 2.0**32
+            # Of probability 1 is what no hash, below 2^32, reaches; a NaN is below nothing.
+            bound_R = (share_L[first:last] - log2_tau).double().exp2_().mul_(2.0**32)
+            mask_L[first:last] |= hash_R < bound_R
         rows = RowSet.of_mask(mask_L)
         assert rows.index is not None
-        gain_A = log2_q_L.index_select(0, rows.index).neg_().exp2_()
-        return DrawnRows(rows, gain_A.masked_fill_(positive_L[rows.index], 1.0))
+        gain_A = (log2_tau - share_L.index_select(0, rows.index)).exp2_().clamp_min_(1.0)
+        return DrawnRows(rows, gain_A.masked_fill_(positive_L.index_select(0, rows.index), 1.0))
 
 
 def _histogram(log2_share_L: Tensor) -> Tensor:
     """Return how many classes have a share in each bin: int64 [B], bin 0 the smallest."""
     bins = _OCTAVES * _BINS_PER_OCTAVE
-    bin_L = (log2_share_L * _BINS_PER_OCTAVE).floor_().add_(bins).clamp_max_(bins - 1)
-    # NaN, and what is too small to matter, go to a bin that is dropped.
-    bin_L = torch.where(bin_L >= 0, bin_L + 1, 0.0).to(torch.int32)
-    return torch.bincount(bin_L, minlength=bins + 1)[1:]
+    counts_B = torch.zeros(bins, dtype=torch.int64, device=log2_share_L.device)
+    for share_R in torch.split(log2_share_L, _CHUNK):
+        # Bin 0 takes NaN, and what is too small to matter: it is dropped.
+        bin_R = (share_R * _BINS_PER_OCTAVE).nan_to_num_(nan=-math.inf).floor_()
+        bin_R = bin_R.add_(bins + 1).clamp_(0, bins).to(torch.int32)
+        counts_B += torch.bincount(bin_R, minlength=bins + 1)[1:]
+    return counts_B
 
 
 def _log2_tau(counts_B: Tensor, budget: int) -> float:

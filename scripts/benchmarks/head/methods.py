@@ -111,12 +111,13 @@ class PartialFCMethod(Method[PartialFC]):
         self._keep_bytes = budget(options.get("keep_bytes"), KEEP_BYTES, device)
         # Replicated centres meet the samples of their own rank only.
         samples = case.batch // case.ranks if self._head.replicated else case.batch
+        self._draws = options.get("sampling") == "importance" and case.rate < 1.0
         self._samples = math.ceil(samples * self._head.loss.batch_rate)
         self._active = 0
 
     def state_bytes(self) -> int:
         """See `Method`: without a copy of a table that is kept in another form."""
-        rows = self._head.state_rows().values()
+        rows = self._head.table.state_rows().values()
         return sum(each.shape.numel() * each.dtype.itemsize for each in rows)
 
     def rows(self, classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -134,17 +135,21 @@ class PartialFCMethod(Method[PartialFC]):
         return output.loss.detach()
 
     def work(self) -> Work:
-        """See `Method`: four products, or three where the first ones are kept; only active rows."""
+        """See `Method`: four products, or three where the first ones are kept; only active rows.
+
+        One more over all rows where the active ones are drawn by importance.
+        """
         centres = self._active * self._head.loss.centres_per_class
         settings = StreamSettings(
             SCALE, keep_bytes=self._keep_bytes, matmul_dtype=self._case.torch_dtype
         )
-        products = 3 if settings.keeps(centres, self._samples) else 4
+        products = 3 if settings.keeps(centres, self._samples) and not self._draws else 4
         start, stop = self._head.shard
+        scored = (stop - start) * self._head.loss.centres_per_class if self._draws else 0
         changed = self._active / max(1, stop - start)
         return Work(
             self._active,
-            2 * products * self._samples * centres * self._case.dim,
+            2 * self._samples * (products * centres + scored) * self._case.dim,
             round(2 * changed * self.state_bytes()),
         )
 
@@ -196,6 +201,8 @@ METHODS: dict[str, MethodEntry] = {
     "frozen": _variant(update="frozen"),
     "replicated": _variant(placement="replicated", same=True),
     "host": _variant(placement="host", same=True),
+    "all": _variant(sampling="all"),
+    "importance": _variant(sampling="importance"),
     "random_all": _variant(sampling="random_all"),
     "hash_forest": _variant(sampling="hash_forest"),
     "hard_negative": _variant(sampling="hard_negative"),

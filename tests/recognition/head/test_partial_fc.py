@@ -203,15 +203,20 @@ def test_skip_drops_the_gradient_and_counts_the_step() -> None:
         head.step(0.1)
 
 
-@pytest.mark.parametrize("dense_update", [False, True])
-def test_a_step_without_samples_treats_all_centres_as_not_sampled(dense_update: bool) -> None:
-    head = _head(dense_update=dense_update)
+@pytest.mark.parametrize("update", ["frozen", "coasting"])
+@pytest.mark.parametrize("placement", ["sharded", "host"])
+@pytest.mark.parametrize("sampling", ["random_negative", "all"])
+def test_a_step_without_samples_treats_all_centres_as_not_sampled(
+    update: str, placement: str, sampling: str
+) -> None:
+    head = _head(update=update, placement=placement, sampling=sampling)
     _step(head, 0)
+    head.step(0.1, no_samples=True, skip=True)
     weight, momentum = head.weight.clone(), head.state_tensors()["momentum"].clone()
     head.step(0.1, no_samples=True)
 
-    assert head.step_count == 2
-    if dense_update:
+    assert head.step_count == 3
+    if update == "coasting":
         momentum = 0.9 * momentum + 5e-4 * weight
         weight = weight - 0.1 * momentum
     else:

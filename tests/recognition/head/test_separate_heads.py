@@ -34,7 +34,7 @@ class HeadsCase:
 CASES = [
     HeadsCase(),
     HeadsCase(ADAFACE, "random_negative", {"placement": "host"}),
-    HeadsCase(CURRICULARFACE, "random_negative"),
+    HeadsCase(CURRICULARFACE, "random_negative", {"update": "frozen"}),
     HeadsCase(COSFACE, "random_negative", {"placement": "replicated"}),
 ]
 
@@ -167,13 +167,16 @@ class _DenseHeads:
 
     def step(self) -> dict[str, float]:
         """Update the centres; return the norm of each dataset's gradient."""
-        norms = {}
+        norms, frozen = {}, self.case.options.get("update") == "frozen"
         for name, parts in self.gradients.items():
+            head, active = self.heads[name], torch.zeros(CLASSES[name], dtype=torch.bool)
+            gradient = torch.zeros_like(head.weight)
+            for by_weight, of_part in parts:
+                gradient += by_weight
+                active[of_part] = True
             if parts:
-                gradient = sum(gradient for gradient, _ in parts)
-                assert isinstance(gradient, Tensor)
                 norms[name] = gradient.norm().item()
-                self.heads[name].step(gradient, torch.unique(torch.cat([a for _, a in parts])), LR)
+            head.step(gradient, (active if frozen else torch.ones_like(active)).nonzero()[:, 0], LR)
             parts.clear()
         return norms
 
