@@ -114,6 +114,7 @@ def _in_float32(head: PartialFC, name: str) -> Tensor:
 @storages
 @pytest.mark.parametrize("options", [
     {"sampling": "all"},
+    {"sampling": "importance"},
     {},
     {"optimizer": RowSGD(nesterov=True)},
     {"loss": build_loss("subcenter_arcface", k=2), "placement": "host"},
