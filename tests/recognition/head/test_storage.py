@@ -11,9 +11,11 @@ from recognition.head.kernels.block import Block
 from recognition.head.kernels.cpu import CompiledOps
 from recognition.head.kernels.reference import BlockOps
 from recognition.head.kernels.workspace import Workspace
+from recognition.head.online_softmax.update import has_kernels
 from recognition.head.optim.history import StepHistory
 from recognition.head.optim.rounding import RowNoise
-from recognition.head.optim.storage import decode, encode, scale_name, zero_rows
+from recognition.head.optim.row_optimizers import kept_as
+from recognition.head.optim.storage import STORAGE, decode, encode, scale_name, zero_rows
 from recognition.head.placement.build import create_table
 from recognition.head.rows import RowSet
 
@@ -84,6 +86,19 @@ def test_momentum_can_be_kept_apart() -> None:
     assert apart.state_tensors()["momentum"].any()
 
 
+@pytest.mark.parametrize(
+    ("storage", "momentum", "kernels"),
+    [("fp32", None, True), ("fp32", "bf16", True), ("fp32", "int8", False),
+     ("bf16", None, False), ("int8", "bf16", False)],
+)  # fmt: skip
+def test_triton_kernels_are_for_centres_in_float32(
+    storage: str, momentum: str | None, kernels: bool
+) -> None:
+    optimizer = kept_as(storage, RowSGD(momentum_dtype=STORAGE[momentum] if momentum else None))
+    assert has_kernels(torch.device("cuda"), storage, optimizer) == kernels
+    assert has_kernels(torch.device("cpu"), storage, optimizer)
+
+
 def test_an_unknown_storage_is_refused() -> None:
     with pytest.raises(ValueError, match=r"storage: 'int4'.*'bf16', 'fp32', 'int8'"):
         _head("int4")
@@ -99,6 +114,7 @@ def _in_float32(head: PartialFC, name: str) -> Tensor:
 @storages
 @pytest.mark.parametrize("options", [
     {"sampling": "all"},
+    {"sampling": "importance"},
     {},
     {"optimizer": RowSGD(nesterov=True)},
     {"loss": build_loss("subcenter_arcface", k=2), "placement": "host"},
