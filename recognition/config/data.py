@@ -21,7 +21,23 @@ Sigma = Annotated[float, Field(gt=0, le=10)]
 Quality = Annotated[int, Field(ge=1, le=100)]
 
 
-class DemoData(Section):
+class MadeData(Section):
+    """What all datasets have that are made up."""
+
+    identities: int
+    images: int
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.images < self.identities:
+            raise ValueError(
+                f"images is {self.images}, identities is {self.identities}: expected at least one "
+                "image of each"
+            )
+        return self
+
+
+class DemoData(MadeData):
     """Procedural faces, generated into `data.train` if that folder does not exist yet."""
 
     identities: Annotated[int, Field(ge=2, lt=2**31)] = 2000
@@ -35,17 +51,8 @@ class DemoData(Section):
     seed: Seed = 0
     """Decides all faces."""
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.images < self.identities:
-            raise ValueError(
-                f"images is {self.images}, identities is {self.identities}: expected at least one "
-                "image of each"
-            )
-        return self
 
-
-class SyntheticData(Section):
+class SyntheticData(MadeData):
     """Made-up identities instead of `data.train`, for heads of any size: nothing is stored.
 
     Each identity is a coloured pattern, of which every image is made when it is read; how often an
@@ -58,15 +65,6 @@ class SyntheticData(Section):
     """Images of an epoch."""
     seed: Seed = 0
     """Decides patterns and labels."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.images < self.identities:
-            raise ValueError(
-                f"images is {self.images}, identities is {self.identities}: expected at least one "
-                "image of each"
-            )
-        return self
 
 
 class Augment(Section):

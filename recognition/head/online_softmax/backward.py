@@ -204,8 +204,7 @@ class SecondPass:
         fixed, max_S = self._exps.transform.max_is_fixed, self._initial_max_S
         if not fixed:
             max_S = max_S.clone()
-        out_of_softmax = {"absent_RS": absent_RS, "gain_RS": gain_RS}
-        exp_CS, _, _ = self._exps.make(ops, block, max_S, None, **out_of_softmax)
+        exp_CS, *_ = self._exps.make(ops, block, max_S, None, absent_RS=absent_RS, gain_RS=gain_RS)
         return exp_CS, None if fixed else max_S
 
     def _weighted(self, max_S: Tensor) -> Tensor:

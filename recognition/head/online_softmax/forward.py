@@ -120,56 +120,38 @@ class BlockExps:
         out_CS: Tensor | None = None,
         absent_RS: Tensor | None = None,
         gain_RS: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the exponentials, [C, S], the centres, [C, d], and what `softmax_block` returns.
+        fused: bool = True,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Return exponentials, [C, S], centres, [C, d], their inverse norms, [C], and a factor.
 
-        Maxima and sums change in place, as there; `sum_GS`, [G, S] in G = `ops.sum_parts` parts, is
-        None for a second pass. The exponentials are written to `out_CS`, by default in the
-        workspace; pairs of class and sample in `absent_RS`, bool, are left out. The exponentials,
-        not their sums, are multiplied by `gain_RS`, of a class or of pairs.
+        The factor is what `softmax_block` returns. Where one kernel does all there are no norms;
+        `fused` says whether it may. Maxima and sums change in place, as there; `sum_GS`, [G, S] in
+        G = `ops.sum_parts` parts, is None for a second pass. The exponentials are written to
+        `out_CS`, by default in the workspace; pairs of class and sample in `absent_RS`, bool, are
+        left out. The exponentials, not their sums, are multiplied by `gain_RS`, of a class or of
+        pairs.
         """
-        if absent_RS is None and ops.fuses(self.transform, self.factor.dtype):
-            out_CS, batch = self._out(ops, block, out_CS), (self.factor, self.target_position)
-            centre_Cd = ops.product_exps(block, *batch, self.transform, out_CS, sum_GS)
-            rescale_S = None
-        else:
-            out_CS, centre_Cd, _, rescale_S = self.make_unfused(
-                ops, block, running_max_S, sum_GS, out_CS=out_CS, absent_RS=absent_RS
-            )
-        if gain_RS is not None:
-            out_RKS = out_CS.view(len(block), self.transform.centres, out_CS.shape[1])
-            out_RKS.mul_(gain_RS.unsqueeze(1))
-        return out_CS, centre_Cd, rescale_S
-
-    def make_unfused(
-        self,
-        ops: BlockOps,
-        block: Block,
-        running_max_S: Tensor,
-        sum_GS: Tensor | None,
-        *,
-        out_CS: Tensor | None = None,
-        absent_RS: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Return the same, with the centres' inverse norms, [C], as the third."""
         (samples, size), dtype = self.factor.shape, self.factor.dtype
-        out_CS = self._out(ops, block, out_CS)
-        centre_Cd, inverse_C = ops.read_rows(block.by_centre(size), dtype)
-        torch.mm(centre_Cd, self.factor.T, out=out_CS)
-        if absent_RS is not None:
-            out_RKS = out_CS.view(len(block), self.transform.centres, samples)
-            out_RKS.masked_fill_(absent_RS.unsqueeze(1), -torch.inf)
-        rescale_S = ops.softmax_block(
-            out_CS, inverse_C, self.target_position, block.start, self.transform, running_max_S,
-            None if sum_GS is None else sum_GS[0],
-        )  # fmt: skip
+        if out_CS is None:
+            shape = len(block) * self.transform.centres, samples
+            out_CS = ops.space.take("exp", shape, dtype, self.factor.device)
+        out_RKS = out_CS.view(len(block), self.transform.centres, samples)
+        inverse_C, rescale_S = None, None
+        if fused and absent_RS is None and ops.fuses(self.transform, dtype):
+            batch = self.factor, self.target_position
+            centre_Cd = ops.product_exps(block, *batch, self.transform, out_CS, sum_GS)
+        else:
+            centre_Cd, inverse_C = ops.read_rows(block.by_centre(size), dtype)
+            torch.mm(centre_Cd, self.factor.T, out=out_CS)
+            if absent_RS is not None:
+                out_RKS.masked_fill_(absent_RS.unsqueeze(1), -torch.inf)
+            rescale_S = ops.softmax_block(
+                out_CS, inverse_C, self.target_position, block.start, self.transform,
+                running_max_S, None if sum_GS is None else sum_GS[0],
+            )  # fmt: skip
+        if gain_RS is not None:
+            out_RKS.mul_(gain_RS.unsqueeze(1))
         return out_CS, centre_Cd, inverse_C, rescale_S
-
-    def _out(self, ops: BlockOps, block: Block, out_CS: Tensor | None) -> Tensor:
-        if out_CS is not None:
-            return out_CS
-        shape = len(block) * self.transform.centres, len(self.factor)
-        return ops.space.take("exp", shape, self.factor.dtype, self.factor.device)
 
 
 def target_centres(table: Table, unit_Nd: Tensor, target_row_N: Tensor) -> TargetCentres:
@@ -247,7 +229,7 @@ def _add_block(
 ) -> None:  # fmt: skip
     """Add a block's negatives to the statistics, and keep its exponentials if asked to."""
     out_CS = None if kept is None else kept.of_block(block, exps.transform.centres)
-    exp_CS, centre_Cd, rescale_S = exps.make(
+    exp_CS, centre_Cd, _, rescale_S = exps.make(
         ops, block, found.running_max, sum_GS, out_CS=out_CS, gain_RS=gain_R1
     )
     if rescale_S is not None and kept is not None:

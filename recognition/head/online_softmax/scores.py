@@ -94,7 +94,10 @@ def score_rows(
         sum_GS = unit_Sd.new_zeros(ops.sum_parts(block_rows), len(unit_Sd))
         weight_S = fixed_S
         for block in blocks:
-            exp_CS, _, inverse_C, _ = exps.make_unfused(ops, block, found.running_max, sum_GS)
+            # No kernel that fuses them gives the norms.
+            made = exps.make(ops, block, found.running_max, sum_GS, fused=False)
+            exp_CS, _, inverse_C, _ = made
+            assert inverse_C is not None
             if not transform.max_is_fixed:
                 weight_S = _weights(found.running_max - log2_estimate_S)
             logit_R, sample_R = ops.largest_exps(exp_CS, inverse_C, transform.centres, weight_S)

@@ -156,6 +156,10 @@ def test_the_compiled_search_finds_what_torch_finds(dtype: torch.dtype) -> None:
     logit, sample = CompiledOps().largest_exps(exp, inverse, 1, weight)
     expected, of_sample = BlockOps().largest_exps(exp, inverse, 1, weight)
 
+    shares = exp.float() * weight
+    positive = shares.amax(1) > 0.0
+    assert torch.equal(of_sample[positive], (exp * weight).argmax(1)[positive])
+    assert not torch.equal(of_sample, exp.argmax(1))  # the weights matter here
     torch.testing.assert_close(logit, expected)
     assert torch.equal(sample[expected.isfinite()], of_sample[expected.isfinite()])
     assert logit[3] == -math.inf
