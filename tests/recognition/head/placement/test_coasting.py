@@ -121,6 +121,21 @@ def test_a_momentum_in_bfloat16_is_right_on_average() -> None:
     assert together < 0.7 * alone  # eight that err independently: 0.35
 
 
+@pytest.mark.parametrize("placement", ["sharded", "host"])
+@pytest.mark.parametrize("optimizer", [RowSGD(), RowAdamW(weight_decay=0.02)], ids=repr)
+def test_rows_that_are_read_twice_make_up_once(optimizer: RowOptimizer, placement: str) -> None:
+    head = _head(optimizer, placement=placement)
+    expected = _dense(optimizer, head.weight)
+    for step in range(STEPS):
+        x, y, lr = _batch(step)
+        with torch.no_grad():
+            head(x, y)
+        head(x, y).loss.backward()
+        head.step(lr)
+
+    assert _error(head.weight, expected) < 1e-4
+
+
 def test_a_skipped_step_moves_no_row() -> None:
     head = _head(RowSGD())
     expected = _dense(RowSGD(), head.weight, skipped=(3, 11))
