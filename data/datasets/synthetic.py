@@ -9,11 +9,12 @@ person in nearly each image. A pattern of 32 x 32 pixels takes 0.4 ms.
 Shape legend: m images of a request, S image side, K frequencies.
 """
 
+import io
 import math
-import struct
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from data.datasets.class_ids import ClassMapping
 from data.order.permutation import make_keys
@@ -25,7 +26,6 @@ _POPULARITY, _PATTERN, _VIEW, _NOISE = range(4)
 _MOST_POPULAR = 64  # identities, at most, of the smallest group
 _FREQUENCIES = 6  # K: 3 x 6 x 6 numbers tell ten million patterns apart
 _CHUNK = 1 << 20  # labels made at a time
-_BMP = struct.Struct("<2sIHHIIiiHHIIiiII")  # file header and BITMAPINFOHEADER, little-endian
 _FLOAT = np.float32
 
 
@@ -101,31 +101,9 @@ class SyntheticImages:
 
     def encoded(self, index: int) -> bytes:
         """Return image `index`, S pixels wide and high, as a BMP file."""
-        size = self.image_size
-        rows = np.zeros((size, (3 * size + 3) // 4 * 4), np.uint8)  # padded to 32 bits
-        rows[:, : 3 * size] = self._pixels(index)[::-1, :, ::-1].reshape(
-            size, -1
-        )  # from below, BGR
-        start = _BMP.size
-        header = _BMP.pack(
-            b"BM",
-            start + rows.nbytes,
-            0,
-            0,
-            start,
-            40,
-            size,
-            size,
-            1,
-            24,
-            0,
-            rows.nbytes,
-            0,
-            0,
-            0,
-            0,
-        )
-        return header + rows.tobytes()
+        file = io.BytesIO()
+        Image.fromarray(self._pixels(index)).save(file, "BMP")  # nothing to compress or to lose
+        return file.getvalue()
 
     def _pixels(self, index: int) -> NDArray[np.uint8]:
         """Return image `index` in RGB: uint8 [S, S, 3]."""

@@ -10,12 +10,13 @@ Shapes: L classes of this rank's shard, A drawn classes, B bins.
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from recognition.head.hashing import text_hash
-from recognition.head.online_softmax.scores import DrawnRows
+from recognition.head.online_softmax.scores import Draw, DrawnRows
 from recognition.head.placement.collectives import Collectives
 from recognition.head.rows import RowSet
 from recognition.head.sampling.rule import ActiveSet, Sampler, SampleRequest
@@ -46,6 +47,12 @@ class Importance(Sampler):
         """Return all classes of this rank."""
         positives = request.positive_classes()
         return ActiveSet(RowSet(request.shard_classes), positives, positives >= request.quota)
+
+    def drawn(self, request: SampleRequest, collectives: Collectives) -> Draw | None:
+        """See `Sampler.drawn`: None where the budget is all classes."""
+        if request.quota == request.num_classes:
+            return None
+        return Draw(self.pilot(request), partial(self.draw, request, collectives))
 
     def pilot(self, request: SampleRequest) -> RowSet:
         """Return the classes of this rank that stand for all; the same in every step."""

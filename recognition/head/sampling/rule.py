@@ -15,6 +15,8 @@ from torch import Tensor
 
 from recognition.head.hashing import class_hash
 from recognition.head.kernels.workspace import Workspace
+from recognition.head.online_softmax.scores import Draw
+from recognition.head.placement.collectives import Collectives
 from recognition.head.placement.table import Table
 from recognition.head.rows import RowSet, local_rows
 
@@ -153,6 +155,13 @@ class Sampler:
     def __call__(self, request: SampleRequest) -> ActiveSet:
         """Return the classes of this rank that take part in a step."""
         raise NotImplementedError(f"{type(self).__name__} must define __call__()")
+
+    def drawn(self, request: SampleRequest, collectives: Collectives) -> Draw | None:
+        """Return how some of the classes are drawn, once all are scored, to get a gradient.
+
+        None where all classes that take part get one.
+        """
+        return None
 
     def forget(self) -> None:
         """Drop what is kept from step to step, which a run that resumes here does not have."""

@@ -6,7 +6,6 @@ Shapes: b samples of this rank, M that it works on, N of the global batch, d emb
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,7 +15,6 @@ from recognition.head.online_softmax.scores import Draw
 from recognition.head.placement.collectives import Collectives, GatheredBatch
 from recognition.head.rows import RowSet, remember_union
 from recognition.head.sampling.background import Background, record
-from recognition.head.sampling.importance import Importance
 from recognition.head.sampling.rule import ActiveSet, Sampler, SampleRequest, TableReader
 
 
@@ -115,13 +113,9 @@ class Selection:
 
     def draw(self, step: int, batch: GatheredBatch, collectives: Collectives) -> Draw | None:
         """Return what chooses the rows that get a gradient, None if all active ones do."""
-        if not (isinstance(self.sampler, Importance) and torch.is_grad_enabled()):
+        if not torch.is_grad_enabled():
             return None
-        request = self._request(step, batch.all_labels)
-        if request.quota == request.num_classes:
-            return None
-        choose = partial(self.sampler.draw, request, collectives)
-        return Draw(self.sampler.pilot(request), choose)
+        return self.sampler.drawn(self._request(step, batch.all_labels), collectives)
 
     def prefetch(self, step: int, label_N: Tensor, labels: Tensor) -> None:
         """Begin to choose a step's classes by the global batch's labels, and to stage their rows.
