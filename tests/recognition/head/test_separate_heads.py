@@ -229,7 +229,8 @@ def test_figures_of_the_whole_are_means_over_samples_or_sums() -> None:
     assert fractions["loss/b"] == 0.75
     assert "loss/c" not in figures  # it has no sample
     mean = 0.25 * figures["cosine_positive/a"] + 0.75 * figures["cosine_positive/b"]
-    assert figures["cosine_positive"] == pytest.approx(mean)
+    # The cosines of a few samples may cancel: their mean is near 0.
+    assert figures["cosine_positive"] == pytest.approx(mean, abs=1e-6)
     assert figures["positive_classes"] == 4
     assert output.active_classes == 5 + 41
     assert output.loss.item() == pytest.approx(
