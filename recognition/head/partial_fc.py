@@ -217,11 +217,12 @@ class PartialFC(nn.Module):
             started = time.perf_counter()
             active, batch = self._selection(self.step_count, batch, labels)
             selection_seconds = time.perf_counter() - started
-            result = self._softmax(
-                batch, active.rows, self.running, self.step_count,
-                keep=torch.is_grad_enabled(), with_grad=unit_bd.requires_grad,
-                draw=self._selection.draw(self.step_count, batch, self._collectives),
-            )  # fmt: skip
+            with self._softmax.stream.threads.alone():
+                result = self._softmax(
+                    batch, active.rows, self.running, self.step_count,
+                    keep=torch.is_grad_enabled(), with_grad=unit_bd.requires_grad,
+                    draw=self._selection.draw(self.step_count, batch, self._collectives),
+                )  # fmt: skip
         loss, self._active_classes = result.loss, result.centre_loss.rows.count
         if torch.is_grad_enabled():
             self.running.copy_(result.running)

@@ -1,4 +1,4 @@
-"""The block operations on a CPU, in the loops of `cpu_loops`. Needs Numba.
+"""The block operations on a CPU, in the loops of `cpu_rows` and `cpu_softmax`. Needs Numba.
 
 Shapes: R rows of a block, N samples, d embedding size.
 """
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recognition.head.kernels import cpu_loops as loops
+from recognition.head.kernels import cpu_rows, cpu_softmax
 from recognition.head.kernels.block import Block, LogitTransform
 from recognition.head.kernels.reference import BlockOps
 from recognition.head.optim.rounding import RowNoise
@@ -17,7 +17,7 @@ from recognition.head.optim.row_optimizers import RowSGD
 from recognition.head.optim.storage import scale_name
 
 _NONE = np.empty(0, np.int64)
-_NO_FACTORS = np.empty((0, 4), np.float32)
+_NONE_MISSED = np.empty(0, np.int16), np.empty((0, 4), np.float64)
 _NO_KEYS = np.zeros(2, np.uint32)
 _NO_SCALES = torch.empty(0, 1)
 
@@ -32,7 +32,7 @@ class CompiledOps(BlockOps):
         if copy:
             factor_Rd = self.space.like("factor", weight[: len(block)], dtype)
         inverse_R = torch.empty(len(block))
-        loops.read_rows(
+        cpu_rows.read_rows(
             *_rows(block), inverse_R.numpy(), _array(factor_Rd), dtype == torch.bfloat16, copy
         )
         return factor_Rd, inverse_R
@@ -50,24 +50,29 @@ class CompiledOps(BlockOps):
         if sum_exp_N is None:
             sum_exp_N = self.space.like("unread sums", running_max_N, torch.float32).zero_()
         scale = transform.log2_scale
-        loops.softmax_block(
+        cpu_softmax.softmax_block(
             _array(product_CN), inverse_C.numpy(), target_N.numpy(), first, np.float32(scale),
             np.float32(transform.limit * scale), sum_exp_N.numpy(),
             product_CN.dtype == torch.bfloat16,
         )  # fmt: skip
         return None
 
-    def largest_exps(
-        self, exp_CN: Tensor, inverse_C: Tensor, centres: int, weight_N: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """See `BlockOps.largest_exps`."""
-        if centres > 1:
-            return super().largest_exps(exp_CN, inverse_C, centres, weight_N)
+    def score_block(
+        self, product_CN: Tensor, inverse_C: Tensor, target_N: Tensor, first: int,
+        transform: LogitTransform, running_max_N: Tensor, sum_exp_N: Tensor, estimate_N: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """See `BlockOps.score_block`."""
+        if not (transform.is_plain and transform.max_is_fixed):
+            given = target_N, first, transform, running_max_N, sum_exp_N, estimate_N
+            return super().score_block(product_CN, inverse_C, *given)
+        scale = transform.log2_scale
         logit_R = torch.empty_like(inverse_C)
-        sample_R = torch.empty(len(exp_CN), dtype=torch.int64)
-        loops.largest_exps(
-            _array(exp_CN), inverse_C.numpy(), weight_N.numpy(), exp_CN.dtype == torch.bfloat16,
-            logit_R.numpy(), sample_R.numpy(),
+        sample_R = torch.empty(len(inverse_C), dtype=torch.int32)
+        cpu_softmax.score_block(
+            _array(product_CN), inverse_C.numpy(), target_N.numpy(), first, np.float32(scale),
+            np.float32(transform.limit * scale), sum_exp_N.numpy(),
+            product_CN.dtype == torch.bfloat16, estimate_N.numpy(), logit_R.numpy(),
+            sample_R.numpy(),
         )  # fmt: skip
         return logit_R, sample_R
 
@@ -75,7 +80,7 @@ class CompiledOps(BlockOps):
         self, block: Block, grad_unit_Rd: Tensor, target_N: Tensor, grad_Nd: Tensor
     ) -> None:
         """See `BlockOps.add_targets`."""
-        loops.add_targets(
+        cpu_rows.add_targets(
             *_rows(block), _array(grad_unit_Rd), target_N.numpy(), block.start, grad_Nd.numpy(),
             grad_unit_Rd.dtype == torch.bfloat16,
         )  # fmt: skip
@@ -86,7 +91,7 @@ class CompiledOps(BlockOps):
     ) -> None:  # fmt: skip
         """See `BlockOps.update_rows_sgd`."""
         assert skip is None, "only a kernel decides without the host"
-        loops.update_rows_sgd(
+        cpu_rows.update_rows_sgd(
             *_rows(block, with_momentum=True), _array(grad_unit_Rd), np.float32(lr),
             np.float32(sgd.momentum), np.float32(sgd.weight_decay), sgd.nesterov,
             grad_unit_Rd.dtype == torch.bfloat16, *_noise(block, noise),
@@ -101,14 +106,14 @@ def _array(tensor: Tensor) -> Any:
 def _rows(block: Block, *, with_momentum: bool = False) -> tuple[Any, ...]:
     """Return the tables of weight and momentum, the rows in them, and their missed steps.
 
-    The latter float32 [R, 4], the product of what each does; [0, 4] where there are none. The
-    momentum is another table where it need not be read.
+    The latter are the first of each row, int16 [R], and what it and all after it do, float64
+    [K + 1, 4]; none where there are none. The momentum is another table where it need not be read.
     """
     missed, index_R = block.missed, block.index
     momentum = "momentum" if with_momentum or missed is not None else "weight"
-    factors = _NO_FACTORS if missed is None else missed.factors.float().numpy()
+    steps = _NONE_MISSED if missed is None else (missed.first.numpy(), missed.products.numpy())
     index = _NONE if index_R is None else index_R.numpy()
-    return _table(block, "weight"), _table(block, momentum), index, factors
+    return _table(block, "weight"), _table(block, momentum), index, steps
 
 
 def _table(block: Block, name: str) -> tuple[Any, ...]:

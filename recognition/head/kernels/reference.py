@@ -172,24 +172,32 @@ class BlockOps:
             product_CN.copy_(exp_CN)
         return rescale_N
 
-    def largest_exps(
-        self, exp_CN: Tensor, inverse_C: Tensor, centres: int, weight_N: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return each class's largest exponential times its sample's weight, and which sample's.
+    def score_block(
+        self, product_CN: Tensor, inverse_C: Tensor, target_N: Tensor, first: int,
+        transform: LogitTransform, running_max_N: Tensor, sum_exp_N: Tensor, estimate_N: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Add a block to each sample's online softmax, and find whom each class matters to most.
 
-        The exponential to base 2, without the weight: float32 [R], −inf for 0; and int64 [R].
+        That is the sample with the largest `logit − estimate`, where `estimate_N`, float32, is of
+        the sample's sum of exponentials, to base 2. Other arguments are those of `softmax_block`;
+        products are overwritten.
 
-        Args:
-            exp_CN: what `softmax_block` left.
-            inverse_C: what it took.
-            centres: K.
-            weight_N: of each sample.
+        Returns:
+            the largest logit, float32 [R], −inf for a class that is nobody's negative, with a
+            curriculum of the exponential in the gradient; and whose it is, an integer [R].
         """
-        samples = exp_CN.shape[1]
-        place_R = (exp_CN * weight_N).view(-1, centres * samples).argmax(1)
+        self.softmax_block(
+            product_CN, inverse_C, target_N, first, transform, running_max_N, sum_exp_N
+        )
+        samples, centres = product_CN.shape[1], transform.centres
+        weight_N = running_max_N - estimate_N
+        weight_N = (weight_N - weight_N.amax()).exp2_()
+        place_R = (product_CN * weight_N).view(-1, centres * samples).argmax(1)
         sample_R = place_R % samples
-        centre_R = torch.arange(0, len(exp_CN), centres, device=exp_CN.device) + place_R // samples
-        return (exp_CN[centre_R, sample_R].float() / inverse_C[centre_R]).log2_(), sample_R
+        centre_R = torch.arange(0, len(inverse_C), centres, device=place_R.device)
+        centre_R += place_R // samples
+        logit_R = (product_CN[centre_R, sample_R].float() / inverse_C[centre_R]).log2_()
+        return logit_R.add_(running_max_N.index_select(0, sample_R)), sample_R
 
     def add_targets(
         self, block: Block, grad_unit_Rd: Tensor, target_N: Tensor, grad_Nd: Tensor

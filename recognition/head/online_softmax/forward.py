@@ -110,6 +110,18 @@ class BlockExps:
     target_position: Tensor  # int64 [S], of the target class in the row set; −1 if not in it
     transform: LogitTransform
 
+    def space(self, ops: BlockOps, block: Block) -> Tensor:
+        """Return memory for a block's products: [C, S] in `matmul_dtype`."""
+        shape = len(block) * self.transform.centres, len(self.factor)
+        return ops.space.take("exp", shape, self.factor.dtype, self.factor.device)
+
+    def products(self, ops: BlockOps, block: Block, out_CS: Tensor) -> tuple[Tensor, Tensor]:
+        """Multiply a block's centres with the samples; return what `BlockOps.read_rows` does."""
+        size, dtype = self.factor.shape[1], self.factor.dtype
+        centre_Cd, inverse_C = ops.read_rows(block.by_centre(size), dtype)
+        torch.mm(centre_Cd, self.factor.T, out=out_CS)
+        return centre_Cd, inverse_C
+
     def make(
         self,
         ops: BlockOps,
@@ -120,29 +132,25 @@ class BlockExps:
         out_CS: Tensor | None = None,
         absent_RS: Tensor | None = None,
         gain_RS: Tensor | None = None,
-        fused: bool = True,
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Return exponentials, [C, S], centres, [C, d], their inverse norms, [C], and a factor.
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return exponentials, [C, S], centres, [C, d], and the factor of `softmax_block`.
 
-        The factor is what `softmax_block` returns. Where one kernel does all there are no norms;
-        `fused` says whether it may. Maxima and sums change in place, as there; `sum_GS`, [G, S] in
+        Maxima and sums change in place, as there; `sum_GS`, [G, S] in
         G = `ops.sum_parts` parts, is None for a second pass. The exponentials are written to
         `out_CS`, by default in the workspace; pairs of class and sample in `absent_RS`, bool, are
         left out. The exponentials, not their sums, are multiplied by `gain_RS`, of a class or of
         pairs.
         """
-        (samples, size), dtype = self.factor.shape, self.factor.dtype
+        samples, dtype = len(self.factor), self.factor.dtype
         if out_CS is None:
-            shape = len(block) * self.transform.centres, samples
-            out_CS = ops.space.take("exp", shape, dtype, self.factor.device)
+            out_CS = self.space(ops, block)
         out_RKS = out_CS.view(len(block), self.transform.centres, samples)
-        inverse_C, rescale_S = None, None
-        if fused and absent_RS is None and ops.fuses(self.transform, dtype):
+        rescale_S = None
+        if absent_RS is None and ops.fuses(self.transform, dtype):
             batch = self.factor, self.target_position
             centre_Cd = ops.product_exps(block, *batch, self.transform, out_CS, sum_GS)
         else:
-            centre_Cd, inverse_C = ops.read_rows(block.by_centre(size), dtype)
-            torch.mm(centre_Cd, self.factor.T, out=out_CS)
+            centre_Cd, inverse_C = self.products(ops, block, out_CS)
             if absent_RS is not None:
                 out_RKS.masked_fill_(absent_RS.unsqueeze(1), -torch.inf)
             rescale_S = ops.softmax_block(
@@ -151,7 +159,7 @@ class BlockExps:
             )  # fmt: skip
         if gain_RS is not None:
             out_RKS.mul_(gain_RS.unsqueeze(1))
-        return out_CS, centre_Cd, inverse_C, rescale_S
+        return out_CS, centre_Cd, rescale_S
 
 
 def target_centres(table: Table, unit_Nd: Tensor, target_row_N: Tensor) -> TargetCentres:
@@ -197,12 +205,13 @@ def negative_statistics(
 
     Blocks are planned for `block_samples` samples. `with_grad` sums the centres, which costs a
     second product; `keep` keeps the exponentials if they fit the budget, else None is returned.
-    Both take each row's exponentials `gain` times, float32 [A], which the sums do not.
+    Both take each row's exponentials `gain` times, float32 [A], which the sums do not, and which
+    says that the rows are few.
     """
     transform, kept = stream.transform(samples.curriculum), None
     unit_Sd, dtype = samples.unit, stream.settings.matmul_dtype
     shape = rows.count * stream.centres, len(unit_Sd)
-    if keep and stream.settings.keeps(*shape):
+    if keep and stream.settings.keeps(*shape, few=gain is not None):
         kept = KeptExps(stream.threads.ops.space.acquire(shape, dtype, unit_Sd.device))
     exps = BlockExps(unit_Sd.to(dtype), rows.positions(samples.target_row), transform)
 
@@ -229,7 +238,7 @@ def _add_block(
 ) -> None:  # fmt: skip
     """Add a block's negatives to the statistics, and keep its exponentials if asked to."""
     out_CS = None if kept is None else kept.of_block(block, exps.transform.centres)
-    exp_CS, centre_Cd, _, rescale_S = exps.make(
+    exp_CS, centre_Cd, rescale_S = exps.make(
         ops, block, found.running_max, sum_GS, out_CS=out_CS, gain_RS=gain_R1
     )
     if rescale_S is not None and kept is not None:

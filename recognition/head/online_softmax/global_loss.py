@@ -119,8 +119,7 @@ class GlobalSoftmax:
         if draw is not None:
             drawn = draw.choose(scores.log2_shares(log2_total_S, by.negatives * picked.total))
             rows, gain = drawn.rows, drawn.gain
-            # Of few rows a fourth product costs less than the memory for keeping the first one's.
-            negatives, kept = first_pass(rows, gain=gain, with_grad=with_grad, keep=False)
+            negatives, kept = first_pass(rows, gain=gain, with_grad=with_grad, keep=keep)
         of_targets = TargetGradients(batch.unit, target_row_M, targets.centre, by.target_cosine)
         return GlobalLoss(
             loss=collectives.sum_over_samples(by.loss),

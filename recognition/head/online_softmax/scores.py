@@ -18,7 +18,7 @@ from recognition.head.online_softmax.forward import BlockExps, NegativeStatistic
 from recognition.head.online_softmax.stream import BlockStream
 from recognition.head.rows import RowSet
 
-_CHUNK = 1 << 18  # rows at a time, so that temporaries are small
+_CHUNK = 1 << 16  # rows at a time, so that temporaries are small
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class RowScores:
     """Of each row its largest exponential, in proportion to the sample's sum, and whose it is."""
 
     logit: Tensor  # float32 [L], to base 2; −inf for a row that is no sample's negative
-    sample: Tensor  # int32 [L]
+    sample: Tensor  # int16 or int32 [L]
 
     def log2_shares(self, log2_total_S: Tensor, weight_S: Tensor) -> Tensor:
         """Return each row's share in the gradient of its sample, to base 2: float32 [L].
@@ -59,7 +59,7 @@ class RowScores:
         of_sample_S = weight_S.abs().log2() - log2_total_S
         for first in range(0, len(self.logit), _CHUNK):
             of_chunk = slice(first, first + _CHUNK)
-            self.logit[of_chunk] += of_sample_S.index_select(0, self.sample[of_chunk])
+            self.logit[of_chunk] += of_sample_S.index_select(0, self.sample[of_chunk].int())
         return self.logit
 
 
@@ -81,30 +81,23 @@ def score_rows(
     exps = BlockExps(
         unit_Sd.to(stream.settings.matmul_dtype), rows.positions(samples.target_row), transform
     )
-    block_rows = min(stream.block_rows(block_samples), max(rows.count, 1))
+    few = len(unit_Sd) <= torch.iinfo(torch.int16).max
     scores = RowScores(
         unit_Sd.new_full((rows.count,), -torch.inf),
-        torch.zeros(rows.count, dtype=torch.int32, device=unit_Sd.device),
+        torch.zeros(rows.count, dtype=torch.int16 if few else torch.int32, device=unit_Sd.device),
     )
-
-    fixed_S = _weights(transform.initial_max - log2_estimate_S)
 
     def part(ops: BlockOps, blocks: Iterator[Block]) -> NegativeStatistics:
         found = NegativeStatistics.empty(unit_Sd, transform.initial_max, with_grad=False)
-        sum_GS = unit_Sd.new_zeros(ops.sum_parts(block_rows), len(unit_Sd))
-        weight_S = fixed_S
         for block in blocks:
-            # No kernel that fuses them gives the norms.
-            made = exps.make(ops, block, found.running_max, sum_GS, fused=False)
-            exp_CS, _, inverse_C, _ = made
-            assert inverse_C is not None
-            if not transform.max_is_fixed:
-                weight_S = _weights(found.running_max - log2_estimate_S)
-            logit_R, sample_R = ops.largest_exps(exp_CS, inverse_C, transform.centres, weight_S)
-            logit_R += found.running_max.index_select(0, sample_R)
+            product_CS = exps.space(ops, block)
+            _, inverse_C = exps.products(ops, block, product_CS)
+            logit_R, sample_R = ops.score_block(
+                product_CS, inverse_C, exps.target_position, block.start, transform,
+                found.running_max, found.sum_exp, log2_estimate_S,
+            )  # fmt: skip
             scores.logit[block.start : block.stop] = logit_R
             scores.sample[block.start : block.stop] = sample_R
-        torch.sum(sum_GS, 0, out=found.sum_exp)
         return found
 
     total = NegativeStatistics.empty(unit_Sd, transform.initial_max, with_grad=False)
@@ -112,8 +105,3 @@ def score_rows(
         for found in stream.map(part, rows, block_samples):
             total.merge(found)
     return total, scores
-
-
-def _weights(log2_S: Tensor) -> Tensor:
-    """Return powers of two, up to a common factor, the largest 1."""
-    return (log2_S - log2_S.amax()).exp2_() if len(log2_S) > 0 else log2_S

@@ -60,9 +60,13 @@ class StreamSettings:
         """How cosines become logits where a class has one centre and all negatives count alike."""
         return LogitTransform(self.log2_scale, self.inter_class_filter)
 
-    def keeps(self, centres: int, samples: int) -> bool:
-        """Return whether the exponentials of so many centres and samples fit the budget."""
-        return centres * samples * self.matmul_dtype.itemsize <= self.keep_bytes
+    def keeps(self, centres: int, samples: int, *, few: bool = False) -> bool:
+        """Return whether the exponentials of so many centres and samples fit the budget.
+
+        For `few`, whose second product would take little time, that of a block.
+        """
+        budget = min(self.keep_bytes, self.block_bytes) if few else self.keep_bytes
+        return centres * samples * self.matmul_dtype.itemsize <= budget
 
 
 def check_parts(

@@ -71,12 +71,13 @@ class CentreUpdate:
         rows = self._rows(no_samples=no_samples)
         if no_samples:
             return rows
-        second_pass = self._second_pass(rows, grad_scale)
-        if sgd is not None:
-            second_pass.update_sgd(sgd, lr, partial(self._noise, step=step), flag)
-        else:
-            for _ in second_pass.gradients(update, with_state=True):
-                pass
+        with self.stream.threads.alone():
+            second_pass = self._second_pass(rows, grad_scale)
+            if sgd is not None:
+                second_pass.update_sgd(sgd, lr, partial(self._noise, step=step), flag)
+            else:
+                for _ in second_pass.gradients(update, with_state=True):
+                    pass
         return rows
 
     def clear(self) -> None:

@@ -21,11 +21,17 @@ IDENTITY: Matrix = (1.0, 0.0, 0.0, 1.0)
 class Missed:
     """The steps in which each of R rows had a gradient of zero."""
 
-    # float64 [R, 4], the product [[a, b], [c, d]] of what each step does to weight and momentum
-    factors: Tensor
+    # float64 [K + 1, 4], the product [[a, b], [c, d]] of what each step, and all after it, does to
+    # weight and momentum
+    products: Tensor
     lrs: Tensor  # float64 [K], learning rates; below 0 for a step that was skipped
-    first: Tensor  # int64 [R], the first missed step of each row, an index of `lrs`
+    first: Tensor  # int16 [R], the first missed step of each row, an index of both
     stop: int  # one past the last missed step of all
+
+    @property
+    def factors(self) -> Tensor:
+        """The product of all steps that each row missed, float64 [R, 4]."""
+        return self.products.index_select(0, self.first.int())
 
     def apply(self, weight_RD: Tensor, momentum_RD: Tensor) -> None:
         """Multiply rows of weight and momentum by their matrices, in place."""
@@ -40,7 +46,7 @@ class Missed:
         Of each step, how many rows make it, the first ones in that order, and its learning rate.
         The host waits for a GPU.
         """
-        first_R, order_R = self.first.sort(stable=True)
+        first_R, order_R = self.first.long().sort(stable=True)
         made = (self.lrs[: self.stop] >= 0.0).nonzero().squeeze(1)
         rows = torch.searchsorted(first_R, made, right=True).tolist()
         return order_R, zip(rows, self.lrs[made].tolist(), strict=True)
@@ -87,6 +93,5 @@ class StepHistory:
         self._products[self.now] = self._products.new_tensor(IDENTITY)
 
     def missed(self, last_R: Tensor) -> Missed:
-        """Return the steps since each row's last, of which `last_R`, integers [R], is the count."""
-        first_R = last_R.to(torch.int64)
-        return Missed(self._products.index_select(0, first_R), self._lrs, first_R, self.now)
+        """Return the steps since each row's last, of which `last_R`, int16 [R], is the count."""
+        return Missed(self._products, self._lrs, last_R, self.now)

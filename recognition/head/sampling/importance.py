@@ -25,7 +25,7 @@ from recognition.head.sampling.rule import ActiveSet, Sampler, SampleRequest
 # the budget to within 1%, and, as counts are integers, the same on every number of ranks.
 _BINS_PER_OCTAVE = 32
 _PILOT = 4096  # classes that stand for all, at least
-_CHUNK = 1 << 18  # classes that are counted at a time, so that temporaries are small
+_CHUNK = 1 << 16  # classes that are counted at a time, so that temporaries are small
 _OCTAVES = 64  # below 2^-64 of the largest share possible no class is ever drawn
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from recognition.head import PartialFC, RowSGD, build_loss
+from recognition.head.kernels.block import LogitTransform
 from recognition.head.kernels.cpu import CompiledOps
 from recognition.head.kernels.reference import BlockOps
 from recognition.head.sampling.importance import _log2_tau
@@ -148,21 +149,37 @@ def test_without_gradients_no_class_is_drawn() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_compiled_search_finds_what_torch_finds(dtype: torch.dtype) -> None:
-    exp = torch.rand(70, 33).to(dtype)
-    exp[3] = 0.0
-    inverse, weight = torch.rand(70) + 0.1, torch.rand(33)
+def test_the_compiled_scores_are_those_of_torch(dtype: torch.dtype) -> None:
+    classes, samples, first = 70, 33, 5
+    product, inverse = torch.randn(classes, samples).to(dtype), torch.rand(classes) / 4 + 0.1
+    target = torch.randint(0, classes + first, (samples,))
+    target[0] = target[1] = first + 3
+    estimate = torch.randn(samples) * 20
+    transform = LogitTransform(20.0, inter_class_filter=0.5)
+    product[7] = 9.0  # above the limit: nobody's negative
+    seen = []
+    for ops in (CompiledOps(), BlockOps()):
+        sums = torch.rand(samples, generator=torch.Generator().manual_seed(1))
+        largest = torch.full((samples,), transform.initial_max)
+        given = target, first, transform, largest, sums, estimate
+        seen.append((*ops.score_block(product.clone(), inverse, *given), sums))
+    (logit, sample, sums), (expected, _, of_sums) = seen
 
-    logit, sample = CompiledOps().largest_exps(exp, inverse, 1, weight)
-    expected, of_sample = BlockOps().largest_exps(exp, inverse, 1, weight)
-
-    shares = exp.float() * weight
-    positive = shares.amax(1) > 0.0
-    assert torch.equal(of_sample[positive], (exp * weight).argmax(1)[positive])
-    assert not torch.equal(of_sample, exp.argmax(1))  # the weights matter here
-    torch.testing.assert_close(logit, expected)
-    assert torch.equal(sample[expected.isfinite()], of_sample[expected.isfinite()])
-    assert logit[3] == -math.inf
+    negative = product.float() * inverse.unsqueeze(1) * transform.log2_scale
+    negative[negative > transform.limit * transform.log2_scale] = -math.inf
+    for number, row in enumerate((target - first).tolist()):
+        if row >= 0:
+            negative[row, number] = -math.inf
+    mattering = (negative - estimate).argmax(1)
+    assert not torch.equal(mattering, negative.argmax(1))  # the estimates decide here
+    known = expected.isfinite()
+    assert not known.all()
+    assert torch.equal(sample[known].long(), mattering[known])
+    assert torch.equal(logit.isfinite(), negative.amax(1).isfinite())
+    torch.testing.assert_close(logit, negative.gather(1, mattering.unsqueeze(1)).squeeze(1))
+    torch.testing.assert_close(sums, of_sums)
+    # What torch finds it reads from exponentials in `dtype`.
+    torch.testing.assert_close(logit[known], expected[known], rtol=0, atol=0.02)
 
 
 def test_tau_makes_the_expected_number_the_budget() -> None:

@@ -13,14 +13,13 @@ Shapes: L rows of the table, R rows of a block, N samples, d embedding size.
 """
 
 from collections.abc import Callable
-from math import factorial, log, sqrt
+from math import sqrt
 from typing import Any
 
 import numba
 import numpy as np
 from numba.extending import overload
 
-from recognition.head.kernels.block import FIXED_MAX
 from recognition.head.kernels.reference import EPSILON
 from recognition.head.optim.rounding import INT8_MAX
 
@@ -31,19 +30,14 @@ U32 = np.uint32
 # All flags that allow sums to be vectorised, without those that assume no NaN or infinity.
 _ARITHMETIC = {"reassoc", "contract", "nsz", "arcp", "afn"}
 _OPTIONS: Any = {"nogil": True, "fastmath": _ARITHMETIC, "error_model": "numpy"}
-# Rows that are summed in float32 before the sums are added up in float64: sums of a whole block
-# in float32 would lose three digits.
-_RUN = 64
 _EPSILON = F32(EPSILON)
 _TINY, _LARGEST = F32(np.finfo(F32).tiny), F32(np.finfo(F32).max)
 _INT8_MAX = F32(INT8_MAX)
 _STEP, _HALF_STEP = F32(2.0**-16), F32(2.0**-17)  # of the 16 random bits
-_MAX_POWER = F32(2.0**-FIXED_MAX)
-# 2^z by its Taylor series: for |z| <= 1/2 eight terms leave 5e-9, a tenth of float32's last bit.
-_T1, _T2, _T3, _T4, _T5, _T6, _T7 = (F32(log(2.0) ** k / factorial(k)) for k in range(1, 8))
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a loop, once for all processes where it can be kept."""
     try:
         result: Callable[..., Any] = numba.njit(cache=True, **_OPTIONS)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
@@ -51,41 +45,20 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return result
 
 
-def _inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a function a part of the loops that call it."""
     result: Callable[..., Any] = numba.njit(inline="always")(function)
     return result
 
 
-@_inlined
+@inlined
 def _rounded(bits: Any) -> Any:
     """Return the bfloat16 nearest to a float32, ties to even, both as bits."""
     return np.int16((bits + I32(0x7FFF) + ((bits >> I32(16)) & I32(1))) >> I32(16))
 
 
-@_inlined
-def _exponent(logit: Any) -> Any:
-    """Return the integer nearest to a logit, within the range of a float32's exponent."""
-    low = F32(-126.0) if logit < F32(-126.0) else logit
-    near = np.floor(low + F32(0.5))  # math.floor gives 64 bits, twice the time
-    return near if near < F32(127.0) else F32(127.0)  # NaN gives a number; the rest stays NaN
-
-
-@_inlined
-def _power_of_rest(logit: Any, exponent: Any) -> Any:
-    """Return `2^(logit − exponent)`, and 0 where `2^logit` is below float32's normal numbers."""
-    z = logit - exponent
-    p = _T7 * z + _T6
-    p = p * z + _T5
-    p = p * z + _T4
-    p = p * z + _T3
-    p = p * z + _T2
-    p = p * z + _T1
-    p = p * z + F32(1.0)
-    return F32(0.0) if logit < F32(-126.0) else p
-
-
-@_compiled
-def _widen(source: Any, half: bool, wide: Any, wide_bits: Any) -> None:
+@compiled
+def widen(source: Any, half: bool, wide: Any, wide_bits: Any) -> None:
     """Convert a row to float32; `wide_bits` is the same memory as int32."""
     if half:
         for k in range(len(wide)):
@@ -95,8 +68,8 @@ def _widen(source: Any, half: bool, wide: Any, wide_bits: Any) -> None:
             wide[k] = source[k]
 
 
-@_compiled
-def _narrow(wide: Any, wide_bits: Any, half: bool, target: Any) -> None:
+@compiled
+def narrow(wide: Any, wide_bits: Any, half: bool, target: Any) -> None:
     """Convert a row from float32 to the target's dtype."""
     if half:
         for k in range(len(wide)):
@@ -106,8 +79,8 @@ def _narrow(wide: Any, wide_bits: Any, half: bool, target: Any) -> None:
             target[k] = wide[k]
 
 
-@_compiled
-def _buffer(size: int) -> Any:
+@compiled
+def buffer(size: int) -> Any:
     """Return memory for a row, as float32 and as int32."""
     wide = np.empty(size, F32)
     return wide, wide.view(np.int32)
@@ -138,27 +111,14 @@ def _load_as_kept(table: Any, row: int, buffer: Any) -> Any:
     return forms[table[0].dtype.name]
 
 
-@_compiled
-def _chains(target_N: Any, first: int, rows: int) -> Any:
-    """Return chains of samples by target row: the first of each row, the next of each sample."""
-    first_R = np.full(rows, -1, np.int32)
-    next_N = np.full(len(target_N), -1, np.int32)
-    for n in range(len(target_N)):
-        row = target_N[n] - first
-        if 0 <= row < rows:
-            next_N[n] = first_R[row]
-            first_R[row] = n
-    return first_R, next_N
-
-
-@_inlined
+@inlined
 def _inverse(square: Any) -> Any:
     """Return `1 / max(norm, 1e-12)` of a row, by the sum of its squares."""
     norm = F32(sqrt(square))
     return F32(1.0) / (_EPSILON if norm < _EPSILON else norm)
 
 
-@_compiled
+@compiled
 def _square(row_d: Any) -> Any:
     square = F32(0.0)
     for k in range(len(row_d)):
@@ -166,124 +126,97 @@ def _square(row_d: Any) -> Any:
     return square
 
 
-@_inlined
-def _row_now(weight: Any, momentum: Any, row: int, missed_R4: Any, r: int, buffers: Any) -> Any:
-    """Return a row as it is after missed steps."""
+@inlined
+def _has_missed(missed: Any, r: int) -> Any:
+    """Return whether a row has missed a step that would have changed it."""
+    return len(missed[0]) > 0 and missed[1][missed[0][r], 3] != 1.0
+
+
+@compiled
+def _move(weight_d: Any, momentum_d: Any, factor_4: Any, after_d: Any) -> Any:
+    """Write a row as it is after missed steps; return the sum of its squares."""
+    by_weight, by_momentum, square = F32(factor_4[0]), F32(factor_4[1]), F32(0.0)
+    for k in range(len(after_d)):
+        after = by_weight * weight_d[k] + by_momentum * momentum_d[k]
+        after_d[k] = after
+        square += after * after
+    return square
+
+
+@inlined
+def _row_now(
+    weight: Any, momentum: Any, row: int, missed: Any, r: int, buffers: Any, after_d: Any
+) -> Any:
+    """Return a row as it is after missed steps, and the sum of its squares.
+
+    It is in `after_d` if there were any.
+    """
     weight_d = _load(weight, row, buffers[0])
-    if len(missed_R4) > 0 and missed_R4[r, 3] != F32(1.0):
-        after_d, momentum_d = buffers[0][0], _load(momentum, row, buffers[1])
-        by_weight, by_momentum = missed_R4[r, 0], missed_R4[r, 1]
-        for k in range(len(after_d)):
-            after_d[k] = by_weight * weight_d[k] + by_momentum * momentum_d[k]
-        weight_d = after_d
-    return weight_d
+    if _has_missed(missed, r):
+        momentum_d = _load(momentum, row, buffers[1])
+        square = _move(weight_d, momentum_d, missed[1][missed[0][r]], after_d)
+        return after_d, square
+    return weight_d, _square(weight_d)
 
 
-@_compiled
+def _own(copy_Rd: Any, r: int, other_d: Any) -> Any:
+    """Return a copy's row where it is float32, else other memory."""
+
+
+@overload(_own, jit_options=_OPTIONS)
+def _own_if_float32(copy_Rd: Any, r: int, other_d: Any) -> Any:
+    def own(copy_Rd: Any, r: int, other_d: Any) -> Any:
+        return copy_Rd[r]
+
+    def other(copy_Rd: Any, r: int, other_d: Any) -> Any:
+        return other_d
+
+    return own if copy_Rd.dtype.name == "float32" else other
+
+
+@compiled
 def read_rows(
-    weight: Any, momentum: Any, index_R: Any, missed_R4: Any, inverse_R: Any, factor_Rd: Any,
+    weight: Any, momentum: Any, index_R: Any, missed: Any, inverse_R: Any, factor_Rd: Any,
     half: bool, copy: bool,
 ) -> None:  # fmt: skip
     """Find the inverse norms of the rows, and copy the rows if `copy`, as where steps were missed.
 
-    The rows are those after these steps.
+    The rows are those after these steps. Each number is read once: this runs as fast as memory is.
     """
     size = weight[0].shape[1]
-    buffers = _buffer(size), _buffer(size)
+    buffers, (spare_d, _) = (buffer(size), buffer(size)), buffer(size)
     for r in range(len(inverse_R)):
         row = index_R[r] if len(index_R) else r
-        weight_d = _row_now(weight, momentum, row, missed_R4, r, buffers)
-        inverse_R[r] = _inverse(_square(weight_d))
-        if copy:
-            _narrow(weight_d, weight_d.view(np.int32), half, factor_Rd[r])
+        after_d = _own(factor_Rd, r, spare_d)
+        row_d, square = _row_now(weight, momentum, row, missed, r, buffers, after_d)
+        inverse_R[r] = _inverse(square)
+        if copy and (half or not _has_missed(missed, r)):
+            narrow(row_d, row_d.view(np.int32), half, factor_Rd[r])
 
 
-@_compiled
-def softmax_block(
-    exp_RN: Any, inverse_R: Any, target_N: Any, first: int, log2_scale: Any, limit: Any,
-    sum_exp_N: Any, half: bool,
-) -> None:  # fmt: skip
-    """Turn products into exponentials at the fixed maximum, and add to their sums there."""
-    rows, samples = exp_RN.shape
-    total_N = np.empty(samples, np.float64)
-    for n in range(samples):
-        total_N[n] = np.float64(sum_exp_N[n])
-    first_R, next_N = _chains(target_N, first, rows)
-    wide_N, power_N, sum_N = np.empty(samples, F32), np.empty(samples, F32), np.zeros(samples, F32)
-    wide_bits_N, power_bits_N = wide_N.view(np.int32), power_N.view(np.int32)
-    for r in range(rows):
-        to_logit, to_exp = inverse_R[r] * log2_scale, inverse_R[r] * _MAX_POWER
-        _widen(exp_RN[r], half, wide_N, wide_bits_N)
-        for n in range(samples):
-            logit = wide_N[n] * to_logit
-            exponent = _exponent(logit)
-            rest = _power_of_rest(logit, exponent)
-            wide_N[n] = F32(0.0) if logit > limit else rest
-            power_bits_N[n] = (I32(exponent) + I32(127)) << I32(23)
-        n = first_R[r]
-        while n >= 0:
-            wide_N[n] = F32(0.0)
-            n = next_N[n]
-        for n in range(samples):
-            power = power_N[n] * wide_N[n]
-            sum_N[n] += power
-            wide_N[n] = power * to_exp
-        _narrow(wide_N, wide_bits_N, half, exp_RN[r])
-        if (r + 1) % _RUN == 0 or r + 1 == rows:
-            for n in range(samples):
-                total_N[n] += np.float64(sum_N[n]) * np.float64(_MAX_POWER)
-                sum_N[n] = F32(0.0)
-    for n in range(samples):
-        sum_exp_N[n] = total_N[n]
-
-
-@_compiled
-def largest_exps(
-    exp_RN: Any, inverse_R: Any, weight_N: Any, half: bool, logit_R: Any, sample_R: Any
-) -> None:
-    """Find each row's largest exponential times its sample's weight, to base 2 without it."""
-    rows, samples = exp_RN.shape
-    wide_N, share_N = np.empty(samples, F32), np.empty(samples, F32)
-    wide_bits_N, share_bits_N = wide_N.view(np.int32), share_N.view(np.int32)
-    for r in range(rows):
-        _widen(exp_RN[r], half, wide_N, wide_bits_N)
-        # Of numbers above 0 the bits, as integers, are in their order, and their maximum is found
-        # by vectors: that of floats is not, as a NaN might be among them.
-        for n in range(samples):
-            share_N[n] = wide_N[n] * weight_N[n]
-        largest = share_bits_N[0]
-        for n in range(samples):
-            share = share_bits_N[n]
-            largest = share if share > largest else largest
-        n = 0
-        while share_bits_N[n] != largest:
-            n += 1
-        sample_R[r] = n
-        logit_R[r] = np.log2(wide_N[n] / inverse_R[r])
-
-
-@_compiled
+@compiled
 def add_targets(
-    weight: Any, momentum: Any, index_R: Any, missed_R4: Any, grad_unit_Rd: Any, target_N: Any,
+    weight: Any, momentum: Any, index_R: Any, missed: Any, grad_unit_Rd: Any, target_N: Any,
     first: int, grad_Nd: Any, half: bool,
 ) -> None:  # fmt: skip
     """Add samples' gradients to those of their target rows."""
     rows, size = grad_unit_Rd.shape
-    wide_d, wide_bits_d = _buffer(size)
-    buffers = _buffer(size), _buffer(size)
+    wide_d, wide_bits_d = buffer(size)
+    buffers, (after_d, _) = (buffer(size), buffer(size)), buffer(size)
     for n in range(len(target_N)):
         r = target_N[n] - first
         if not 0 <= r < rows:
             continue
         row = index_R[r] if len(index_R) else r
-        inverse = _inverse(_square(_row_now(weight, momentum, row, missed_R4, r, buffers)))
-        _widen(grad_unit_Rd[r], half, wide_d, wide_bits_d)
+        _, square = _row_now(weight, momentum, row, missed, r, buffers, after_d)
+        inverse = _inverse(square)
+        widen(grad_unit_Rd[r], half, wide_d, wide_bits_d)
         for k in range(size):
             wide_d[k] += grad_Nd[n, k] * inverse
-        _narrow(wide_d, wide_bits_d, half, grad_unit_Rd[r])
+        narrow(wide_d, wide_bits_d, half, grad_unit_Rd[r])
 
 
-@_inlined
+@inlined
 def _mix(word: Any) -> Any:
     """Scramble 32-bit words, as `hashing.class_hash` does."""
     word = word ^ (word >> U32(16))
@@ -293,7 +226,7 @@ def _mix(word: Any) -> Any:
     return word ^ (word >> U32(16))
 
 
-@_inlined
+@inlined
 def _noise_word(number: Any, first_key: Any, second_key: Any) -> Any:
     """Return the word of `RowNoise.bits` for a class id or a column's number."""
     word = _mix(U32(number) ^ first_key)
@@ -301,7 +234,7 @@ def _noise_word(number: Any, first_key: Any, second_key: Any) -> Any:
     return (word ^ U32(0x80000000)) | U32(1)
 
 
-@_compiled
+@compiled
 def _noise(size: int, keys: Any) -> Any:
     """Return a tensor's keys and the words of its columns, uint32 [D]."""
     word_D = np.empty(size, np.uint32)
@@ -356,9 +289,9 @@ def _store_as_kept(buffer: Any, class_id: int, noise: Any, table: Any, row: int)
     return forms[table[0].dtype.name]
 
 
-@_compiled
+@compiled
 def update_rows_sgd(
-    weight: Any, momentum: Any, index_R: Any, missed_R4: Any, grad_unit_Rd: Any, lr: Any,
+    weight: Any, momentum: Any, index_R: Any, missed: Any, grad_unit_Rd: Any, lr: Any,
     factor: Any, weight_decay: Any, nesterov: bool, half: bool, class_R: Any, weight_keys: Any,
     momentum_keys: Any,
 ) -> None:  # fmt: skip
@@ -367,17 +300,18 @@ def update_rows_sgd(
     `factor` is the momentum's. Class ids, and the noise's keys, uint32 [2], are read for rounding.
     """
     rows, size = grad_unit_Rd.shape
-    grad_unit_d, grad_unit_bits_d = _buffer(size)
-    weight_buffer, velocity_buffer = _buffer(size), _buffer(size)
+    grad_unit_d, grad_unit_bits_d = buffer(size)
+    weight_buffer, velocity_buffer = buffer(size), buffer(size)
     weight_noise, velocity_noise = _noise(size, weight_keys), _noise(size, momentum_keys)
     for r in range(rows):
         row = index_R[r] if len(index_R) else r
         class_id = class_R[r] if len(class_R) else 0
-        _widen(grad_unit_Rd[r], half, grad_unit_d, grad_unit_bits_d)
+        widen(grad_unit_Rd[r], half, grad_unit_d, grad_unit_bits_d)
         weight_d = _load(weight, row, weight_buffer)
         velocity_d = _load(momentum, row, velocity_buffer)
-        if len(missed_R4) > 0 and missed_R4[r, 3] != F32(1.0):
-            a, b, c, d = missed_R4[r, 0], missed_R4[r, 1], missed_R4[r, 2], missed_R4[r, 3]
+        if _has_missed(missed, r):
+            factor_4 = missed[1][missed[0][r]].astype(F32)
+            a, b, c, d = factor_4[0], factor_4[1], factor_4[2], factor_4[3]
             for k in range(size):
                 before = weight_d[k]
                 weight_d[k] = a * before + b * velocity_d[k]
