@@ -60,21 +60,20 @@ class CompiledOps(BlockOps):
     def score_block(
         self, product_CN: Tensor, inverse_C: Tensor, target_N: Tensor, first: int,
         transform: LogitTransform, running_max_N: Tensor, sum_exp_N: Tensor, estimate_N: Tensor,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        logit_R: Tensor, sample_R: Tensor,
+    ) -> None:  # fmt: skip
         """See `BlockOps.score_block`."""
         if not (transform.is_plain and transform.max_is_fixed):
             given = target_N, first, transform, running_max_N, sum_exp_N, estimate_N
-            return super().score_block(product_CN, inverse_C, *given)
+            return super().score_block(product_CN, inverse_C, *given, logit_R, sample_R)
         scale = transform.log2_scale
-        logit_R = torch.empty_like(inverse_C)
-        sample_R = torch.empty(len(inverse_C), dtype=torch.int32)
         cpu_softmax.score_block(
             _array(product_CN), inverse_C.numpy(), target_N.numpy(), first, np.float32(scale),
             np.float32(transform.limit * scale), sum_exp_N.numpy(),
             product_CN.dtype == torch.bfloat16, estimate_N.numpy(), logit_R.numpy(),
             sample_R.numpy(),
         )  # fmt: skip
-        return logit_R, sample_R
+        return None
 
     def add_targets(
         self, block: Block, grad_unit_Rd: Tensor, target_N: Tensor, grad_Nd: Tensor

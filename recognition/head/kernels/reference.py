@@ -175,16 +175,17 @@ class BlockOps:
     def score_block(
         self, product_CN: Tensor, inverse_C: Tensor, target_N: Tensor, first: int,
         transform: LogitTransform, running_max_N: Tensor, sum_exp_N: Tensor, estimate_N: Tensor,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        logit_R: Tensor, sample_R: Tensor,
+    ) -> None:  # fmt: skip
         """Add a block to each sample's online softmax, and find whom each class matters to most.
 
         That is the sample with the largest `logit − estimate`, where `estimate_N`, float32, is of
         the sample's sum of exponentials, to base 2. Other arguments are those of `softmax_block`;
         products are overwritten.
 
-        Returns:
-            the largest logit, float32 [R], −inf for a class that is nobody's negative, with a
-            curriculum of the exponential in the gradient; and whose it is, an integer [R].
+        The largest logit, −inf for a class that is nobody's negative, with a curriculum of the
+        exponential in the gradient, is written to `logit_R`, float32; whose it is to `sample_R`,
+        int16 or int32.
         """
         self.softmax_block(
             product_CN, inverse_C, target_N, first, transform, running_max_N, sum_exp_N
@@ -193,11 +194,11 @@ class BlockOps:
         weight_N = running_max_N - estimate_N
         weight_N = (weight_N - weight_N.amax()).exp2_()
         place_R = (product_CN * weight_N).view(-1, centres * samples).argmax(1)
-        sample_R = place_R % samples
         centre_R = torch.arange(0, len(inverse_C), centres, device=place_R.device)
         centre_R += place_R // samples
-        logit_R = (product_CN[centre_R, sample_R].float() / inverse_C[centre_R]).log2_()
-        return logit_R.add_(running_max_N.index_select(0, sample_R)), sample_R
+        torch.div(product_CN[centre_R, place_R % samples].float(), inverse_C[centre_R], out=logit_R)
+        logit_R.log2_().add_(running_max_N.index_select(0, place_R % samples))
+        sample_R.copy_(place_R % samples)
 
     def add_targets(
         self, block: Block, grad_unit_Rd: Tensor, target_N: Tensor, grad_Nd: Tensor

@@ -104,14 +104,15 @@ class SecondPass:
         weighted_Sd = self._weighted(self._initial_max_S)
         targets = [loss.targets for loss in self._losses]
         target_sums = _TargetSums.of(targets, self._rows, self._stream.centres)
-        batch_S = self._batches()
+        of_samples = slice(0, 1) if len(self._losses) == 1 else self._batches()
 
         def grad_unit(ops: BlockOps, block: Block) -> Tensor:
             """Return the gradient of a block's centres, with its component along each: [C, d]."""
-            exp_CS, max_S = self._block_exps(ops, block, batch_S)
+            exp_CS, max_S = self._block_exps(ops, block, of_samples)
             factor_Sd = weighted_Sd if max_S is None else self._weighted(max_S)
             shape, device = (len(exp_CS), factor_Sd.shape[1]), exp_CS.device
-            grad_Cd = ops.space.take("grad_unit", shape, exp_CS.dtype, device)
+            # The memory of the rows that the exponentials were made with.
+            grad_Cd = ops.space.take("factor", shape, exp_CS.dtype, device)
             torch.mm(exp_CS, factor_Sd, out=grad_Cd)
             centres = block.by_centre(shape[1])
             ops.add_targets(centres, grad_Cd, target_sums.position, target_sums.grad)
@@ -188,17 +189,17 @@ class SecondPass:
         return torch.cat(numbers)
 
     def _block_exps(
-        self, ops: BlockOps, block: Block, batch_S: Tensor
+        self, ops: BlockOps, block: Block, of_samples: Tensor | slice
     ) -> tuple[Tensor, Tensor | None]:
         """Return a block's exponentials, and their maxima if those moved; made again if need be.
 
-        `batch_S` says which micro-batch a sample is from.
+        `of_samples` selects each sample's micro-batch, or that of all.
         """
         if self._kept is not None:
             exp_CS = self._kept.of_block(block, self._stream.centres)
             return exp_CS, self._kept.running_max.get(block.start)
         absent_RS, gain_RS = (
-            None if of_rows_AB is None else of_rows_AB[block.start : block.stop, batch_S]
+            None if of_rows_AB is None else of_rows_AB[block.start : block.stop, of_samples]
             for of_rows_AB in (self._absent_AB, self._gain_AB)
         )
         fixed, max_S = self._exps.transform.max_is_fixed, self._initial_max_S

@@ -42,7 +42,10 @@ class Draw:
 
 @dataclass(frozen=True)
 class RowScores:
-    """Of each row its largest exponential, in proportion to the sample's sum, and whose it is."""
+    """Of each row its largest exponential, in proportion to the sample's sum, and whose it is.
+
+    They hold until rows are scored again.
+    """
 
     logit: Tensor  # float32 [L], to base 2; −inf for a row that is no sample's negative
     sample: Tensor  # int16 or int32 [L]
@@ -82,9 +85,10 @@ def score_rows(
         unit_Sd.to(stream.settings.matmul_dtype), rows.positions(samples.target_row), transform
     )
     few = len(unit_Sd) <= torch.iinfo(torch.int16).max
+    take, device = stream.threads.ops.space.take, unit_Sd.device
     scores = RowScores(
-        unit_Sd.new_full((rows.count,), -torch.inf),
-        torch.zeros(rows.count, dtype=torch.int16 if few else torch.int32, device=unit_Sd.device),
+        take("logits of rows", (rows.count,), torch.float32, device).fill_(-torch.inf),
+        take("samples of rows", (rows.count,), torch.int16 if few else torch.int32, device),
     )
 
     def part(ops: BlockOps, blocks: Iterator[Block]) -> NegativeStatistics:
@@ -92,12 +96,12 @@ def score_rows(
         for block in blocks:
             product_CS = exps.space(ops, block)
             _, inverse_C = exps.products(ops, block, product_CS)
-            logit_R, sample_R = ops.score_block(
+            of_block = slice(block.start, block.stop)
+            ops.score_block(
                 product_CS, inverse_C, exps.target_position, block.start, transform,
                 found.running_max, found.sum_exp, log2_estimate_S,
+                scores.logit[of_block], scores.sample[of_block],
             )  # fmt: skip
-            scores.logit[block.start : block.stop] = logit_R
-            scores.sample[block.start : block.stop] = sample_R
         return found
 
     total = NegativeStatistics.empty(unit_Sd, transform.initial_max, with_grad=False)

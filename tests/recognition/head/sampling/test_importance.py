@@ -162,7 +162,9 @@ def test_the_compiled_scores_are_those_of_torch(dtype: torch.dtype) -> None:
         sums = torch.rand(samples, generator=torch.Generator().manual_seed(1))
         largest = torch.full((samples,), transform.initial_max)
         given = target, first, transform, largest, sums, estimate
-        seen.append((*ops.score_block(product.clone(), inverse, *given), sums))
+        found = torch.empty(classes), torch.empty(classes, dtype=torch.int16)
+        ops.score_block(product.clone(), inverse, *given, *found)
+        seen.append((*found, sums))
     (logit, sample, sums), (expected, _, of_sums) = seen
 
     negative = product.float() * inverse.unsqueeze(1) * transform.log2_scale
