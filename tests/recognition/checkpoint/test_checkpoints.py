@@ -4,11 +4,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from recognition.checkpoint import CheckpointError, State, backbone_file, read_metadata, resolve
+from recognition.checkpoint import (
+    CheckpointError,
+    ShardedRows,
+    State,
+    backbone_file,
+    read_metadata,
+    resolve,
+)
 from recognition.checkpoint.manifest import DigestingFile
 from recognition.distributed import World, current
+from recognition.head import PartialFC
 from tests.distributed_harness import run_ranks
 from tests.recognition.checkpoint.states import (
+    CLASSES,
     assert_loaded,
     checkpoints,
     flip_bit,
@@ -40,6 +49,51 @@ def test_a_checkpoint_loads_on_any_number_of_ranks(
             function(tmp_path)
         else:
             run_ranks(function, count, tmp_path)
+
+
+def _compact_head() -> PartialFC:
+    return PartialFC(8, CLASSES, sampling="importance", sample_rate=0.7, storage="int8")
+
+
+def _state_of(head: PartialFC) -> State:
+    rows = {
+        f"head.{name}": ShardedRows(rows, CLASSES, head.shard[0])
+        for name, rows in head.state_rows().items()
+    }
+    state = make_state(current())
+    return State(state.backbone, state.replicated, rows, metadata={"progress": {"step": 2}})
+
+
+def save_compact_centres(output: Path) -> None:
+    head = _compact_head()
+    for step in range(2):
+        x, y = torch.randn(4, 8), torch.tensor([0, 3, 6, 8]) - step % 2
+        head(x.requires_grad_(), y % CLASSES).loss.backward()
+        head.step(0.1)
+    checkpoints(output, current()).save(2, _state_of(head), best=False)
+    torch.save(head.state_tensors(), output / f"{current().rank}.pt")
+
+
+def load_compact_centres(output: Path, saved_on: int) -> None:
+    head, saver = _compact_head(), checkpoints(output, current())
+    found = saver.find("auto")
+    assert found is not None
+    saver.load(found, _state_of(head))
+    saved = [torch.load(output / f"{rank}.pt") for rank in range(saved_on)]
+    assert head.state_tensors()["weight"].dtype == torch.int8
+    assert {"weight_scale", "momentum_scale"} <= head.state_tensors().keys()
+    for name, rows in head.state_tensors().items():
+        whole = torch.cat([tensors[name] for tensors in saved])
+        assert torch.equal(rows, whole[slice(*head.shard)]), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("saved_on", "loaded_on"), [(3, 2), (2, 1)])
+def test_centres_in_int8_load_on_any_number_of_ranks(
+    tmp_path: Path, saved_on: int, loaded_on: int
+) -> None:
+    run_ranks(save_compact_centres, saved_on, tmp_path)
+    run_ranks(load_compact_centres, loaded_on, tmp_path, saved_on)
 
 
 def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:

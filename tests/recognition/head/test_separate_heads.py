@@ -1,6 +1,6 @@
 """Several heads over one backbone against their dense definition, on 1, 2 and 4 ranks."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -218,6 +218,29 @@ def test_equals_the_dense_definition(ranks: int) -> None:
             running = traces[-1].state[f"head.{name}.running"].tolist()
             assert running == pytest.approx(head.running, rel=1e-5, abs=1e-6)
         assert all(trace.step_counts == [STEPS] * 3 for trace in traces)
+
+
+@pytest.mark.slow
+def test_heads_draw_and_round_alike_on_any_number_of_ranks() -> None:
+    drawn = HeadsCase(sampling="importance", options={"storage": "int8"})
+    alone, of_all = (
+        run_ranks(_train, 1, case)[0] for case in (drawn, replace(drawn, sampling="all"))
+    )
+
+    assert alone.losses[0] == pytest.approx(of_all.losses[0], rel=1e-6)  # over all classes
+    assert alone.step_figures[1]["active_classes"] < of_all.step_figures[1]["active_classes"]
+    for ranks in (2, 4):
+        traces = run_ranks(_train, ranks, drawn)
+        assert traces[0].losses == pytest.approx(alone.losses, rel=1e-3)
+        for name in CLASSES:
+            for part in ("weight", "momentum"):
+                key = f"head.{name}.{part}"
+                found, expected = (
+                    torch.cat([t.state[key] * t.state[f"{key}_scale"] for t in of_ranks])
+                    for of_ranks in (traces, [alone])
+                )
+                # Of random roundings one in thousands turns, by one step of the grid.
+                assert (found - expected).norm() <= 5e-3 * expected.norm()
 
 
 def test_figures_of_the_whole_are_means_over_samples_or_sums() -> None:
