@@ -27,6 +27,8 @@ settings.register_profile("fixed", _slow, max_examples=200, derandomize=True, da
 settings.register_profile("fuzz", _slow, max_examples=20_000)
 settings.load_profile("fixed")
 
+TINY = Path(__file__).parent / "fixtures" / "tiny.yaml"
+
 
 def picture(identity: int, number: int, size: int = 32) -> bytes:
     """Return a JPEG: a pattern per identity with noise per image."""
@@ -87,19 +89,13 @@ def tiny_config(tiny_data: Path, tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(
         f"""
+base: {TINY}
 output: {tmp_path / "run"}
 seed: 5
-data: {{train: {tiny_data}, image_size: 32, workers: 1}}
-backbone: {{name: rtiny, embedding_size: 16}}
-head:
-  precision: fp32
-  sampling: random_negative
-  sample_rate: 0.5
-  loss: {{name: cosface, m: 0.2}}
-  scale: 16
+data: {{train: {tiny_data}, workers: 1}}
 optimizer: {{lr: 0.05}}
-train: {{global_batch_size: 21, steps: 40, device: cpu, timeout_seconds: 60}}
-verification: {{sets: [pairs], every_steps: 20}}
+train: {{global_batch_size: 21, steps: 40, timeout_seconds: 60}}
+verification: {{every_steps: 20}}
 checkpoint: {{every_steps: 10, keep: 9}}
 log: {{every_steps: 1}}
 """

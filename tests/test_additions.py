@@ -54,14 +54,11 @@ def test_a_script_trains_with_a_loss_and_a_backbone_of_its_own(
 ) -> None:
     script = tmp_path / "mine.py"
     script.write_text(SCRIPT)
-    text = tiny_config.read_text()
-    text = text.replace("name: rtiny", "name: linear").replace(
-        "cosface, m: 0.2", "quadratic, m: 0.2"
-    )
-    tiny_config.write_text(text)
-    settings = ("--set", "train.steps=3", "--set", "verification.sets=[]")
+    settings = ["backbone.name=linear", "head.loss={name: quadratic, m: 0.2}"]
+    settings += ["train.steps=3", "verification.sets=[]"]
+    options = [option for setting in settings for option in ("--set", setting)]
     ended = subprocess.run(
-        [sys.executable, str(script), "--config", str(tiny_config), *settings],
+        [sys.executable, str(script), "--config", str(tiny_config), *options],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr[-3000:]

@@ -25,7 +25,7 @@ import numpy as np
 
 from data.pairs.bin_file import write_pair_file
 from data.records.writer import write_face_records
-from tests.conftest import picture
+from tests.conftest import TINY, picture
 from tests.launch import ROOT
 
 IDENTITIES, IMAGES = 12, 8
@@ -138,18 +138,12 @@ def write_inputs(folder: Path, options: argparse.Namespace) -> Path:
     path = folder / "soak.yaml"
     path.write_text(
         f"""
+base: {TINY}
 output: {folder / "run"}
-data: {{train: {folder / "data"}, image_size: {IMAGE_SIZE}}}
-backbone: {{name: rtiny, embedding_size: 16}}
-head:
-  precision: fp32
-  sampling: random_negative
-  sample_rate: 0.5
-  loss: {{name: cosface, m: 0.2}}
-  scale: 16
+data: {{train: {folder / "data"}}}
 optimizer: {{lr: 0.01}}
-train: {{global_batch_size: {options.batch}, steps: {options.steps}, device: cpu}}
-verification: {{sets: [pairs], every_steps: {options.save_every}}}
+train: {{global_batch_size: {options.batch}, steps: {options.steps}}}
+verification: {{every_steps: {options.save_every}}}
 checkpoint: {{every_steps: {options.save_every}}}
 log: {{every_steps: {max(1, options.every // 5)}}}
 """
