@@ -109,11 +109,15 @@ def test_the_head_gets_the_stated_budgets(tiny_config: Path) -> None:
 SUBCENTER = "{name: subcenter_arcface, m: 0.2, k: 2}"
 STATEFUL = [
     # Everything with its own state: running statistics, an index, a step count per row, rounding.
-    (1, []),
     (2, []),
-    (2, ["head={sampling: hash_forest, rebuild_every: 7, loss: {name: curricularface, m: 0.2}}"]),
+    (
+        2,
+        [
+            "head={sampling: hash_forest, rebuild_every: 7, loss: {name: curricularface, m: 0.2}}",
+            "head={momentum: bf16, update: frozen, block_mib: 1, keep_mib: 0}",
+        ],
+    ),
     (2, ["head={loss: {name: adaface, m: 0.2}}", "optimizer={name: adamw, lr: 0.002}"]),
-    (2, ["head.momentum=bf16", "head.update=frozen", "head.block_mib=1", "head.keep_mib=0"]),
     (2, ["head={placement: replicated, storage: bf16, momentum: int8}", f"head.loss={SUBCENTER}"]),
     (1, ["head={placement: host, sampling: hard_negative}", "optimizer.nesterov=true"]),
     (2, ["head={sampling: importance, sample_rate: 0.5, storage: int8}"]),
@@ -295,7 +299,8 @@ def test_a_run_that_waits_for_data_logs_what_to_change(tiny_config: Path, tmp_pa
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision_learns(tiny_config: Path, tmp_path: Path, precision: str) -> None:
-    train_well(["--config", str(tiny_config), "--set", f"train.precision={precision}"], ranks=2)
+    settings = f"train={{precision: {precision}, steps: 20}}"
+    train_well(["--config", str(tiny_config), "--set", settings], ranks=2)
     lines = metrics(tmp_path / "run")
     assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
     assert lines[-1]["loss_scale"] == 1.0 if precision == "bf16" else lines[-1]["loss_scale"] > 1

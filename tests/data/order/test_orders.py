@@ -40,9 +40,8 @@ def test_blocks_of_any_size_lose_no_sample(block: int, mixing: int) -> None:
         assert (np.sort(epoch) == np.arange(100)).all()
 
 
-@pytest.mark.slow
-def test_seventeen_million_samples_are_each_visited_once() -> None:
-    count, step = 17_000_000, 1 << 16
+def test_a_million_samples_are_each_visited_once() -> None:
+    count, step = 1_000_003, 1 << 16
     order = GlobalOrder(count, seed=1)
     seen = np.zeros(count, dtype=bool)
     for start in range(0, count, step):
