@@ -59,21 +59,20 @@ class CompiledOps(BlockOps):
 
     def score_block(
         self, product_CN: Tensor, inverse_C: Tensor, target_N: Tensor, first: int,
-        transform: LogitTransform, running_max_N: Tensor, sum_exp_N: Tensor, estimate_N: Tensor,
-        logit_R: Tensor, sample_R: Tensor,
+        transform: LogitTransform, running_max_N: Tensor, sum_exp_N: Tensor, key_2R: Tensor,
     ) -> None:  # fmt: skip
         """See `BlockOps.score_block`."""
-        if not (transform.is_plain and transform.max_is_fixed):
-            given = target_N, first, transform, running_max_N, sum_exp_N, estimate_N
-            return super().score_block(product_CN, inverse_C, *given, logit_R, sample_R)
+        plain = transform.is_plain and transform.max_is_fixed
+        if not plain or key_2R.dtype != torch.int32:
+            given = target_N, first, transform, running_max_N, sum_exp_N, key_2R
+            super().score_block(product_CN, inverse_C, *given)
+            return
         scale = transform.log2_scale
         cpu_softmax.score_block(
             _array(product_CN), inverse_C.numpy(), target_N.numpy(), first, np.float32(scale),
             np.float32(transform.limit * scale), sum_exp_N.numpy(),
-            product_CN.dtype == torch.bfloat16, estimate_N.numpy(), logit_R.numpy(),
-            sample_R.numpy(),
+            product_CN.dtype == torch.bfloat16, *key_2R.numpy(),
         )  # fmt: skip
-        return None
 
     def add_targets(
         self, block: Block, grad_unit_Rd: Tensor, target_N: Tensor, grad_Nd: Tensor

@@ -20,11 +20,13 @@ from recognition.head.kernels.cpu_rows import (
     narrow,
     widen,
 )
+from recognition.head.kernels.reference import COSINE_STEP
 
 # Rows that are summed in float32 before the sums are added up in float64: sums of a whole block
 # in float32 would lose three digits.
 _RUN = 64
 _MAX_POWER = F32(2.0**-FIXED_MAX)
+_COSINE_STEP, _LOWEST = F32(COSINE_STEP), I32(-(2**31))
 # 2^z by its Taylor series: for |z| <= 1/2 eight terms leave 5e-9, a tenth of float32's last bit.
 _T1, _T2, _T3, _T4, _T5, _T6, _T7 = (F32(log(2.0) ** k / factorial(k)) for k in range(1, 8))
 
@@ -121,20 +123,19 @@ def softmax_block(
 @compiled
 def score_block(
     product_RN: Any, inverse_R: Any, target_N: Any, first: int, log2_scale: Any, limit: Any,
-    sum_exp_N: Any, half: bool, estimate_N: Any, logit_R: Any, sample_R: Any,
+    sum_exp_N: Any, half: bool, first_key_R: Any, second_key_R: Any,
 ) -> None:  # fmt: skip
-    """Add exponentials to their sums, as `softmax_block` does, and find each row's largest share.
+    """Add exponentials to their sums, as `softmax_block` does, and find each row's largest keys.
 
-    The logit of it, and whose it is; the estimate of a sample's sum of exponentials, to base 2,
-    decides between samples. No exponential is kept.
+    See `reference.score_keys`. No exponential is kept.
     """
     rows, samples = product_RN.shape
     total_N = sum_exp_N.astype(np.float64)
     first_R, next_N = _chains(target_N, first, rows)
     wide_N, wide_bits_N = buffer(samples)
-    share_N, share_bits_N = buffer(samples)
     rest_N, power_N, sum_N = np.empty(samples, F32), np.empty(samples, F32), np.zeros(samples, F32)
-    power_bits_N = power_N.view(np.int32)
+    power_bits_N, key_N = power_N.view(np.int32), np.empty(samples, np.int32)
+    to_steps = F32(1.0) / (log2_scale * _COSINE_STEP)
     for r in range(rows):
         widen(product_RN[r], half, wide_N, wide_bits_N)
         _split(wide_N, inverse_R[r] * log2_scale, limit, rest_N, power_bits_N)
@@ -142,20 +143,19 @@ def score_block(
         while n >= 0:
             rest_N[n], wide_N[n] = F32(0.0), F32(-np.inf)
             n = next_N[n]
+        largest = second = _LOWEST
         for n in range(samples):
             sum_N[n] += power_N[n] * rest_N[n]
-            share_N[n] = wide_N[n] - estimate_N[n]
-        # As integers, those below 0 turned round, floats are in their order, and their maximum is
-        # found by vectors: that of floats is not, as a NaN might be among them.
-        largest = I32(-0x80000000)
+            steps = np.floor(wide_N[n] * to_steps + F32(0.5))
+            steps = steps if steps > F32(-32768.0) else F32(-32768.0)  # of NaN too
+            steps = steps if steps < F32(32767.0) else F32(32767.0)
+            key = I32(I32(I32(steps) << I32(16)) | I32(n))
+            key_N[n] = key
+            largest = key if key > largest else largest
         for n in range(samples):
-            share = share_bits_N[n] ^ ((share_bits_N[n] >> I32(31)) & I32(0x7FFFFFFF))
-            share_bits_N[n] = share
-            largest = share if share > largest else largest
-        n = 0
-        while share_bits_N[n] != largest:
-            n += 1
-        sample_R[r], logit_R[r] = n, wide_N[n]
+            key = key_N[n] if key_N[n] < largest else _LOWEST
+            second = key if key > second else second
+        first_key_R[r], second_key_R[r] = largest, second
         if (r + 1) % _RUN == 0 or r + 1 == rows:
             _add_up(sum_N, total_N)
     for n in range(samples):

@@ -106,9 +106,8 @@ class GlobalSoftmax:
         if draw is None:
             negatives, kept = first_pass(rows, with_grad=with_grad, keep=keep)
         else:
-            pilot, _ = first_pass(draw.pilot, with_grad=False, keep=False)
-            given = samples, rows, self._combine(pilot)
-            negatives, scores = score_rows(self.stream, *given, block_samples=block_samples)
+            given = self.stream, samples, rows
+            negatives, scores = score_rows(*given, block_samples=block_samples)
         log2_total_S = self._combine(negatives)
         weights = self._weights(active_M, log2_total_S, picked)
         by = differentiate(self.loss, log2_total_S * math.log(2.0), inputs, weights, scale)
@@ -117,7 +116,7 @@ class GlobalSoftmax:
         log2_total_S = log2_total_S.masked_fill(log2_total_S.isneginf(), 0.0)
         gain = None
         if draw is not None:
-            drawn = draw.choose(scores.log2_shares(log2_total_S, by.negatives * picked.total))
+            drawn = draw(scores.log2_shares(log2_total_S, by.negatives * picked.total))
             rows, gain = drawn.rows, drawn.gain
             negatives, kept = first_pass(rows, gain=gain, with_grad=with_grad, keep=keep)
         of_targets = TargetGradients(batch.unit, target_row_M, targets.centre, by.target_cosine)

@@ -9,13 +9,11 @@ Shapes: L classes of this rank's shard, A drawn classes, B bins.
 """
 
 import math
-from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from recognition.head.hashing import text_hash
 from recognition.head.online_softmax.scores import Draw, DrawnRows
 from recognition.head.placement.collectives import Collectives
 from recognition.head.rows import RowSet
@@ -24,7 +22,6 @@ from recognition.head.sampling.rule import ActiveSet, Sampler, SampleRequest
 # Shares are counted in bins of 1/32 of a factor of two, so that the expected number of classes is
 # the budget to within 1%, and, as counts are integers, the same on every number of ranks.
 _BINS_PER_OCTAVE = 32
-_PILOT = 4096  # classes that stand for all, at least
 _CHUNK = 1 << 16  # classes that are counted at a time, so that temporaries are small
 _OCTAVES = 64  # below 2^-64 of the largest share possible no class is ever drawn
 
@@ -33,15 +30,10 @@ class Importance(Sampler):
     """Let every class take part in the loss, and draw those that get a gradient.
 
     The batch's classes always get one. The draw depends on the hash of (seed, step, class id), and
-    on shares: it replays after a resume, and to rounding on another number of ranks. To know to
-    which of the samples a class matters most, before their sums are known, a fixed 32nd of the
-    classes stands for all, of small tables more.
+    on shares: it replays after a resume, and to rounding on another number of ranks.
     """
 
     counts = False
-
-    def __init__(self) -> None:
-        self._pilot: RowSet | None = None
 
     def __call__(self, request: SampleRequest) -> ActiveSet:
         """Return all classes of this rank."""
@@ -52,19 +44,7 @@ class Importance(Sampler):
         """See `Sampler.drawn`: None where the budget is all classes."""
         if request.quota == request.num_classes:
             return None
-        return Draw(self.pilot(request), partial(self.draw, request, collectives))
-
-    def pilot(self, request: SampleRequest) -> RowSet:
-        """Return the classes of this rank that stand for all; the same in every step."""
-        if self._pilot is None:
-            share = max(1 / 32, min(1.0, _PILOT / request.num_classes))
-            none_L = torch.zeros(
-                request.shard_classes, dtype=torch.bool, device=request.labels.device
-            )
-            # Not the hashes that decide which classes are drawn.
-            of_pilot = replace(request, seed=text_hash(f"pilot, seed {request.seed}"), step=0)
-            self._pilot = RowSet.of_mask(of_pilot.draw(none_L, round(share * 2**32)))
-        return self._pilot
+        return partial(self.draw, request, collectives)
 
     def draw(
         self, request: SampleRequest, collectives: Collectives, log2_share_L: Tensor

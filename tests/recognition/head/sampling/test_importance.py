@@ -10,7 +10,8 @@ from torch import Tensor
 from recognition.head import PartialFC, RowSGD, build_loss
 from recognition.head.kernels.block import LogitTransform
 from recognition.head.kernels.cpu import CompiledOps
-from recognition.head.kernels.reference import BlockOps
+from recognition.head.kernels.reference import COSINE_STEP, BlockOps, read_keys, score_keys
+from recognition.head.online_softmax.scores import RowScores
 from recognition.head.sampling.importance import _log2_tau
 from tests.recognition.head.helpers import scene
 from tests.recognition.head.reference import (
@@ -149,39 +150,68 @@ def test_without_gradients_no_class_is_drawn() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_compiled_scores_are_those_of_torch(dtype: torch.dtype) -> None:
-    classes, samples, first = 70, 33, 5
+@pytest.mark.parametrize("make_ops", [BlockOps, CompiledOps])
+@pytest.mark.parametrize(
+    ("samples", "key"), [(33, torch.int32), (33, torch.int64), (1, torch.int32)]
+)
+def test_the_two_nearest_samples_of_a_class_are_found(
+    make_ops: type[BlockOps], dtype: torch.dtype, samples: int, key: torch.dtype
+) -> None:
+    classes, first = 70, 5
     product, inverse = torch.randn(classes, samples).to(dtype), torch.rand(classes) / 4 + 0.1
     target = torch.randint(0, classes + first, (samples,))
-    target[0] = target[1] = first + 3
-    estimate = torch.randn(samples) * 20
+    target[:2] = first + 3
     transform = LogitTransform(20.0, inter_class_filter=0.5)
     product[7] = 9.0  # above the limit: nobody's negative
-    seen = []
-    for ops in (CompiledOps(), BlockOps()):
-        sums = torch.rand(samples, generator=torch.Generator().manual_seed(1))
-        largest = torch.full((samples,), transform.initial_max)
-        given = target, first, transform, largest, sums, estimate
-        found = torch.empty(classes), torch.empty(classes, dtype=torch.int16)
-        ops.score_block(product.clone(), inverse, *given, *found)
-        seen.append((*found, sums))
-    (logit, sample, sums), (expected, _, of_sums) = seen
-
-    negative = product.float() * inverse.unsqueeze(1) * transform.log2_scale
-    negative[negative > transform.limit * transform.log2_scale] = -math.inf
+    product[8, 0] = math.nan
+    cosine = product.double() * inverse.double().unsqueeze(1)
+    cosine[cosine > transform.limit] = -math.inf
     for number, row in enumerate((target - first).tolist()):
         if row >= 0:
-            negative[row, number] = -math.inf
-    mattering = (negative - estimate).argmax(1)
-    assert not torch.equal(mattering, negative.argmax(1))  # the estimates decide here
-    known = expected.isfinite()
-    assert not known.all()
-    assert torch.equal(sample[known].long(), mattering[known])
-    assert torch.equal(logit.isfinite(), negative.amax(1).isfinite())
-    torch.testing.assert_close(logit, negative.gather(1, mattering.unsqueeze(1)).squeeze(1))
-    torch.testing.assert_close(sums, of_sums)
-    # What torch finds it reads from exponentials in `dtype`.
-    torch.testing.assert_close(logit[known], expected[known], rtol=0, atol=0.02)
+            cosine[row, number] = -math.inf
+    sums = torch.zeros(samples)
+    largest = torch.full((samples,), transform.initial_max)
+    keys = torch.zeros(2, classes, dtype=key)
+    make_ops().score_block(product, inverse, target, first, transform, largest, sums, keys)
+
+    found, sample = read_keys(keys)
+    assert (found[0] >= found[1]).all()
+    cosine[cosine.isnan()] = -math.inf
+    nearest = cosine.topk(min(2, samples), 1)
+    # The compiled loop reads products; torch reads exponentials, which are rounded to `dtype`.
+    compiled = make_ops is CompiledOps and key == torch.int32
+    bound = COSINE_STEP if dtype == torch.float32 or compiled else 5e-4
+    for number in range(min(2, samples)):
+        expected = nearest.values[:, number]
+        known = expected.isfinite()
+        assert torch.equal(found[number].isfinite(), known)
+        assert (found[number] - expected)[known].abs().max() <= bound
+        at_sample = cosine.gather(1, sample[number].long().unsqueeze(1)).squeeze(1)
+        assert (at_sample - expected)[known].abs().max() <= bound
+    if samples == 1:
+        assert found[1].isneginf().all()
+    exps = (cosine.nan_to_num(neginf=-50.0) * transform.log2_scale - transform.initial_max).exp2()
+    torch.testing.assert_close(sums[1:].double(), exps.sum(0)[1:], rtol=1e-5, atol=0.0)
+    assert sums[0].isnan()
+
+
+def test_a_share_is_that_of_the_sample_to_which_the_class_matters_most() -> None:
+    cosine = torch.tensor([[0.9, 0.5, -math.inf], [0.6, 0.59, 0.1], [0.2, -math.inf, -math.inf]])
+    keys = score_keys(cosine.clone(), torch.int32).topk(2, 1).values.T.contiguous()
+    log2_total, weight = torch.tensor([40.0, 2.0, 1.0]), torch.tensor([1.0, 0.5, 2.0])
+
+    shares = RowScores(keys, 20.0).log2_shares(log2_total, weight)
+
+    # Of the second class the second nearest sample; the third is farther than two others.
+    expected = torch.tensor([20 * 0.5 - 2 - 1, 20 * 0.59 - 2 - 1, 20 * 0.2 - 40])
+    torch.testing.assert_close(shares, expected, rtol=0, atol=20 * COSINE_STEP)
+
+
+def test_of_nobodys_negatives_no_share_is_made() -> None:
+    keys = score_keys(torch.full((4, 3), -math.inf), torch.int32).topk(2, 1).values.T.contiguous()
+    assert RowScores(keys, 20.0).log2_shares(torch.zeros(3), torch.ones(3)).isneginf().all()
+    none = torch.zeros(2, 4, dtype=torch.int32)
+    assert RowScores(none, 20.0).log2_shares(torch.zeros(0), torch.ones(0)).isneginf().all()
 
 
 def test_tau_makes_the_expected_number_the_budget() -> None:
