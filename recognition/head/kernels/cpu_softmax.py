@@ -146,10 +146,10 @@ def score_block(
         largest = second = _LOWEST
         for n in range(samples):
             sum_N[n] += power_N[n] * rest_N[n]
-            steps = np.floor(wide_N[n] * to_steps + F32(0.5))
-            steps = steps if steps > F32(-32768.0) else F32(-32768.0)  # of NaN too
-            steps = steps if steps < F32(32767.0) else F32(32767.0)
-            key = I32(I32(I32(steps) << I32(16)) | I32(n))
+            # Rounded above 0, where cutting off does it; the highest bit makes them signed again.
+            steps = wide_N[n] * to_steps + F32(32768.5)
+            steps = steps if steps > F32(0.0) else F32(0.0)  # of −inf, and NaN
+            key = I32(I32(I32(steps) << I32(16)) | I32(n)) ^ _LOWEST
             key_N[n] = key
             largest = key if key > largest else largest
         for n in range(samples):
