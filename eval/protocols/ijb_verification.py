@@ -168,7 +168,7 @@ def check_pairs(
     key_p *= 2
     key_p += pairs.same_p
     key_p.sort()
-    same_pair_p = key_p[1:] >> 1 == key_p[:-1] >> 1
+    same_pair_p = (key_p[1:] ^ key_p[:-1]) <= 1
     repeated = int(np.count_nonzero(same_pair_p))
     both = np.flatnonzero(same_pair_p & (key_p[1:] != key_p[:-1]))
     if len(both):
