@@ -138,31 +138,31 @@ def run_searches(
     are equal.
     """
     _check_sides(templates, gallery, probes, closed)
-    # One column for each subject: its templates side by side, reduced to the best.
+    # The templates of a subject next to each other, so that they reduce to the best.
     order_e = np.argsort(gallery.subject_t, kind="stable")
     subject_s, start_s = np.unique(gallery.subject_t[order_e], return_index=True)
     gallery_ed = templates.vector_td[templates.positions(gallery.template_t[order_e])]
     probe_q = templates.positions(probes.template_t)
-    column_q = np.minimum(np.searchsorted(subject_s, probes.subject_t), len(subject_s) - 1)
-    mated_q = subject_s[column_q] == probes.subject_t
+    row_q = np.minimum(np.searchsorted(subject_s, probes.subject_t), len(subject_s) - 1)
+    mated_q = subject_s[row_q] == probes.subject_t
     best_q, mate_q = np.empty(len(probe_q)), np.full(len(probe_q), np.nan)
     rank_q = np.zeros(len(probe_q), dtype=np.int64)
     other_k = np.empty(0)
     lowest = math.inf
     for start in range(0, len(probe_q), SEARCH_CHUNK):
         part = slice(start, start + SEARCH_CHUNK)
-        score_qe = templates.vector_td[probe_q[part]] @ gallery_ed.T
-        score_qs = np.maximum.reduceat(score_qe.round(SCORE_DECIMALS), start_s, axis=1)
-        best_q[part] = score_qs.max(axis=1)
-        lowest = min(lowest, score_qs.min())
-        rows = np.flatnonzero(mated_q[part])
-        columns = column_q[part][rows]
-        mates = score_qs[rows, columns]
-        mate_q[start + rows] = mates
-        rank_q[start + rows] = np.count_nonzero(score_qs[rows] >= mates[:, None], axis=1)
+        score_eq = (gallery_ed @ templates.vector_td[probe_q[part]].T).round(SCORE_DECIMALS)
+        score_sq = np.maximum.reduceat(score_eq, start_s, axis=0)
+        best_q[part] = score_sq.max(axis=0)
+        lowest = min(lowest, score_sq.min())
+        mated = np.flatnonzero(mated_q[part])
+        mate = (row_q[part][mated], mated)
+        mate_q[start + mated] = score_sq[mate]
+        at_least_q = np.count_nonzero(score_sq >= mate_q[part], axis=0)
+        rank_q[start + mated] = at_least_q[mated]
         if keep_others:
-            score_qs[rows, columns] = -np.inf
-            other_k = np.sort(np.append(other_k, score_qs[np.isfinite(score_qs)]))[-keep_others:]
+            score_sq[mate] = -np.inf
+            other_k = np.sort(np.append(other_k, score_sq[np.isfinite(score_sq)]))[-keep_others:]
     if lowest == best_q.max() and len(probe_q) * len(subject_s) > 1:
         warn(
             f"all scores of {len(probe_q)} searches in {len(subject_s)} subjects are {lowest}: "
