@@ -32,10 +32,14 @@ MOST_LEFT_OUT: Final = 0.05
 
 @dataclass(frozen=True)
 class PairSubjects:
-    """Who the people of each pair are, as numbers from 0 to `count` - 1."""
+    """Who the people of each pair are, as numbers from 0 to `count` - 1.
+
+    Without `second_p` a pair is drawn with its first person alone, such as a search in a gallery
+    that stays as it is.
+    """
 
     first_p: Counts
-    second_p: Counts
+    second_p: Counts | None
     count: int  # also those in no pair: they are drawn as well
 
 
@@ -63,7 +67,7 @@ class Bootstrap:
 
         Raises `ValueError` for labels that contradict the subjects.
         """
-        if subjects is not None:
+        if subjects is not None and subjects.second_p is not None:
             wrong = int(np.count_nonzero((subjects.first_p == subjects.second_p) != same_p))
             if wrong:
                 raise ValueError(
@@ -78,12 +82,13 @@ class Bootstrap:
             for pairs in (np.flatnonzero(same_p), np.flatnonzero(~same_p))
         ]
         self._negated = [-score_p[pairs] for pairs in self._pairs]
-        # Subjects in the same order, so that weights need no other.
-        self._subjects = None
+        # What is drawn for each of them: their subjects, or the pairs themselves.
+        self._first: list[Counts] = list(self._pairs)
+        self._second: Counts | None = None
         if subjects is not None:
-            self._subjects = [
-                (subjects.first_p[pairs], subjects.second_p[pairs]) for pairs in self._pairs
-            ]
+            self._first = [subjects.first_p[pairs] for pairs in self._pairs]
+            if subjects.second_p is not None:
+                self._second = subjects.second_p[self._pairs[1]]
 
     def tar_at_far(self, draws: Iterable[Counts], fars: Sequence[float]) -> list[Replicates]:
         """Return, for each rate, the TAR of each replicate; None where the rate allows no error.
@@ -129,10 +134,10 @@ class Bootstrap:
         if len(draw) != self.units:
             raise ValueError(f"a draw of {len(draw)}: expected one of {self.units}, {self.method}")
         count = draw.astype(np.int64)
-        if self._subjects is None:
-            return count[self._pairs[0]], count[self._pairs[1]]
-        (genuine_g, _), (first_n, second_n) = self._subjects
-        return count[genuine_g], count[first_n] * count[second_n]
+        genuine_g, impostor_n = (count[units] for units in self._first)
+        if self._second is not None:
+            impostor_n *= count[self._second]
+        return genuine_g, impostor_n
 
     def _tars(self, draw: Counts, fars: Sequence[float]) -> Replicates:
         genuine_g, impostor_n = self._weights(draw)

@@ -17,9 +17,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.protocols.bootstrap import Bootstrap, PairSubjects
 from eval.protocols.ijb_files import Subjects, shorten
 from eval.protocols.ijb_verification import SCORE_DECIMALS, Templates
-from eval.protocols.rates import Floats, allowed_errors, needed_trials, warn
+from eval.protocols.rates import Floats, Interval, allowed_errors, needed_trials, warn, wilson
 
 RANKS: Final = (1, 5, 10, 20)
 FPIRS: Final = (1e-3, 1e-2, 1e-1)
@@ -37,6 +38,7 @@ class TpirAtFpir:
     reason: str | None = None
     threshold: float | None = None  # None where every search raises an alarm
     fpir_achieved: float | None = None
+    tpir_wilson95: Interval | None = None
     false_alarms: int | None = None
     hits: int | None = None
 
@@ -52,6 +54,7 @@ class Search:
     non_mated: int
     rank: dict[int, float | None]
     rank_hits: dict[int, int]
+    rank_wilson95: dict[int, Interval | None]
     tpir_at_fpir: tuple[TpirAtFpir, ...]
 
 
@@ -190,8 +193,21 @@ def search(
         non_mated=len(alarm_n),
         rank={k: found / mated if mated else None for k, found in hits.items()},
         rank_hits=hits,
+        rank_wilson95={k: wilson(found, mated) if mated else None for k, found in hits.items()},
         tpir_at_fpir=tuple(_tpir_at_fpir(searches, alarm_n, mated, fpir) for fpir in fpirs),
     )
+
+
+def bootstrap_searches(searches: Searches, probes: Subjects) -> Bootstrap:
+    """Return the searches for intervals of TPIR at FPIR, as `tar_intervals` gives them.
+
+    Subjects of the probes are drawn, and the gallery stays as it is. TPIR at FPIR is TAR at FAR of
+    the mated and the non-mated searches, where a mate that is not at rank 1 never scores enough.
+    """
+    hit_q = np.where(searches.rank_q == 1, searches.mate_q, -np.inf)
+    score_q = np.where(searches.mated_q, hit_q, searches.best_q)
+    subject_s, subject_q = np.unique(probes.subject_t, return_inverse=True)
+    return Bootstrap(score_q, searches.mated_q, PairSubjects(subject_q, None, len(subject_s)))
 
 
 def combine(galleries: Mapping[str, Search]) -> CombinedSearch:
@@ -308,6 +324,7 @@ def _tpir_at_fpir(searches: Searches, alarm_n: Floats, mated: int, fpir: float) 
         tpir=hits / mated,
         threshold=None if math.isinf(threshold) else threshold,
         fpir_achieved=alarms / n,
+        tpir_wilson95=wilson(hits, mated),
         false_alarms=alarms,
         hits=hits,
     )

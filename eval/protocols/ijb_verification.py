@@ -7,7 +7,6 @@ C", 2018, in the form of insightface's `eval_ijbc.py`. The score of two template
 of their vectors, which are unit vectors.
 """
 
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from data.loading.tuning import usable_cores
 from eval.protocols.ijb_files import Faces, Ids, TemplatePairs, shorten
 from eval.protocols.rates import FARS, Floats, Rates, ScoredPairs, warn
 
@@ -195,7 +195,7 @@ def pair_scores(
         part = slice(start, start + PAIR_CHUNK)
         score_p[part] = _grouped_products(templates.vector_td, first_p[part], second_p[part])
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         list(pool.map(score, range(0, len(first_p), PAIR_CHUNK)))
     return score_p
 

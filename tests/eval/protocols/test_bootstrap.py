@@ -106,6 +106,7 @@ def test_labels_that_contradict_the_subjects_are_refused() -> None:
 
 def test_subjects_are_found_by_id_in_any_order() -> None:
     found = pair_subjects(np.array([9, 3, 5]), np.array([3, 9]), np.array([5, 5]))
+    assert found.second_p is not None
     assert (found.first_p.tolist(), found.second_p.tolist(), found.count) == ([1, 0], [2, 2], 3)
     with pytest.raises(ValueError, match=r"1 .*3: 4;"):
         pair_subjects(np.array([9, 3, 5]), np.array([3, 4]), np.array([5, 5]))

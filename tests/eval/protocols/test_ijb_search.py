@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from eval.protocols import ijb_search
+from eval.protocols.bootstrap import draw_counts
 from eval.protocols.ijb_files import Subjects
 from eval.protocols.ijb_search import (
     Searches,
+    bootstrap_searches,
     combine,
     published_closed_search,
     published_search,
@@ -16,7 +18,7 @@ from eval.protocols.ijb_search import (
     search,
 )
 from eval.protocols.ijb_verification import Templates
-from eval.protocols.rates import Floats
+from eval.protocols.rates import Floats, wilson
 
 D = 3
 rng = np.random.default_rng(0)
@@ -77,12 +79,33 @@ def test_tpir_keeps_the_fpir_and_needs_the_mate_at_rank_one() -> None:
     assert (found.searches, found.mated, found.non_mated) == (14, 4, 10)
     assert found.rank_hits == {1: 3, 2: 3, 3: 4}
     assert found.rank == {1: 0.75, 2: 0.75, 3: 1.0}
+    assert found.rank_wilson95[1] == wilson(3, 4)
     none, tenth, fifth, every = found.tpir_at_fpir
     assert none.tpir is None
     assert none.reason == "needs 20 non-mated searches, there are 10"
     assert (tenth.threshold, tenth.fpir_achieved, tenth.tpir) == (0.8, 0.1, 0.5)
     assert (fifth.threshold, fifth.fpir_achieved, fifth.tpir) == (0.7, 0.2, 0.75)
     assert (every.threshold, every.fpir_achieved, every.tpir) == (None, 1.0, 0.75)
+
+
+def test_a_draw_of_probe_subjects_repeats_their_searches() -> None:
+    found = run_searches(TEMPLATES, GALLERY, PROBES)
+    bootstrap = bootstrap_searches(found, PROBES)
+    assert bootstrap.units == 16
+    draws = list(draw_counts(16, 10, seed=0))
+    tars = bootstrap.tar_at_far(draws, [0.1, 0.3, 1.0])
+    for r, draw in enumerate(draws):
+        weight = draw[PROBES.subject_t]
+        again = Searches(
+            20,
+            10,
+            np.repeat(found.best_q, weight),
+            np.repeat(found.mate_q, weight),
+            np.repeat(found.rank_q, weight),
+            found.other_k,
+        )
+        points = search(again, [1], [0.1, 0.3, 1.0]).tpir_at_fpir
+        assert [one[r] for one in tars] == [point.tpir for point in points]
 
 
 def test_no_mated_search_has_no_rank() -> None:
