@@ -39,6 +39,7 @@ from eval.protocols.ijb_verification import (
 )
 from eval.protocols.rates import ScoredPairs
 from scripts.protocols.compare import Json, differences, read_json
+from scripts.protocols.scored_pairs import rates_as
 
 
 @dataclass(frozen=True)
@@ -145,16 +146,12 @@ def _modes(ijb: Ijb, name: str, expected: Json) -> Json:
 def _mode(ijb: Ijb, mode: str, expected: Json) -> Json:
     templates = ijb.templates(mode)
     score_p = _scores(ijb, templates)
-    rates = ScoredPairs(score_p[ijb.pairs.same_p], score_p[~ijb.pairs.same_p]).rates(
-        [point["far"] for point in expected["tar_at_far"]]
-    )
-    template, _ = expected["first_template"]
-    (position,) = templates.positions(np.array([template]))
+    pairs = ScoredPairs(score_p[ijb.pairs.same_p], score_p[~ijb.pairs.same_p])
     return {
-        **vars(rates),
-        "first_scores": score_p[: len(expected["first_scores"])],
+        **rates_as(expected, pairs),
+        "first_scores": score_p[: len(expected.get("first_scores", []))],
         "score_sum": float(score_p.sum()),
-        "first_template": [int(templates.id_t[position]), templates.vector_td[position]],
+        "first_template": [int(templates.id_t[0]), templates.vector_td[0]],
     }
 
 

@@ -27,6 +27,7 @@ from eval.protocols.ijb_verification import (
 from eval.protocols.rates import FARS, ScoredPairs, tar_at_far
 from scripts.protocols.compare import Json
 from scripts.protocols.ijb import search_as
+from scripts.protocols.scored_pairs import rates_as
 
 
 def numbers(given: Json) -> np.ndarray:
@@ -53,8 +54,8 @@ def ijb_one_to_one(given: Json, value: Json) -> object:
     score_p = pair_scores(templates, first_p, second_p)
     found: Json = {"scores": score_p}
     if pairs.same_p.any() and not pairs.same_p.all():
-        fars = [point["far"] for point in (value or {}).get("tar_at_far", [])]
-        found |= vars(ScoredPairs(score_p[pairs.same_p], score_p[~pairs.same_p]).rates(fars))
+        scored = ScoredPairs(score_p[pairs.same_p], score_p[~pairs.same_p])
+        found |= rates_as(value or {}, scored)
     return found
 
 

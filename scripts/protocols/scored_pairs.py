@@ -40,8 +40,18 @@ def scored(columns: Columns) -> ScoredPairs:
     return ScoredPairs(scores_p[same_p], scores_p[~same_p])
 
 
+def rates_as(expected: Json, pairs: ScoredPairs) -> dict[str, object]:
+    """Return the figures of scored pairs, each reading at the rates that are expected of it."""
+    fars, published = (
+        [point["far"] for point in expected.get(name, [])]
+        for name in ("tar_at_far", "published_tpr_at_fpr")
+    )
+    found = pairs.rates(fars)
+    return {**vars(found), "published_tpr_at_fpr": pairs.published_tpr_at_fpr(published)}
+
+
 def _rates(folder: Path, columns: Columns, expected: Json) -> Json:
-    return scored(columns).rates([point["far"] for point in expected["tar_at_far"]])
+    return rates_as(expected, scored(columns))
 
 
 def _published_points(folder: Path, columns: Columns, expected: Json) -> Json:
