@@ -76,7 +76,7 @@ def _templates(given: Json) -> Templates:
     return pool_templates(
         Faces(images, np.array(template_n), np.array(medium_n)),
         numbers(given["plain"]),
-        numbers(given["flipped"]),
+        numbers(given["flipped"]) if given.get("flipped") else None,
         numbers(given["detector_score"]),
         Mode.parse(given.get("mode", "N1D1F1")),
     )
