@@ -16,7 +16,7 @@ from eval.protocols.megaface_files import (
 )
 
 FOLDER = Path(__file__).parents[2] / "fixtures" / "evaluation" / "megaface"
-CASES = json.loads((FOLDER.parent / "edge_cases.json").read_text(encoding="utf-8"))
+CASES = json.loads((FOLDER.parent / "edge_cases_faces.json").read_text(encoding="utf-8"))
 EXPECTED = json.loads((FOLDER / "expected.json").read_text(encoding="utf-8"))
 
 

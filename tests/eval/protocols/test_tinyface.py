@@ -9,7 +9,7 @@ from scipy.io import savemat
 from eval.protocols.tinyface import average_precision, identify, mate_positions, read_image_ids
 
 FOLDER = Path(__file__).parents[2] / "fixtures" / "evaluation" / "tinyface"
-CASES = json.loads((FOLDER.parent / "edge_cases.json").read_text(encoding="utf-8"))
+CASES = json.loads((FOLDER.parent / "edge_cases_faces.json").read_text(encoding="utf-8"))
 
 
 def test_the_reference_figures_are_reproduced() -> None:

@@ -1,0 +1,70 @@
+"""`edge_cases.json`: each case with its value, its refusal or its warning."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from scripts.protocols.compare import Json, differences, read_json
+from scripts.protocols.ijb_cases import FILES, rates, rates_one
+
+Compute = Callable[[Json, Json], object]
+"""Takes what is given and the expected value, whose rates and ranks it computes."""
+
+KNOWN: Final = {"name", "kind", "given", "why", "value", "refuse", "warn", "public_code"}
+
+
+def file(given: Json, value: Json) -> object:
+    """Return what the files say, each read by the function that its name calls for."""
+    ((name, text),) = given.items()
+    if name not in FILES:
+        raise LookupError(f"no reader for {name}; known are {', '.join(FILES)}")
+    return FILES[name](name, text)
+
+
+KINDS: dict[str, Compute] = {
+    "rates": rates,
+    "rates_one": rates_one,
+    "file": file,
+}
+
+
+def check(path: Path) -> list[str]:
+    """Return a line for each case that ends otherwise than it must."""
+    return [line for case in read_json(path) for line in check_case(case)]
+
+
+def check_case(case: Json) -> list[str]:
+    """Return what is wrong with the outcome of one case, each as a line."""
+    where = f"{case['kind']}: {case['name']}"
+    lines = [f"{where}: unknown key {key}" for key in case if key not in KNOWN]
+    if case["kind"] not in KINDS:
+        return [*lines, f"{where}: unknown kind; known are {', '.join(KINDS)}"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            found = KINDS[case["kind"]](case["given"], case.get("value"))
+        except ValueError as error:
+            return lines + _refused(case, str(error), where)
+        except Exception as error:
+            return [*lines, f"{where}: {type(error).__name__}: {error}"]
+    if "refuse" in case:
+        lines.append(f"{where}: must be refused, gave {found}")
+    if "value" in case:
+        lines += differences(case["value"], found, where)
+    messages = [str(one.message) for one in caught]
+    if "warn" in case and not any(_contains(text, case["warn"]) for text in messages):
+        lines.append(f"{where}: must warn with {case['warn']}, warned {messages}")
+    return lines
+
+
+def _refused(case: Json, message: str, where: str) -> list[str]:
+    if "refuse" not in case:
+        return [f"{where}: must not be refused: {message}"]
+    if not _contains(message, case["refuse"]):
+        return [f"{where}: the refusal must contain {case['refuse']}: {message}"]
+    return []
+
+
+def _contains(text: str, words: list[str]) -> bool:
+    return all(word in text for word in words)
