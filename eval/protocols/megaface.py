@@ -13,20 +13,22 @@ Distractors come in blocks and are read once: a million of them take no memory. 
 scores of each photo, and over all photos those that decide the largest false accept rate.
 """
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-Scores = NDArray[np.floating[Any]]
+from eval.protocols.rates import FARS, Scores, TarAtFar, allowed_errors, operating_point, warn
+
 Bools = NDArray[np.bool_]
 Integers = NDArray[np.int64]
 Noise = Literal["as_listed", "dropped", "replaced_as_published"]
 
 RANKS: Final = (1, 5, 10)
+# A rate of 0.1 of a million distractors and 3,530 photos would keep 353 million scores.
+VERIFICATION_FARS: Final = FARS[:-1]
 # Every product has this many columns, the last block filled up with zeros: a BLAS then adds up each
 # score in the same order, and a copy of the mate among the distractors ties with it to the bit.
 _BLOCK: Final = 2048
@@ -42,6 +44,7 @@ class Identification:
     distractors: int
     trials: int  # ordered pairs of photos of one person
     rank: dict[int, float]  # fraction of trials whose mate has this rank or a better one
+    tar_at_far: tuple[TarAtFar, ...]  # of every pair of photos of one person, once
 
 
 def apply_noise(
@@ -78,15 +81,18 @@ def identify(
     probe_nd: Scores,
     people: Sequence[str],  # [n], who is on each photo
     distractors: Iterable[Scores],  # blocks [any, d]; read once
+    distractor_count: int,
     *,
     ranks: Sequence[int] = RANKS,
+    fars: Sequence[float] = VERIFICATION_FARS,
 ) -> Identification:
-    """Return the figures of all trials.
+    """Return the figures of all trials, and TAR at FAR.
 
     Scores are cosines, computed in the dtype of `probe_nd`: float32 takes half the time and memory
-    of float64. People with one photo have no trial: a warning names them. Raises `ValueError` for
-    embeddings that are not finite or not [any, d], for other than n people, for ranks below 1, if
-    nobody has two photos, and if there is no distractor.
+    of float64. Memory grows with the largest of `fars`, by up to six scores for each of the false
+    accepts that it allows. People with one photo have no trial: a warning names them. Raises
+    `ValueError` for embeddings that are not finite or not [any, d], for another number of people or
+    of distractors, for ranks below 1 and rates outside (0, 1], and if nobody has two photos.
     """
     if len(people) != len(probe_nd) or min(ranks, default=0) < 1:
         raise ValueError(
@@ -97,16 +103,30 @@ def identify(
     photo_t, mate_t = _trials(people)
     mate_scores_t = _mate_scores(units_nd, photo_t, mate_t)
     best_nK = np.full((len(units_nd), max(ranks)), -np.inf, units_nd.dtype)
+    impostors = len(units_nd) * distractor_count
+    highest = _Highest(max((allowed_errors(far, impostors) + 1 for far in fars), default=1))
     count = 0
     for scores_nb in _block_scores(units_nd, distractors):
         count += scores_nb.shape[1]
         _keep_best(best_nK, scores_nb)
-    if not count:
-        raise ValueError("0 distractors: expected at least 1; see whether all are listed as noise")
+        highest.add(scores_nb)
+    if count != distractor_count or not count:
+        raise ValueError(
+            f"{count} distractors: expected {distractor_count}, and at least 1; see whether the "
+            "list is complete, and whether all are listed as noise"
+        )
     best_nK[:] = -np.sort(-best_nK, axis=1)
     # The mate has rank k or a better one where fewer than k distractors score at least as high.
     rank = {k: float(np.mean(best_nK[photo_t, k - 1] < mate_scores_t)) for k in ranks}
-    return Identification(len(units_nd), len(set(people)), count, len(photo_t), rank)
+    genuine_g, highest_i = np.sort(mate_scores_t[photo_t < mate_t]), highest.ascending()
+    return Identification(
+        probes=len(units_nd),
+        people=len(set(people)),
+        distractors=count,
+        trials=len(photo_t),
+        rank=rank,
+        tar_at_far=tuple(operating_point(genuine_g, highest_i, impostors, far) for far in fars),
+    )
 
 
 def _trials(people: Sequence[str]) -> tuple[Integers, Integers]:
@@ -121,11 +141,10 @@ def _trials(people: Sequence[str]) -> tuple[Integers, Integers]:
             "another to find; add photos, or see whether each photo has its person's name"
         )
     if single:
-        warnings.warn(
+        warn(
             f"{len(single)} of {len(rows)} people have one photo and no trial: "
             f"{', '.join(map(str, single[:_NAMES]))}{' …' if len(single) > _NAMES else ''}; add "
-            "photos of them, or leave them out",
-            stacklevel=3,
+            "photos of them, or leave them out"
         )
     pairs = [(i, j) for own in rows.values() for i in own for j in own if i != j]
     photo_t, mate_t = np.array(pairs, dtype=np.int64).T
@@ -169,6 +188,37 @@ def _keep_best(best_nK: Scores, scores_nb: Scores) -> None:
     rows = np.flatnonzero((scores_nb > best_nK.min(axis=1, keepdims=True)).any(axis=1))
     joined = np.concatenate([best_nK[rows], scores_nb[rows]], axis=1)
     best_nK[rows] = np.partition(joined, -keep, axis=1)[:, -keep:]
+
+
+class _Highest:
+    """The highest scores of all that were added."""
+
+    def __init__(self, keep: int) -> None:
+        self.keep = keep
+        self.parts: list[Scores] = []
+        self.held = 0
+        self.floor = -np.inf  # no lower score is among the highest
+
+    def add(self, scores: Scores) -> None:
+        """Take what may be among the highest."""
+        self.parts.append(scores[scores > self.floor])
+        self.held += len(self.parts[-1])
+        if self.held > 2 * self.keep:
+            self._cut()
+
+    def ascending(self) -> Scores:
+        """Return the scores in ascending order."""
+        self._cut()
+        return np.sort(self.parts[0])
+
+    def _cut(self) -> None:
+        scores = np.concatenate(self.parts)
+        self.parts = []
+        if len(scores) > self.keep:
+            scores.partition(len(scores) - self.keep)
+            scores = scores[-self.keep :].copy()
+            self.floor = float(scores.min())
+        self.parts, self.held = [scores], len(scores)
 
 
 def _unit(rows_nd: Scores, what: str, size: int | None = None) -> Scores:

@@ -9,13 +9,14 @@ name, and distractors by path. A feature file is an OpenCV matrix of one row or 
 
 import json
 import os
-import warnings
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from eval.protocols.rates import warn
 
 Floats32 = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -66,11 +67,10 @@ def noisy_probes(paths: Sequence[str], noise: Collection[str]) -> Bools:
     """
     found = [os.path.basename(path) for path in paths]
     if unknown := sorted(set(noise) - set(found)):
-        warnings.warn(
+        warn(
             f"{len(unknown)} of {len(noise)} names of noise belong to none of the {len(paths)} "
             f"probe photos: {', '.join(unknown[:_NAMES])}; expected file names as in the list of "
-            "photos",
-            stacklevel=2,
+            "photos"
         )
     return np.array([name in noise for name in found], dtype=np.bool_)
 

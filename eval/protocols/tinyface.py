@@ -10,7 +10,6 @@ mate have no rank: they are counted and left out of the means. The published scr
 for them, and others leave them out without a word.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from eval.protocol import unit
 from eval.protocols.pair_lists import read_matlab
+from eval.protocols.rates import warn
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -69,10 +69,9 @@ def identify(
             "identity: expected the ids of both to be of one numbering"
         )
     if missing:
-        warnings.warn(
+        warn(
             f"{missing} of {len(mated_p)} probes have no mate in the gallery: they have no rank "
-            "and count in no mean; see whether the gallery is complete",
-            stacklevel=2,
+            "and count in no mean; see whether the gallery is complete"
         )
     gallery_gd = unit(gallery_gd.astype(np.float64))
     probe_pd, probe_ids = unit(probe_pd[mated_p].astype(np.float64)), probe_ids[mated_p]

@@ -14,6 +14,8 @@ from eval.protocols.megaface_files import (
     read_photo_list,
     read_probe_list,
 )
+from eval.protocols.rates import FARS, tar_at_far
+from scripts.protocols.compare import differences, plain
 
 FOLDER = Path(__file__).parents[2] / "fixtures" / "evaluation" / "megaface"
 CASES = json.loads((FOLDER.parent / "edge_cases_faces.json").read_text(encoding="utf-8"))
@@ -43,8 +45,10 @@ def test_the_reference_figures_are_reproduced(size: str, noise: Any) -> None:
     row_of = {name: row for row, name in enumerate(features["distractor_names"].tolist())}
     distractors = features["distractor"][[row_of[path] for path in listed]]
     probe, names = apply_noise(features["probe"], people, noisy, rule)
-    result = identify(probe, names, [distractors[:300], distractors[300:]])
+    blocks = [distractors[:300], distractors[300:]]
+    result = identify(probe, names, blocks, len(distractors), fars=FARS)
     assert result.rank == {int(rank): value for rank, value in expected["rank"].items()}
+    assert differences(expected["tar_at_far"], result.tar_at_far, size) == []
     for field in ("probes", "people", "distractors", "trials"):
         assert getattr(result, field) == expected[field]
 
@@ -55,7 +59,7 @@ def test_the_reference_figures_are_reproduced(size: str, noise: Any) -> None:
 @pytest.mark.filterwarnings("ignore:1 of 3 people")
 def test_edge_cases(case: dict[str, Any]) -> None:
     given, value = case["given"], case.get("value", {"rank": {}})
-    arguments = np.array(given["probe"]), given["people"], [np.array(given["distractors"])]
+    arguments = np.array(given["probe"]), given["people"], [np.array(given["distractors"])], 3
     if words := case.get("refuse"):
         with pytest.raises(ValueError, match=".*".join(words)):
             identify(*arguments)
@@ -82,9 +86,22 @@ def test_ranks_equal_those_of_counting_trial_by_trial() -> None:
         if i != j and people[i] == people[j]
     ]
     ranks = (1, 3, 100, 1000)
-    result = identify(probe, people, np.array_split(distractors, 3), ranks=ranks)
+    result = identify(probe, people, np.array_split(distractors, 3), 5000, ranks=ranks)
     assert result.trials == len(found)
     assert result.rank == {k: np.mean(np.array(found) <= k) for k in ranks}
+
+
+def test_verification_keeps_the_scores_that_decide_and_no_others() -> None:
+    rng = np.random.default_rng(6)
+    probe, distractors = rng.normal(size=(20, 8)), rng.normal(size=(9000, 8))
+    people = ["a", "b"] * 10
+    scores = unit(probe) @ unit(probe).T
+    genuine = [scores[i, j] for i in range(20) for j in range(i) if people[i] == people[j]]
+    impostor = (unit(probe) @ unit(distractors).T).ravel()
+    for fars in ((1e-5, 1e-3), (1e-2,), (0.3,), (1.0,)):
+        result = identify(probe, people, np.array_split(distractors, 7), 9000, fars=fars)
+        expected = [tar_at_far(np.array(genuine), impostor, far) for far in fars]
+        assert differences(plain(expected), result.tar_at_far, "") == []
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -97,7 +114,7 @@ def test_a_copy_of_the_mate_among_the_distractors_ties_and_so_wins(dtype: Any) -
     for place in (0, 1, 2047, 2048, 2980):  # at the start and end of blocks of any size
         distractors = np.insert(rest, place, probe, axis=0)
         # Photo i itself stands before the copy of its mate, so none has rank 2 or better.
-        assert identify(probe, people, [distractors], ranks=(2, 3)).rank == {2: 0.0, 3: 1.0}
+        assert identify(probe, people, [distractors], 3047, ranks=(2, 3)).rank == {2: 0.0, 3: 1.0}
 
 
 def test_a_noisy_photo_is_replaced_by_the_centre_of_the_others() -> None:
@@ -117,7 +134,9 @@ def test_a_noisy_photo_is_replaced_by_the_centre_of_the_others() -> None:
     [
         ({"people": ["a"]}, "2 .* 1 "),
         ({"ranks": (0, 1)}, r"\[0, 1\]"),
-        ({"distractors": []}, "0 distractors"),
+        ({"distractors": []}, "0 distractors: .* 1,"),
+        ({"distractor_count": 2}, "1 distractors: .* 2,"),
+        ({"fars": (0.0,)}, "0.0"),
         ({"distractors": [np.ones((2, 5))]}, r"distractor .*\(2, 5\).* 3\]"),
         ({"distractors": [np.array([[1.0, 0, 0], [1, np.inf, 0]])]}, "1 of 2 distractor .* row 1"),
         ({"probe_nd": np.array([[np.nan, 0, 0], [1, 0, 0]])}, "1 of 2 probe .* row 0"),
@@ -126,6 +145,7 @@ def test_a_noisy_photo_is_replaced_by_the_centre_of_the_others() -> None:
 def test_what_has_no_figure_is_refused(change: dict[str, Any], values: str) -> None:
     given: dict[str, Any] = {
         "probe_nd": np.eye(2, 3), "people": ["a", "a"], "distractors": [np.ones((1, 3))],
+        "distractor_count": 1,
     }  # fmt: skip
     assert identify(**given).trials == 2
     with pytest.raises(ValueError, match=values):
