@@ -12,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from scripts.common.command import command, exit_with, make_parser
-from scripts.protocols import edge_cases, scored_pairs
+from scripts.protocols import edge_cases, ijb, scored_pairs
 
 PARTS: dict[str, Callable[[Path], list[str]]] = {
+    "ijb": ijb.check,
     "scored_pairs": scored_pairs.check,
     "edge_cases.json": edge_cases.check,
 }

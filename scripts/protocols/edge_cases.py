@@ -1,12 +1,13 @@
 """`edge_cases.json`: each case with its value, its refusal or its warning."""
 
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from scripts.protocols.compare import Json, differences, read_json
-from scripts.protocols.ijb_cases import FILES, rates, rates_one
+from scripts.protocols.ijb_cases import FILES, ijb_one_to_many, ijb_one_to_one, rates, rates_one
 
 Compute = Callable[[Json, Json], object]
 """Takes what is given and the expected value, whose rates and ranks it computes."""
@@ -15,16 +16,29 @@ KNOWN: Final = {"name", "kind", "given", "why", "value", "refuse", "warn", "publ
 
 
 def file(given: Json, value: Json) -> object:
-    """Return what the files say, each read by the function that its name calls for."""
-    ((name, text),) = given.items()
-    if name not in FILES:
-        raise LookupError(f"no reader for {name}; known are {', '.join(FILES)}")
-    return FILES[name](name, text)
+    """Return what the files say, each read by the function that the end of its name calls for.
+
+    Of several files only those that a function reads are returned, by name.
+    """
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in given.items():
+            path = Path(folder, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8", newline="")
+        for name in given:
+            for end in [end for end in FILES if name.endswith(end)][:1]:
+                found[name] = FILES[end](Path(folder, name))
+    if not found:
+        raise LookupError(f"no reader for {', '.join(given)}; known are {', '.join(FILES)}")
+    return found if len(found) > 1 else next(iter(found.values()))
 
 
 KINDS: dict[str, Compute] = {
     "rates": rates,
     "rates_one": rates_one,
+    "ijb_1_1": ijb_one_to_one,
+    "ijb_1_n": ijb_one_to_many,
     "file": file,
 }
 
