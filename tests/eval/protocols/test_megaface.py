@@ -18,7 +18,6 @@ from eval.protocols.rates import FARS, tar_at_far
 from scripts.protocols.compare import differences, plain
 
 FOLDER = Path(__file__).parents[2] / "fixtures" / "evaluation" / "megaface"
-CASES = json.loads((FOLDER.parent / "edge_cases_faces.json").read_text(encoding="utf-8"))
 EXPECTED = json.loads((FOLDER / "expected.json").read_text(encoding="utf-8"))
 
 
@@ -51,27 +50,6 @@ def test_the_reference_figures_are_reproduced(size: str, noise: Any) -> None:
     assert differences(expected["tar_at_far"], result.tar_at_far, size) == []
     for field in ("probes", "people", "distractors", "trials"):
         assert getattr(result, field) == expected[field]
-
-
-@pytest.mark.parametrize(
-    "case", [case for case in CASES if case["kind"] == "megaface"], ids=lambda case: case["name"]
-)
-@pytest.mark.filterwarnings("ignore:1 of 3 people")
-def test_edge_cases(case: dict[str, Any]) -> None:
-    given, value = case["given"], case.get("value", {"rank": {}})
-    arguments = np.array(given["probe"]), given["people"], [np.array(given["distractors"])], 3
-    if words := case.get("refuse"):
-        with pytest.raises(ValueError, match=".*".join(words)):
-            identify(*arguments)
-        return
-    if words := case.get("warn"):
-        with pytest.warns(UserWarning, match=".*".join(words)):
-            identify(*arguments)
-    result = identify(*arguments, ranks=[int(rank) for rank in value["rank"]])
-    assert {str(rank): found for rank, found in result.rank.items()} == value["rank"]
-    assert (result.probes, result.people, result.trials) == tuple(
-        value[field] for field in ("probes", "people", "trials")
-    )
 
 
 def test_ranks_equal_those_of_counting_trial_by_trial() -> None:

@@ -9,7 +9,6 @@ from scipy.io import savemat
 from eval.protocols.tinyface import average_precision, identify, mate_positions, read_image_ids
 
 FOLDER = Path(__file__).parents[2] / "fixtures" / "evaluation" / "tinyface"
-CASES = json.loads((FOLDER.parent / "edge_cases_faces.json").read_text(encoding="utf-8"))
 
 
 def test_the_reference_figures_are_reproduced() -> None:
@@ -25,24 +24,6 @@ def test_the_reference_figures_are_reproduced() -> None:
     assert result.map == pytest.approx(expected["map"], abs=1e-12)
     for field in ("probes", "mated_probes", "probes_without_mate", "gallery"):
         assert getattr(result, field) == expected[field]
-
-
-@pytest.mark.parametrize(
-    "case", [case for case in CASES if case["kind"] == "tinyface"], ids=lambda case: case["name"]
-)
-def test_edge_cases(case: dict[str, Any]) -> None:
-    given, value = case["given"], case["value"]
-    with pytest.warns(UserWarning, match=".*".join(case["warn"])):
-        result = identify(
-            np.array(given["probe"]),
-            np.array(given["probe_ids"]),
-            np.array(given["match"] + given["distractors"]),
-            np.array(given["match_ids"]),
-            ranks=[int(rank) for rank in value["rank"]],
-        )
-    assert {str(rank): found for rank, found in result.rank.items()} == value["rank"]
-    assert result.map == pytest.approx(value["map"], abs=1e-12)
-    assert result.probes_without_mate == value["probes_without_mate"]
 
 
 def test_average_precision_is_the_sum_of_trapezoids_of_the_ranked_list() -> None:
