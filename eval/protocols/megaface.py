@@ -88,7 +88,7 @@ def identify(
 ) -> Identification:
     """Return the figures of all trials, and TAR at FAR.
 
-    Scores are cosines, computed in the dtype of `probe_nd`: float32 takes half the time and memory
+    Scores are cosines, computed in the dtype of `probe_nd`, at least float32, which takes half the time and memory
     of float64. Memory grows with the largest of `fars`, by up to six scores for each of the false
     accepts that it allows. People with one photo have no trial: a warning names them. Raises
     `ValueError` for embeddings that are not finite or not [any, d], for another number of people or
@@ -185,7 +185,7 @@ def _keep_best(best_nK: Scores, scores_nb: Scores) -> None:
     """Merge the scores of a block into the highest of each photo so far, in any order."""
     keep = best_nK.shape[1]
     # Soon few photos meet a distractor among their best ones: the others need no sorting.
-    rows = np.flatnonzero((scores_nb > best_nK.min(axis=1, keepdims=True)).any(axis=1))
+    rows = np.flatnonzero(scores_nb.max(axis=1) > best_nK.min(axis=1))
     joined = np.concatenate([best_nK[rows], scores_nb[rows]], axis=1)
     best_nK[rows] = np.partition(joined, -keep, axis=1)[:, -keep:]
 
@@ -222,7 +222,8 @@ class _Highest:
 
 
 def _unit(rows_nd: Scores, what: str, size: int | None = None) -> Scores:
-    """Return rows divided by their lengths, in their dtype; zero stays zero."""
+    """Return rows divided by their lengths, in float32 or their wider dtype; zero stays zero."""
+    rows_nd = rows_nd.astype(np.result_type(rows_nd, np.float32), copy=False)
     if rows_nd.ndim != 2 or size not in (None, rows_nd.shape[1]):
         raise ValueError(
             f"{what} embeddings of shape {rows_nd.shape}: expected [any, {size or 'd'}], as of "
