@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from eval.protocols.bootstrap import Bootstrap, pair_subjects, percentile_interval
 from eval.protocols.ijb_files import (
     Faces,
     IjbFiles,
@@ -200,6 +201,36 @@ def _open_set(
     return {**found, "both": combine(found)}
 
 
+def _bootstrap(ijb: Ijb, name: str, expected: Json) -> Json:
+    score_p = _scores(ijb, ijb.templates(name.rpartition("_")[2]))
+    draws = np.load(ijb.folder / "bootstrap_subjects.npz")
+    subject = {int(key): of for key, of in read_json(ijb.folder / "subjects.json").items()}
+    first_p, second_p = (
+        np.array([subject[template] for template in ids.tolist()])
+        for ids in (ijb.pairs.first_p, ijb.pairs.second_p)
+    )
+    subjects = pair_subjects(draws["subject_ids"], first_p, second_p)
+    same_p = ijb.pairs.same_p
+    bootstrap = Bootstrap(score_p, same_p, subjects)
+    found: Json = {}
+    for key in expected:
+        far = float(key.rpartition("_")[2])
+        if key.startswith("tar_at_"):
+            (values,) = bootstrap.tar_at_far(draws["multiplicities"], [far])
+            found[key] = {"replicates": values, "interval95": percentile_interval(values)}
+        elif key.startswith("at_threshold_of_far_"):
+            threshold = ScoredPairs(score_p[same_p], score_p[~same_p]).tar_at_far(far).threshold
+            fmr, fnmr = bootstrap.error_rates(
+                draws["multiplicities"], -np.inf if threshold is None else threshold
+            )
+            found[key] = {
+                "threshold": threshold,
+                "fmr_interval95": percentile_interval(fmr),
+                "fnmr_interval95": percentile_interval(fnmr),
+            }
+    return found
+
+
 def search_as(expected: Json, searches: Searches) -> Search:
     """Return the figures of a search at the ranks and rates that are expected."""
     return search(
@@ -215,4 +246,5 @@ FIGURES: dict[str, Callable[[Ijb, str, Json], Json]] = {
     "first_detector_score": lambda ijb, name, expected: ijb.landmarks.detector_n[0],
     "modes": _modes,
     "search_": _search,
+    "bootstrap_by_subject_": _bootstrap,
 }

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from eval.protocols.bootstrap import Bootstrap, pair_subjects, percentile_interval
 from eval.protocols.fairness import fairness
 from eval.protocols.quality import error_discard
 from eval.protocols.rates import ScoredPairs
@@ -83,9 +84,31 @@ def _error_discard(folder: Path, columns: Columns, expected: Json) -> Json:
     return {"far_of_threshold": far, **plain(curve)}
 
 
+def _bootstrap(folder: Path, columns: Columns, expected: Json) -> Json:
+    scores_p, same_p = columns["score"].astype(np.float64), columns["same"] == "1"
+    draws = np.load(folder / "multiplicities.npz")
+    # Column k of the draws is subject k + 1.
+    subjects = pair_subjects(
+        np.arange(draws["subjects"].shape[1]) + 1,
+        *(columns[name].astype(np.int64) for name in ("subject_a", "subject_b")),
+    )
+    bootstraps = {
+        "by_subject": (Bootstrap(scores_p, same_p, subjects), draws["subjects"]),
+        "by_pair": (Bootstrap(scores_p, same_p), draws["pairs"]),
+    }
+    found: Json = {far: {} for far in expected}
+    for name, (bootstrap, draw_rs) in bootstraps.items():
+        tars = bootstrap.tar_at_far(draw_rs, [float(far) for far in expected])
+        for far, values in zip(expected, tars, strict=True):
+            found[far][name] = values
+            found[far][f"{name}_interval95"] = percentile_interval(values)
+    return found
+
+
 FIGURES: dict[str, Callable[[Path, Columns, Json], Json]] = {
     "rates": _rates,
     "fairness": _fairness,
     "edc": _error_discard,
     "published_points_kept": _published_points,
+    "bootstrap_tar_at_far": _bootstrap,
 }
