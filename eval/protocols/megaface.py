@@ -90,9 +90,10 @@ def identify(
 
     Scores are cosines, computed in the dtype of `probe_nd`, at least float32, which takes half the
     time and memory of float64. Memory grows with the largest of `fars`, by up to six scores for
-    each of the false accepts that it allows. People with one photo have no trial: a warning names them. Raises
-    `ValueError` for embeddings that are not finite or not [any, d], for another number of people or
-    of distractors, for ranks below 1 and rates outside (0, 1], and if nobody has two photos.
+    each of the false accepts that it allows. People with one photo have no trial: a warning
+    names them. Raises `ValueError` for embeddings that are not finite or not [any, d], for another
+    number of people or of distractors, for ranks below 1 and rates outside (0, 1], and if nobody
+    has two photos.
     """
     if len(people) != len(probe_nd) or min(ranks, default=0) < 1:
         raise ValueError(

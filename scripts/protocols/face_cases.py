@@ -20,6 +20,7 @@ WEIGHED: Final = ("garbe", "fdr", "inequity")
 
 def megaface(given: Json, value: Json) -> object:
     """Return the figures of probes, people and distractors."""
+    _known(given, {"probe", "people", "distractors"})
     distractors = np.array(given["distractors"], dtype=np.float64)
     return megaface_protocol.identify(
         np.array(given["probe"], dtype=np.float64),
@@ -33,6 +34,7 @@ def megaface(given: Json, value: Json) -> object:
 
 def tinyface(given: Json, value: Json) -> object:
     """Return the figures of probes, matches and distractors."""
+    _known(given, {"probe", "probe_ids", "match", "match_ids", "distractors"})
     gallery = [*given["match"], *given.get("distractors", ())]
     return tinyface_protocol.identify(
         np.array(given["probe"], dtype=np.float64),
@@ -45,6 +47,7 @@ def tinyface(given: Json, value: Json) -> object:
 
 def fairness(given: Json, value: Json) -> object:
     """Return the figures of rows of score, label and two groups."""
+    _known(given, {"rows", "far", "alpha"})
     scores, same, first, second = zip(*given["rows"], strict=True)
     alpha = given.get("alpha", 0.5)
     found = group_rates(
@@ -69,6 +72,7 @@ def with_weight(found: Fairness, alpha: float) -> Json:
 
 def edc(given: Json, value: Json) -> object:
     """Return the curve of scores and qualities at a threshold."""
+    _known(given, {"scores", "qualities", "threshold"})
     return error_discard(
         np.array(given["scores"], dtype=np.float64),
         np.array(given["qualities"], dtype=np.float64),
@@ -76,6 +80,12 @@ def edc(given: Json, value: Json) -> object:
         discards=_fractions(value, "error_at_discard", DISCARDS),
         areas=_fractions(value, "partial_area", AREAS),
     )
+
+
+def _known(given: Json, keys: set[str]) -> None:
+    """Raise `LookupError` for what a case gives and no figure would come from."""
+    if unknown := sorted(set(given) - keys):
+        raise LookupError(f"unknown keys {unknown}; known are {sorted(keys)}")
 
 
 def _ranks(value: Json, default: tuple[int, ...]) -> list[int]:

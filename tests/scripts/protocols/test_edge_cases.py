@@ -37,6 +37,7 @@ GIVEN = {"genuine": [0.8, 0.6], "impostor": [0.5, 0.1], "far": 0.5}
             ["7", "0 genuine and 1"],
         ),
         ({"given": {"genuine": [0.5]}}, ["KeyError", "impostor"]),
+        ({"kind": "edc", "given": {"scores": [], "far": 0.1}}, ["LookupError", "far"]),
         ({"kind": "file", "given": {"new.txt": ""}}, ["new.txt"]),
     ],
 )
