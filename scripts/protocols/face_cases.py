@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import numpy as np
 
@@ -11,7 +11,14 @@ from eval.protocols import tinyface as tinyface_protocol
 from eval.protocols.fairness import Fairness
 from eval.protocols.fairness import fairness as group_rates
 from eval.protocols.megaface_files import read_noise_list, read_photo_list, read_probe_list
-from eval.protocols.pair_lists import PairList, read_calfw, read_csv, read_lfw
+from eval.protocols.pair_lists import (
+    CfpProtocol,
+    PairList,
+    read_calfw,
+    read_cfp,
+    read_csv,
+    read_lfw,
+)
 from eval.protocols.quality import AREAS, DISCARDS, error_discard
 from scripts.protocols.compare import Json, plain
 
@@ -100,11 +107,18 @@ def _listed(pairs: PairList) -> Json:
     return [[pair.first, pair.second, int(pair.same)] for pair in pairs]
 
 
+def _cfp(folder: Path) -> Json:
+    """Return the pairs of each protocol that the folder `Protocol` of CFP has."""
+    protocols = [one for one in get_args(CfpProtocol) if (folder / "Split" / one).is_dir()]
+    return {f"cfp_{one.lower()}": _listed(read_cfp(folder, one)) for one in protocols}
+
+
 FILES: Final[dict[str, Callable[[Path], object]]] = {
     "pairs.txt": lambda path: _listed(read_lfw(path)),
     "pairs.csv": lambda path: _listed(read_csv(path)),
     "pairs_CALFW.txt": lambda path: _listed(read_calfw(path)),
     "pairs_CPLFW.txt": lambda path: _listed(read_calfw(path)),
+    "Pair_list_F.txt": lambda path: _cfp(path.parent),
     "facescrub_features_list.json": read_probe_list,
     "_1": read_photo_list,  # megaface_features_list.json_<size>_1
     "_noises.txt": lambda path: sorted(read_noise_list(path)),
