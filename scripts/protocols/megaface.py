@@ -25,6 +25,8 @@ def check(folder: Path) -> list[str]:
     noise_p = noisy_probes(paths, read_noise_list(folder / "facescrub_noises.txt"))
     noise_d = read_noise_list(folder / "megaface_noises.txt")
     features = np.load(folder / "features.npz")
+    # The reference is float64: in float32 a rate could differ by a pair next to the threshold.
+    probe_nd, every_distractor = (features[k].astype(np.float64) for k in ("probe", "distractor"))
     row_of = {name: row for row, name in enumerate(features["distractor_names"].tolist())}
     found: dict[str, object] = {
         "noisy_probes": _like(
@@ -44,9 +46,7 @@ def check(folder: Path) -> list[str]:
         rows = np.array([row_of[path] for path in listed])
         noisy_d = noisy_distractors(listed, noise_d)
         sizes[size] = {
-            name: _figures(
-                features["probe"], people, noise_p, features["distractor"][rows], noisy_d, name, one
-            )
+            name: _figures(probe_nd, people, noise_p, every_distractor[rows], noisy_d, name, one)
             for name, one in rules.items()
         }
     found["sizes"] = sizes
