@@ -47,10 +47,14 @@ class Landmarks:
 
 @dataclass(frozen=True)
 class TemplatePairs:
-    """The pairs of templates to compare, `ijbc_template_pair_label.txt`."""
+    """The pairs of templates to compare, `ijbc_template_pair_label.txt`.
 
-    first_p: Ids
-    second_p: Ids
+    Templates are named once and numbered, so that a pair takes nine bytes whatever its ids are.
+    """
+
+    id_u: NDArray[np.int64]  # the templates of all pairs, ascending
+    first_p: NDArray[np.int32]  # as places in id_u
+    second_p: NDArray[np.int32]
     same_p: NDArray[np.bool_]
 
 
@@ -159,7 +163,7 @@ def check_same_faces(faces: tuple[str, ...], landmarks: tuple[str, ...]) -> None
 
 
 def read_pairs(path: Path) -> TemplatePairs:
-    """Return the pairs of templates; ids take four bytes each where they fit.
+    """Return the pairs of templates.
 
     Raises `ValueError` for an empty file, for a line of other fields, and for a label that is
     neither 0 nor 1.
@@ -170,12 +174,22 @@ def read_pairs(path: Path) -> TemplatePairs:
         while lines := list(islice(file, PAIR_CHUNK)):
             chunks.append(_pair_rows(lines, path, start))
             start += len(lines)
-    first_p, second_p, label_p = (
-        np.concatenate([chunk[column] for chunk in chunks] or [np.empty(0, np.int32)])
-        for column in range(3)
+    _not_empty(sum(len(ids_p2) for _, ids_p2, _ in chunks), path, "pairs")
+    same_p = same_pairs(np.concatenate([label_p for _, _, label_p in chunks]))
+    id_u = np.unique(np.concatenate([ids for ids, _, _ in chunks]))
+    first_p, second_p = (
+        np.concatenate([_places(id_u, ids)[ids_p2[:, side]] for ids, ids_p2, _ in chunks])
+        for side in (0, 1)
     )
-    _not_empty(len(first_p), path, "pairs")
-    return TemplatePairs(first_p, second_p, same_pairs(label_p))
+    return TemplatePairs(id_u, first_p, second_p, same_p)
+
+
+def pairs_of(rows: Iterable[tuple[int, int, int]]) -> TemplatePairs:
+    """Return pairs of rows of template, template and label, as `read_pairs` does of a file."""
+    rows_p3 = np.array(list(rows), dtype=np.int64).reshape(-1, 3)
+    id_u = np.unique(rows_p3[:, :2])
+    first_p, second_p = (_places(id_u, rows_p3[:, side]) for side in (0, 1))
+    return TemplatePairs(id_u, first_p, second_p, same_pairs(rows_p3[:, 2]))
 
 
 def same_pairs(label_p: Ids) -> NDArray[np.bool_]:
@@ -247,8 +261,13 @@ def shorten(names: Iterable[object]) -> str:
     return ", ".join(all_names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _pair_rows(lines: list[str], path: Path, start: int) -> tuple[Ids, ...]:
-    """Return the three columns of some lines; of a wrong one, raise an error with its number."""
+def _pair_rows(
+    lines: list[str], path: Path, start: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32], Ids]:
+    """Return the ids in some lines, both templates of each pair as places in them, and labels.
+
+    Of a line that is no pair, raise an error with its number.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", DeprecationWarning)  # a label such as 1.0
@@ -262,9 +281,15 @@ def _pair_rows(lines: list[str], path: Path, start: int) -> tuple[Ids, ...]:
                 _whole(field, place)
         raise
     rows_p3 = rows_p3.reshape(-1, 3)
-    # Four bytes for ids of IJB: 125 MB instead of 250 for the pairs of IJB-C.
-    small = np.abs(rows_p3).max(initial=0) <= np.iinfo(np.int32).max
-    return tuple(column.astype(np.int32 if small else np.int64) for column in rows_p3.T)
+    ids = np.unique(rows_p3[:, :2])
+    label_p: Ids = rows_p3[:, 2].copy()
+    if ((small_p := label_p.astype(np.int8)) == label_p).all():
+        label_p = small_p  # not so for a wrong one, which the message names
+    return ids, _places(ids, rows_p3[:, :2]), label_p
+
+
+def _places(id_u: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int32]:
+    return np.searchsorted(id_u, ids).astype(np.int32)
 
 
 def _lines(path: Path, fields: int, form: str) -> Iterator[tuple[str, list[str]]]:

@@ -156,11 +156,11 @@ def check_pairs(
     published figures have it, and a warning says how many repeat. Raises `ValueError` for no pairs,
     for templates without a face, and for pairs that are labelled both the same and different.
     """
-    if not len(pairs.first_p):
+    if not len(pairs.same_p):
         raise ValueError("no pairs: expected at least one genuine and one impostor pair")
-    used = np.union1d(np.unique(pairs.first_p), np.unique(pairs.second_p))
-    templates.require(used, "the pairs")
-    first_p, second_p = templates.positions(pairs.first_p), templates.positions(pairs.second_p)
+    templates.require(pairs.id_u, "the pairs")
+    position_u = templates.positions(pairs.id_u)
+    first_p, second_p = position_u[pairs.first_p], position_u[pairs.second_p]
     # One number for each pair in either order, and its label in the last bit.
     key_p = np.minimum(first_p, second_p).astype(np.int64)
     key_p *= len(templates.id_t)
@@ -168,7 +168,7 @@ def check_pairs(
     key_p *= 2
     key_p += pairs.same_p
     key_p.sort()
-    same_pair_p = key_p[1:] >> 1 == key_p[:-1] >> 1
+    same_pair_p = (key_p[1:] ^ key_p[:-1]) <= 1
     repeated = int(np.count_nonzero(same_pair_p))
     both = np.flatnonzero(same_pair_p & (key_p[1:] != key_p[:-1]))
     if len(both):

@@ -28,6 +28,7 @@ Interval = tuple[float, float]
 Z_95: Final = 1.959963984540054
 # A rate such as 0.29 of 100 pairs means 29 of them; in floating point the product is below 29.
 ROUNDING: Final = 1 + 1e-9
+POINT_CHUNK: Final = 1 << 20  # points of a ROC curve at once: 8 MB
 FARS: Final = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 
@@ -188,17 +189,25 @@ class ScoredPairs:
         million pairs of IJB-C. As there, a point is left out where both counts go on in equal
         steps, and (0, 0) comes first.
         """
-        thresholds_p = np.union1d(self.genuine_g, self.impostor_n)[::-1]
-        counts = []
-        for one in (self.impostor_n, self.genuine_g):
-            counts.append(
-                (len(one) - np.searchsorted(one, thresholds_p, side="left")).astype(np.int32)
-            )
-        kept_p = np.ones(len(thresholds_p), dtype=np.bool_)
-        if len(thresholds_p) > 2:
-            kept_p[1:-1] = (np.diff(counts[0], 2) != 0) | (np.diff(counts[1], 2) != 0)
-        fpr_p, tpr_p = (np.append(0, one[kept_p]) / one[-1] for one in counts)
-        return fpr_p, tpr_p
+        scores = (self.impostor_n, self.genuine_g)
+        thresholds_p = np.concatenate(scores)
+        thresholds_p.sort()
+        if not (distinct_p := np.append(thresholds_p[1:] != thresholds_p[:-1], True)).all():
+            thresholds_p = thresholds_p[distinct_p]
+        thresholds_p = thresholds_p[::-1]
+        last = len(thresholds_p) - 1
+        kept = [(np.zeros(1, np.int64), np.zeros(1, np.int64))]
+        for start in range(0, last + 1, POINT_CHUNK):
+            # With the point before and the point after, which the steps need.
+            first, end = max(start - 1, 0), min(start + POINT_CHUNK, last) + 1
+            part = thresholds_p[first:end]
+            fp_p, tp_p = (len(one) - np.searchsorted(one, part, side="left") for one in scores)
+            kept_p = np.ones(len(part), dtype=np.bool_)
+            kept_p[1:-1] = (np.diff(fp_p, 2) != 0) | (np.diff(tp_p, 2) != 0)
+            own = slice(start - first, start - first + POINT_CHUNK)
+            kept.append((fp_p[own][kept_p[own]], tp_p[own][kept_p[own]]))
+        fp_p, tp_p = (np.concatenate(one) for one in zip(*kept, strict=True))
+        return fp_p / fp_p[-1], tp_p / tp_p[-1]
 
     def published_tpr_at_fpr(self, fars: Iterable[float]) -> tuple[PublishedTpr, ...]:
         """Return, for each rate, the point of the curve whose fpr is nearest to it.

@@ -206,8 +206,8 @@ def _bootstrap(ijb: Ijb, name: str, expected: Json) -> Json:
     draws = np.load(ijb.folder / "bootstrap_subjects.npz")
     subject = {int(key): of for key, of in read_json(ijb.folder / "subjects.json").items()}
     first_p, second_p = (
-        np.array([subject[template] for template in ids.tolist()])
-        for ids in (ijb.pairs.first_p, ijb.pairs.second_p)
+        np.array([subject[template] for template in ijb.pairs.id_u.tolist()])[places]
+        for places in (ijb.pairs.first_p, ijb.pairs.second_p)
     )
     subjects = pair_subjects(draws["subject_ids"], first_p, second_p)
     same_p = ijb.pairs.same_p

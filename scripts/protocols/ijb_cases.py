@@ -8,13 +8,12 @@ import numpy as np
 
 from eval.protocols.ijb_files import (
     Faces,
-    TemplatePairs,
     check_same_faces,
+    pairs_of,
     read_faces,
     read_landmarks,
     read_pairs,
     read_subjects,
-    same_pairs,
     subjects_of,
 )
 from eval.protocols.ijb_search import run_searches
@@ -49,8 +48,7 @@ def rates_one(given: Json, value: Json) -> object:
 def ijb_one_to_one(given: Json, value: Json) -> object:
     """Return the scores of pairs of templates, and their figures where there are both kinds."""
     templates = _templates(given)
-    rows_p3 = np.array(given["pairs"], dtype=np.int64).reshape(-1, 3)
-    pairs = TemplatePairs(rows_p3[:, 0], rows_p3[:, 1], same_pairs(rows_p3[:, 2]))
+    pairs = pairs_of(given["pairs"])
     first_p, second_p, _, _ = check_pairs(templates, pairs)
     score_p = pair_scores(templates, first_p, second_p)
     found: Json = {"scores": score_p}
@@ -101,7 +99,7 @@ def _landmarks(path: Path) -> object:
 
 def _pairs(path: Path) -> object:
     pairs = read_pairs(path)
-    return np.stack([pairs.first_p, pairs.second_p, pairs.same_p], axis=1)
+    return np.stack([pairs.id_u[pairs.first_p], pairs.id_u[pairs.second_p], pairs.same_p], axis=1)
 
 
 def _subjects(path: Path) -> object:

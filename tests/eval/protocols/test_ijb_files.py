@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from eval.protocols import ijb_files
@@ -76,14 +75,16 @@ def test_landmarks_that_are_refused(tmp_path: Path, line: str, found: str) -> No
 def test_pairs_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ijb_files, "PAIR_CHUNK", 2)
     pairs = read_pairs(write(tmp_path, "1 2 0\r\n3 4 1\r\n\r\n \n5000000000 6 1\n7 8 0\n"))
-    assert pairs.first_p.tolist() == [1, 3, 5_000_000_000, 7]
-    assert pairs.second_p.tolist() == [2, 4, 6, 8]
+    assert pairs.id_u.tolist() == [1, 2, 3, 4, 6, 7, 8, 5_000_000_000]
+    assert pairs.id_u[pairs.first_p].tolist() == [1, 3, 5_000_000_000, 7]
+    assert pairs.id_u[pairs.second_p].tolist() == [2, 4, 6, 8]
     assert pairs.same_p.tolist() == [False, True, True, False]
 
 
-def test_ids_that_fit_take_four_bytes(tmp_path: Path) -> None:
-    pairs = read_pairs(write(tmp_path, f"1 {2**31 - 1} 0\n"))
-    assert pairs.first_p.dtype == pairs.second_p.dtype == np.int32
+def test_a_pair_takes_nine_bytes_whatever_its_ids_are(tmp_path: Path) -> None:
+    pairs = read_pairs(write(tmp_path, f"1 {2**62} 0\n"))
+    assert [one.itemsize for one in (pairs.first_p, pairs.second_p, pairs.same_p)] == [4, 4, 1]
+    assert pairs.id_u.tolist() == [1, 2**62]
 
 
 @pytest.mark.parametrize(
@@ -96,6 +97,7 @@ def test_ids_that_fit_take_four_bytes(tmp_path: Path) -> None:
         ("1 2\n3 4\n", "line 1: 2 .*3"),
         ("1 2 0\n1 2 0\n1 2 1.0\n", "line 3: '1.0'"),
         ("1 2 0\n1 2 2\n1 3 -1\n", "2 of 3 .*-1, 2.*0 or 1"),
+        ("1 2 0\n1 2 256\n", "1 of 2 .*256"),
     ],
 )
 def test_pairs_that_are_refused(

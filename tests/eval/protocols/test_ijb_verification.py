@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eval.protocols import ijb_verification
-from eval.protocols.ijb_files import Faces, TemplatePairs
+from eval.protocols.ijb_files import Faces, pairs_of
 from eval.protocols.ijb_verification import (
     MODES,
     Mode,
@@ -113,8 +113,7 @@ def test_equal_templates_tie_wherever_they_stand() -> None:
 
 def test_figures_come_with_what_is_unusual_in_the_pairs() -> None:
     templates = pool_templates(FACES, PLAIN, FLIPPED, DETECTOR, Mode())
-    first, second = np.array([40, 7, 12, 12, 40]), np.array([7, 40, 7, 2_000_000_000, 40])
-    pairs = TemplatePairs(first, second, np.array([False, False, False, True, True]))
+    pairs = pairs_of([(40, 7, 0), (7, 40, 0), (12, 7, 0), (12, 2_000_000_000, 1), (40, 40, 1)])
     with pytest.warns(ProtocolWarning) as caught:
         found = verify(templates, pairs, Mode(), [0.5])
     assert (found.mode, found.repeated_pairs, found.pairs_with_itself) == ("N1D1F1", 1, 1)
@@ -125,6 +124,6 @@ def test_figures_come_with_what_is_unusual_in_the_pairs() -> None:
 
 def test_a_pair_with_both_labels_is_refused_in_either_order() -> None:
     templates = pool_templates(FACES, PLAIN, FLIPPED, DETECTOR, Mode())
-    pairs = TemplatePairs(np.array([40, 7]), np.array([7, 40]), np.array([True, False]))
+    pairs = pairs_of([(40, 7, 1), (7, 40, 0)])
     with pytest.raises(ValueError, match=r"1 .*7 and 40"):
         check_pairs(templates, pairs)
