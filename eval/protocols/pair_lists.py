@@ -33,7 +33,7 @@ Bools = NDArray[np.bool_]
 Integers = NDArray[np.int64]
 CfpProtocol = Literal["FF", "FP"]
 
-MOST_PAIRS: Final = 100_000_000  # of a folder: 2.4 GB of row numbers and keys
+MOST_PAIRS: Final = 100_000_000  # of a folder; each takes two row numbers, 16 bytes
 _NAMES: Final = 5  # in a message
 
 
@@ -94,7 +94,7 @@ def read_lfw(path: Path) -> PairList:
         raise _fault(path, number, header, "the folds, and the pairs of each kind per fold")
     # The development lists, `pairsDevTrain.txt` and `pairsDevTest.txt`, have no folds.
     folds, each = counts if len(counts) == 2 else (1, counts[0])
-    if len(lines) - 1 != 2 * folds * each:
+    if len(lines) - 1 != 2 * folds * each or not each:
         raise ValueError(
             f"{path}: {len(lines) - 1} pairs, and its first line {header!r} stands for "
             f"{2 * folds * each}: expected that many lines; download the list again"
@@ -285,18 +285,19 @@ def _name_key(path: str) -> int:
 def _draw(
     names_n: Integers, owner_n: NDArray[np.int32], same: bool, number: int | None, seed: int
 ) -> Integers:
-    """Return the pairs of a kind with the lowest keys in the order of the images, [p, 2]."""
+    """Return the pairs of a kind in the order of the images, [p, 2]: all, or those with the lowest keys."""
     pairs: list[Integers] = []
     keys: list[NDArray[np.uint64]] = []
     held, limit = 0, np.uint64(2**64 - 1)
     last = len(names_n) - 1
     for row in range(len(names_n)):
         others = row + 1 + np.flatnonzero((owner_n[row + 1 :] == owner_n[row]) == same)
-        key = make_keys(seed, int(names_n[row]), names_n[others])
-        others, key = others[key <= limit], key[key <= limit]
+        if number is not None:
+            key = make_keys(seed, int(names_n[row]), names_n[others])
+            others, key = others[key <= limit], key[key <= limit]
+            keys.append(key)
+            held += len(key)
         pairs.append(np.stack([np.full_like(others, row), others], axis=1))
-        keys.append(key)
-        held += len(key)
         if number is not None and (row == last or held > 2 * number + len(names_n)):
             every_key = np.concatenate(keys)
             best = np.sort(np.argsort(every_key, kind="stable")[:number])  # by image again

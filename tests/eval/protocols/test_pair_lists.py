@@ -66,6 +66,7 @@ def test_the_development_lists_of_lfw_have_no_folds(tmp_path: Path) -> None:
         (read_lfw, "1 1\na 1 2\n\na 1 b x\n", "line 4"),
         (read_lfw, "1 1\na 1 b 2\na 1 b 2\n", "line 2"),
         (read_lfw, "\n", "no lines"),
+        (read_lfw, "10 0\n", "0 pairs"),
         (read_calfw, "a.jpg 0\nb.jpg 1\n", "line 1"),
         (read_calfw, "a.jpg 0\nb.jpg 0\nc.jpg 0\n", "3 lines, 0 pairs .* 1 "),
         (read_calfw, "a.jpg\nb.jpg\n", "line 1"),
