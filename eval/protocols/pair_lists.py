@@ -285,7 +285,7 @@ def _name_key(path: str) -> int:
 def _draw(
     names_n: Integers, owner_n: NDArray[np.int32], same: bool, number: int | None, seed: int
 ) -> Integers:
-    """Return the pairs of a kind in the order of the images, [p, 2]: all, or those with the lowest keys."""
+    """Return pairs of a kind, [p, 2], in the order of the images: all, or the lowest keys."""
     pairs: list[Integers] = []
     keys: list[NDArray[np.uint64]] = []
     held, limit = 0, np.uint64(2**64 - 1)
