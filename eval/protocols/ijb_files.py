@@ -22,7 +22,7 @@ from eval.protocols.rates import Floats, warn
 
 Ids = NDArray[np.integer]
 
-PAIR_CHUNK: Final = 1 << 20  # lines parsed at once: 24 MB
+PAIR_CHUNK: Final = 1 << 18  # lines parsed at once: 6 MB
 NAMED: Final = 10  # at most so many templates or faces are named in a message
 LANDMARK_FIELDS: Final = 12
 

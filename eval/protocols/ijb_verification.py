@@ -21,7 +21,7 @@ from eval.protocols.ijb_files import Faces, Ids, TemplatePairs, shorten
 from eval.protocols.rates import FARS, Floats, Rates, ScoredPairs, warn
 
 FACE_CHUNK: Final = 1 << 14
-PAIR_CHUNK: Final = 1 << 21
+PAIR_CHUNK: Final = 1 << 20
 # A sum that cancels leaves so much of the numbers summed; it has no direction.
 CANCELLED: Final = 1e-12
 # The last bits of a product depend on where in a matrix it stands; equal templates must tie.
@@ -105,8 +105,8 @@ def pool_templates(
     length; where it is zero it stays zero, with a warning. The same medium number in two templates
     is two media. Embeddings [n, d] may be mapped files: they are read in chunks, in float64.
 
-    Raises `ValueError` for arrays of other lengths, and for faces whose embedding or detector score
-    is not finite, by name.
+    Raises `ValueError` for arrays of other lengths, and by name for faces whose embedding or
+    detector score is not finite, or whose detector score is negative.
     """
     _check_rows(faces, plain_nd, flipped_nd, detector_n, mode)
     id_t, template_n = np.unique(faces.template_n, return_inverse=True)
@@ -206,9 +206,11 @@ def verify(
     """Return every figure of the pairs; `mode` is the one the templates were pooled in."""
     first_p, second_p, repeated, itself = check_pairs(templates, pairs)
     score_p = pair_scores(templates, first_p, second_p)
-    del first_p, second_p
-    scored = ScoredPairs(score_p[pairs.same_p], score_p[~pairs.same_p])
+    del first_p, second_p  # 125 MB for the pairs of IJB-C, as each of the next
+    kinds = [score_p[pairs.same_p], score_p[~pairs.same_p]]
     del score_p
+    scored = ScoredPairs(*kinds)
+    del kinds
     return Verification(
         mode=str(mode),
         templates=len(templates.id_t),
@@ -232,6 +234,12 @@ def _check_rows(
         raise ValueError(
             f"embeddings {list(plain_nd.shape)} and {len(detector_n)} detector scores: expected a "
             f"row and a score for each of {n} faces"
+        )
+    negative = [faces.images[row] for row in np.flatnonzero(detector_n < 0)]
+    if mode.use_detector and negative:
+        raise ValueError(
+            f"{len(negative)} of {n} faces have a negative detector score: {shorten(negative)}; "
+            "expected at least 0, as it is a weight; or choose a mode with D0"
         )
     if mode.use_flip and (flipped_nd is None or flipped_nd.shape != plain_nd.shape):
         found = "none" if flipped_nd is None else list(flipped_nd.shape)

@@ -82,6 +82,13 @@ def test_arrays_of_other_lengths_are_refused(cut: str) -> None:
         pool_templates(FACES, plain, None, detector, Mode.parse("N1D1F0"))
 
 
+def test_negative_weights_are_refused_where_they_count() -> None:
+    detector = np.where(np.arange(N) == 3, -0.5, DETECTOR)
+    pool_templates(FACES, PLAIN, None, detector, Mode.parse("N1D0F0"))
+    with pytest.raises(ValueError, match=rf"1 of {N} faces.* 3\.jpg"):
+        pool_templates(FACES, PLAIN, None, detector, Mode.parse("N1D1F0"))
+
+
 def test_media_that_cancel_but_for_rounding_are_zero() -> None:
     faces = Faces(("a", "b", "c"), np.full(3, 5), np.arange(3))
     plain = np.array([[0.1, 0.7], [0.2, 0.1], [-0.3, -0.8]])
