@@ -12,10 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from scripts.common.command import command, exit_with, make_parser
-from scripts.protocols import edge_cases, ijb, scored_pairs
+from scripts.protocols import alignment, edge_cases, ijb, megaface, pairs, scored_pairs, tinyface
 
 PARTS: dict[str, Callable[[Path], list[str]]] = {
+    "alignment": alignment.check,
     "ijb": ijb.check,
+    "megaface": megaface.check,
+    "pairs": pairs.check,
+    "tinyface": tinyface.check,
     "scored_pairs": scored_pairs.check,
     "edge_cases.json": edge_cases.check,
 }

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Scores = NDArray[np.floating]
 Interval = tuple[float, float]
 
 Z_95: Final = 1.959963984540054
@@ -127,11 +128,7 @@ class ScoredPairs:
 
     def accepted(self, threshold: float) -> tuple[int, int]:
         """Return how many genuine and how many impostor pairs score above the threshold."""
-        genuine, impostor = (
-            len(one) - int(np.searchsorted(one, threshold, side="right"))
-            for one in (self.genuine_g, self.impostor_n)
-        )
-        return genuine, impostor
+        return _above(self.genuine_g, threshold), _above(self.impostor_n, threshold)
 
     def tar_at_far(self, far: float) -> TarAtFar:
         """Return the highest TAR whose threshold keeps the FAR at or below `far`.
@@ -139,24 +136,7 @@ class ScoredPairs:
         With k = floor(far · n) the threshold is the (k+1)-th highest impostor score, so impostors
         that tie there are all refused. Raises `ValueError` for a rate outside (0, 1].
         """
-        n, g = len(self.impostor_n), len(self.genuine_g)
-        allowed = allowed_errors(far, n)
-        if allowed == 0:
-            return TarAtFar(
-                far, None, f"needs {needed_trials(far)} impostor pairs, the set has {n}"
-            )
-        threshold = float(self.impostor_n[n - 1 - allowed]) if allowed < n else -math.inf
-        accepted, false_accepts = self.accepted(threshold)
-        return TarAtFar(
-            far=far,
-            tar=accepted / g,
-            threshold=_finite(threshold),
-            false_accepts=false_accepts,
-            far_achieved=false_accepts / n,
-            accepted=accepted,
-            tar_wilson95=wilson(accepted, g),
-            far_wilson95=wilson(false_accepts, n),
-        )
+        return operating_point(self.genuine_g, self.impostor_n, len(self.impostor_n), far)
 
     def tar_at_zero_far(self) -> TarAtZeroFar:
         """Return the TAR at the highest impostor score, and what no false accept says of FAR."""
@@ -299,6 +279,31 @@ def tar_at_far(genuine: Floats, impostor: Floats, far: float) -> TarAtFar:
     return ScoredPairs(genuine, impostor).tar_at_far(far)
 
 
+def operating_point(genuine_g: Scores, highest_m: Scores, impostors: int, far: float) -> TarAtFar:
+    """Return `ScoredPairs.tar_at_far` of ascending scores, of which the lowest may be left out.
+
+    `highest_m` are the highest of all `impostors` scores: all of them, or at least
+    `allowed_errors(far, impostors) + 1`, which decide the threshold.
+    """
+    allowed = allowed_errors(far, impostors)
+    if allowed == 0:
+        needed = needed_trials(far)
+        return TarAtFar(far, None, f"needs {needed} impostor pairs, the set has {impostors}")
+    everything = allowed == impostors
+    threshold = -math.inf if everything else float(highest_m[len(highest_m) - 1 - allowed])
+    accepted, false_accepts = _above(genuine_g, threshold), _above(highest_m, threshold)
+    return TarAtFar(
+        far=far,
+        tar=accepted / len(genuine_g),
+        threshold=_finite(threshold),
+        false_accepts=false_accepts,
+        far_achieved=false_accepts / impostors,
+        accepted=accepted,
+        tar_wilson95=wilson(accepted, len(genuine_g)),
+        far_wilson95=wilson(false_accepts, impostors),
+    )
+
+
 def allowed_errors(rate: float, trials: int) -> int:
     """Return how many of `trials` a rate allows: k = floor(rate · trials).
 
@@ -340,6 +345,10 @@ def upper_bound_at_no_errors(trials: int) -> float:
 def warn(message: str) -> None:
     """Issue a `ProtocolWarning` in the name of whoever called the protocol."""
     warnings.warn(message, ProtocolWarning, stacklevel=3)
+
+
+def _above(ascending: Scores, threshold: float) -> int:
+    return len(ascending) - int(np.searchsorted(ascending, threshold, side="right"))
 
 
 def _finite(threshold: float) -> float | None:

@@ -6,13 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from scripts.protocols import face_cases, ijb_cases
 from scripts.protocols.compare import Json, differences, read_json
-from scripts.protocols.ijb_cases import FILES, ijb_one_to_many, ijb_one_to_one, rates, rates_one
+from scripts.protocols.ijb_cases import ijb_one_to_many, ijb_one_to_one, rates, rates_one
 
 Compute = Callable[[Json, Json], object]
 """Takes what is given and the expected value, whose rates and ranks it computes."""
 
 KNOWN: Final = {"name", "kind", "given", "why", "value", "refuse", "warn", "public_code"}
+# By how a file's name ends; the names of whole files come first.
+FILES: Final = {**face_cases.FILES, **ijb_cases.FILES}
 
 
 def file(given: Json, value: Json) -> object:
@@ -39,6 +42,10 @@ KINDS: dict[str, Compute] = {
     "rates_one": rates_one,
     "ijb_1_1": ijb_one_to_one,
     "ijb_1_n": ijb_one_to_many,
+    "megaface": face_cases.megaface,
+    "tinyface": face_cases.tinyface,
+    "fairness": face_cases.fairness,
+    "edc": face_cases.edc,
     "file": file,
 }
 

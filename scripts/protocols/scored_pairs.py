@@ -1,4 +1,4 @@
-"""The part `scored_pairs/`: rates and bootstrap intervals of a CSV of scored pairs."""
+"""The part `scored_pairs/`: rates, groups, quality and intervals of a CSV of scored pairs."""
 
 import csv
 from collections.abc import Callable
@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from eval.protocols.bootstrap import Bootstrap, pair_subjects, percentile_interval
+from eval.protocols.fairness import fairness
+from eval.protocols.quality import error_discard
 from eval.protocols.rates import ScoredPairs
-from scripts.protocols.compare import Json, differences, read_json
+from scripts.protocols.compare import Json, differences, plain, read_json
+from scripts.protocols.face_cases import with_weight
 
 Columns = dict[str, np.ndarray]
 
@@ -58,6 +61,39 @@ def _published_points(folder: Path, columns: Columns, expected: Json) -> Json:
     return len(scored(columns).published_points()[0])
 
 
+def _fairness(folder: Path, columns: Columns, expected: Json) -> Json:
+    found = []
+    for one in expected:
+        # The weight is part of the names: `garbe_alpha_0.5`.
+        names = one.get("summary") or ()
+        alpha = next((float(n.rpartition("_")[2]) for n in names if "_alpha_" in n), 0.5)
+        result = fairness(
+            columns["score"].astype(np.float64),
+            columns["same"] == "1",
+            columns["group_a"].tolist(),
+            columns["group_b"].tolist(),
+            one["far"],
+            alpha=alpha,
+        )
+        found.append(with_weight(result, alpha))
+    return found
+
+
+def _error_discard(folder: Path, columns: Columns, expected: Json) -> Json:
+    far, same_p = expected["far_of_threshold"], columns["same"] == "1"
+    threshold = scored(columns).tar_at_far(far).threshold
+    assert threshold is not None, f"no threshold at FAR {far}"
+    qualities_p2 = np.column_stack([columns["quality_a"], columns["quality_b"]]).astype(np.float64)
+    curve = error_discard(
+        columns["score"].astype(np.float64)[same_p],
+        qualities_p2[same_p],
+        threshold,
+        discards=[float(fraction) for fraction in expected["error_at_discard"]],
+        areas=[float(fraction) for fraction in expected["partial_area"]],
+    )
+    return {"far_of_threshold": far, **plain(curve)}
+
+
 def _bootstrap(folder: Path, columns: Columns, expected: Json) -> Json:
     scores_p, same_p = columns["score"].astype(np.float64), columns["same"] == "1"
     draws = np.load(folder / "multiplicities.npz")
@@ -81,6 +117,8 @@ def _bootstrap(folder: Path, columns: Columns, expected: Json) -> Json:
 
 FIGURES: dict[str, Callable[[Path, Columns, Json], Json]] = {
     "rates": _rates,
+    "fairness": _fairness,
+    "edc": _error_discard,
     "published_points_kept": _published_points,
     "bootstrap_tar_at_far": _bootstrap,
 }
