@@ -19,6 +19,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.protocols.rates import ScoredPairs
+
 FOLDS: Final = 10
 THRESHOLD_STEP: Final = 0.01
 THRESHOLD_COUNT: Final = 400
@@ -112,21 +114,10 @@ def _count_correct(distances_p: Floats, same_p: Bools, thresholds_T: Floats) -> 
 def tar_at_far(distances_p: Floats, same_p: Bools, far_k: Floats) -> Floats:
     """Return the true accept rate at each false accept rate, float64 [k].
 
-    The threshold is the largest that accepts at most this fraction of the negative pairs. The rate
-    is NaN where the negative pairs are too few: a single false accept would exceed it. Raises
-    `ValueError` unless there are pairs of both kinds.
+    This is `rates.tar_at_far` of similarities, with NaN where it gives a reason instead of a rate:
+    the negative pairs are too few, a single false accept would exceed the rate. Raises `ValueError`
+    unless there are pairs of both kinds.
     """
-    from sklearn.metrics import roc_curve
-
-    negatives = int(np.count_nonzero(~same_p))
-    if negatives in (0, len(same_p)):
-        raise ValueError(
-            f"{len(same_p) - negatives} positive and {negatives} negative pairs: expected some of "
-            "both kinds"
-        )
-    far, tar, _ = roc_curve(same_p, -distances_p, drop_intermediate=False)
-    # A rate such as 0.001 of 3,000 pairs means three of them, whatever its last bits are.
-    accepted_k = np.floor(far_k * negatives * (1 + 1e-9))
-    points_k = np.searchsorted(np.rint(far * negatives), accepted_k, side="right") - 1
-    rates_k: Floats = np.where(accepted_k > 0, tar[points_k], np.nan)
-    return rates_k
+    pairs = ScoredPairs(-distances_p[same_p], -distances_p[~same_p])
+    tars = [pairs.tar_at_far(far).tar for far in far_k.tolist()]
+    return np.array([np.nan if tar is None else tar for tar in tars])

@@ -8,9 +8,11 @@ done.
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
+from data.alignment import TEMPLATE_SIZE, CropMethod
 from data.progress import progress_bar
-from data.tools.align import TEMPLATE_SIZE, Crop, align_folder
+from data.tools.align import Crop, align_folder
 from scripts.common.command import command, exit_with, make_parser
 from scripts.common.report import add_report, check_report, write_report
 
@@ -23,6 +25,13 @@ add("--size", type=int, default=TEMPLATE_SIZE, help="side of a face in pixels")
 add("--format", choices=("jpg", "png"), default="jpg", help="image format of the faces")
 add("--quality", type=int, default=95, help="JPEG quality")
 add("--max-tilt", type=float, default=45, help="warn of faces tilted by more degrees")
+add(
+    "--crop",
+    choices=get_args(CropMethod),
+    default="antialiased",
+    help="how pixels are made: published takes one bilinear sample each, as the crops that "
+    "published figures rest on",
+)
 add_report(parser)
 add("--threads", type=int, help="threads to use (default: one per core)")
 
@@ -31,7 +40,7 @@ add("--threads", type=int, help="threads to use (default: one per core)")
 def main(options: argparse.Namespace) -> int:
     """Align the faces and print what was found; return the exit status."""
     check_report(options)
-    crop = Crop(options.size, options.format, options.quality, options.max_tilt)
+    crop = Crop(options.size, options.format, options.quality, options.max_tilt, options.crop)
     with progress_bar(str(options.output), "face") as progress:
         written, findings = align_folder(
             options.landmarks,

@@ -30,7 +30,7 @@ ORDERS: dict[str, list[set[str]]] = {
         {"data.loading"},
         {"data.datasets"},
         {"data.records"},
-        {"data.order", "data.files", "data.progress"},
+        {"data.order", "data.files", "data.progress", "data.alignment"},
     ],
     "recognition": [
         {"recognition.build"},

@@ -8,9 +8,7 @@ eye (on the left of the picture), the right eye, the tip of the nose, the left a
 of the mouth.
 """
 
-import cmath
 import csv
-import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -18,9 +16,18 @@ from pathlib import Path, PurePosixPath
 from typing import Final, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from data.alignment import (
+    TEMPLATE,
+    TEMPLATE_SIZE,
+    AlignmentError,
+    CropMethod,
+    Points,
+    Similarity,
+    crop_face,
+    fit_similarity,
+)
 from data.datasets.folders import IMAGE_SUFFIXES
 from data.datasets.lists import path_fault
 from data.files import make_output_folder
@@ -28,20 +35,7 @@ from data.loading.tuning import usable_cores
 from data.progress import ProgressCallback
 from data.tools.findings import Findings, Kind, Place
 
-Points = NDArray[np.float64]  # [5, 2]
 Format = Literal["jpg", "png"]
-
-TEMPLATE_SIZE: Final = 112
-TEMPLATE: Final[Points] = np.array(
-    [
-        [38.2946, 51.6963],
-        [73.5318, 51.5014],
-        [56.0252, 71.7366],
-        [41.5493, 92.3655],
-        [70.7299, 92.2041],
-    ]
-)
-"""The landmarks in the 112x112 images of the public face datasets (ArcFace)."""
 
 KINDS: Final[dict[str, Kind]] = {
     "photo": Kind("error", "photos that cannot be read", "replace them, or remove their lines"),
@@ -82,95 +76,9 @@ KINDS: Final[dict[str, Kind]] = {
 # Root mean square distance from the template, as a fraction of the side. Two swapped landmarks give
 # 0.13 or more, a face turned to the side until the eyes are 0.4 as far apart 0.09.
 _MISFIT: Final = 0.12
-_LEAST_SPREAD: Final = 1.0  # pixels; points closer together have no direction
-_MOST_PIXELS: Final = 1_000_000  # from the photo's corner; the square of more could overflow
-_HALF: Final = 0.5 + 0.5j  # from a pixel's corner to its centre
-_MOST_SAMPLES: Final = 8  # per side and pixel, from the photo itself
 _ORIENTATION: Final = 0x0112  # the EXIF tag
 _PILLOW_NAMES: Final = {"jpg": "JPEG", "png": "PNG"}
 _BATCH: Final = 1024  # photos whose results are in memory
-
-
-class AlignmentError(ValueError):
-    """Landmarks, an image or an option that no face can be cropped with; says what was found."""
-
-
-@dataclass(frozen=True)
-class Similarity:
-    """A similarity transform: `target = factor * point + shift`, points as complex x + iy."""
-
-    factor: complex  # its magnitude is the scale, its angle the rotation
-    shift: complex  # in pixels of the target
-    error: float  # root mean square distance from the targets, in their pixels
-    mirrored: bool  # whether a mirror image of the points would come closer to the targets
-
-    @property
-    def scale(self) -> float:
-        """Pixels of the target per pixel of the source."""
-        return abs(self.factor)
-
-    @property
-    def degrees(self) -> float:
-        """How far the points are rotated, clockwise as one sees the picture, -180 to 180."""
-        return -math.degrees(cmath.phase(self.factor))
-
-
-def fit_similarity(points: Points, targets: Points) -> Similarity:
-    """Return the similarity that maps `points` to `targets`, both [n, 2], by least squares.
-
-    In the plane the solution of Umeyama (1991, "Least-squares estimation of transformation
-    parameters between two point patterns") is a quotient of complex numbers. Raises
-    `AlignmentError` for points that are no pixels' places, or nearly all the same.
-    """
-    if not (np.abs(points) <= _MOST_PIXELS).all():  # nor is NaN
-        raise AlignmentError(
-            f"landmarks {points.tolist()}: expected pixels, up to {_MOST_PIXELS:,} from the corner"
-        )
-    source, target = (points @ (1, 1j)).astype(complex), (targets @ (1, 1j)).astype(complex)
-    source_mean, target_mean = complex(source.mean()), complex(target.mean())
-    source, target = source - source_mean, target - target_mean
-    square = np.vdot(source, source).real
-    spread = math.sqrt(square / len(points))
-    if spread < _LEAST_SPREAD:
-        raise AlignmentError(
-            f"landmarks {points.tolist()} are within {spread:.2g} pixels of their mean: expected "
-            "pixels of the photo, not fractions of its sides"
-        )
-    factor = complex(np.vdot(source, target) / square)
-    mirror_factor = complex(np.vdot(source.conj(), target) / square)
-    error = math.sqrt(np.mean(np.abs(factor * source - target) ** 2))
-    # Of the two fits the one with the larger factor has the smaller error.
-    mirrored = abs(mirror_factor) > abs(factor)
-    if abs(factor) * spread < 1e-6:
-        raise AlignmentError(f"landmarks {points.tolist()} have nothing in common with a face")
-    return Similarity(factor, target_mean - factor * source_mean, error, mirrored)
-
-
-def warp(image: Image.Image, transform: Similarity, size: int) -> Image.Image:
-    """Return the square of `size` pixels per side that `transform` makes of an image.
-
-    What is outside the image is black. If the photo is larger than the target, each pixel is the
-    mean of several samples (bicubic) of the square that it covers, at most one pixel of the photo
-    apart, so that fine patterns do not alias.
-    """
-    step = 1 / transform.scale  # pixels of the photo per pixel of the target
-    inverse, origin = 1 / transform.factor, -transform.shift / transform.factor
-    # Pillow counts a position from the corner of the first pixel, not from its centre.
-    corner = origin - _HALF * inverse + _HALF
-    if step > _MOST_SAMPLES:
-        reduction = math.ceil(step / _MOST_SAMPLES)
-        image = image.reduce(reduction)
-        step, inverse, corner = step / reduction, inverse / reduction, corner / reduction
-    samples = max(1, math.ceil(step - 1e-9))
-    inverse /= samples
-    a, b = inverse.real, inverse.imag
-    large = image.transform(
-        (size * samples, size * samples),
-        Image.Transform.AFFINE,
-        (a, -b, corner.real, b, a, corner.imag),
-        Image.Resampling.BICUBIC,
-    )
-    return large.reduce(samples) if samples > 1 else large
 
 
 @dataclass(frozen=True)
@@ -190,6 +98,7 @@ class Crop:
     format: Format = "jpg"
     quality: int = 95  # of JPEG
     max_tilt: float = 45.0  # degrees beyond which to warn
+    method: CropMethod = "antialiased"
 
     def __post_init__(self) -> None:
         if not 16 <= self.size <= 4096:
@@ -200,6 +109,9 @@ class Crop:
             raise AlignmentError(f"quality is {self.quality}: expected 1 to 100")
         if not 0 < self.max_tilt <= 180:
             raise AlignmentError(f"max_tilt is {self.max_tilt}: expected degrees up to 180")
+        if self.method not in get_args(CropMethod):
+            expected = " or ".join(get_args(CropMethod))
+            raise AlignmentError(f"method is {self.method!r}: expected {expected}")
 
 
 def read_landmarks(path: Path) -> list[Face]:
@@ -332,7 +244,9 @@ def _align(
         found.append(("orientation", f"its orientation tag is {orientation}"))
     stream = BytesIO()
     options = {"quality": crop.quality, "subsampling": 0} if crop.format == "jpg" else {}
-    warp(photo, transform, crop.size).save(stream, _PILLOW_NAMES[crop.format], **options)
+    crop_face(photo, transform, crop.size, crop.method).save(
+        stream, _PILLOW_NAMES[crop.format], **options
+    )
     target.write_bytes(stream.getvalue())
     return True, found
 

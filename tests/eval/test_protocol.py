@@ -135,6 +135,6 @@ def test_tar_at_far_needs_enough_negative_pairs() -> None:
         same = np.arange(negatives + 5) < 5
         (rate,) = tar_at_far(np.where(same, 0.5, 1.5), same, np.array([1e-3]))
         assert rate == 1.0 if supported else np.isnan(rate)
-    for same, found in ((np.zeros(10, bool), "0 positive and 10"), (np.ones(10, bool), "10 .* 0 ")):
+    for same, found in ((np.zeros(10, bool), "0 genuine and 10"), (np.ones(10, bool), "10 .* 0 ")):
         with pytest.raises(ValueError, match=found):
             tar_at_far(np.ones(10), same, np.array([1e-2]))

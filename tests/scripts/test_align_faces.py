@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data.tools.align import TEMPLATE
+from data.alignment import TEMPLATE
 from scripts.align_faces import main
 from tests.data.tools.test_align import write_list
 from tests.launch import ROOT
@@ -35,6 +35,8 @@ def test_the_exit_code_is_1_if_there_is_something_to_do(
         assert face.getpixel((32, 32)) == (9, 99, 199)
     assert run(folder) == 2
     assert str(folder / "faces") in capsys.readouterr().err
+    (folder / "faces" / "one.png").unlink()
+    assert run(folder, "--crop", "published", "--format", "png") == 0
     (folder / "faces" / "one.png").unlink()
     write_list(folder, ("one.png", TEMPLATE + 5), ("absent.png", TEMPLATE))
     assert run(folder, "--report", folder / "report.json") == 1

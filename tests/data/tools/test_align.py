@@ -1,5 +1,4 @@
 import csv
-import math
 import os
 import re
 from io import BytesIO
@@ -8,148 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
+from data.alignment import TEMPLATE, AlignmentError, Points, fit_similarity, warp, warp_published
 from data.files import OutputFolderError
-from data.tools.align import (
-    TEMPLATE,
-    AlignmentError,
-    Crop,
-    Points,
-    align_folder,
-    fit_similarity,
-    read_landmarks,
-    warp,
-)
+from data.tools.align import Crop, align_folder, read_landmarks
 from data.tools.findings import Findings
-
-
-def moved(points: Points, scale: float, degrees: float, shift: tuple[float, float]) -> Points:
-    """Return points scaled, turned clockwise as a picture is seen, and moved."""
-    turn = math.radians(degrees)
-    matrix = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
-    result: Points = scale * points @ matrix.T + np.array(shift)
-    return result
-
-
-def umeyama(points: Points, targets: Points) -> Points:
-    """Return the closed form of the paper, by a singular value decomposition."""
-    source, target = points - points.mean(0), targets - targets.mean(0)
-    u, d, vt = np.linalg.svd(target.T @ source / len(points))
-    sign = np.array([1, np.sign(np.linalg.det(u) * np.linalg.det(vt))])
-    rotation = u @ np.diag(sign) @ vt
-    scale = (d * sign).sum() / source.var(0).sum()
-    shift = targets.mean(0) - scale * rotation @ points.mean(0)
-    return np.column_stack([scale * rotation, shift])
-
-
-def blobs(points: Points, side: int, radius: float) -> Image.Image:
-    """Return a picture with a soft spot at each point: two red, one green, two blue."""
-    y, x = np.mgrid[:side, :side]
-    pixels = np.zeros((side, side, 3))
-    for (px, py), channel in zip(points, (0, 0, 1, 2, 2), strict=True):
-        pixels[..., channel] += 255 * np.exp(-((x - px) ** 2 + (y - py) ** 2) / radius**2)
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-
-
-def centres(image: Image.Image, near: Points, reach: int) -> NDArray[np.float64]:
-    """Return the centre of mass of the spot near each of the points."""
-    pixels = np.asarray(image, np.float64)
-    found = []
-    for (px, py), channel in zip(near, (0, 0, 1, 2, 2), strict=True):
-        x0, y0 = round(px) - reach, round(py) - reach
-        part = pixels[max(y0, 0) : y0 + 2 * reach + 1, max(x0, 0) : x0 + 2 * reach + 1, channel]
-        y, x = np.mgrid[: part.shape[0], : part.shape[1]]
-        found.append(
-            ((part * x).sum() / part.sum() + max(x0, 0), (part * y).sum() / part.sum() + max(y0, 0))
-        )
-    return np.array(found)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("scale", "degrees", "size"),
-    [
-        (0.4, -20.0, 112), (1.0, 0.0, 128), (1.0, 130.0, 112), (1.5, 40.0, 112), (2.5, -20.0, 112),
-        (2.5, 0.0, 224), (7.3, 170.0, 128), (7.3, 3.0, 112), (12.0, -70.0, 112),
-    ],
-)  # fmt: skip
-def test_landmarks_land_on_the_template(scale: float, degrees: float, size: int) -> None:
-    middle = moved(TEMPLATE - TEMPLATE.mean(0), scale, degrees, (0, 0))
-    side = int(130 * scale) + 40
-    points = middle + side / 2 + 0.3
-    photo = blobs(points, side, 4 * scale)
-    targets = TEMPLATE * size / 112
-    transform = fit_similarity(points, targets)
-    assert transform.error < 1e-9
-    assert transform.degrees == pytest.approx(degrees)
-    assert transform.scale == pytest.approx(size / 112 / scale)
-    assert not transform.mirrored
-    face = warp(photo, transform, size)
-    assert face.size == (size, size)
-    distances = np.linalg.norm(centres(face, targets, size // 12) - targets, axis=1)
-    assert distances.max() < 0.15  # of a pixel
-
-
-def test_the_fit_is_umeyamas() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        points = moved(TEMPLATE, rng.uniform(0.2, 9), rng.uniform(-180, 180), (5, -7))
-        points += rng.normal(0, 5, (5, 2))
-        transform = fit_similarity(points, TEMPLATE)
-        a, b, shift = transform.factor.real, transform.factor.imag, transform.shift
-        matrix = np.array([[a, -b, shift.real], [b, a, shift.imag]])
-        np.testing.assert_allclose(matrix, umeyama(points, TEMPLATE), atol=1e-9)
-        error = points @ matrix[:, :2].T + matrix[:, 2] - TEMPLATE
-        assert transform.error == pytest.approx(math.sqrt((error**2).sum(1).mean()))
-
-
-def test_a_face_at_its_place_stays_as_it_is() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (112, 112, 3), np.uint8)
-    face = warp(Image.fromarray(pixels), fit_similarity(TEMPLATE, TEMPLATE), 112)
-    np.testing.assert_array_equal(np.asarray(face), pixels)
-
-
-def test_a_whole_shift_copies_pixels_and_leaves_black_outside() -> None:
-    pixels = np.random.default_rng(0).integers(1, 256, (120, 120, 3), np.uint8)
-    face = np.asarray(warp(Image.fromarray(pixels), fit_similarity(TEMPLATE + 20, TEMPLATE), 112))
-    difference = face[:100, :100].astype(np.int64) - pixels[20:, 20:]
-    assert abs(difference).max() <= 1  # Pillow cuts fractions off, here those of rounding errors
-    assert not face[101:].any()
-    assert not face[:, 101:].any()
-
-
-@pytest.mark.parametrize("step", [2.5, 4.0, 9.0, 33.0])
-def test_stripes_finer_than_a_pixel_become_grey(step: float) -> None:
-    side = int(112 * step)
-    stripes = np.zeros((side, side), np.uint8)
-    stripes[:, ::2] = 255
-    photo = Image.fromarray(stripes).convert("RGB")
-    face = np.asarray(warp(photo, fit_similarity(TEMPLATE * step, TEMPLATE), 112), np.float64)
-    assert abs(face[8:-8, 8:-8] - 127.5).max() < 32
-
-
-def test_mirrored_landmarks_are_noticed() -> None:
-    swapped = TEMPLATE[[1, 0, 2, 4, 3]]
-    assert fit_similarity(swapped, TEMPLATE).mirrored
-    assert fit_similarity(TEMPLATE * (-1, 1) + (112, 0), TEMPLATE).mirrored
-
-
-@pytest.mark.parametrize(
-    "points",
-    [
-        np.full((5, 2), 7.0),
-        TEMPLATE / 112,
-        np.where(TEMPLATE > 90, np.nan, TEMPLATE),
-        np.where(TEMPLATE > 90, 1e300, TEMPLATE),
-    ],
-    ids=["all the same", "fractions of the sides", "not finite", "no pixels"],
-)
-def test_points_without_a_direction_are_refused(points: Points) -> None:
-    with pytest.raises(AlignmentError, match=re.escape(str(points.tolist()))):
-        fit_similarity(points, TEMPLATE)
-
+from tests.data.test_alignment import blobs, centres, moved
 
 SIDE = 200
 PLACE = moved(TEMPLATE, 1.4, 10, (30, 5))
@@ -243,6 +107,14 @@ def test_the_quality_is_that_of_the_jpeg(photos: Path, tmp_path: Path) -> None:
         )
         sizes.append((tmp_path / str(quality) / "a" / "one.jpg").stat().st_size)
     assert sizes[0] < sizes[1] / 2
+
+
+def test_the_published_crop_is_an_option(photos: Path, tmp_path: Path) -> None:
+    align(tmp_path, ("a/one.png", PLACE), format="png", method="published")
+    with Image.open(photos / "a" / "one.png") as photo:
+        expected = warp_published(photo, fit_similarity(PLACE, TEMPLATE), 112)
+    with Image.open(tmp_path / "faces" / "a" / "one.png") as face:
+        np.testing.assert_array_equal(np.asarray(face), np.asarray(expected))
 
 
 def test_every_face_of_a_photo_gets_a_file(photos: Path, tmp_path: Path) -> None:
@@ -351,6 +223,7 @@ def test_what_makes_no_sense_is_refused(photos: Path, tmp_path: Path) -> None:
         ({"format": "bmp"}, "format is 'bmp': .* jpg or png"),
         ({"quality": 0}, "quality is 0: .* 1 to 100"),
         ({"max_tilt": 0}, "max_tilt is 0"),
+        ({"method": "sharp"}, "method is 'sharp': .* antialiased or published"),
     ):
         with pytest.raises(AlignmentError, match=named):
             Crop(**options)

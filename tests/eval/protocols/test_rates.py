@@ -1,0 +1,123 @@
+"""Rates on scored pairs: against scikit-learn, against brute force, and their refusals."""
+
+import math
+
+import numpy as np
+import pytest
+
+from eval.protocols import rates
+from eval.protocols.rates import (
+    Floats,
+    ProtocolWarning,
+    ScoredPairs,
+    allowed_errors,
+    needed_trials,
+    tar_at_far,
+    upper_bound_at_no_errors,
+    wilson,
+)
+
+
+def draw(decimals: int, seed: int = 0, genuine: int = 90, impostor: int = 700) -> list[Floats]:
+    rng = np.random.default_rng(seed)
+    return [
+        np.round(rng.normal(mean, 0.15, size), decimals)
+        for mean, size in ((0.5, genuine), (0.2, impostor))
+    ]
+
+
+@pytest.mark.parametrize("decimals", [1, 2, 9])  # with many ties, some, none
+@pytest.mark.parametrize("seed", range(4))
+def test_the_published_reading_is_scikit_learns(
+    decimals: int, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rates, "POINT_CHUNK", [1, 2, 50, 10**6][seed])
+    from sklearn.metrics import roc_auc_score, roc_curve
+
+    genuine, impostor = draw(decimals, seed)
+    same = np.arange(len(genuine) + len(impostor)) < len(genuine)
+    scores = np.concatenate([genuine, impostor])
+    fpr, tpr, _ = roc_curve(same, scores)
+    pairs = ScoredPairs(genuine, impostor)
+    found_fpr, found_tpr = pairs.published_points()
+    assert found_fpr.tolist() == fpr.tolist()
+    assert found_tpr.tolist() == tpr.tolist()
+    assert pairs.auc() == pytest.approx(roc_auc_score(same, scores), abs=1e-12)
+    for far in (1e-4, 1e-2, 0.05, 0.1, 1.0):
+        (point,) = pairs.published_tpr_at_fpr([far])
+        distances = np.abs(fpr - far)
+        best = max(
+            (f, t) for f, t, d in zip(fpr, tpr, distances, strict=True) if d == min(distances)
+        )
+        assert (point.fpr_of_point, point.tpr) == best
+
+
+def test_equally_near_points_give_the_larger_rates() -> None:
+    pairs = ScoredPairs(np.array([0.9, 0.5, 0.3]), np.array([0.8, 0.4, 0.2, 0.1]))
+    (point,) = pairs.published_tpr_at_fpr([0.125])  # between 0 and 0.25
+    assert (point.fpr_of_point, point.tpr) == (0.25, 2 / 3)
+
+
+@pytest.mark.parametrize("decimals", [1, 2, 9])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_eer_is_that_of_a_search_over_all_thresholds(decimals: int, seed: int) -> None:
+    genuine, impostor = draw(decimals, seed)
+    thresholds = [-math.inf, *np.unique(np.concatenate([genuine, impostor]))]
+    rates = [(np.mean(impostor > t), np.mean(genuine <= t)) for t in thresholds]
+    first = next(i for i, (fmr, fnmr) in enumerate(rates) if fmr <= fnmr)
+    chosen = first
+    if rates[first][0] != rates[first][1] and sum(rates[first - 1]) <= sum(rates[first]):
+        chosen = first - 1
+    found = ScoredPairs(genuine, impostor).eer()
+    assert [found.low, found.high] == sorted(rates[chosen])
+    assert found.threshold == thresholds[chosen]
+    assert found.eer == sum(rates[chosen]) / 2
+
+
+def test_a_rate_of_one_accepts_all() -> None:
+    point = tar_at_far(np.array([0.1]), np.array([0.5, 0.6]), 1.0)
+    assert (point.tar, point.threshold, point.false_accepts) == (1.0, None, 2)
+
+
+def test_too_few_pairs_give_a_reason_and_no_number() -> None:
+    point = tar_at_far(np.array([0.9]), np.zeros(999), 1e-3)
+    assert point.tar is None
+    assert point.threshold is None
+    assert point.reason == "needs 1000 impostor pairs, the set has 999"
+    assert tar_at_far(np.array([0.9]), np.zeros(1000), 1e-3).tar == 1.0
+
+
+@pytest.mark.parametrize("exponent", range(1, 10))
+def test_the_needed_number_is_the_smallest_that_allows_an_error(exponent: int) -> None:
+    for rate in (10.0**-exponent, 3 * 10.0**-exponent):
+        needed = needed_trials(rate)
+        assert allowed_errors(rate, needed) == 1
+        assert allowed_errors(rate, max(needed - 1 - needed // 10**8, 0)) == 0
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.1, 1.5, math.nan])
+def test_rates_outside_their_range_are_refused(rate: float) -> None:
+    with pytest.raises(ValueError, match=str(rate)):
+        tar_at_far(np.ones(2), np.zeros(2), rate)
+
+
+def test_a_threshold_of_another_set_is_judged_as_it_is() -> None:
+    found = ScoredPairs(np.array([0.5, 0.6, 0.7]), np.array([0.5, 0.6])).at_threshold(0.5)
+    assert (found.fmr, found.fnmr) == (1 / 2, 1 / 3)
+    assert (found.false_accepts, found.false_rejects) == (1, 1)
+    assert found.fmr_wilson95 == wilson(1, 2)
+
+
+def test_intervals_contain_the_rate_and_reach_the_ends() -> None:
+    assert wilson(0, 50)[0] == 0.0
+    assert wilson(50, 50)[1] == 1.0
+    low, high = wilson(7, 50)
+    assert 0 < low < 7 / 50 < high < 1
+    assert upper_bound_at_no_errors(59) == pytest.approx(1 - 0.05 ** (1 / 59), abs=1e-15)
+
+
+def test_collapsed_and_inverted_scores_are_warned_of() -> None:
+    with pytest.warns(ProtocolWarning, match=r"\b5 .*0\.25"):
+        ScoredPairs(np.full(2, 0.25), np.full(3, 0.25)).rates([0.5])
+    with pytest.warns(ProtocolWarning, match=r"0\.0000"):
+        ScoredPairs(np.array([0.1]), np.array([0.5, 0.6])).rates([0.5])
