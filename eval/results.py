@@ -277,6 +277,7 @@ class Comparison:
     baseline: str
     set: str
     protocol: str
+    mode: str | None  # of IJB
     far: float
     difference: float | None
     reason: str | None

@@ -43,6 +43,7 @@ def compare(entry: Entry, baseline: Entry) -> list[Comparison]:
                 baseline=base.model,
                 set=result.set,
                 protocol=result.protocol,
+                mode=result.settings.get("mode"),
                 far=row.point.far,
                 difference=None if tar is None or base_tar is None else tar - base_tar,
                 reason=row.point.reason or base_row.point.reason,

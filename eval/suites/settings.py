@@ -167,6 +167,9 @@ class Suite(Section):
             )  # fmt: skip
         if not self.fars or len(set(self.fars)) < len(self.fars):
             raise ValueError(f"fars are {self.fars}: expected one or more, each once")
+        mirrored = sorted({mode for one in self.ijb.values() for mode in one.modes if "F1" in mode})
+        if mirrored and not self.flip:
+            raise ValueError(f"flip is false: modes {', '.join(mirrored)} need mirrored images")
         if self.calibration is not None and self.calibration.chosen_on not in self.pairs:
             raise ValueError(
                 f"calibration.chosen_on is {self.calibration.chosen_on}: expected a set of pairs, "

@@ -43,6 +43,7 @@ def test_a_suite_builds_on_another(tmp_path: Path) -> None:
         ("pairs: {a: {file: a, same: 3}}", ["pairs.a", "folder"]),
         ("pairs: {a: {file: a}}\nijb: {a: {meta: b, images: c}}", ["a occur"]),
         ("ijb: {a: {meta: b, images: c, modes: [N2]}}", ["ijb.a", "N2", "N0D0F0"]),
+        ("flip: false\nijb: {a: {meta: b, images: c}}", ["flip", "N1D1F1"]),
         ("pairs: {a: {file: a}}\nfars: [0]", ["fars.0"]),
         ("pairs: {a: {file: a}}\nfars: [0.1, 0.1]", ["0.1"]),
         ("pairs: {a: {file: a}}\ncalibration: {chosen_on: b, far: 0.1}", ["chosen_on", "b"]),
