@@ -24,6 +24,12 @@ def test_shipped_suites_are_read() -> None:
     assert suites["standard"].fars == [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
 
 
+def test_the_suite_of_the_documentation_is_read(tmp_path: Path) -> None:
+    text = (SHIPPED.parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    suite = _read(tmp_path, text.partition("```yaml\n")[2].partition("```")[0])
+    assert suite.names == ["lfw", "calfw", "mine", "ijbc"]
+
+
 def test_a_suite_builds_on_another(tmp_path: Path) -> None:
     suite = _read(
         tmp_path,
