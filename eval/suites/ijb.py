@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from data.loading.tuning import usable_cores
 from eval.protocols.bootstrap import PairSubjects, pair_subjects
 from eval.protocols.ijb_files import (
     Faces,
@@ -77,7 +78,7 @@ def open_ijb(name: str, settings: IjbSet, folder: Path) -> OpenIjb:
         probes = None if found.probes is None else read_subjects(found.probes)
     root = folder / settings.images
     crops = FaceCrops(ImageList(root, faces.images), landmarks.points_n52, settings.crop)
-    images = image_set(crops, len(faces.images), crops.key)
+    images = image_set(crops, len(faces.images), crops.key, workers=usable_cores())
     paths = [found.faces, found.landmarks, found.pairs, *found.galleries.values()]
     paths += [] if found.probes is None else [found.probes]
     files = (

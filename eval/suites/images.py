@@ -91,10 +91,15 @@ class ImageSet:
     unique: NDArray[np.int64]  # [u], the first occurrence of each different image
     rows: NDArray[np.int64]  # [n], the row of `unique` for each image
     sha256: str  # of all different images in their order
+    workers: int = 1  # threads that decode; one is faster than most networks, and crops are slower
 
 
 def image_set(
-    source: ImageSource, count: int, key: Callable[[int], bytes | memoryview] | None = None
+    source: ImageSource,
+    count: int,
+    key: Callable[[int], bytes | memoryview] | None = None,
+    *,
+    workers: int = 1,
 ) -> ImageSet:
     """Return the images 0 … count - 1 of a source, all of which are read to hash them.
 
@@ -109,7 +114,8 @@ def image_set(
     seen: dict[bytes, int] = {}
     rows = np.array([seen.setdefault(digest, len(seen)) for digest in digests], dtype=np.int64)
     _, unique = np.unique(rows, return_index=True)
-    return ImageSet(source, unique, rows, hashlib.sha256(b"".join(seen)).hexdigest())
+    digest = hashlib.sha256(b"".join(seen)).hexdigest()
+    return ImageSet(source, unique, rows, digest, workers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +172,7 @@ class Embedder:
                 device=self.device,
                 flip=self.flip,
                 world=self.world,
+                workers=images.workers,
             )
             if self.world.is_main:
                 self._write(path, found)
@@ -190,7 +197,8 @@ class Embedder:
             "images": images.sha256,
             "flip": self.flip,
             "device": self.device.type,
-            "runtime": [str(torch.__version__), model.details.get("onnxruntime")],
+            "torch": str(torch.__version__),
+            "details": model.details,  # as the version of onnxruntime, and its hashes of weights
         }
         return self.cache / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.npz"
 

@@ -1,6 +1,7 @@
 """Networks of every form that can be verified, as functions from images to embeddings."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -99,6 +100,8 @@ def _load(
     if path.suffix == ".onnx":
         network = OnnxModel(path, device)
         kind, details = "onnx", {"provider": network.provider, "onnxruntime": network.version}
+        if weights := external_data(path):
+            details["external_data"] = {str(one): sha256(path.parent / one) for one in weights}
         image_size = _size(image_size, network.image_size, path)
     elif path.suffix == ".pt2":
         network = ExportedModel(path, device)
@@ -130,6 +133,23 @@ def _size(option: int | None, stated: int | None, path: Path) -> int | None:
     if option is not None and stated is not None and option != stated:
         raise ValueError(f"--image-size is {option}, {path} expects {stated}: omit the option")
     return option or stated
+
+
+def external_data(path: Path) -> list[Path]:
+    """Return the files beside an ONNX file that hold its weights, relative to its folder.
+
+    The file names them in entries of the key `location`; without their content its hash would not
+    tell two networks apart.
+    """
+    content = path.read_bytes()
+    found = set()
+    for match in re.finditer(rb"\n\x08location\x12([\x80-\xff]?[\x00-\x7f])", content):
+        # A varint of up to two bytes: the length of the text that follows.
+        length = sum((byte & 0x7F) << (7 * place) for place, byte in enumerate(match[1]))
+        name = Path(content[match.end() : match.end() + length].decode(errors="replace"))
+        if (path.parent / name).is_file():
+            found.add(name)
+    return sorted(found)
 
 
 def sha256(path: Path) -> str:

@@ -67,13 +67,14 @@ def test_whatever_changes_embeddings_changes_the_key(tmp_path: Path, images: Ima
         (embed, replace(MODEL, sha256="cd"), images),
         (embed, replace(MODEL, pixels=PixelFormat(channels="bgr")), images),
         (embed, replace(MODEL, image_size=16), images),
+        (embed, replace(MODEL, details={"external_data": {"net.data": "12"}}), images),
         (embed, MODEL, replace(images, sha256="ef")),
         (replace(embed, flip=False), MODEL, images),
     ]
     for other in others:
         assert not other[0](*other[1:]).cached
     assert embed(MODEL, images).cached
-    assert len(list((tmp_path / "cache").iterdir())) == 6
+    assert len(list((tmp_path / "cache").iterdir())) == 7
 
 
 def test_a_damaged_file_is_embedded_again(
@@ -95,8 +96,10 @@ def test_a_damaged_file_is_embedded_again(
 def test_without_a_folder_nothing_is_kept(tmp_path: Path, images: ImageSet) -> None:
     before = set(tmp_path.rglob("*"))
     embed = embedder(None, [])
-    assert not embed(MODEL, images).cached
-    assert not embed(MODEL, images).cached
+    one = embed(MODEL, images)
+    two = embed(MODEL, replace(images, workers=3))
+    assert (one.cached, two.cached) == (False, False)
+    assert np.array_equal(one.embeddings, two.embeddings)
     assert set(tmp_path.rglob("*")) == before
 
 
