@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from data.loading.tuning import usable_cores
-from eval.protocols.bootstrap import PairSubjects, pair_subjects
+from eval.protocols.bootstrap import PairSubjects
 from eval.protocols.ijb_files import (
     Faces,
     Landmarks,
@@ -163,14 +163,17 @@ def template_subjects(item: OpenIjb) -> PairSubjects | None:
         )
         return None
     subject_u = subject_t[np.searchsorted(template_t, item.pairs.id_u)]
-    first_p, second_p = subject_u[item.pairs.first_p], subject_u[item.pairs.second_p]
+    # Numbers of 32 bits, as there are 15.7 million pairs.
+    subject_s, number_u = np.unique(subject_u, return_inverse=True)
+    number_u = number_u.astype(np.int32)
+    first_p, second_p = number_u[item.pairs.first_p], number_u[item.pairs.second_p]
     if wrong := int(np.count_nonzero((first_p == second_p) != item.pairs.same_p)):
         warn(
             f"{wrong} of {len(first_p)} pairs have a label that contradicts the subjects of the "
             "galleries and probes: people count as unknown; intervals are by pair"
         )
         return None
-    return pair_subjects(np.unique(subject_u), first_p, second_p)
+    return PairSubjects(first_p, second_p, len(subject_s))
 
 
 def _search(
