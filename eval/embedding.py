@@ -1,4 +1,4 @@
-"""Embeddings of encoded images: decoded one batch ahead, divided among all ranks.
+"""Embeddings of encoded images: decoded ahead, divided among all ranks.
 
 Shape legend: b images of a batch, n images, f = 2 with flip and 1 without, d embedding size, S
 image side.
@@ -36,13 +36,14 @@ def embed_images(
     device: torch.device,
     flip: bool,
     world: World,
+    workers: int = 1,
 ) -> NDArray[np.float32]:
     """Return the embeddings of the images at `indices`, float32 [n, f, d], on every rank.
 
     `model` maps float32 [b, 3, S, S], RGB in [-1, 1], channels_last, on `device` to [b, d];
     `[:, 1]` of the result are the embeddings of the mirror images. Rank r embeds
-    `part_range(n, world.size, r)` of the images; all ranks must call. No more than two decoded
-    batches are in memory at a time.
+    `part_range(n, world.size, r)` of the images; all ranks must call. `workers` threads decode, one
+    batch each: no more than `workers` + 1 decoded batches are in memory at a time.
 
     Raises `EmbeddingError` for a model output of another shape and `BadImage` for an image that
     cannot be decoded.
@@ -54,8 +55,8 @@ def embed_images(
         return torch.from_numpy(decode_batch(source, chunk, image_size))
 
     embedded: list[Tensor] = []
-    with torch.no_grad(), Workers(1, background=True, ahead=1) as workers:
-        for pixels in workers.in_order(decode, chunks):
+    with torch.no_grad(), Workers(workers, background=True, ahead=workers) as pool:
+        for pixels in pool.in_order(decode, chunks):
             images = normalise(pixels.to(device).permute(0, 3, 1, 2))
             views = (images, images.flip(3)) if flip else (images,)
             embedded.append(torch.stack([_embed(model, view) for view in views], dim=1))

@@ -205,7 +205,15 @@ def _clip(text: str) -> str:
 def _field_names(location: Sequence[str], section: type[BaseModel]) -> list[str]:
     """Return the names of the settings in the section at `location`, from `section` down."""
     for part in location:
-        field = section.model_fields[part]
-        kinds = [field.annotation, *get_args(field.annotation)]
-        section = next(k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel))
+        field = section.model_fields.get(part)  # none of a name in a mapping of sections
+        if field is not None:
+            section = next(_sections(field.annotation), section)
     return list(section.model_fields)
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the sections in a type, such as those that a mapping or an optional type holds."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _sections(inner)

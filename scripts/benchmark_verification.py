@@ -1,71 +1,52 @@
-"""Verify a network on verification sets by the published protocol.
+"""Verify networks on sets of faces by the protocols of the field.
 
-The network is a run folder, a checkpoint folder, a weight file with the published names, or an ONNX
-file. Prints a table, and writes all figures, the protocol and the hashes of all files to a new JSON
-file.
+A network is a run folder, a checkpoint folder, a weight file with the published names, an ONNX file
+or a file of torch.export (.pt2). Prints a table, and writes all figures, the protocol and the
+hashes of all files to a new JSON file. Embeddings are kept by the hashes of model and images: the
+next protocol on them costs no forward pass. Several ranks (torchrun) share the embedding.
 
     python scripts/benchmark_verification.py --model runs/demo --sets datasets/demo/lfw.bin
-    python scripts/benchmark_verification.py --model r50.onnx --folder sets --sets lfw cfp_fp
+    python scripts/benchmark_verification.py --model r50.onnx --suite configs/suites/standard.yaml
+    python scripts/benchmark_verification.py --model a.pt --compare b.pt --folder sets --sets lfw
 """
 
 import argparse
-import hashlib
 import json
 import logging
+import shlex
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from backbones import build_for_weights, read_weights
 from data.augmentations.augment import MID_GREY
-from eval.embedding import Model
-from eval.onnx_model import OnnxModel
-from eval.verification import RATES, VerificationResult
-from eval.verifier import Verifier
-from recognition.checkpoint import backbone_file, read_metadata
-from recognition.distributed import World, choose_device
-from scripts.benchmarks.common.machine import versions
+from data.records.locations import default_cache_folder
+from eval.results import HashedFile, Run
+from eval.suites.images import Embedder
+from eval.suites.models import PixelFormat, load_models, sha256
+from eval.suites.run import PROTOCOL, open_suite, run_suite, with_folder
+from eval.suites.settings import PairSet, Suite, read_suite
+from eval.suites.table import table
+from eval.verifier import find_set
+from recognition.distributed import World, choose_device, current, process_group
+from scripts.benchmarks.common.machine import cpu_name, versions
 from scripts.common.command import command, exit_with, make_parser
 
-PROTOCOL: Final = {
-    "embedding": "f(image) + f(mirrored image), L2-normalised",
-    "embedding_no_flip": "f(image), L2-normalised",
-    "distance": "squared Euclidean",
-    "thresholds": "0, 0.01 ... 3.99; same if distance < threshold",
-    "folds": "10, unshuffled; per fold the first threshold that is best on the other nine",
-    "std": "over the ten folds, divided by their number (not by one less)",
-    "embedding_norm": "mean over all images of all pairs, plain and mirrored",
-    "tar_at_far": "largest threshold at which at most that rate of negative pairs is accepted",
-}
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A network, and what the report says about it."""
-
-    embed: Model
-    image_size: int
-    file: Path
-    metadata: dict[str, Any]
-
+# The other ranks wait while rank 0 computes figures, minutes for all modes of IJB-C.
+WAIT_SECONDS: Final = 6 * 3600
 
 parser = make_parser(__doc__)
 add = parser.add_argument
-add(
-    "--model",
-    type=Path,
-    required=True,
-    help="run folder, checkpoint folder, weight file or .onnx file",
-)
-add("--sets", nargs="+", required=True, help=".bin files, or names of sets in --folder")
-add("--folder", type=Path, help="folder of the sets that are given by name")
+add("--model", type=Path, required=True, help="run or checkpoint folder, weights, .onnx or .pt2")
+add("--compare", type=Path, nargs="+", default=[], help="more models, to compare with --model")
+what = parser.add_mutually_exclusive_group(required=True)
+what.add_argument("--suite", type=Path, help="YAML file of sets and protocols")
+what.add_argument("--sets", nargs="+", help=".bin files, or names of sets in --folder")
+add("--folder", type=Path, help="folder of the sets, in place of the suite's own")
 add(
     "--checkpoint",
     choices=["latest", "best"],
@@ -78,154 +59,116 @@ add("--std", type=float, default=MID_GREY, help="value to divide them by, after 
 add(
     "--channels", choices=["rgb", "bgr"], default="rgb", help="channel order that the model expects"
 )
-add("--batch-size", type=int, default=64, help="images per batch")
+add("--batch-size", type=int, default=64, help="images per batch and rank")
 add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="device to run on")
+cache = parser.add_mutually_exclusive_group()
+cache.add_argument(
+    "--cache", type=Path, help="folder of embeddings (default: embeddings in the user's cache)"
+)
+cache.add_argument("--no-cache", action="store_true", help="keep no embeddings, and use none")
 add("--output", type=Path, default=Path("results.json"), help="new file for all figures")
 
 
-def load_model(options: argparse.Namespace, device: torch.device) -> LoadedModel:
-    """Return the network that `--model` names; raises `ValueError` if there is none."""
-    path: Path = options.model
-    if not path.exists():
-        raise ValueError(f"--model {path} does not exist: expected a folder, weights or .onnx file")
-    if path.suffix == ".onnx":
-        onnx = OnnxModel(path, device)
-        size = _image_size(options.image_size, onnx.image_size, path)
-        return LoadedModel(onnx, size, path, {"kind": "onnx", "provider": onnx.provider})
-    metadata: dict[str, Any] = {"kind": "weights"}
-    trained_size = None
-    if path.is_dir():
-        path = backbone_file(path, options.checkpoint)
-        saved = read_metadata(path.parent)
-        metadata = {"kind": "checkpoint", "step": saved["step"]}
-        trained_size = int(saved["config"]["data"]["image_size"])
-    size = _image_size(options.image_size, trained_size, path)
-    weights = read_weights(path)
-    name, backbone = build_for_weights(weights, str(path), image_size=size)
-    backbone.eval().to(device).to(memory_format=torch.channels_last)
-    return LoadedModel(backbone, size, path, {**metadata, "backbone": name})
+def read_sets(options: argparse.Namespace) -> Suite:
+    """Return the suite, or one of the sets that are given by name or path."""
+    if options.suite is not None:
+        return with_folder(read_suite(options.suite), options.folder)
+    sets: dict[str, PairSet] = {}
+    for wanted in options.sets:
+        path = find_set(wanted, options.folder)
+        name = path.name.removesuffix(".bin")
+        if name in sets:
+            raise ValueError(f"--sets: {name} is listed twice: list it once, or rename a file")
+        sets[name] = PairSet(file=path)
+    return Suite(pairs=sets)
 
 
-def _image_size(option: int | None, stated: int | None, path: Path) -> int:
-    if option is not None and stated is not None and option != stated:
-        raise ValueError(f"--image-size is {option}, {path} expects {stated}: omit the option")
-    return option or stated or 112
+def describe(options: argparse.Namespace, suite: Suite, device: torch.device, ranks: int) -> Run:
+    """Return what someone else needs to get the same figures."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+    file = options.suite
+    return Run(
+        command=shlex.join(["python", "scripts/benchmark_verification.py", *options.given]),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        device=f"{device.type}: {name}",
+        ranks=ranks,
+        versions={**versions(), "numpy": np.__version__},
+        suite=None if file is None else HashedFile(str(file), sha256(file)),
+        replicates=suite.replicates,
+        seed=suite.seed,
+        protocol=dict(PROTOCOL),
+    )
 
 
-def adapted(model: Model, options: argparse.Namespace, advance: Callable[[int], object]) -> Model:
-    """Return the model for RGB images in [-1, 1]; `advance` gets the size of each batch."""
-    if options.std <= 0:
-        raise ValueError(f"--std is {options.std}: expected a positive number")
-    rescale = (options.mean, options.std) != (MID_GREY, MID_GREY)
-
-    def embed(images: Tensor) -> Tensor:
-        advance(len(images))
-        if rescale:
-            images = (images * MID_GREY + MID_GREY - options.mean) / options.std
-        return model(images.flip(1) if options.channels == "bgr" else images)
-
-    return embed
-
-
-def table(results: Sequence[VerificationResult]) -> str:
-    """Return the main figures as aligned columns, then all warnings."""
-    head = ["set", "pairs", "accuracy", "no flip", "cosine >", "distance <"]
-    rows = [[*head, *(f"TAR@{name}" for name in RATES), "norm"]]
-    for one in results:
-        rows.append(
-            [
-                one.name,
-                f"{one.pairs:,}",
-                f"{one.accuracy:.4f} ± {one.accuracy_std:.4f}",
-                f"{one.accuracy_no_flip:.4f} ± {one.accuracy_no_flip_std:.4f}",
-                f"{one.threshold_cosine:.4f}",
-                f"{one.threshold_distance:.3f}",
-                *("–" if rate is None else f"{rate:.4f}" for rate in one.tar_at_far.values()),
-                f"{one.embedding_norm:.4f}",
-            ]
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-             for row in rows]  # fmt: skip
-    lines += [f"warning: {one.name}: {warning}" for one in results for warning in one.warnings]
-    return "\n".join(lines)
-
-
-def report(
-    options: argparse.Namespace,
-    model: LoadedModel,
-    verifier: Verifier,
-    results: Sequence[VerificationResult],
-) -> dict[str, Any]:
-    """Return everything that a reader needs to trust or reproduce the figures."""
-    known = {**versions(), "numpy": np.__version__}
-    if isinstance(model.embed, OnnxModel):
-        known["onnxruntime"] = model.embed.version
-    return {
-        "model": {
-            "path": str(model.file),
-            "sha256": sha256(model.file),
-            **model.metadata,
-            "image_size": model.image_size,
-            "mean": options.mean,
-            "std": options.std,
-            "channels": options.channels,
-        },
-        "protocol": PROTOCOL,
-        "versions": known,
-        "sets": [
-            {
-                **result.to_json(),
-                "path": str(item.pairs.path),
-                "sha256": sha256(item.pairs.path),
-                "images": len(item.pairs),
-                "unique_images": len(item.unique),
-            }
-            for item, result in zip(verifier.sets, results, strict=True)
-        ],
-    }
-
-
-def check_output(path: Path) -> None:
-    """Raise `ValueError` before the work for a file that cannot be written, or exists already."""
+def check_options(options: argparse.Namespace) -> None:
+    """Raise `ValueError`, before the work, for what would fail after it."""
+    path = options.output
     if path.exists():
         raise ValueError(
             f"--output {path} exists already: delete it, or write to another file with --output"
         )
     if not path.parent.is_dir():
         raise ValueError(f"--output {path}: folder {path.parent} does not exist: create it first")
+    if options.batch_size < 1:
+        raise ValueError(f"--batch-size is {options.batch_size}: expected at least 1 image")
 
 
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def cache_folder(options: argparse.Namespace) -> Path | None:
+    """Return where embeddings are kept; None for nowhere."""
+    if options.no_cache:
+        return None
+    folder: Path | None = options.cache
+    return folder or default_cache_folder() / "embeddings"
 
 
 @command(parser)
 def main(options: argparse.Namespace) -> None:
     """Verify, print and write."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    check_output(options.output)
-    device, _ = choose_device(options.device, World())
+    check_options(options)
+    device, _ = choose_device(options.device, current())
+    with process_group(device, WAIT_SECONDS) as world:
+        _verify(options, device, world)
+
+
+def _verify(options: argparse.Namespace, device: torch.device, world: World) -> None:
     # The figures must not depend on the kind of GPU: no TF32 in convolutions.
     torch.backends.cudnn.allow_tf32 = False
-    model = load_model(options, device)
-    verifier = Verifier(
-        options.sets,
-        folder=options.folder,
-        image_size=model.image_size,
-        batch_size=options.batch_size,
-    )
-    total = 2 * sum(len(item.unique) for item in verifier.sets)
     started = time.perf_counter()
-    with tqdm(total=total, unit="image", disable=None, leave=False) as bar:
-        results = verifier(adapted(model.embed, options, bar.update), device)
-    seconds = time.perf_counter() - started
-    record = {**report(options, model, verifier, results), "seconds": round(seconds, 3)}
+    pixels = PixelFormat(options.mean, options.std, options.channels)
+    models = load_models(
+        [options.model, *options.compare],
+        device,
+        pixels=pixels,
+        image_size=options.image_size,
+        which=options.checkpoint,
+    )
+    suite = read_sets(options)
+    sets = open_suite(suite)
+    total = len(models) * (1 + suite.flip) * sum(len(item.images.unique) for item in sets)
+    with tqdm(
+        total=total, unit="image", disable=None if world.is_main else True, leave=False
+    ) as bar:
+        embed = Embedder(
+            device,
+            world,
+            cache_folder(options),
+            options.batch_size,
+            suite.flip,
+            lambda count: bar.update(count * world.size),
+        )
+        run = describe(options, suite, device, world.size)
+        results = run_suite(suite, sets, models, embed, run)
+    if results is None:
+        return
     print(table(results))
-    options.output.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    print(f"{total:,} images in {seconds:.1f} s on {device}; all figures: {options.output}")
+    text = json.dumps(results.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
+    options.output.write_text(text + "\n", encoding="utf-8")
+    passes = sum(model.cost.forward_passes for model in results.models)
+    seconds = time.perf_counter() - started
+    print(
+        f"\n{passes:,} forward passes in {seconds:.1f} s on {device}; all figures: {options.output}"
+    )
 
 
 if __name__ == "__main__":

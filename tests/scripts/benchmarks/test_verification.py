@@ -12,7 +12,7 @@ from backbones import build_backbone
 from data.pairs.bin_file import read_pair_file, write_pair_file
 from recognition.checkpoint import Checkpoints, State
 from recognition.distributed import World
-from scripts.benchmark_verification import adapted, main, parser
+from scripts.benchmark_verification import main
 from tests.eval.test_onnx_model import write_network
 
 pytestmark = pytest.mark.slow
@@ -24,7 +24,8 @@ BINS = ROOT / "tests" / "fixtures" / "bins"
 def _run(tmp_path: Path, *arguments: object) -> dict[str, Any]:
     output = tmp_path / "results.json"
     output.unlink(missing_ok=True)
-    assert main([*map(str, arguments), "--output", str(output), "--device", "cpu"]) == 0
+    options = ["--output", output, "--cache", tmp_path / "cache", "--device", "cpu"]
+    assert main([*map(str, [*arguments, *options])]) == 0
     record: dict[str, Any] = json.loads(output.read_text())
     return record
 
@@ -45,43 +46,60 @@ def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_an_onnx_file_over_several_sets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = write_network(tmp_path / "net.onnx", ("n", 3, "h", "w"))
-    record = _run(tmp_path, "--model", model, "--folder", BINS, "--sets", "py3_list", "py2_list")
+    arguments = ("--model", model, "--folder", BINS, "--sets", "py3_list", "py2_list")
+    record = _run(tmp_path, *arguments)
     first, second = record["sets"]
     assert [first["set"], second["set"]] == ["py3_list", "py2_list"]
-    assert first["accuracy"] == second["accuracy"]
-    assert first["sha256"] == hashlib.sha256((BINS / "py3_list.bin").read_bytes()).hexdigest()
-    assert (first["pairs"], first["images"]) == (20, 40)
-    assert first["tar_at_far"]["1e-4"] is None
-    assert record["model"]["kind"] == "onnx"
-    assert record["model"]["sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
-    assert record["model"]["image_size"] == 112
-    assert record["protocol"]["thresholds"].startswith("0, 0.01 ... 3.99")
-    assert {"python", "torch", "numpy", "onnxruntime", "partialfc"} == set(record["versions"])
+    assert first["ten_fold"] == second["ten_fold"]
+    digest = hashlib.sha256((BINS / "py3_list.bin").read_bytes()).hexdigest()
+    assert first["files"] == [{"path": str(BINS / "py3_list.bin"), "sha256": digest}]
+    assert first["counts"]["genuine"] + first["counts"]["impostor"] == 20
+    assert first["verification"]["rows"][3]["point"]["tar"] is None
+    (net,) = record["models"]
+    assert (net["name"], net["kind"], net["image_size"]) == ("net", "onnx", 112)
+    assert net["file"]["sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
+    # Both sets have the same images, so the second costs nothing.
+    assert net["cost"]["cached_sets"] == ["py2_list"]
+    assert net["cost"]["forward_passes"] == 2 * first["counts"]["images"]
+    run = record["run"]
+    assert run["protocol"]["ten_fold_thresholds"].startswith("0, 0.01 ... 3.99")
+    assert {"python", "torch", "numpy", "partialfc"} == set(run["versions"])
+    assert "onnxruntime" in net["details"]
+    assert str(model) in run["command"]
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].split()[:3] == ["set", "pairs", "accuracy"]
-    assert printed[1].startswith(f"py3_list  20     {first['accuracy']:.4f} ± ")
+    assert printed[1].startswith(f"py3_list  20     {first['ten_fold']['accuracy']:.4f} ± ")
+
+    again = _run(tmp_path, *arguments)
+    assert again["sets"] == record["sets"]
+    assert again["models"][0]["cost"]["forward_passes"] == 0
 
 
 def test_the_input_can_be_adapted(tmp_path: Path) -> None:
     model = write_network(tmp_path / "net.onnx", ("n", 3, "h", "w"))
     common = ("--model", model, "--sets", BINS / "py3_list.bin")
-    plain = _run(tmp_path, *common)["sets"][0]
-    pixels = _run(tmp_path, *common, "--mean", 0, "--std", 1)["sets"][0]
+    plain = _run(tmp_path, *common)["sets"][0]["ten_fold"]
+    pixels = _run(tmp_path, *common, "--mean", 0, "--std", 1)["sets"][0]["ten_fold"]
     assert pixels["embedding_norm"] > 50 * plain["embedding_norm"]
-    scaled = _run(tmp_path, *common, "--std", 255)["sets"][0]
+    scaled = _run(tmp_path, *common, "--std", 255)["sets"][0]["ten_fold"]
     assert scaled["embedding_norm"] == pytest.approx(plain["embedding_norm"] / 2, rel=1e-6)
 
 
-def test_channels_can_be_swapped() -> None:
-    images = torch.rand(2, 3, 4, 4)
-    seen: list[int] = []
-    arguments = ["--model", "m", "--sets", "s", "--channels"]
-    for channels, expected in (("rgb", images), ("bgr", images[:, [2, 1, 0]])):
-        embed = adapted(
-            lambda pixels: pixels, parser.parse_args([*arguments, channels]), seen.append
-        )
-        assert torch.equal(embed(images), expected)
-    assert seen == [2, 2]
+def test_a_suite_and_several_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        models.append(write_network(tmp_path / name / f"{name}.onnx", ("n", 3, "h", "w")))
+    suite = tmp_path / "suite.yaml"
+    suite.write_text("replicates: 20\nfars: [0.1]\npairs:\n  made: {file: py3_list.bin}\n")
+    record = _run(
+        tmp_path, "--model", models[0], "--compare", models[1], "--suite", suite, "--folder", BINS
+    )
+    assert [model["name"] for model in record["models"]] == ["one", "two"]
+    assert record["run"]["suite"]["path"] == str(suite)
+    (compared,) = record["comparisons"]
+    assert (compared["model"], compared["baseline"], compared["difference"]) == ("two", "one", 0.0)
+    assert "made [two]" in capsys.readouterr().out
 
 
 def test_weights_checkpoint_and_run_agree(
@@ -90,8 +108,8 @@ def test_weights_checkpoint_and_run_agree(
     weights = tmp_path / "weights.pt"
     torch.save(network.state_dict(), weights)
     bare = _run(tmp_path, "--model", weights, "--sets", small_set)
-    assert bare["model"]["kind"] == "weights"
-    assert bare["model"]["backbone"] == "mbf"
+    assert bare["models"][0]["kind"] == "weights"
+    assert bare["models"][0]["details"]["backbone"] == "mbf"
 
     run = tmp_path / "run"
     checkpoints = Checkpoints(run, world=World(), keep=2)
@@ -104,16 +122,17 @@ def test_weights_checkpoint_and_run_agree(
 
     for arguments in ([best], [run, "--checkpoint", "best"]):
         record = _run(tmp_path, "--model", *arguments, "--sets", small_set)
-        assert record["model"]["kind"] == "checkpoint"
-        assert record["model"]["step"] == 7
-        assert record["sets"] == bare["sets"]
+        assert record["models"][0]["kind"] == "checkpoint"
+        assert record["models"][0]["details"]["step"] == 7
+        name = {"model": record["models"][0]["name"]}
+        assert record["sets"] == [one | name for one in bare["sets"]]
     latest = _run(tmp_path, "--model", run, "--sets", small_set)
-    assert latest["model"]["step"] == 9
+    assert latest["models"][0]["details"]["step"] == 9
     assert any("collapsed" in warning for warning in latest["sets"][0]["warnings"])
 
 
 def _fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    assert main([*map(str, arguments), "--device", "cpu"]) == 1
+    assert main([*map(str, arguments), "--no-cache", "--device", "cpu"]) == 1
     message = capsys.readouterr().err.strip()
     assert message.startswith("error: ")
     assert "\n" not in message
@@ -132,6 +151,10 @@ def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "--std is 0" in _fails(capsys, "--model", model, "--std", 0, *good)
     assert str(tmp_path) in _fails(capsys, "--model", tmp_path, *good)
     assert str(tmp_path) in _fails(capsys, "--model", tmp_path, "--checkpoint", "best", *good)
+    good_model = ("--model", model)
+    assert "twice" in _fails(capsys, *good_model, *good, BINS / "py3_list.bin")
+    assert "--batch-size" in _fails(capsys, *good_model, *good, "--batch-size", 0)
+    assert "once" in _fails(capsys, *good_model, *good, "--compare", model)
     malicious = BINS / "malicious.bin"
     assert "malicious.bin" in _fails(capsys, "--model", malicious, *good)
     damaged = tmp_path / "weights.pt"
@@ -159,4 +182,4 @@ def test_weights_of_a_training_checkpoint(
     weights = {f"module.{name}": value for name, value in network.state_dict().items()}
     torch.save({"epoch": 1, "state_dict": weights}, tmp_path / "checkpoint.pth")
     record = _run(tmp_path, "--model", tmp_path / "checkpoint.pth", "--sets", small_set)
-    assert record["model"]["backbone"] == "mbf"
+    assert record["models"][0]["details"]["backbone"] == "mbf"

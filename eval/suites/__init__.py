@@ -1,0 +1,1 @@
+"""Suites: sets and protocols in a file, run on any network."""
