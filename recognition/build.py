@@ -13,7 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbones import build_backbone, freeze_batch_norm, load_weights, read_weights
+from backbones import (
+    WeightAverage,
+    build_backbone,
+    freeze_batch_norm,
+    load_weights,
+    read_weights,
+)
 from recognition import __version__
 from recognition.checkpoint import Checkpoints, backbone_file
 from recognition.config import Config, Optimizer
@@ -247,6 +253,7 @@ def build_trainer(
             "head_precision": {"name": products, "device": device.type},
             "versions": {"torch": torch.__version__, "partialfc": __version__},
         },
+        average=None if config.train.ema is None else WeightAverage(backbone, config.train.ema),
     )
 
 
@@ -269,8 +276,10 @@ def describe_model(
     tensors = build_centre_optimizer(config).state(rows, width, "meta")
     tensors |= zero_rows("weight", rows, width, STORAGE[storage], "meta")
     size = sum(tensor.nbytes for tensor in tensors.values())
+    ema = config.train.ema
+    average = "" if ema is None else f", and their moving average with decay {ema:g}"
     return {
-        "backbone": f"{config.backbone.name}: {parameters:,} parameters",
+        "backbone": f"{config.backbone.name}: {parameters:,} parameters{average}",
         "head": f"{rows:,} of {num_classes:,} class centres per rank in {storage}, "
         f"{size / 2**20:,.1f} MiB with the optimizer's state, {size // max(rows, 1):,} bytes per "
         f"class, {config.head.placement}; matrix products in "

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from backbones import WeightAverage
 from recognition.checkpoint import (
     CheckpointError,
     Checkpoints,
@@ -32,7 +33,13 @@ from recognition.optimizer import reads_skip, state_tensors, update_parameters
 from recognition.plan import LearningRateSchedule, Plan
 from recognition.precision import Precision
 from recognition.step_flags import StepFigures, StepFlags
-from recognition.telemetry import Meter, Telemetry, duration, peak_memory_bytes
+from recognition.telemetry import (
+    Meter,
+    Telemetry,
+    VerificationRecord,
+    duration,
+    peak_memory_bytes,
+)
 
 log = logging.getLogger(__name__)
 
@@ -64,23 +71,6 @@ class BatchSource(Protocol):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore what `state` returned when the checkpoint was written."""
-        ...
-
-
-class VerificationRecord(Protocol):
-    """The result of one verification set. Lives in `eval/`, which the trainer may not import."""
-
-    @property
-    def accuracy(self) -> float:
-        """Flip-averaged accuracy, 0 … 1."""
-        ...
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all figures as plain values, the set's name under `set`."""
-        ...
-
-    def summary(self) -> str:
-        """Return one line for the log."""
         ...
 
 
@@ -117,6 +107,7 @@ class Trainer:
         compile_backbone: bool,
         identity: Mapping[str, Any],  # what a resumed run must share with this one, by name
         metadata: Mapping[str, Any],  # what else every checkpoint records (config, versions)
+        average: WeightAverage | None = None,  # of the backbone's weights
     ) -> None:
         self.world, self.device = world, device
         self.backbone, self.head, self.optimizer = backbone, head, optimizer
@@ -126,7 +117,7 @@ class Trainer:
         self.checkpoints, self.telemetry, self.signals = checkpoints, telemetry, signals
         self.global_batch_size, self.clip_norm = global_batch_size, clip_norm
         self.log_every, self.seed = log_every, seed
-        self.identity, self.metadata = identity, metadata
+        self.identity, self.metadata, self.average = identity, metadata, average
         self.micro_sizes = [
             _sizes(global_batch_size, accumulation, micro, world.size)
             for micro in range(accumulation)
@@ -220,6 +211,10 @@ class Trainer:
         figures = StepFigures(self.progress.step, lr, loss, norm)
         skip = self.flags.agree(figures, gradients_finite, self.signals.requested)
         update_parameters(self.optimizer, lr, skip=skip)
+        # Where only the device knows `skip`, a step that it skips ends the run, before anything
+        # reads the average.
+        if self.average is not None and skip is not True:
+            self.average.update(self.progress.step)
         self.head.step(lr, grad_scale=self.scaler.scale, skip=skip)
         if self.scaler.enabled:  # else the host may not know `skip` yet
             self.scaler.update(overflowed=bool(skip))
@@ -241,27 +236,28 @@ class Trainer:
         self.flags.flush()
         self._broadcast_buffers()
         self.backbone.eval()
-        with torch.inference_mode():
-            results = self.verify(self._embed)
+        results = self._verify(self.backbone)
         self.backbone.train()
-        for result in results:
-            values = result.to_json()
-            name = values.pop("set")
-            self.telemetry.record(
-                "verification", self.progress.step, {"set": name, **values}, tag=name
-            )
-            log.info("step %d | %s", self.progress.step, result.summary())
+        self.telemetry.verification(self.progress.step, results)
+        if self.average is not None:
+            averaged = self._verify(self.average.network)
+            self.telemetry.verification(self.progress.step, averaged, averaged=True)
         return sum(result.accuracy for result in results) / max(len(results), 1)
 
-    def _embed(self, images: Tensor) -> Tensor:
-        with self.precision.autocast():
-            embeddings: Tensor = self.backbone(images)
-        return embeddings.float()
+    def _verify(self, network: nn.Module) -> Sequence[VerificationRecord]:
+        def embed(images: Tensor) -> Tensor:
+            with self.precision.autocast():
+                embeddings: Tensor = network(images)
+            return embeddings.float()
+
+        with torch.inference_mode():
+            return self.verify(embed)
 
     def _broadcast_buffers(self) -> None:
         """Give every rank rank 0's batch-norm statistics, as DDP does before each forward pass."""
         if self.world.size > 1:
-            for buffer in self.backbone.buffers():
+            averaged = [] if self.average is None else [self.average.network]
+            for buffer in (b for network in (self.backbone, *averaged) for b in network.buffers()):
                 dist.broadcast(buffer, src=0)
 
     def save(self, accuracy: float | None) -> None:
@@ -320,6 +316,7 @@ class Trainer:
         }
         return State(
             backbone=self.backbone.state_dict(),
+            average={} if self.average is None else self.average.network.state_dict(),
             replicated=replicated,
             rows=rows,
             metadata={

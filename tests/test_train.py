@@ -45,8 +45,10 @@ def tensors(run: Path, step: int, scratch: Path) -> dict[str, Tensor]:
     folder = run / "checkpoints" / f"step_{step:08d}"
     dcp_to_torch_save(folder / "state", scratch / "state.pt")
     found: dict[str, Tensor] = torch.load(scratch / "state.pt")
-    backbone = torch.load(folder / "backbone.pt", weights_only=True)
-    return found | {f"backbone.{name}": tensor for name, tensor in backbone.items()}
+    for file in folder.glob("*.pt"):
+        weights = torch.load(file, weights_only=True)
+        found |= {f"{file.stem}.{name}": tensor for name, tensor in weights.items()}
+    return found
 
 
 def assert_same_steps(
@@ -109,7 +111,7 @@ def test_the_head_gets_the_stated_budgets(tiny_config: Path) -> None:
 SUBCENTER = "{name: subcenter_arcface, m: 0.2, k: 2}"
 STATEFUL = [
     # Everything with its own state: running statistics, an index, a step count per row, rounding.
-    (2, []),
+    (2, ["train.ema=0.9"]),
     (
         2,
         [
@@ -138,6 +140,8 @@ def test_resume_on_the_same_ranks_is_bit_for_bit(
     assert whole.keys() == resumed.keys()
     state = "head.exp_avg_sq" if "adamw" in str(settings) else "head.momentum"
     assert {"head.weight", state} <= whole.keys()
+    averaged = {name for name in whole if name.startswith("backbone_ema.")}
+    assert bool(averaged) == ("train.ema" in str(settings))
     for name, tensor in whole.items():
         assert torch.equal(tensor, resumed[name]), name
     for one, other in zip(metrics(tmp_path / "run"), metrics(copy), strict=True):
