@@ -55,9 +55,10 @@ def build_network(config: Config) -> nn.Module:
     return backbone
 
 
-def load_initial_weights(backbone: nn.Module, init_from: Path) -> None:
+def load_initial_weights(backbone: nn.Module, init_from: Path, weights: str = "raw") -> None:
     """Load what `init_from` means: a weight file, a checkpoint, or a run's latest checkpoint.
 
+    Of these two, `weights` takes those that were trained, `raw`, or their moving average, `ema`.
     Raises `ValueError` if there is none, or if its weights are not those of this backbone.
     """
     if not os.path.exists(init_from):  # Path.exists raises an error for a name that is too long
@@ -65,7 +66,7 @@ def load_initial_weights(backbone: nn.Module, init_from: Path) -> None:
             f"init_from: {init_from} does not exist, expected a run folder, a checkpoint folder or "
             "a file of weights"
         )
-    file = backbone_file(init_from)
+    file = backbone_file(init_from, weights=weights)
     load_weights(backbone, read_weights(file), str(file))
     log.info("backbone weights from %s", file)
 

@@ -72,6 +72,12 @@ add(
     default="latest",
     help="which checkpoint of a run folder",
 )
+add(
+    "--weights",
+    choices=["raw", "ema"],
+    default="raw",
+    help="which weights of a checkpoint: as trained, or their moving average (train.ema)",
+)
 add("--image-size", type=int, help="pixels per side, if the model does not state it (default: 112)")
 add("--mean", type=float, default=MID_GREY, help="value to subtract from the pixels, 0 to 255")
 add("--std", type=float, default=MID_GREY, help="value to divide them by, after that")
@@ -88,6 +94,8 @@ def load_model(options: argparse.Namespace, device: torch.device) -> LoadedModel
     path: Path = options.model
     if not path.exists():
         raise ValueError(f"--model {path} does not exist: expected a folder, weights or .onnx file")
+    # A file stands for itself, and is refused where other weights than its own are asked for.
+    file = backbone_file(path, options.checkpoint, options.weights)
     if path.suffix == ".onnx":
         onnx = OnnxModel(path, device)
         size = _image_size(options.image_size, onnx.image_size, path)
@@ -95,10 +103,10 @@ def load_model(options: argparse.Namespace, device: torch.device) -> LoadedModel
     metadata: dict[str, Any] = {"kind": "weights"}
     trained_size = None
     if path.is_dir():
-        path = backbone_file(path, options.checkpoint)
-        saved = read_metadata(path.parent)
-        metadata = {"kind": "checkpoint", "step": saved["step"]}
+        saved = read_metadata(file.parent)
+        metadata = {"kind": "checkpoint", "step": saved["step"], "weights": options.weights}
         trained_size = int(saved["config"]["data"]["image_size"])
+        path = file
     size = _image_size(options.image_size, trained_size, path)
     weights = read_weights(path)
     name, backbone = build_for_weights(weights, str(path), image_size=size)

@@ -1,6 +1,6 @@
 """The whole config, and its sections `verification`, `checkpoint` and `log`."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -66,6 +66,9 @@ class Config(Section):
     """Decides the initial weights, the order of samples, augmentation and sampling."""
     init_from: LocalPath | None = None
     """Backbone weights to start from: a run folder, a checkpoint, or a weight file."""
+    init_weights: Literal["raw", "ema"] = "raw"
+    """Which weights of a run or checkpoint `init_from` means: those that were trained, or their
+    moving average (`train.ema`)."""
     data: Data
     """Where the training images are and how they are read."""
     backbone: Backbone = Backbone()
@@ -87,6 +90,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.init_weights != "raw" and self.init_from is None:
+            raise ValueError(
+                f"init_weights is {self.init_weights}, and init_from is null: name the run or "
+                "checkpoint to start from in init_from, or leave init_weights out"
+            )
         if self.head.momentum not in (None, "fp32") and self.optimizer.name != "sgd":
             raise ValueError(
                 f"head.momentum is {self.head.momentum}, an option of sgd, but optimizer.name is "
