@@ -249,13 +249,18 @@ def build_trainer(
         seed=config.seed,
         compile_backbone=config.train.compile,
         identity=identity,
-        metadata={
-            "config": config_values(config),
-            "head_precision": {"name": products, "device": device.type},
-            "versions": {"torch": torch.__version__, "partialfc": __version__},
-        },
+        metadata=_run_metadata(config, products, device),
         average=None if config.train.ema is None else WeightAverage(backbone, config.train.ema),
+        best_figure=config.checkpoint.best,
     )
+
+
+def _run_metadata(config: Config, products: str, device: torch.device) -> dict[str, Any]:
+    return {
+        "config": config_values(config),
+        "head_precision": {"name": products, "device": device.type},
+        "versions": {"torch": torch.__version__, "partialfc": __version__},
+    }
 
 
 def describe_model(

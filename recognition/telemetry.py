@@ -355,6 +355,14 @@ class Meter:
         return self.elapsed() / max(self.steps, 1)
 
 
+def named_figures(
+    results: Sequence[VerificationRecord], *, averaged: bool = False
+) -> dict[str, float]:
+    """Return every number as `set/figure`; of `averaged` weights as `ema/set/figure`."""
+    sets = {values["set"]: values for values in (result.to_json() for result in results)}
+    return _flatten(sets, "ema/" if averaged else "")
+
+
 def duration(seconds: float) -> str:
     """Return seconds as `1:02:03`."""
     minutes, rest = divmod(round(seconds), 60)

@@ -79,7 +79,9 @@ def interrupted(run: Path, step: int, copy: Path) -> Path:
 
 
 def test_a_run_learns_and_its_folder_is_complete(tiny_config: Path, tmp_path: Path) -> None:
-    train_well(["--config", str(tiny_config), "--set", "verification.before_training=true"])
+    averaging = ["--set", "train.ema=0.5", "--set", "checkpoint.best=ema/pairs/accuracy"]
+    before = ["--set", "verification.before_training=true"]
+    train_well(["--config", str(tiny_config), *before, *averaging])
     run = tmp_path / "run"
     lines = metrics(run)
     assert [line["step"] for line in lines] == list(range(1, 41))
@@ -92,7 +94,10 @@ def test_a_run_learns_and_its_folder_is_complete(tiny_config: Path, tmp_path: Pa
     needed = {"accuracy", "accuracy_std", "threshold_cosine", "tar_at_far"}
     assert needed <= verified[0].keys()
     assert (run / "checkpoints" / "latest").read_text().strip() == "step_00000040"
-    assert (run / "checkpoints" / "best").exists()
+    averaged = metrics(run, "verification_ema")
+    assert [line["step"] for line in averaged] == [0, 20, 40]
+    best = max(averaged[1:], key=lambda line: line["accuracy"])  # the first of equals
+    assert (run / "checkpoints" / "best").read_text().strip() == f"step_{best['step']:08d}"
     assert list((run / "tensorboard").iterdir())
     assert "global_batch_size: 21" in (run / "config.yaml").read_text()
     log = (run / "log.txt").read_text()

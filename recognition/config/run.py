@@ -47,7 +47,11 @@ class Checkpoint(Regular):
     """
 
     keep: Count = 2
-    """How many of the last checkpoints are kept, besides the best by mean accuracy."""
+    """How many of the last checkpoints are kept, besides the best one."""
+    best: str | None = None
+    """The figure of which the best checkpoint has most, as `lfw/accuracy`, `lfw/accuracy_no_flip`
+    or `lfw/tar_at_far/1e-3`; with `ema/` before it, that of the averaged weights. By default the
+    mean accuracy over all sets, of the weights as trained."""
 
 
 class Log(Section):
@@ -94,6 +98,12 @@ class Config(Section):
             raise ValueError(
                 f"init_weights is {self.init_weights}, and init_from is null: name the run or "
                 "checkpoint to start from in init_from, or leave init_weights out"
+            )
+        best = self.checkpoint.best
+        if best is not None and best.startswith("ema/") and self.train.ema is None:
+            raise ValueError(
+                f"checkpoint.best is {best}, and train.ema is null: state the decay of an average "
+                "in train.ema, or name the figure without ema/"
             )
         if self.head.momentum not in (None, "fp32") and self.optimizer.name != "sgd":
             raise ValueError(

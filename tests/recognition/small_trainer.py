@@ -16,7 +16,7 @@ from recognition.head import PartialFC, RowOptimizer, SeparateHeads
 from recognition.optimizer import make_optimizer
 from recognition.plan import LearningRateSchedule, Plan
 from recognition.precision import Precision
-from recognition.telemetry import Telemetry
+from recognition.telemetry import Meter, Telemetry
 from recognition.trainer import Trainer, Verify
 
 CLASSES, BATCH, STEPS = 11, 12, 6
@@ -76,6 +76,7 @@ def small_trainer(
     accumulation: int = 1,
     compile_backbone: bool = False,
     ema: float | None = None,
+    best_figure: str | None = None,
     verify: Verify = lambda embed: [],
     backbone: Callable[[], nn.Module] = lambda: nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7)),
 ) -> Trainer:
@@ -115,6 +116,7 @@ def small_trainer(
         identity={},
         metadata={},
         average=None if ema is None else WeightAverage(network, ema),
+        best_figure=best_figure,
     )
 
 
@@ -127,3 +129,21 @@ def weights_of(trainer: Trainer) -> dict[str, Tensor]:
     tensors |= dict(trainer.backbone.named_parameters())
     tensors |= {f"average.{name}": tensor for name, tensor in state.average.items()}
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def weights_before_each_step(trainer: Trainer) -> list[dict[str, torch.Tensor]]:
+    """Have the trainer note all weights before each of its steps."""
+    noted, step = [], trainer._step
+
+    def noting(batches: Any, meter: Meter) -> None:
+        noted.append(weights_of(trainer))
+        step(batches, meter)
+
+    trainer._step = noting  # type: ignore[method-assign]
+    return noted
+
+
+def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name

@@ -51,6 +51,7 @@ WRONG = [
     ("optimizer={name: adamw, nesterov: true}", "optimizer", ["nesterov", "adamw", "0.9"]),
     ("head.momentum=bf16;optimizer.name=adamw", "config", ["head.momentum", "bf16", "adamw"]),
     ("head.storage=int4", "head.storage", ["int4", "int8"]),
+    ("checkpoint.best=ema/lfw/accuracy", "config", ["checkpoint.best is ema/lfw", "train.ema"]),
     ("init_weights=ema", "config", ["init_weights is ema", "init_from"]),
     ("train.ema=1", "train.ema", ["less than 1", "1"]),
     ("train.ema=0", "train.ema", ["greater than 0", "0"]),
