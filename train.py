@@ -128,7 +128,7 @@ def run(
     found = None if folder.resume is None else checkpoints.find(folder.resume)
     backbone = build_network(config).to(memory_format=torch.channels_last).to(device)
     if config.init_from is not None and found is None:
-        load_initial_weights(backbone, config.init_from)
+        load_initial_weights(backbone, config.init_from, config.init_weights)
     telemetry = Telemetry(output, world=world, total_steps=plan.total_steps)
     saved = None if found is None else read_metadata(found)
     trainer = build_trainer(

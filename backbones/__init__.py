@@ -2,10 +2,12 @@
 
 from backbones.batch_norm import freeze_batch_norm
 from backbones.build import BACKBONES, build_backbone
+from backbones.ema import WeightAverage
 from backbones.weights import build_for_weights, load_weights, read_weights
 
 __all__ = [
     "BACKBONES",
+    "WeightAverage",
     "build_backbone",
     "build_for_weights",
     "freeze_batch_norm",

@@ -13,7 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbones import build_backbone, freeze_batch_norm, load_weights, read_weights
+from backbones import (
+    WeightAverage,
+    build_backbone,
+    freeze_batch_norm,
+    load_weights,
+    read_weights,
+)
 from recognition import __version__
 from recognition.checkpoint import Checkpoints, backbone_file
 from recognition.config import Config, Optimizer
@@ -49,9 +55,10 @@ def build_network(config: Config) -> nn.Module:
     return backbone
 
 
-def load_initial_weights(backbone: nn.Module, init_from: Path) -> None:
+def load_initial_weights(backbone: nn.Module, init_from: Path, weights: str = "raw") -> None:
     """Load what `init_from` means: a weight file, a checkpoint, or a run's latest checkpoint.
 
+    Of these two, `weights` takes those that were trained, `raw`, or their moving average, `ema`.
     Raises `ValueError` if there is none, or if its weights are not those of this backbone.
     """
     if not os.path.exists(init_from):  # Path.exists raises an error for a name that is too long
@@ -59,7 +66,7 @@ def load_initial_weights(backbone: nn.Module, init_from: Path) -> None:
             f"init_from: {init_from} does not exist, expected a run folder, a checkpoint folder or "
             "a file of weights"
         )
-    file = backbone_file(init_from)
+    file = backbone_file(init_from, weights=weights)
     load_weights(backbone, read_weights(file), str(file))
     log.info("backbone weights from %s", file)
 
@@ -242,12 +249,18 @@ def build_trainer(
         seed=config.seed,
         compile_backbone=config.train.compile,
         identity=identity,
-        metadata={
-            "config": config_values(config),
-            "head_precision": {"name": products, "device": device.type},
-            "versions": {"torch": torch.__version__, "partialfc": __version__},
-        },
+        metadata=_run_metadata(config, products, device),
+        average=None if config.train.ema is None else WeightAverage(backbone, config.train.ema),
+        best_figure=config.checkpoint.best,
     )
+
+
+def _run_metadata(config: Config, products: str, device: torch.device) -> dict[str, Any]:
+    return {
+        "config": config_values(config),
+        "head_precision": {"name": products, "device": device.type},
+        "versions": {"torch": torch.__version__, "partialfc": __version__},
+    }
 
 
 def describe_model(
@@ -269,8 +282,10 @@ def describe_model(
     tensors = build_centre_optimizer(config).state(rows, width, "meta")
     tensors |= zero_rows("weight", rows, width, STORAGE[storage], "meta")
     size = sum(tensor.nbytes for tensor in tensors.values())
+    ema = config.train.ema
+    average = "" if ema is None else f", and their moving average with decay {ema:g}"
     return {
-        "backbone": f"{config.backbone.name}: {parameters:,} parameters",
+        "backbone": f"{config.backbone.name}: {parameters:,} parameters{average}",
         "head": f"{rows:,} of {num_classes:,} class centres per rank in {storage}, "
         f"{size / 2**20:,.1f} MiB with the optimizer's state, {size // max(rows, 1):,} bytes per "
         f"class, {config.head.placement}; matrix products in "

@@ -12,13 +12,13 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from io import BytesIO
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -118,6 +118,23 @@ def open_log(world: World, file: Path) -> None:
             logging.root.handlers[logging.root.handlers.index(earlier)] = handler
 
 
+class VerificationRecord(Protocol):
+    """The result of one verification set. Lives in `eval/`, which is not imported here."""
+
+    @property
+    def accuracy(self) -> float:
+        """Flip-averaged accuracy, 0 … 1."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all figures as plain values, the set's name under `set`."""
+        ...
+
+    def summary(self) -> str:
+        """Return one line for the log."""
+        ...
+
+
 class Telemetry:
     """Writes a run's numbers. A context manager: entering opens the files, leaving closes them.
 
@@ -167,6 +184,17 @@ class Telemetry:
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {values['loss']:.3f}", refresh=False)
         log.info(line)
+
+    def verification(
+        self, step: int, results: Sequence[VerificationRecord], *, averaged: bool = False
+    ) -> None:
+        """Record the figures of all sets; those of `averaged` weights as `verification_ema`."""
+        for result in results:
+            values = result.to_json()
+            event = "verification_ema" if averaged else "verification"
+            self.record(event, step, values, tag=values["set"])
+            of_what = ", averaged weights" if averaged else ""
+            log.info("step %d%s | %s", step, of_what, result.summary())
 
     def record(self, event: str, step: int, values: Mapping[str, Any], tag: str = "") -> None:
         """Append one object to `metrics.jsonl` and its numbers to TensorBoard.
@@ -325,6 +353,14 @@ class Meter:
     def seconds_per_step(self) -> float:
         """Return seconds of training per step."""
         return self.elapsed() / max(self.steps, 1)
+
+
+def named_figures(
+    results: Sequence[VerificationRecord], *, averaged: bool = False
+) -> dict[str, float]:
+    """Return every number as `set/figure`; of `averaged` weights as `ema/set/figure`."""
+    sets = {values["set"]: values for values in (result.to_json() for result in results)}
+    return _flatten(sets, "ema/" if averaged else "")
 
 
 def duration(seconds: float) -> str:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from backbones import WeightAverage
 from recognition.checkpoint import (
     CheckpointError,
     Checkpoints,
@@ -32,7 +33,14 @@ from recognition.optimizer import reads_skip, state_tensors, update_parameters
 from recognition.plan import LearningRateSchedule, Plan
 from recognition.precision import Precision
 from recognition.step_flags import StepFigures, StepFlags
-from recognition.telemetry import Meter, Telemetry, duration, peak_memory_bytes
+from recognition.telemetry import (
+    Meter,
+    Telemetry,
+    VerificationRecord,
+    duration,
+    named_figures,
+    peak_memory_bytes,
+)
 
 log = logging.getLogger(__name__)
 
@@ -64,23 +72,6 @@ class BatchSource(Protocol):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore what `state` returned when the checkpoint was written."""
-        ...
-
-
-class VerificationRecord(Protocol):
-    """The result of one verification set. Lives in `eval/`, which the trainer may not import."""
-
-    @property
-    def accuracy(self) -> float:
-        """Flip-averaged accuracy, 0 … 1."""
-        ...
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all figures as plain values, the set's name under `set`."""
-        ...
-
-    def summary(self) -> str:
-        """Return one line for the log."""
         ...
 
 
@@ -117,6 +108,8 @@ class Trainer:
         compile_backbone: bool,
         identity: Mapping[str, Any],  # what a resumed run must share with this one, by name
         metadata: Mapping[str, Any],  # what else every checkpoint records (config, versions)
+        average: WeightAverage | None = None,  # of the backbone's weights
+        best_figure: str | None = None,  # as `named_figures` has it; None: the mean accuracy
     ) -> None:
         self.world, self.device = world, device
         self.backbone, self.head, self.optimizer = backbone, head, optimizer
@@ -127,6 +120,7 @@ class Trainer:
         self.global_batch_size, self.clip_norm = global_batch_size, clip_norm
         self.log_every, self.seed = log_every, seed
         self.identity, self.metadata = identity, metadata
+        self.average, self.best_figure = average, best_figure
         self.micro_sizes = [
             _sizes(global_batch_size, accumulation, micro, world.size)
             for micro in range(accumulation)
@@ -174,9 +168,9 @@ class Trainer:
                     f"step {progress.step} is saved: continue with --resume auto",
                 )
             paused = time.perf_counter()
-            accuracy = self.run_verification() if plan.verify_after(progress.step) else None
+            score = self.run_verification() if plan.verify_after(progress.step) else None
             if plan.save_after(progress.step):
-                self.save(accuracy)
+                self.save(score)
             meter.paused += time.perf_counter() - paused
 
     def _step(self, batches: Iterator[Any], meter: Meter) -> None:
@@ -220,6 +214,10 @@ class Trainer:
         figures = StepFigures(self.progress.step, lr, loss, norm)
         skip = self.flags.agree(figures, gradients_finite, self.signals.requested)
         update_parameters(self.optimizer, lr, skip=skip)
+        # Where only the device knows `skip`, a step that it skips ends the run, before anything
+        # reads the average.
+        if self.average is not None and skip is not True:
+            self.average.update(self.progress.step)
         self.head.step(lr, grad_scale=self.scaler.scale, skip=skip)
         if self.scaler.enabled:  # else the host may not know `skip` yet
             self.scaler.update(overflowed=bool(skip))
@@ -236,40 +234,48 @@ class Trainer:
         mixed = hash((self.seed, self.progress.step, self.world.rank))  # ints hash alike everywhere
         torch.manual_seed(mixed % 2**63)
 
-    def run_verification(self) -> float:
-        """Verify on all ranks, record the results; return the mean accuracy, 0 without sets."""
+    def run_verification(self) -> float | None:
+        """Verify on all ranks, record the results; return what the best checkpoint has most of.
+
+        That is the figure `best_figure`, None if it has no value, or else the mean accuracy.
+        """
         self.flags.flush()
         self._broadcast_buffers()
         self.backbone.eval()
-        with torch.inference_mode():
-            results = self.verify(self._embed)
+        results = self._verify(self.backbone)
         self.backbone.train()
-        for result in results:
-            values = result.to_json()
-            name = values.pop("set")
-            self.telemetry.record(
-                "verification", self.progress.step, {"set": name, **values}, tag=name
-            )
-            log.info("step %d | %s", self.progress.step, result.summary())
-        return sum(result.accuracy for result in results) / max(len(results), 1)
+        self.telemetry.verification(self.progress.step, results)
+        figures = named_figures(results)
+        if self.average is not None:
+            averaged = self._verify(self.average.network)
+            self.telemetry.verification(self.progress.step, averaged, averaged=True)
+            figures |= named_figures(averaged, averaged=True)
+        if self.best_figure is None:
+            return sum(result.accuracy for result in results) / max(len(results), 1)
+        return figures.get(self.best_figure)
 
-    def _embed(self, images: Tensor) -> Tensor:
-        with self.precision.autocast():
-            embeddings: Tensor = self.backbone(images)
-        return embeddings.float()
+    def _verify(self, network: nn.Module) -> Sequence[VerificationRecord]:
+        def embed(images: Tensor) -> Tensor:
+            with self.precision.autocast():
+                embeddings: Tensor = network(images)
+            return embeddings.float()
+
+        with torch.inference_mode():
+            return self.verify(embed)
 
     def _broadcast_buffers(self) -> None:
         """Give every rank rank 0's batch-norm statistics, as DDP does before each forward pass."""
         if self.world.size > 1:
-            for buffer in self.backbone.buffers():
+            averaged = [] if self.average is None else [self.average.network]
+            for buffer in (b for network in (self.backbone, *averaged) for b in network.buffers()):
                 dist.broadcast(buffer, src=0)
 
-    def save(self, accuracy: float | None) -> None:
-        """Write a checkpoint; `accuracy` is the mean accuracy of the model at this very step."""
+    def save(self, score: float | None) -> None:
+        """Write a checkpoint; `score` is what `run_verification` returned at this very step."""
         self._report_data()  # brings its state up to this step
-        best = accuracy is not None and accuracy > self.progress.best_accuracy
-        if accuracy is not None and best:
-            self.progress.best_accuracy = accuracy
+        best = score is not None and score > self.progress.best_accuracy
+        if score is not None and best:
+            self.progress.best_accuracy = score
         self._write_checkpoint(best=best)
 
     def _write_checkpoint(self, *, best: bool) -> None:
@@ -277,7 +283,8 @@ class Trainer:
         self._broadcast_buffers()
         self.head.forget()
         folder = self.checkpoints.save(self.progress.step, self._state(), best=best)
-        log.info("saved %s%s", folder, " (best so far)" if best else "")
+        by = f"{self.best_figure or 'mean accuracy'} {self.progress.best_accuracy:.4f}"
+        log.info("saved %s%s", folder, f" (best so far: {by})" if best else "")
 
     def _report_data(self) -> Mapping[str, float]:
         """Return the figures about the data; if it ends the run, save first: weights are whole."""
@@ -303,6 +310,9 @@ class Trainer:
             raise CheckpointError(
                 f"{folder / 'run.json'}: scaler or source are not of a run: {error!r}"
             ) from None
+        if saved.get("best_figure") != self.best_figure:
+            log.info("checkpoint.best has changed: the best checkpoint is chosen anew")
+            progress.best_accuracy = 0.0
         self.progress = progress
         self.head.step_count = progress.step
         self.checkpoints.continue_from(folder)
@@ -320,12 +330,14 @@ class Trainer:
         }
         return State(
             backbone=self.backbone.state_dict(),
+            average={} if self.average is None else self.average.network.state_dict(),
             replicated=replicated,
             rows=rows,
             metadata={
                 "progress": asdict(self.progress),
                 "scaler": self.scaler.state_dict(),
                 "source": self.source.state(),
+                "best_figure": self.best_figure,
                 "identity": dict(self.identity),
                 "world_size": self.world.size,
                 **self.metadata,

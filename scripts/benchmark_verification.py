@@ -53,6 +53,12 @@ add(
     default="latest",
     help="which checkpoint of a run folder",
 )
+add(
+    "--weights",
+    choices=["raw", "ema"],
+    default="raw",
+    help="which weights of a checkpoint: as trained, or their moving average (train.ema)",
+)
 add("--image-size", type=int, help="pixels per side, if the model does not state it (default: 112)")
 add("--mean", type=float, default=MID_GREY, help="value to subtract from the pixels, 0 to 255")
 add("--std", type=float, default=MID_GREY, help="value to divide them by, after that")
@@ -142,6 +148,7 @@ def _verify(options: argparse.Namespace, device: torch.device, world: World) -> 
         pixels=pixels,
         image_size=options.image_size,
         which=options.checkpoint,
+        weights=options.weights,
     )
     suite = read_sets(options)
     sets = open_suite(suite)

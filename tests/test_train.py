@@ -45,8 +45,10 @@ def tensors(run: Path, step: int, scratch: Path) -> dict[str, Tensor]:
     folder = run / "checkpoints" / f"step_{step:08d}"
     dcp_to_torch_save(folder / "state", scratch / "state.pt")
     found: dict[str, Tensor] = torch.load(scratch / "state.pt")
-    backbone = torch.load(folder / "backbone.pt", weights_only=True)
-    return found | {f"backbone.{name}": tensor for name, tensor in backbone.items()}
+    for file in folder.glob("*.pt"):
+        weights = torch.load(file, weights_only=True)
+        found |= {f"{file.stem}.{name}": tensor for name, tensor in weights.items()}
+    return found
 
 
 def assert_same_steps(
@@ -77,7 +79,9 @@ def interrupted(run: Path, step: int, copy: Path) -> Path:
 
 
 def test_a_run_learns_and_its_folder_is_complete(tiny_config: Path, tmp_path: Path) -> None:
-    train_well(["--config", str(tiny_config), "--set", "verification.before_training=true"])
+    averaging = ["--set", "train.ema=0.5", "--set", "checkpoint.best=ema/pairs/accuracy"]
+    before = ["--set", "verification.before_training=true"]
+    train_well(["--config", str(tiny_config), *before, *averaging])
     run = tmp_path / "run"
     lines = metrics(run)
     assert [line["step"] for line in lines] == list(range(1, 41))
@@ -90,7 +94,10 @@ def test_a_run_learns_and_its_folder_is_complete(tiny_config: Path, tmp_path: Pa
     needed = {"accuracy", "accuracy_std", "threshold_cosine", "tar_at_far"}
     assert needed <= verified[0].keys()
     assert (run / "checkpoints" / "latest").read_text().strip() == "step_00000040"
-    assert (run / "checkpoints" / "best").exists()
+    averaged = metrics(run, "verification_ema")
+    assert [line["step"] for line in averaged] == [0, 20, 40]
+    best = max(averaged[1:], key=lambda line: line["accuracy"])  # the first of equals
+    assert (run / "checkpoints" / "best").read_text().strip() == f"step_{best['step']:08d}"
     assert list((run / "tensorboard").iterdir())
     assert "global_batch_size: 21" in (run / "config.yaml").read_text()
     log = (run / "log.txt").read_text()
@@ -109,7 +116,7 @@ def test_the_head_gets_the_stated_budgets(tiny_config: Path) -> None:
 SUBCENTER = "{name: subcenter_arcface, m: 0.2, k: 2}"
 STATEFUL = [
     # Everything with its own state: running statistics, an index, a step count per row, rounding.
-    (2, []),
+    (2, ["train.ema=0.9"]),
     (
         2,
         [
@@ -138,6 +145,8 @@ def test_resume_on_the_same_ranks_is_bit_for_bit(
     assert whole.keys() == resumed.keys()
     state = "head.exp_avg_sq" if "adamw" in str(settings) else "head.momentum"
     assert {"head.weight", state} <= whole.keys()
+    averaged = {name for name in whole if name.startswith("backbone_ema.")}
+    assert bool(averaged) == ("train.ema" in str(settings))
     for name, tensor in whole.items():
         assert torch.equal(tensor, resumed[name]), name
     for one, other in zip(metrics(tmp_path / "run"), metrics(copy), strict=True):

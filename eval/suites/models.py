@@ -66,13 +66,15 @@ def load_models(
     pixels: PixelFormat,
     image_size: int | None = None,
     which: str = "latest",
+    weights: str = "raw",
 ) -> list[LoadedModel]:
     """Return the networks, each under a name of its own.
 
-    A path is a run folder (of which `which` says the checkpoint), a checkpoint folder, a weight
-    file, `.onnx` or `.pt2`. Raises `ValueError` for any other, and for one that occurs twice.
+    A path is a run folder (of which `which` says the checkpoint), a checkpoint folder (of which
+    `weights` says the file), a weight file, `.onnx` or `.pt2`. Raises `ValueError` for any other,
+    and for one that occurs twice.
     """
-    models = [_load(path, device, pixels, image_size, which) for path in paths]
+    models = [_load(path, device, pixels, image_size, (which, weights)) for path in paths]
     names = [model.name for model in models]
     named = [
         replace(model, name=str(path)) if names.count(model.name) > 1 else model
@@ -84,17 +86,21 @@ def load_models(
 
 
 def _load(
-    path: Path, device: torch.device, pixels: PixelFormat, image_size: int | None, which: str
+    path: Path,
+    device: torch.device,
+    pixels: PixelFormat,
+    image_size: int | None,
+    of_run: tuple[str, str],
 ) -> LoadedModel:
     if not path.exists():
         raise ValueError(
             f"--model {path} does not exist: expected a folder, weights, an .onnx or a .pt2 file"
         )
-    file, kind, details = path, "weights", {}
+    # A file stands for itself, and is refused where other weights than its own are asked for.
+    file, kind, details = backbone_file(path, *of_run), "weights", {}
     if path.is_dir():
-        file = backbone_file(path, which)
         saved = read_metadata(file.parent)
-        kind, details = "checkpoint", {"step": saved["step"]}
+        kind, details = "checkpoint", {"step": saved["step"], "weights": of_run[1]}
         image_size = _size(image_size, int(saved["config"]["data"]["image_size"]), file)
     network: Model
     if path.suffix == ".onnx":

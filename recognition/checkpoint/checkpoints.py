@@ -2,10 +2,12 @@
 
 One checkpoint is one folder, `checkpoints/step_00000400/`:
 
-    backbone.pt   the backbone's weights under their published names, a plain state dict
-    state/        class-sharded tensors by global class id and optimizer state, written by every
-                  rank through torch.distributed.checkpoint; loads on any number of ranks
-    run.json      step, counters, scaler, versions, the resolved config; size and hash of each file
+    backbone.pt      the backbone's weights under their published names, a plain state dict
+    backbone_ema.pt  with `train.ema`, their moving average, in the same form
+    state/           class-sharded tensors by global class id and optimizer state, written by every
+                     rank through torch.distributed.checkpoint; loads on any number of ranks
+    run.json         step, counters, scaler, versions, the resolved config; size and hash of each
+                     file
 
 A folder gets its final name only when it is whole and on disk, so an interrupted save is never
 mistaken for a checkpoint. Loading compares every byte with its hash first.
@@ -15,7 +17,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
@@ -28,6 +30,8 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 from backbones import read_weights
 from recognition.checkpoint import folders
 from recognition.checkpoint.manifest import (
+    AVERAGED_WEIGHTS,
+    RAW_WEIGHTS,
     CheckpointError,
     FileDigest,
     damage,
@@ -55,6 +59,8 @@ class State:
     replicated: Mapping[str, Tensor]  # other tensors that are equal on all ranks, by name
     rows: Mapping[str, ShardedRows]  # tables by name: each rank has some of the rows, or all
     metadata: Mapping[str, Any]  # step, counters, config and so on: JSON values
+    # The state dict of the averaged backbone, equal on all ranks; empty if there is none.
+    average: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Checkpoints:
@@ -93,19 +99,24 @@ class Checkpoints:
         """Fill the tensors of `state` in place from a checkpoint and return its metadata.
 
         Collective; the checkpoint may have been written by any number of ranks. It is one that
-        `find` has compared with its hashes. Raises `CheckpointError` when its tensors do not match
-        this run's.
+        `find` has compared with its hashes. If it has no averaged weights, the average starts at
+        the backbone's, with a warning. Raises `CheckpointError` when its tensors do not match this
+        run's.
         """
         metadata = read_metadata(folder)
+        files = digests(folder, metadata)
         try:
-            backbone = read_weights(folder / "backbone.pt")
-            with torch.no_grad():
-                for name, tensor in state.backbone.items():
-                    tensor.copy_(backbone[name])
+            _fill(state.backbone, read_weights(folder / RAW_WEIGHTS))
+            if state.average:
+                is_there = AVERAGED_WEIGHTS in files
+                _fill(
+                    state.average,
+                    read_weights(folder / (AVERAGED_WEIGHTS if is_there else RAW_WEIGHTS)),
+                )
             with _quiet():
                 load_sharded(
                     {**state.replicated, **state.rows},
-                    storage_reader=Reader(folder / "state", digests(folder, metadata), state.rows),
+                    storage_reader=Reader(folder / "state", files, state.rows),
                     planner=Planner(),
                 )
         except (Exception, CheckpointException) as error:
@@ -114,6 +125,14 @@ class Checkpoints:
                 f"{folder}: cannot be loaded: {_cause(error, folder)}; resume from another "
                 "checkpoint with --resume PATH"
             ) from error
+        if self.world.is_main and bool(state.average) != (AVERAGED_WEIGHTS in files):
+            log.warning(
+                "%s has no averaged weights (%s): the average starts at its backbone"
+                if state.average
+                else "%s has averaged weights (%s), which are left out: this run keeps no average",
+                folder,
+                AVERAGED_WEIGHTS,
+            )
         return metadata
 
     def find(self, resume: str) -> Path | None:
@@ -153,9 +172,11 @@ class Checkpoints:
         self, partial: Path, step: int, state: State, written: dict[str, FileDigest], *, best: bool
     ) -> Path:
         """Write what exists once, give the folder its name and remove old ones. On rank 0."""
-        with digesting(partial / "backbone.pt") as file:
-            torch.save(dict(state.backbone), cast(IO[bytes], file))
-        written["backbone.pt"] = file.digest()
+        for name, weights in {RAW_WEIGHTS: state.backbone, AVERAGED_WEIGHTS: state.average}.items():
+            if weights:
+                with digesting(partial / name) as file:
+                    torch.save(dict(weights), cast(IO[bytes], file))
+                written[name] = file.digest()
         folders.sync_folder(partial / "state")
         write_metadata(partial, {"step": step, **state.metadata}, written)
         final = folders.publish(partial)
@@ -170,7 +191,8 @@ class Checkpoints:
 
     def _refuse_not_finite(self, step: int, state: State) -> None:
         """Raise `CheckpointError` on all ranks if a tensor of some rank has NaN or infinity."""
-        tensors = {**state.backbone, **state.replicated}
+        averages = {f"{name} (averaged)": tensor for name, tensor in state.average.items()}
+        tensors = {**state.backbone, **averages, **state.replicated}
         parts: dict[str, Iterable[Tensor]] = {name: [tensor] for name, tensor in tensors.items()}
         for name, rows in state.rows.items():
             parts[name] = (rows.local.read(*bounds) for bounds in rows.chunks())
@@ -199,6 +221,12 @@ class Checkpoints:
 
     def _on_main(self, action: Callable[[], Result]) -> Result:
         return on_main(action, self.folder, CheckpointError)
+
+
+def _fill(tensors: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            tensor.copy_(weights[name])
 
 
 def _merged(parts: Sequence[dict[str, Value]]) -> dict[str, Value]:

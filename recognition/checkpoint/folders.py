@@ -13,7 +13,13 @@ import secrets
 import shutil
 from pathlib import Path
 
-from recognition.checkpoint.manifest import CheckpointError, damage, digests, read_metadata
+from recognition.checkpoint.manifest import (
+    WEIGHTS,
+    CheckpointError,
+    damage,
+    digests,
+    read_metadata,
+)
 
 log = logging.getLogger(__name__)
 
@@ -118,23 +124,36 @@ def resolve(path: Path, which: str = "latest") -> Path:
     return found
 
 
-def backbone_file(path: Path, which: str = "latest") -> Path:
+def backbone_file(path: Path, which: str = "latest", weights: str = "raw") -> Path:
     """Return the backbone weight file that `path` means, compared with its hash.
 
-    `path` is such a file, a checkpoint, or a run folder. Raises `CheckpointError` when there is
-    none, or when it is not what was saved.
+    `path` is such a file, a checkpoint, or a run folder. `weights` says which file of a checkpoint:
+    those that were trained, `raw`, or their moving average, `ema`. Raises `CheckpointError` when
+    there is none, or when it is not what was saved.
     """
+    name = WEIGHTS[weights]
+    if path.is_file():
+        if weights != "raw" and path.name != name:
+            raise CheckpointError(
+                f"{path} is one file of weights, expected a run folder or a checkpoint, of which "
+                f"{weights} chooses {name}: name one, or leave the choice of weights out"
+            )
+        if path.name not in WEIGHTS.values() or not (path.parent / "run.json").exists():
+            return path  # of no checkpoint: its reader checks what it can
+        name = path.name
     folder = path.parent if path.is_file() else resolve(path, which)
-    if path.is_file() and not (path.name == "backbone.pt" and (folder / "run.json").exists()):
-        return path  # of no checkpoint: its reader checks what it can
-    problem = damage(
-        folder, "backbone.pt", digests(folder, read_metadata(folder))["backbone.pt"], read=True
-    )
+    files = digests(folder, read_metadata(folder))
+    if name not in files:
+        raise CheckpointError(
+            f"{folder} has no averaged weights ({name}): its run had no train.ema; take the raw "
+            "weights, or a checkpoint of a run with train.ema"
+        )
+    problem = damage(folder, name, files[name], read=True)
     if problem is not None:
         raise CheckpointError(
             f"{folder}: {problem}; take another checkpoint, or a copy of this one"
         )
-    return folder / "backbone.pt"
+    return folder / name
 
 
 def point(checkpoints: Path, name: str, target: Path) -> None:

@@ -18,7 +18,9 @@ from typing import IO, Any
 import xxhash
 
 FORMAT = 2
-_FILE = re.compile(r"backbone\.pt|state/\.metadata|state/__\d+_\d+\.distcp")
+RAW_WEIGHTS, AVERAGED_WEIGHTS = "backbone.pt", "backbone_ema.pt"
+WEIGHTS = {"raw": RAW_WEIGHTS, "ema": AVERAGED_WEIGHTS}  # by the names that users give them
+_FILE = re.compile(r"backbone\.pt|backbone_ema\.pt|state/\.metadata|state/__\d+_\d+\.distcp")
 _MAX_BYTES = 1 << 26  # of run.json; it takes some kilobytes
 _CHUNK_BYTES = 1 << 22
 

@@ -13,7 +13,7 @@ class Progress:
     """The training loop's own mutable state: saved and restored with every checkpoint."""
 
     step: int = 0  # optimizer steps done; the position in the data follows from it
-    best_accuracy: float = 0.0  # highest mean verification accuracy of a saved checkpoint
+    best_accuracy: float = 0.0  # highest of a saved checkpoint; or its figure `checkpoint.best`
     seconds: float = 0.0  # wall-clock, of training, over all resumed runs
 
     @classmethod

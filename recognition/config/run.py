@@ -1,6 +1,6 @@
 """The whole config, and its sections `verification`, `checkpoint` and `log`."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -47,7 +47,11 @@ class Checkpoint(Regular):
     """
 
     keep: Count = 2
-    """How many of the last checkpoints are kept, besides the best by mean accuracy."""
+    """How many of the last checkpoints are kept, besides the best one."""
+    best: str | None = None
+    """The figure of which the best checkpoint has most, as `lfw/accuracy`, `lfw/accuracy_no_flip`
+    or `lfw/tar_at_far/1e-3`; with `ema/` before it, that of the averaged weights. By default the
+    mean accuracy over all sets, of the weights as trained."""
 
 
 class Log(Section):
@@ -66,6 +70,9 @@ class Config(Section):
     """Decides the initial weights, the order of samples, augmentation and sampling."""
     init_from: LocalPath | None = None
     """Backbone weights to start from: a run folder, a checkpoint, or a weight file."""
+    init_weights: Literal["raw", "ema"] = "raw"
+    """Which weights of a run or checkpoint `init_from` means: those that were trained, or their
+    moving average (`train.ema`)."""
     data: Data
     """Where the training images are and how they are read."""
     backbone: Backbone = Backbone()
@@ -87,6 +94,17 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.init_weights != "raw" and self.init_from is None:
+            raise ValueError(
+                f"init_weights is {self.init_weights}, and init_from is null: name the run or "
+                "checkpoint to start from in init_from, or leave init_weights out"
+            )
+        best = self.checkpoint.best
+        if best is not None and best.startswith("ema/") and self.train.ema is None:
+            raise ValueError(
+                f"checkpoint.best is {best}, and train.ema is null: state the decay of an average "
+                "in train.ema, or name the figure without ema/"
+            )
         if self.head.momentum not in (None, "fp32") and self.optimizer.name != "sgd":
             raise ValueError(
                 f"head.momentum is {self.head.momentum}, an option of sgd, but optimizer.name is "

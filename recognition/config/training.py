@@ -119,6 +119,9 @@ class Train(Section):
     about ten times as long as fp32, and so does bf16 where the CPU has no instructions for it."""
     compile: bool = False
     """Whether `torch.compile` compiles the backbone."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay per step of an exponential moving average of the backbone's weights, as 0.9999. It is
+    verified next to the weights themselves and saved as `backbone_ema.pt`; null keeps none."""
     deterministic: bool = False
     """Whether cuDNN takes repeatable convolutions, by rule. Else it takes the fastest, which it
     measures once for each shape, and two runs on one GPU may differ in last bits."""

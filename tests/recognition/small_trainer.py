@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from backbones import WeightAverage
 from recognition.checkpoint import Checkpoints
 from recognition.distributed import World
 from recognition.failure import StopSignals
@@ -15,8 +16,8 @@ from recognition.head import PartialFC, RowOptimizer, SeparateHeads
 from recognition.optimizer import make_optimizer
 from recognition.plan import LearningRateSchedule, Plan
 from recognition.precision import Precision
-from recognition.telemetry import Telemetry
-from recognition.trainer import Trainer
+from recognition.telemetry import Meter, Telemetry
+from recognition.trainer import Trainer, Verify
 
 CLASSES, BATCH, STEPS = 11, 12, 6
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -74,6 +75,9 @@ def small_trainer(
     sampling: str = "all",
     accumulation: int = 1,
     compile_backbone: bool = False,
+    ema: float | None = None,
+    best_figure: str | None = None,
+    verify: Verify = lambda embed: [],
     backbone: Callable[[], nn.Module] = lambda: nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7)),
 ) -> Trainer:
     """Return a trainer of `STEPS` steps; `late` takes a fused optimizer, as a GPU does.
@@ -98,7 +102,7 @@ def small_trainer(
         plan=Plan(1.0, STEPS, verify_every=100, save_every=save_every),
         source=Vectors(world, bad, bad_rank, accumulation),
         prepare=lambda batch: batch,
-        verify=lambda embed: [],
+        verify=verify,
         precision=Precision("fp32", CPU),
         checkpoints=Checkpoints(folder, world=world, keep=99),
         telemetry=Telemetry(folder, world=World(1, 2), total_steps=STEPS),  # writes nothing
@@ -111,14 +115,35 @@ def small_trainer(
         compile_backbone=compile_backbone,
         identity={},
         metadata={},
+        average=None if ema is None else WeightAverage(network, ema),
+        best_figure=best_figure,
     )
 
 
 def weights_of(trainer: Trainer) -> dict[str, Tensor]:
-    """Return copies of all that the optimizers change, by name."""
+    """Return copies of all that a step may change only if it is finite, by name."""
     state = trainer._state()
     tensors = dict(state.replicated) | {
         name: rows.local.read(0, rows.local.shape[0]) for name, rows in state.rows.items()
     }
     tensors |= dict(trainer.backbone.named_parameters())
+    tensors |= {f"average.{name}": tensor for name, tensor in state.average.items()}
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def weights_before_each_step(trainer: Trainer) -> list[dict[str, torch.Tensor]]:
+    """Have the trainer note all weights before each of its steps."""
+    noted, step = [], trainer._step
+
+    def noting(batches: Any, meter: Meter) -> None:
+        noted.append(weights_of(trainer))
+        step(batches, meter)
+
+    trainer._step = noting  # type: ignore[method-assign]
+    return noted
+
+
+def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name

@@ -7,7 +7,7 @@ import torch
 
 from recognition import build
 from recognition.build import build_head, describe_model, load_initial_weights, run_identity
-from recognition.checkpoint import CheckpointError
+from recognition.checkpoint import CheckpointError, Checkpoints, State
 from recognition.checkpoint.progress import check_identity
 from recognition.config import Config
 from recognition.config_file import load_config
@@ -32,6 +32,17 @@ def test_initial_weights_may_be_those_of_a_wrapped_network(tmp_path: Path) -> No
     weights = {f"module.{name}": value for name, value in saved.state_dict().items()}
     torch.save({"model": weights}, tmp_path / "w.pt")
     load_initial_weights(loaded, tmp_path / "w.pt")
+    assert torch.equal(loaded.weight, saved.weight)
+
+
+def test_initial_weights_may_be_an_average(tmp_path: Path) -> None:
+    saved, loaded = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+    average = {name: tensor + 1 for name, tensor in saved.state_dict().items()}
+    state = State(saved.state_dict(), {"one": torch.ones(1)}, {}, {}, average)
+    Checkpoints(tmp_path, world=World(), keep=1).save(1, state, best=False)
+    load_initial_weights(loaded, tmp_path, "ema")
+    assert torch.equal(loaded.weight, average["weight"])
+    load_initial_weights(loaded, tmp_path)
     assert torch.equal(loaded.weight, saved.weight)
 
 

@@ -4,6 +4,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,6 +36,34 @@ def test_the_file_and_the_dashboard_hold_the_same_numbers(tmp_path: Path) -> Non
     assert board.Scalars("train/loss")[0].value == 2.5
     assert board.Scalars("verification/lfw/tar_at_far/1e-3")[0].value == 0.5
     assert "verification/lfw/tar_at_far/1e-4" not in board.Tags()["scalars"]
+
+
+class Record:
+    """A result of a verification set with one figure."""
+
+    def __init__(self, accuracy: float) -> None:
+        self.accuracy = accuracy
+
+    def to_json(self) -> dict[str, Any]:
+        return {"set": "lfw", "accuracy": self.accuracy}
+
+    def summary(self) -> str:
+        return f"lfw {self.accuracy}"
+
+
+def test_averaged_weights_have_figures_of_their_own(tmp_path: Path) -> None:
+    with telemetry(tmp_path) as writer:
+        writer.verification(3, [Record(0.5)])
+        writer.verification(3, [Record(0.75)], averaged=True)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"event": "verification", "step": 3, "set": "lfw", "accuracy": 0.5},
+        {"event": "verification_ema", "step": 3, "set": "lfw", "accuracy": 0.75},
+    ]
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert board.Scalars("verification/lfw/accuracy")[0].value == 0.5
+    assert board.Scalars("verification_ema/lfw/accuracy")[0].value == 0.75
 
 
 def test_a_resumed_run_has_one_value_a_step(tmp_path: Path) -> None:

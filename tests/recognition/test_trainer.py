@@ -17,34 +17,21 @@ from recognition.failure import StoppedBySignal
 from recognition.head import RowAdamW, RowOptimizer, SeparateHeads
 from recognition.step_flags import TrainingDivergedError
 from recognition.telemetry import Meter
-from recognition.trainer import Trainer
 from tests.distributed_harness import run_ranks
 from tests.launch import ROOT
-from tests.recognition.small_trainer import STEPS, small_trainer, weights_of
+from tests.recognition.small_trainer import (
+    STEPS,
+    assert_equal,
+    small_trainer,
+    weights_before_each_step,
+    weights_of,
+)
 
 BAD = 3
 ROW_OPTIMIZERS: dict[str, Callable[[], RowOptimizer | None]] = {
     "sgd": lambda: None,
     "adamw": RowAdamW,
 }
-
-
-def weights_before_each_step(trainer: Trainer) -> list[dict[str, torch.Tensor]]:
-    """Have the trainer note all weights before each of its steps."""
-    noted, step = [], trainer._step
-
-    def noting(batches: Any, meter: Meter) -> None:
-        noted.append(weights_of(trainer))
-        step(batches, meter)
-
-    trainer._step = noting  # type: ignore[method-assign]
-    return noted
-
-
-def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert torch.equal(found[name], tensor), name
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -231,7 +218,7 @@ class Waits(TorchFunctionMode):
 def test_the_loop_waits_for_the_flags_or_for_nothing(
     tmp_path: Path, late: bool, optimizer: str
 ) -> None:
-    trainer = small_trainer(tmp_path, late=late, optimizer=optimizer)
+    trainer = small_trainer(tmp_path, late=late, optimizer=optimizer, ema=0.9)
     batches, meter = trainer.source.batches(0, STEPS), Meter()
     trainer._step(batches, meter)
     trainer.flags.flush()  # a step's flags were copied when the next one reads them

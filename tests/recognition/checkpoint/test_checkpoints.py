@@ -1,4 +1,5 @@
 import errno
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,21 @@ def test_all_ranks_fall_back_to_the_same_checkpoint(tmp_path: Path) -> None:
     assert run_ranks(find_on_ranks, 3, tmp_path) == [newest.name] * 3
 
 
+def test_averaged_weights_are_saved_and_looked_after_like_the_weights(tmp_path: Path) -> None:
+    state = replace(make_state(World()), average={"layer.weight": torch.full((2, 3), 5.0)})
+    writer = checkpoints(tmp_path)
+    first, second = (writer.save(step, state, best=False) for step in (1, 2))
+    loaded = replace(make_state(World(), empty=True), average={"layer.weight": torch.zeros(2, 3)})
+    writer.load(second, loaded)
+    assert_loaded(loaded, World())
+    assert torch.equal(loaded.average["layer.weight"], state.average["layer.weight"])
+    flip_bit(second / "backbone_ema.pt")
+    assert writer.find("auto") == first
+    (first / "backbone_ema.pt").unlink()
+    with pytest.raises(CheckpointError, match=r"backbone_ema\.pt"):
+        writer.find("auto")
+
+
 def save_a_nan(output: Path) -> str:
     state = make_state(current())
     if current().rank == 1:
@@ -218,6 +234,10 @@ def test_every_kind_of_not_finite_is_found(
     weights[2, 1] = value
     bad = State({"layer.weight": weights}, state.replicated, state.rows, state.metadata)
     with pytest.raises(CheckpointError, match=r"layer\.weight"):
+        checkpoints(tmp_path).save(1, bad, best=False)
+    average = {"layer.weight": weights}
+    bad = State(state.backbone, state.replicated, state.rows, state.metadata, average)
+    with pytest.raises(CheckpointError, match=r"layer\.weight.*average"):
         checkpoints(tmp_path).save(1, bad, best=False)
     integers = State({"steps": torch.tensor(3)}, state.replicated, state.rows, state.metadata)
     checkpoints(tmp_path).save(2, integers, best=False)

@@ -1,12 +1,14 @@
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from recognition.checkpoint import CheckpointError, backbone_file, latest, resolve
 from recognition.checkpoint.folders import candidates, pointed
-from tests.recognition.checkpoint.states import checkpoints, flip_bit, save_steps
+from recognition.distributed import World
+from tests.recognition.checkpoint.states import checkpoints, flip_bit, make_state, save_steps
 
 
 @pytest.mark.parametrize("missing", ["run.json", "backbone.pt", "state/__0_0.distcp"])
@@ -74,6 +76,27 @@ def test_weights_of_a_checkpoint_are_compared_with_their_hash(tmp_path: Path) ->
         with pytest.raises(CheckpointError, match=r"backbone\.pt"):
             backbone_file(path)
     assert backbone_file(copy) == copy
+
+
+def test_averaged_weights_of_a_checkpoint_are_chosen_by_name(tmp_path: Path) -> None:
+    [without] = save_steps(tmp_path / "without", 1)
+    state = make_state(World())
+    state = replace(state, average={name: tensor + 1 for name, tensor in state.backbone.items()})
+    folder = checkpoints(tmp_path).save(1, state, best=True)
+    file = folder / "backbone_ema.pt"
+    for path in (tmp_path, folder, file):
+        assert backbone_file(path, weights="ema") == file
+    assert backbone_file(tmp_path, "best", "ema") == file
+    assert backbone_file(file) == file
+    assert backbone_file(folder) == folder / "backbone.pt"
+    for path in (tmp_path / "without", without, folder / "backbone.pt"):
+        with pytest.raises(CheckpointError, match=r"backbone_ema\.pt"):
+            backbone_file(path, weights="ema")
+    flip_bit(file)
+    for path in (folder, file):
+        with pytest.raises(CheckpointError, match=r"backbone_ema\.pt"):
+            backbone_file(path, weights="ema")
+    assert backbone_file(folder) == folder / "backbone.pt"
 
 
 def test_an_interrupted_removal_leaves_no_checkpoint_without_files(

@@ -117,6 +117,7 @@ def test_weights_checkpoint_and_run_agree(
     other = {"one": torch.ones(1)}
     good = State(backbone=network.state_dict(), replicated=other, rows={}, metadata=facts)
     zeros = {name: torch.zeros_like(value) for name, value in network.state_dict().items()}
+    good = replace(good, average=zeros)
     best = checkpoints.save(7, good, best=True)
     checkpoints.save(9, replace(good, backbone=zeros), best=False)
 
@@ -126,6 +127,13 @@ def test_weights_checkpoint_and_run_agree(
         assert record["models"][0]["details"]["step"] == 7
         name = {"model": record["models"][0]["name"]}
         assert record["sets"] == [one | name for one in bare["sets"]]
+    averaged = _run(
+        tmp_path, "--model", run, "--checkpoint", "best", "--weights", "ema", "--sets", small_set
+    )
+    details = averaged["models"][0]["details"]
+    assert (details["step"], details["weights"]) == (7, "ema")
+    assert averaged["models"][0]["file"]["path"].endswith("backbone_ema.pt")
+    assert any("collapsed" in warning for warning in averaged["sets"][0]["warnings"])
     latest = _run(tmp_path, "--model", run, "--sets", small_set)
     assert latest["models"][0]["details"]["step"] == 9
     assert any("collapsed" in warning for warning in latest["sets"][0]["warnings"])
@@ -149,6 +157,7 @@ def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     )
     assert "--image-size is 112" in _fails(capsys, "--model", model, "--image-size", 112, *good)
     assert "--std is 0" in _fails(capsys, "--model", model, "--std", 0, *good)
+    assert str(model) in _fails(capsys, "--model", model, "--weights", "ema", *good)
     assert str(tmp_path) in _fails(capsys, "--model", tmp_path, *good)
     assert str(tmp_path) in _fails(capsys, "--model", tmp_path, "--checkpoint", "best", *good)
     good_model = ("--model", model)
