@@ -48,7 +48,7 @@ class Identification:
 
 
 def apply_noise(
-    probe_nd: Scores, people: Sequence[str], noisy_n: Bools, noise: Noise
+    probe_nd: Scores, people: Sequence[str], noisy_n: Bools, noise: str
 ) -> tuple[Scores, Sequence[str]]:
     """Return the probe photos and their people after a rule for the noisy ones.
 

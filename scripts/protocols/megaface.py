@@ -69,7 +69,7 @@ def _figures(
     expected: Json,
 ) -> object:
     rule = name.removeprefix("noise_")
-    probe_nd, kept = apply_noise(probe_nd, people, noisy_n, rule)  # type: ignore[arg-type]
+    probe_nd, kept = apply_noise(probe_nd, people, noisy_n, rule)
     if rule != "as_listed":
         distractors_Dd = distractors_Dd[~noisy_D]
     return identify(

@@ -39,8 +39,8 @@ class RowScores:
 
     They hold until rows are scored again. To which of the samples a row matters most depends on
     their sums of exponentials, which are not known while rows are scored. It is one of the two
-    nearest but for rows that hardly matter; to the nearest alone, the gradients of drawn rows vary
-    up to twice as much.
+    nearest but for rows that hardly matter. With the nearest alone the variance of the gradient can
+    double (docs/methods.md).
     """
 
     keys: Tensor  # int32 or int64 [2, L], see `reference.score_keys`

@@ -104,7 +104,7 @@ def test_a_noisy_photo_is_replaced_by_the_centre_of_the_others() -> None:
     with pytest.raises(ValueError, match=r"1 .* b "):
         apply_noise(probe, ["a", "a", "b"], noisy, "replaced_as_published")
     with pytest.raises(ValueError, match="'ignored'"):
-        apply_noise(probe, ["a", "a", "b"], noisy, "ignored")  # type: ignore[arg-type]
+        apply_noise(probe, ["a", "a", "b"], noisy, "ignored")
 
 
 @pytest.mark.parametrize(
