@@ -100,6 +100,30 @@ def find_files(folder: Path) -> IjbFiles:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class IjbLists:
+    """What the files of a set hold, each read once."""
+
+    faces: Faces
+    landmarks: Landmarks  # of the same faces
+    pairs: TemplatePairs
+    galleries: dict[str, Subjects]
+    probes: Subjects | None
+
+
+def read_lists(files: IjbFiles) -> IjbLists:
+    """Read all lists of a set; raises `ValueError` for what is missing or wrong in one."""
+    faces, landmarks = read_faces(files.faces), read_landmarks(files.landmarks)
+    check_same_faces(faces.images, landmarks.images)
+    return IjbLists(
+        faces,
+        landmarks,
+        read_pairs(files.pairs),
+        {name: read_subjects(path) for name, path in files.galleries.items()},
+        None if files.probes is None else read_subjects(files.probes),
+    )
+
+
 def read_faces(path: Path) -> Faces:
     """Return the face list: image, template and medium of each line.
 

@@ -11,18 +11,7 @@ import numpy as np
 
 from data.loading.tuning import usable_cores
 from eval.protocols.bootstrap import PairSubjects
-from eval.protocols.ijb_files import (
-    Faces,
-    Landmarks,
-    Subjects,
-    TemplatePairs,
-    check_same_faces,
-    find_files,
-    read_faces,
-    read_landmarks,
-    read_pairs,
-    read_subjects,
-)
+from eval.protocols.ijb_files import IjbLists, Subjects, find_files, read_lists
 from eval.protocols.ijb_search import (
     FPIRS,
     Searches,
@@ -58,11 +47,7 @@ class OpenIjb:
     name: str
     settings: IjbSet
     images: ImageSet
-    faces: Faces
-    landmarks: Landmarks
-    pairs: TemplatePairs
-    galleries: dict[str, Subjects]
-    probes: Subjects | None
+    lists: IjbLists
     files: tuple[HashedFile, ...]
     warnings: tuple[str, ...]
 
@@ -71,23 +56,17 @@ def open_ijb(name: str, settings: IjbSet, folder: Path) -> OpenIjb:
     """Read the lists and all images of a set; raises `ValueError` for what is missing or wrong."""
     found = find_files(folder / settings.meta)
     with noted() as warnings:
-        faces, landmarks = read_faces(found.faces), read_landmarks(found.landmarks)
-        check_same_faces(faces.images, landmarks.images)
-        pairs = read_pairs(found.pairs)
-        galleries = {key: read_subjects(path) for key, path in found.galleries.items()}
-        probes = None if found.probes is None else read_subjects(found.probes)
-    root = folder / settings.images
-    crops = FaceCrops(ImageList(root, faces.images), landmarks.points_n52, settings.crop)
-    images = image_set(crops, len(faces.images), crops.key, workers=usable_cores())
+        lists = read_lists(found)
+    root, names = folder / settings.images, lists.faces.images
+    crops = FaceCrops(ImageList(root, names), lists.landmarks.points_n52, settings.crop)
+    images = image_set(crops, len(names), crops.key, workers=usable_cores())
     paths = [found.faces, found.landmarks, found.pairs, *found.galleries.values()]
     paths += [] if found.probes is None else [found.probes]
     files = (
         *(HashedFile(str(path), sha256(path)) for path in paths),
         HashedFile(str(root), images.sha256),
     )
-    return OpenIjb(
-        name, settings, images, faces, landmarks, pairs, galleries, probes, files, tuple(warnings)
-    )
+    return OpenIjb(name, settings, images, lists, files, tuple(warnings))
 
 
 def judge_ijb(item: OpenIjb, model: str, embedded: Embedded, suite: Suite) -> list[Entry]:
@@ -99,7 +78,7 @@ def judge_ijb(item: OpenIjb, model: str, embedded: Embedded, suite: Suite) -> li
         with noted() as pooled:
             templates = _pool(item, embedded, mode)
         entries.append(_verify(item, model, templates, mode, suite, pooled))
-        if searched is None and item.galleries and item.probes is not None:
+        if searched is None and item.lists.galleries and item.lists.probes is not None:
             searched = _search(item, model, templates, mode, suite, pooled), None
     return [*entries, searched] if searched is not None else entries
 
@@ -111,17 +90,17 @@ def _pool(item: OpenIjb, embedded: Embedded, mode: Mode) -> Templates:
         one if one is None or every else one[rows] for one in (embedded.plain, embedded.flipped)
     )
     assert plain is not None, "there are always plain ones"
-    return pool_templates(item.faces, plain, flipped, item.landmarks.detector_n, mode)
+    return pool_templates(item.lists.faces, plain, flipped, item.lists.landmarks.detector_n, mode)
 
 
 def _verify(
     item: OpenIjb, model: str, templates: Templates, mode: Mode, suite: Suite, pooled: list[str]
 ) -> Entry:
-    pairs = item.pairs
+    pairs = item.lists.pairs
     with noted() as found:
         first_p, second_p, repeated, _ = check_pairs(templates, pairs)
         score_p = pair_scores(templates, first_p, second_p)
-        subjects = template_subjects(item)
+        subjects = template_subjects(item.lists)
         scored = verification(
             score_p, pairs.same_p, subjects, suite.fars, Draws(suite.replicates, suite.seed)
         )
@@ -146,28 +125,31 @@ def _verify(
     return result, scored
 
 
-def template_subjects(item: OpenIjb) -> PairSubjects | None:
+def template_subjects(lists: IjbLists) -> PairSubjects | None:
     """Return the people of each pair; None, with a warning, where the lists do not say them all."""
-    sides = [*item.galleries.values(), *([] if item.probes is None else [item.probes])]
+    sides = [
+        *lists.galleries.values(),
+        *([] if lists.probes is None else [lists.probes]),
+    ]
     if not sides:
         return None
     template_t = np.concatenate([side.template_t for side in sides])
     subject_t = np.concatenate([side.subject_t for side in sides])
     template_t, first_t = np.unique(template_t, return_index=True)
     subject_t = subject_t[first_t]
-    unknown = len(np.setdiff1d(item.pairs.id_u, template_t))
+    unknown = len(np.setdiff1d(lists.pairs.id_u, template_t))
     if unknown:
         warn(
-            f"{unknown} of {len(item.pairs.id_u)} templates of the pairs are in no gallery and no "
+            f"{unknown} of {len(lists.pairs.id_u)} templates of the pairs are in no gallery and no "
             "probe: people count as unknown; intervals are by pair"
         )
         return None
-    subject_u = subject_t[np.searchsorted(template_t, item.pairs.id_u)]
+    subject_u = subject_t[np.searchsorted(template_t, lists.pairs.id_u)]
     # Numbers of 32 bits, as there are 15.7 million pairs.
     subject_s, number_u = np.unique(subject_u, return_inverse=True)
     number_u = number_u.astype(np.int32)
-    first_p, second_p = number_u[item.pairs.first_p], number_u[item.pairs.second_p]
-    if wrong := int(np.count_nonzero((first_p == second_p) != item.pairs.same_p)):
+    first_p, second_p = number_u[lists.pairs.first_p], number_u[lists.pairs.second_p]
+    if wrong := int(np.count_nonzero((first_p == second_p) != lists.pairs.same_p)):
         warn(
             f"{wrong} of {len(first_p)} pairs have a label that contradicts the subjects of the "
             "galleries and probes: people count as unknown; intervals are by pair"
@@ -179,11 +161,12 @@ def template_subjects(item: OpenIjb) -> PairSubjects | None:
 def _search(
     item: OpenIjb, model: str, templates: Templates, mode: Mode, suite: Suite, pooled: list[str]
 ) -> SetResult:
-    assert item.probes is not None, "the caller looks"
+    probes = item.lists.probes
+    assert probes is not None, "the caller looks"
     with noted() as found:
         galleries = [
-            _gallery(name, run_searches(templates, gallery, item.probes), item.probes, suite)
-            for name, gallery in item.galleries.items()
+            _gallery(name, run_searches(templates, gallery, probes), probes, suite)
+            for name, gallery in item.lists.galleries.items()
         ]
     return SetResult(
         model=model,
@@ -191,7 +174,7 @@ def _search(
         protocol="ijb_1_n",
         settings=_settings(item, mode),
         files=item.files,
-        counts=_counts(item, templates, subjects=len(np.unique(item.probes.subject_t))),
+        counts=_counts(item, templates, subjects=len(np.unique(probes.subject_t))),
         warnings=(*item.warnings, *pooled, *found),
         search=Identified(
             mode=str(mode),

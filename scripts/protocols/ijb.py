@@ -8,19 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from eval.protocols.bootstrap import Bootstrap, pair_subjects, percentile_interval
-from eval.protocols.ijb_files import (
-    Faces,
-    IjbFiles,
-    Landmarks,
-    Subjects,
-    TemplatePairs,
-    check_same_faces,
-    find_files,
-    read_faces,
-    read_landmarks,
-    read_pairs,
-    read_subjects,
-)
+from eval.protocols.ijb_files import IjbLists, Subjects, find_files, read_lists, read_subjects
 from eval.protocols.ijb_search import (
     Search,
     Searches,
@@ -49,47 +37,25 @@ class Ijb:
     folder: Path
 
     @cached_property
-    def files(self) -> IjbFiles:
-        """The files of the set."""
-        return find_files(self.folder / "meta")
+    def lists(self) -> IjbLists:
+        """What the files of the set hold."""
+        return read_lists(find_files(self.folder / "meta"))
 
-    @cached_property
-    def faces(self) -> Faces:
-        """The face list."""
-        return read_faces(self.files.faces)
-
-    @cached_property
-    def landmarks(self) -> Landmarks:
-        """The landmark list, checked to be of the same faces."""
-        landmarks = read_landmarks(self.files.landmarks)
-        check_same_faces(self.faces.images, landmarks.images)
-        return landmarks
-
-    @cached_property
-    def pairs(self) -> TemplatePairs:
-        """The pairs of templates."""
-        return read_pairs(self.files.pairs)
-
-    @cached_property
+    @property
     def probes(self) -> Subjects:
         """The probes of the open set."""
-        if self.files.probes is None:
+        if self.lists.probes is None:
             raise ValueError(f"{self.folder}: no probes; expected *_1N_probe_mixed.csv")
-        return read_subjects(self.files.probes)
-
-    @cached_property
-    def galleries(self) -> dict[str, Subjects]:
-        """The galleries, by name."""
-        return {name: read_subjects(path) for name, path in self.files.galleries.items()}
+        return self.lists.probes
 
     def templates(self, mode: str) -> Templates:
         """The templates of all faces in one mode."""
         embeddings = np.load(self.folder / "embeddings.npz")
         return pool_templates(
-            self.faces,
+            self.lists.faces,
             embeddings["plain"],
             embeddings["flipped"],
-            self.landmarks.detector_n,
+            self.lists.landmarks.detector_n,
             Mode.parse(mode),
         )
 
@@ -117,12 +83,14 @@ def check(folder: Path) -> list[str]:
 
 
 def _counts(ijb: Ijb, name: str, expected: Json) -> Json:
-    pairs, galleries = ijb.pairs, ijb.galleries
+    pairs, galleries = ijb.lists.pairs, ijb.lists.galleries
     enrolled = np.concatenate([gallery.subject_t for gallery in galleries.values()])
-    templates = np.unique(ijb.faces.template_n)
-    media = set(zip(ijb.faces.template_n.tolist(), ijb.faces.medium_n.tolist(), strict=True))
+    templates = np.unique(ijb.lists.faces.template_n)
+    media = set(
+        zip(ijb.lists.faces.template_n.tolist(), ijb.lists.faces.medium_n.tolist(), strict=True)
+    )
     return {
-        "faces": len(ijb.faces.images),
+        "faces": len(ijb.lists.faces.images),
         "templates": len(templates),
         "media_in_templates": len(media),
         "pairs": len(pairs.same_p),
@@ -135,7 +103,7 @@ def _counts(ijb: Ijb, name: str, expected: Json) -> Json:
 
 
 def _scores(ijb: Ijb, templates: Templates) -> np.ndarray:
-    first_p, second_p, _, _ = check_pairs(templates, ijb.pairs)
+    first_p, second_p, _, _ = check_pairs(templates, ijb.lists.pairs)
     return pair_scores(templates, first_p, second_p)
 
 
@@ -146,7 +114,7 @@ def _modes(ijb: Ijb, name: str, expected: Json) -> Json:
 def _mode(ijb: Ijb, mode: str, expected: Json) -> Json:
     templates = ijb.templates(mode)
     score_p = _scores(ijb, templates)
-    pairs = ScoredPairs(score_p[ijb.pairs.same_p], score_p[~ijb.pairs.same_p])
+    pairs = ScoredPairs(score_p[ijb.lists.pairs.same_p], score_p[~ijb.lists.pairs.same_p])
     return {
         **rates_as(expected, pairs),
         "first_scores": score_p[: len(expected.get("first_scores", []))],
@@ -157,7 +125,7 @@ def _mode(ijb: Ijb, mode: str, expected: Json) -> Json:
 
 def _search(ijb: Ijb, name: str, expected: Json) -> Json:
     templates = ijb.templates(name.rpartition("_")[2])
-    found: Json = _open_set(templates, ijb.galleries, ijb.probes, expected)
+    found: Json = _open_set(templates, ijb.lists.galleries, ijb.probes, expected)
     meta = ijb.folder / "meta"
     if "overlapping_galleries" in expected:
         overlapping = {
@@ -170,7 +138,7 @@ def _search(ijb: Ijb, name: str, expected: Json) -> Json:
     if "published_ijb_evals" in expected:
         found["published_ijb_evals"] = {
             key: published_search(
-                run_searches(templates, ijb.galleries[key], ijb.probes),
+                run_searches(templates, ijb.lists.galleries[key], ijb.probes),
                 [int(k) for k in value["hits"]],
                 [point["far"] for point in value["table"]],
             )
@@ -180,7 +148,7 @@ def _search(ijb: Ijb, name: str, expected: Json) -> Json:
         closed = expected["published_closed_ijb_1n"]
         found["published_closed_ijb_1n"] = published_closed_search(
             templates,
-            ijb.galleries.values(),
+            ijb.lists.galleries.values(),
             read_subjects(meta / "closed_probe.csv"),
             [int(k) for k in closed["rank"]],
             [point["far"] for point in closed["table"]],
@@ -203,11 +171,11 @@ def _bootstrap(ijb: Ijb, name: str, expected: Json) -> Json:
     draws = np.load(ijb.folder / "bootstrap_subjects.npz")
     subject = {int(key): of for key, of in read_json(ijb.folder / "subjects.json").items()}
     first_p, second_p = (
-        np.array([subject[template] for template in ijb.pairs.id_u.tolist()])[places]
-        for places in (ijb.pairs.first_p, ijb.pairs.second_p)
+        np.array([subject[template] for template in ijb.lists.pairs.id_u.tolist()])[places]
+        for places in (ijb.lists.pairs.first_p, ijb.lists.pairs.second_p)
     )
     subjects = pair_subjects(draws["subject_ids"], first_p, second_p)
-    same_p = ijb.pairs.same_p
+    same_p = ijb.lists.pairs.same_p
     bootstrap = Bootstrap(score_p, same_p, subjects)
     found: Json = {}
     for key in expected:
@@ -239,8 +207,8 @@ def search_as(expected: Json, searches: Searches) -> Search:
 
 FIGURES: dict[str, Callable[[Ijb, str, Json], Json]] = {
     "counts": _counts,
-    "first_landmarks": lambda ijb, name, expected: ijb.landmarks.points_n52[0],
-    "first_detector_score": lambda ijb, name, expected: ijb.landmarks.detector_n[0],
+    "first_landmarks": lambda ijb, name, expected: ijb.lists.landmarks.points_n52[0],
+    "first_detector_score": lambda ijb, name, expected: ijb.lists.landmarks.detector_n[0],
     "modes": _modes,
     "search_": _search,
     "bootstrap_by_subject_": _bootstrap,

@@ -11,14 +11,7 @@ import pytest
 from PIL import Image
 
 from eval.protocols.bootstrap import BY_PAIR, BY_SUBJECT
-from eval.protocols.ijb_files import (
-    Landmarks,
-    find_files,
-    read_faces,
-    read_landmarks,
-    read_pairs,
-    read_subjects,
-)
+from eval.protocols.ijb_files import Landmarks, find_files, read_landmarks, read_lists
 from eval.suites.ijb import OpenIjb, judge_ijb, open_ijb
 from eval.suites.images import Embedded, ImageList, ImageSet
 from eval.suites.settings import IjbSet, Suite
@@ -30,22 +23,10 @@ SETTINGS = IjbSet(meta=Path("meta"), images=Path("loose_crop"), modes=["N1D1F1",
 
 @pytest.fixture(scope="module")
 def golden() -> OpenIjb:
-    files = find_files(GOLDEN / "meta")
-    faces = read_faces(files.faces)
-    rows = np.arange(len(faces.images))
-    assert files.probes is not None
-    return OpenIjb(
-        "golden",
-        SETTINGS,
-        ImageSet(ImageList(GOLDEN, faces.images), rows, rows, "ab"),
-        faces,
-        read_landmarks(files.landmarks),
-        read_pairs(files.pairs),
-        {name: read_subjects(path) for name, path in files.galleries.items()},
-        read_subjects(files.probes),
-        (),
-        (),
-    )
+    lists = read_lists(find_files(GOLDEN / "meta"))
+    rows = np.arange(len(lists.faces.images))
+    images = ImageSet(ImageList(GOLDEN, lists.faces.images), rows, rows, "ab")
+    return OpenIjb("golden", SETTINGS, images, lists, (), ())
 
 
 @pytest.fixture(scope="module")
@@ -94,24 +75,26 @@ def test_people_are_known_where_galleries_and_probes_name_all(
     assert result.verification is not None
     assert result.verification.interval_method == BY_SUBJECT
     assert scored is not None
-    without = replace(one_mode, galleries={})
+    without = replace(one_mode, lists=replace(golden.lists, galleries={}))
     (found, _), *searches = judge_ijb(without, "m", embedded, SUITE)
     assert not searches
     assert found.verification is not None
     assert found.verification.interval_method == BY_PAIR
     assert any("no gallery" in warning for warning in found.warnings)
-    flipped = replace(golden.pairs, same_p=~golden.pairs.same_p)
-    found = judge_ijb(replace(one_mode, pairs=flipped), "m", embedded, SUITE)[0][0]
+    flipped = replace(golden.lists.pairs, same_p=~golden.lists.pairs.same_p)
+    wrong = replace(one_mode, lists=replace(golden.lists, pairs=flipped))
+    found = judge_ijb(wrong, "m", embedded, SUITE)[0][0]
     assert any("contradicts" in warning for warning in found.warnings)
 
 
 def test_equal_faces_are_embedded_once_and_count_each(golden: OpenIjb, embedded: Embedded) -> None:
-    rows = np.arange(len(golden.faces.images))
+    rows = np.arange(len(golden.lists.faces.images))
     rows[5] = 0  # face 5 is face 0
     plain = embedded.embeddings.copy()
     plain[5] = plain[0]
     one_mode = SETTINGS.model_copy(update={"modes": ["N1D1F1"]})
-    whole = replace(golden, settings=one_mode, galleries={})
+    lists = replace(golden.lists, galleries={})
+    whole = replace(golden, settings=one_mode, lists=lists)
     expected = judge_ijb(whole, "m", Embedded(plain, True, 0.0), SUITE)[0][0]
     unique = np.delete(np.arange(len(rows)), 5)
     fewer_rows = np.searchsorted(unique, rows)
