@@ -29,13 +29,13 @@ def load_weight(
     weight_LD: tl.tensor, low_LD: tl.tensor, offset: tl.tensor, inside: tl.tensor,
     SPLIT: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """Load float32 numbers of the table, 0 for those that are not `inside`."""
+    """Load numbers of the table as float32, 0 for those that are not `inside`."""
     weight = tl.load(weight_LD + offset, mask=inside, other=0.0)
     if SPLIT:
         low = tl.load(low_LD + offset, mask=inside, other=0).to(tl.int32)
         bits = (weight.to(tl.int16, bitcast=True).to(tl.int32) << 16) + low
-        weight = bits.to(tl.float32, bitcast=True)
-    return weight
+        return bits.to(tl.float32, bitcast=True)
+    return weight.to(tl.float32)
 
 
 @kernel()
