@@ -12,8 +12,9 @@ from torch import Tensor
 from recognition.head.kernels import triton_fused, triton_rows, triton_softmax
 from recognition.head.kernels.block import FIXED_MAX, Block, LogitTransform
 from recognition.head.kernels.reference import EPSILON, BlockOps, Coefficients
+from recognition.head.optim.history import Missed
 from recognition.head.optim.rounding import RowNoise
-from recognition.head.optim.row_optimizers import RowSGD
+from recognition.head.optim.row_optimizers import RowOptimizer, RowSGD
 
 _WARPS = 4
 
@@ -224,6 +225,23 @@ class TritonOps(BlockOps):
             skip_1, row_R, rows, size, lr, sgd.momentum, sgd.weight_decay, EPSILON,
             *_noise_numbers(noise), **flags, NESTEROV=sgd.nesterov, ROUNDED=sgd.rounds,
             BLOCK_R=block_r, BLOCK_D=block_d, num_warps=_WARPS,
+        )  # fmt: skip
+
+    def coast(
+        self, block: Block, optimizer: RowOptimizer, missed: Missed, noise: RowNoise | None
+    ) -> None:
+        """See `BlockOps.coast`."""
+        if not isinstance(optimizer, RowSGD) or optimizer.momentum == 0.0:
+            super().coast(block, optimizer, missed, noise)
+            return
+        rows, size = len(block), block.tensors["weight"].shape[1]
+        block_r, block_d = _row_tile(size)
+        (index_R, row_R, _), flags = _update_arguments(block, noise, None)
+        del flags["HAS_SKIP"]
+        triton_rows.coast_rows[(triton.cdiv(rows, block_r),)](
+            *_weight(block), block.tensors["momentum"], index_R, missed.products, missed.first,
+            row_R, missed.stop, rows, size, *_noise_numbers(noise), **flags,
+            ROUNDED=optimizer.rounds, BLOCK_R=block_r, BLOCK_D=block_d, num_warps=_WARPS,
         )  # fmt: skip
 
 
