@@ -21,7 +21,7 @@ from eval.results import BandPoint, DetCurve, GroupCurve, RateRow, ScoreHistogra
 Bools = NDArray[np.bool_]
 
 FEW_ERRORS: Final = 30  # Doddington's rule: 30 errors give a rate to within 30%, at 90%
-CURVE_POINTS: Final = 700  # of each kind of error, where a curve is thinned
+CURVE_POINTS: Final = 1500  # of each kind of error, where a curve is thinned
 GROUP_POINTS: Final = 150  # as there may be many groups
 BINS: Final = 100
 
