@@ -86,11 +86,19 @@ def _model(model: Node) -> Html:
                 ("Input", join(number(model["image_size"], "count"), " pixels per side, ",
                                text(model["channels"]), ", minus ", number(model["mean"], "exact"),
                                ", divided by ", number(model["std"], "exact"))),
-                *((key.replace("_", " ").capitalize(), text(model["details"][key]))
-                  for key in model["details"].value),
+                *map(_detail, model["details"].value, model["details"]),
             ]
         ),
     )  # fmt: skip
+
+
+def _detail(key: str, value: Node) -> tuple[str, Content]:
+    """Return what is known of a model; files that it consists of have a hash each."""
+    name = key.replace("_", " ").capitalize()
+    if not isinstance(value.value, dict):
+        return name, text(value)
+    files = (join(file, " ", text(value[file], code=True)) for file in value.value)
+    return name, join(*_listed(list(files)))
 
 
 def definitions(results: Node) -> Html:

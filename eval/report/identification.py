@@ -81,11 +81,8 @@ def _combined(one: Node) -> Iterator[Row]:
     for rank in found["rank"].value:
         yield [f"Rank-{rank}", number(found["rank"][rank])]
     for point in found["tpir_at_fpir"]:
-        reason = text(point["reason"]) if point["reason"].known else None
-        yield [
-            f"TPIR at FPIR {short(point['fpir'].value)}",
-            join(number(point["tpir"]), " ", reason),
-        ]
+        value = text(point["reason"]) if point["reason"].known else number(point["tpir"])
+        yield [f"TPIR at FPIR {short(point['fpir'].value)}", value]
 
 
 def _published(one: Node) -> Iterator[Row]:

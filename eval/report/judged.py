@@ -92,7 +92,7 @@ class Judged:
                 for one in self.results[0]["files"]]  # fmt: skip
         return table("Files", ["Path", "SHA-256"], rows)
 
-    def _notes(self) -> Html:
+    def _notes(self) -> Html | None:
         warnings = [
             (one, "Warning: ", warning) for one in self.results for warning in one["warnings"]
         ]
@@ -102,21 +102,13 @@ class Judged:
         ]  # fmt: skip
         return self.notes([*warnings, *missing])
 
-    def notes(self, said: Iterable[tuple[Node, str, Node]]) -> Html:
+    def notes(self, said: Iterable[tuple[Node, str, Node]]) -> Html | None:
         """Return what is said of each result, with its models unless it is true of all of them."""
         found: dict[tuple[str, str], tuple[Node, list[str]]] = {}
         for one, start, note in said:
             found.setdefault((start, note.value), (note, []))[1].append(self.name(one))
-        return tag(
-            "ul",
-            *(
-                tag(
-                    "li",
-                    f"{', '.join(models)}: " if len(models) < len(self.results) else None,
-                    start,
-                    text(note),
-                )
-                for (start, _), (note, models) in found.items()
-            ),
-            class_="notes",
-        )
+        lines = []
+        for (start, _), (note, models) in found.items():
+            some = f"{', '.join(models)}: " if len(models) < len(self.results) else None
+            lines.append(tag("li", some, start, text(note)))
+        return tag("ul", *lines, class_="notes") if lines else None

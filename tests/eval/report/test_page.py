@@ -1,6 +1,7 @@
 """Tests of the page in a real browser: what it shows, how it fits, and that it asks for nothing."""
 
 import json
+import re
 import shutil
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from eval.report import page
+from eval.report.chart import LEFT, RIGHT, log_axis
 from eval.report.page import render
 from eval.suites.run import faces_to_show, open_suite, run_suite, with_folder
 from eval.suites.settings import read_suite
@@ -24,6 +26,7 @@ pytestmark = pytest.mark.slow
 
 NAME = '<script>document.title = "attacked"</script>&"\'<img src=x onerror=alert(1)>'
 WIDTHS = (390, 1400)
+PAPER = 718  # pixels between the margins of A4
 PARTS = [
     "TAR at FAR", "DET", "ROC", "FMR at", "FNMR at", "Scores", "Ten folds", "Hardest pairs", "CMC",
     "Open set", "distractors", "Groups", "DET by group", "Quality", "Error against discard",
@@ -102,6 +105,7 @@ class Visit:
     """What a browser did with the page."""
 
     seen: list[Seen]
+    printed: int  # pixels by which something is wider than the paper
     requests: list[str]
     errors: list[str]
     title: str
@@ -132,6 +136,9 @@ def visit(made: Made) -> Visit:
             overflow = tab.evaluate("document.documentElement.scrollWidth - innerWidth")
             figures, *found = map(tab.evaluate, (FIGURES, CROWDED, CUT, UNREACHABLE))
             seen.append(Seen(width, figures, overflow, *found))
+        tab.emulate_media(media="print")
+        tab.set_viewport_size({"width": PAPER, "height": 900})
+        printed = tab.evaluate("document.documentElement.scrollWidth - innerWidth")
         pictures = tab.evaluate("document.images.length")
         broken = tab.evaluate("[...document.images].filter(one => !one.naturalWidth).length")
         tables = {
@@ -146,7 +153,7 @@ def visit(made: Made) -> Visit:
         }
         text, title = tab.inner_text("body"), tab.title()
         browser.close()
-    return Visit(seen, requests, errors, title, text, pictures, broken, tables)
+    return Visit(seen, printed, requests, errors, title, text, pictures, broken, tables)
 
 
 def look_up(values: Any, pointer: str) -> Any:
@@ -201,6 +208,7 @@ def test_it_fits_and_nothing_is_cut_off(visit: Visit) -> None:
         assert seen.crowded == []
         assert seen.cut == []
         assert seen.unreachable == []
+    assert visit.printed <= 0
 
 
 def test_it_asks_for_nothing_and_runs_nothing(made: Made, visit: Visit) -> None:
@@ -218,6 +226,39 @@ def test_every_part_is_there_and_named(visit: Visit) -> None:
     assert visit.pictures > 100
     assert visit.broken == 0
     assert visit.tables == dict.fromkeys(visit.tables, 0)
+
+
+def test_no_curve_goes_left_of_one_impostor(made: Made) -> None:
+    found = re.findall(r'<svg[^>]*aria-label="DET: [^"]*".*?</svg>', made.html)
+    both: dict[tuple[str, str], list[Any]] = {}  # models share a chart
+    for one in made.values["sets"]:
+        if one["verification"]:
+            key = one["set"], one["settings"].get("mode", "")
+            both.setdefault(key, []).append(one["verification"]["det"])
+    for chart, dets in zip(found, both.values(), strict=True):
+        axis = log_axis("FMR", [fmr for det in dets for fmr in det["fmr"]])
+        for line, det in zip(re.findall(r' d="([^"]*)" class="line"', chart), dets, strict=True):
+            points = [tuple(map(float, pair.split())) for pair in re.split("[ML]", line)[1:]]
+            rates = [pair for pair in zip(det["fmr"], det["fnmr"], strict=True) if all(pair)]
+            ends = [LEFT + axis.part(rates[end][0]) * (RIGHT - LEFT) for end in (0, -1)]
+            assert [points[0][0], points[-1][0]] == pytest.approx(ends, abs=0.06)
+            least = LEFT + axis.part(det["least_fmr"]) * (RIGHT - LEFT)
+            assert min(x for x, _ in points) >= least - 0.06
+
+
+def test_groups_at_a_rate_that_is_too_fine_have_a_reason(made: Made) -> None:
+    fairness = made.values["sets"][0]["groups"][0]
+    fairness = fairness | {"threshold": None, "reason": "needs more", "groups": [], "summary": None}
+    one = made.values["sets"][0] | {"groups": [fairness | {"fmr_matrix": {}}], "group_curves": []}
+    html = render(made.values | {"sets": [one], "comparisons": []}, {})
+    assert '<span data-figure="/sets/0/groups/0/reason">needs more</span>' in html
+    assert "Each group at its own" not in html
+
+
+def test_every_file_of_a_model_has_its_hash(made: Made) -> None:
+    first = made.values["models"][0] | {"details": {"external_data": {"a/b.bin": "abc"}}}
+    html = render(made.values | {"models": [first, made.values["models"][1]]}, {})
+    assert 'data-figure="/models/0/details/external_data/a~1b.bin">abc<' in html
 
 
 def test_pictures_shrink_and_go_before_the_page_grows(
