@@ -115,8 +115,7 @@ class Visit:
     tables: dict[str, int]
 
 
-@pytest.fixture(scope="module")
-def visit(made: Made) -> Visit:
+def open_page(made: Made) -> Visit:
     playwright = pytest.importorskip("playwright.sync_api")
     chromium = shutil.which("chromium")
     if chromium is None:
@@ -178,7 +177,8 @@ def agrees(value: Any, shown: str, unit: str) -> bool:
     return abs(Decimal(value) / Decimal(unit) - read) <= half
 
 
-def test_every_figure_is_that_of_the_results(made: Made, visit: Visit) -> None:
+def check_figures(made: Made, visit: Visit) -> None:
+    """Every figure on the page is that of the results."""
     for seen in visit.seen:
         assert len(seen.figures) > 1000
         wrong = [
@@ -202,7 +202,8 @@ def test_every_figure_is_that_of_the_results(made: Made, visit: Visit) -> None:
     assert "/run/command" in shown
 
 
-def test_it_fits_and_nothing_is_cut_off(visit: Visit) -> None:
+def check_fit(visit: Visit) -> None:
+    """Nothing is cut off, meets another text, or needs a mouse to be reached."""
     for seen in visit.seen:
         assert seen.overflow <= 0, seen.width
         assert seen.crowded == []
@@ -211,7 +212,8 @@ def test_it_fits_and_nothing_is_cut_off(visit: Visit) -> None:
     assert visit.printed <= 0
 
 
-def test_it_asks_for_nothing_and_runs_nothing(made: Made, visit: Visit) -> None:
+def check_requests(made: Made, visit: Visit) -> None:
+    """The page asks for nothing and runs nothing."""
     assert [url for url in visit.requests if not url.startswith("data:")] == [made.file.as_uri()]
     assert visit.errors == []
     assert visit.title == "Face recognition benchmark: first, <b>second</b>"
@@ -221,11 +223,20 @@ def test_it_asks_for_nothing_and_runs_nothing(made: Made, visit: Visit) -> None:
     assert len(made.html.encode()) < 5_000_000
 
 
-def test_every_part_is_there_and_named(visit: Visit) -> None:
+def check_parts(visit: Visit) -> None:
+    """Every part is there, and has a name for those who do not see it."""
     assert [part for part in PARTS if part not in visit.text] == []
     assert visit.pictures > 100
     assert visit.broken == 0
     assert visit.tables == dict.fromkeys(visit.tables, 0)
+
+
+def test_the_page_in_a_browser(made: Made) -> None:
+    visit = open_page(made)  # one for all checks, as it takes a second to start
+    check_figures(made, visit)
+    check_fit(visit)
+    check_requests(made, visit)
+    check_parts(visit)
 
 
 def test_no_curve_goes_left_of_one_impostor(made: Made) -> None:
