@@ -24,17 +24,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.augmentations.augment import MID_GREY
 from data.records.locations import default_cache_folder
 from eval.report.page import render
 from eval.results import HashedFile, Run
 from eval.suites.images import Embedder
-from eval.suites.models import PixelFormat, load_models, sha256
+from eval.suites.models import load_models
 from eval.suites.run import PROTOCOL, faces_to_show, open_suite, run_suite, with_folder
 from eval.suites.settings import PairSet, Suite, read_suite
 from eval.suites.table import table
 from eval.verifier import find_set
 from recognition.distributed import World, choose_device, current, process_group
+from recognition.inference import PixelFormat
+from recognition.inference.description import sha256
 from scripts.benchmarks.common.machine import cpu_name, versions
 from scripts.common.command import command, exit_with, make_parser
 
@@ -62,11 +63,10 @@ add(
     help="which weights of a checkpoint: as trained, or their moving average (train.ema)",
 )
 add("--image-size", type=int, help="pixels per side, if the model does not state it (default: 112)")
-add("--mean", type=float, default=MID_GREY, help="value to subtract from the pixels, 0 to 255")
-add("--std", type=float, default=MID_GREY, help="value to divide them by, after that")
-add(
-    "--channels", choices=["rgb", "bgr"], default="rgb", help="channel order that the model expects"
-)
+add("--mean", type=float, help="value to subtract from the pixels, 0 to 255 (default: 127.5)")
+add("--std", type=float, help="value to divide them by, after that (default: 127.5)")
+add("--channels", choices=["rgb", "bgr"], help="channel order that the model expects; with none of "
+    "these three, what the file states (default: rgb)")  # fmt: skip
 add("--batch-size", type=int, default=64, help="images per batch and rank")
 add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="device to run on")
 cache = parser.add_mutually_exclusive_group()
@@ -153,11 +153,12 @@ def _verify(options: argparse.Namespace, device: torch.device, world: World) -> 
     # The figures must not depend on the kind of GPU: no TF32 in convolutions.
     torch.backends.cudnn.allow_tf32 = False
     started = time.perf_counter()
-    pixels = PixelFormat(options.mean, options.std, options.channels)
+    stated = {name: getattr(options, name) for name in ("mean", "std", "channels")}
+    pixels = {name: value for name, value in stated.items() if value is not None}
     models = load_models(
         [options.model, *options.compare],
         device,
-        pixels=pixels,
+        pixels=PixelFormat(**pixels) if pixels else None,
         image_size=options.image_size,
         which=options.checkpoint,
         weights=options.weights,
