@@ -155,11 +155,12 @@ def build_for_weights(
     The embedding size follows from the shapes. Raises `ValueError` with `source` if no backbone
     has these names, or if the shapes do not match `image_size`.
     """
-    embedding_size = _embedding_size(weights)
-    for name in BACKBONES if embedding_size else ():
+    for name in BACKBONES:
         with torch.device("meta"):
             names = build_backbone(name).state_dict().keys()
         if names == weights.keys():
+            # In the backbone's order: a file of safetensors has its names sorted.
+            embedding_size = _embedding_size({key: weights[key] for key in names})
             build = partial(
                 build_backbone, name, embedding_size=embedding_size, image_size=image_size
             )

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from backbones import build_for_weights, read_weights
 from recognition.checkpoint import backbone_file, read_metadata
@@ -36,6 +36,7 @@ class Network:
     kind: str  # checkpoint, weights, onnx, torch.export or safetensors
     pixels: PixelFormat
     details: dict[str, Any]
+    module: nn.Module | None = None  # its backbone, where the file holds weights alone
     flip: bool = False  # whether the thresholds are for embeddings that add the mirror image's
     thresholds: tuple[Threshold, ...] = ()  # none where the file states none
 
@@ -80,6 +81,7 @@ def load_network(
         kind=form.kind,
         pixels=format_,
         details=form.details,
+        module=form.model if isinstance(form.model, nn.Module) else None,
         flip=found is not None and found[0].flip,
         thresholds=found[1].thresholds if found else (),
     )

@@ -27,7 +27,8 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 def write_safetensors(path: Path, weights: Mapping[str, Tensor]) -> None:
     """Write tensors under their names; raises `ModuleNotFoundError` as `read_safetensors`."""
     copies = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    _library(path).save_file(copies, path, metadata={"format": "pt"})
+    # Its own `save_file` makes a file that its owner alone can read.
+    path.write_bytes(_library(path).save(copies, metadata={"format": "pt"}))
 
 
 def _library(path: Path) -> ModuleType:
