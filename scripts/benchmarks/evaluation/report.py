@@ -20,6 +20,8 @@ NOTES = f"""\
 - seconds: median of the rounds. opening, embedding, figures: its parts.
 - ratio: median over the rounds of a way's time over the bare loop's in the same round, then the
   least and the greatest; it should be at most {TARGET}. Who is first changes from round to round.
+- CPU ratio: the same of the CPU time of all threads of the process, which hardly depends on other
+  work on the machine; where the network runs on the CPU, the ratio on an idle machine is near it.
 - load: runnable processes (the average of a minute) before and after, the benchmark's own
   included."""
 
@@ -41,6 +43,7 @@ COLUMNS: list[Column] = [
     ("ratio", lambda row: f"{row['ratio']:.3f}"),
     ("least", lambda row: f"{min(row['ratios']):.3f}"),
     ("greatest", lambda row: f"{max(row['ratios']):.3f}"),
+    ("CPU ratio", lambda row: f"{row['cpu_ratio']:.3f}"),
 ]
 
 
@@ -52,7 +55,7 @@ def record(
     """Return the figures of each way of each network, from the seconds of each round."""
     rows = []
     for network, taken in zip(networks, rounds, strict=True):
-        bare = [one[BARE]["all"] for one in taken]
+        bare, bare_cpu = ([one[BARE][part] for one in taken] for part in ("all", "cpu"))
         for way in network.ways:
             seconds = [one[way]["all"] for one in taken]
             rows.append(
@@ -63,6 +66,7 @@ def record(
                     "rounds": [dict(one[way]) for one in taken],
                     "images_per_second": images / statistics.median(seconds),
                     "ratio": median_ratio(seconds, bare),
+                    "cpu_ratio": median_ratio([one[way]["cpu"] for one in taken], bare_cpu),
                     "ratios": [a / b for a, b in zip(seconds, bare, strict=True)],
                 }
             )

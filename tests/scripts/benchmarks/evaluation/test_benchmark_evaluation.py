@@ -55,6 +55,7 @@ def test_every_way_is_measured_beside_the_bare_loop(tmp_path: Path) -> None:
         assert row["ratio"] == pytest.approx(
             median(a / b for a, b in zip(taken, bare, strict=True))
         )
+        assert row["cpu_ratio"] > 0
         assert row["images_per_second"] == pytest.approx(IMAGES / median(taken))
     for one in rows["fp32", COMMAND]["rounds"]:
         assert 0 < one["opening"] + one["embedding"] + one["figures"] <= one["all"]
