@@ -93,7 +93,7 @@ class RateRow:
     point: TarAtFar  # `tar` is None with a reason; `threshold` is a cosine
     threshold_distance: float | None
     few_errors: bool  # fewer than 30 false accepts: the rate itself is uncertain
-    interval: BootstrapInterval | None  # of the TAR; None where there is no TAR
+    interval: BootstrapInterval | None  # of the TAR; None without a TAR, or without replicates
     published_tpr: float
     published_fpr: float  # of the point of the published curve
 

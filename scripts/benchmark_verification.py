@@ -29,9 +29,8 @@ from eval.results import HashedFile, Run
 from eval.suites.images import Embedder
 from eval.suites.models import PixelFormat, load_models, sha256
 from eval.suites.run import PROTOCOL, open_suite, run_suite, with_folder
-from eval.suites.settings import PairSet, Suite, read_suite
+from eval.suites.settings import Suite, pair_sets, read_suite
 from eval.suites.table import table
-from eval.verifier import find_set
 from recognition.distributed import World, choose_device, current, process_group
 from scripts.benchmarks.common.machine import cpu_name, versions
 from scripts.common.command import command, exit_with, make_parser
@@ -79,14 +78,7 @@ def read_sets(options: argparse.Namespace) -> Suite:
     """Return the suite, or one of the sets that are given by name or path."""
     if options.suite is not None:
         return with_folder(read_suite(options.suite), options.folder)
-    sets: dict[str, PairSet] = {}
-    for wanted in options.sets:
-        path = find_set(wanted, options.folder)
-        name = path.name.removesuffix(".bin")
-        if name in sets:
-            raise ValueError(f"--sets: {name} is listed twice: list it once, or rename a file")
-        sets[name] = PairSet(file=path)
-    return Suite(pairs=sets)
+    return Suite(pairs=pair_sets(options.sets, options.folder))
 
 
 def describe(options: argparse.Namespace, suite: Suite, device: torch.device, ranks: int) -> Run:

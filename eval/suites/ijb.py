@@ -194,7 +194,7 @@ def _gallery(name: str, searches: Searches, probes: Subjects, suite: Suite) -> G
         name=name,
         search=figures,
         tpir_intervals=tuple(
-            None if point.tpir is None else interval
+            interval if suite.replicates and point.tpir is not None else None
             for point, interval in zip(figures.tpir_at_fpir, intervals, strict=True)
         ),
         cmc=tuple(searches.hits(k) / figures.mated for k in ranks) if figures.mated else None,

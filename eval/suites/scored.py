@@ -66,7 +66,7 @@ def verification(
             point=point,
             threshold_distance=None if point.threshold is None else 2 - 2 * point.threshold,
             few_errors=point.false_accepts is not None and point.false_accepts < FEW_ERRORS,
-            interval=None if point.tar is None else bootstrap.interval(values),
+            interval=bootstrap.interval(values) if values and point.tar is not None else None,
             published_tpr=published.tpr,
             published_fpr=published.fpr_of_point,
         )

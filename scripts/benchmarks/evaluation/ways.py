@@ -92,8 +92,8 @@ class Timer:
 
     def __init__(self, network: Network, workload: Workload, replicates: int) -> None:
         self.network, self.workload = network, workload
-        self._verifier = Verifier([workload.file], image_size=SIZE, batch_size=workload.batch_size)
         self._suite = Suite(pairs={"pairs": PairSet(file=workload.file)}, replicates=replicates)
+        self._verifier = Verifier([self._suite], image_size=SIZE, batch_size=workload.batch_size)
         self._calls = {BARE: self._bare, TRAINING: self._training, COMMAND: self._command}
 
     def warm_up(self) -> None:
