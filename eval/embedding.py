@@ -19,6 +19,7 @@ from data.loading.decode import decode_batch
 from data.loading.tuning import usable_cores
 from data.loading.workers import Workers
 from recognition.distributed import World, part_range
+from recognition.failure import together
 
 Model = Callable[[Tensor], Tensor]
 
@@ -49,7 +50,7 @@ def embed_images(
     decode, one batch each: one more decoded batch than threads is in memory at a time.
 
     Raises `EmbeddingError` for a model output of another shape and `BadImage` for an image that
-    cannot be decoded.
+    cannot be decoded; the ranks without that error raise `ValueError`.
     """
     start, stop = part_range(len(indices), world.size, world.rank)
     chunks = [indices[i : min(i + batch_size, stop)] for i in range(start, stop, batch_size)]
@@ -65,13 +66,16 @@ def embed_images(
         decode_batch(source, chunk, image_size, pixels.numpy())
         return pixels
 
-    embedded: list[Tensor] = []
-    with torch.no_grad(), Workers(workers, background=True, ahead=workers) as pool:
-        for pixels in pool.in_order(decode, chunks):
-            images = normalise(pixels.to(device, non_blocking=True).permute(0, 3, 1, 2))
-            views = (images, images.flip(3)) if flip else (images,)
-            embedded.append(torch.stack([_embed(model, view) for view in views], dim=1))
-    local = torch.cat(embedded).cpu().numpy() if embedded else None  # a rank may have none
+    def embed() -> NDArray[np.float32] | None:
+        embedded: list[Tensor] = []
+        with torch.no_grad(), Workers(workers, background=True, ahead=workers) as pool:
+            for pixels in pool.in_order(decode, chunks):
+                images = normalise(pixels.to(device, non_blocking=True).permute(0, 3, 1, 2))
+                views = (images, images.flip(3)) if flip else (images,)
+                embedded.append(torch.stack([_embed(model, view) for view in views], dim=1))
+        return torch.cat(embedded).cpu().numpy() if embedded else None  # a rank may have none
+
+    local = together(embed)
     parts: list[Any] = [local] * world.size
     if world.size > 1:
         dist.all_gather_object(parts, local)

@@ -34,6 +34,7 @@ from eval.suites.models import LoadedModel
 from eval.suites.pairs import judge_pairs, open_pairs
 from eval.suites.scored import Scored
 from eval.suites.settings import Suite
+from recognition.failure import on_main
 
 Entry = tuple[SetResult, Scored | None]
 Judge = Callable[[str, Embedded, Suite], list[Entry]]
@@ -107,20 +108,17 @@ def run_suite(
 ) -> Results | None:
     """Return all figures on rank 0, None on the others; all ranks must call.
 
-    The first model is what the others are compared with. Raises `ValueError` as embedding and the
-    protocols do.
+    The first model is what the others are compared with. Raises `ValueError` on all ranks as
+    embedding and the protocols do.
     """
     entries: list[Entry] = []
     spent = {model.name: _Spent() for model in models}
     for item in sets:
         for model in models:
             embedded = embed(model, item.images)
-            if embed.world.is_main:
-                _count(spent[model.name], item, embedded)
-                started = time.perf_counter()
-                entries += item.judge(model.name, embedded, suite)
-                spent[model.name].figures += time.perf_counter() - started
-            del embedded  # up to 2 GB, and the next one is as large
+            judge = partial(_judge, item, model.name, embedded, suite, spent[model.name], entries)
+            on_main(judge, suite.folder, ValueError)
+            del embedded, judge  # up to 2 GB, and the next one is as large
     if not embed.world.is_main:
         return None
     return Results(
@@ -130,6 +128,15 @@ def run_suite(
         calibration=tuple(_calibration(suite, entries, models)),
         comparisons=tuple(_comparisons(entries, models[0].name)),
     )
+
+
+def _judge(
+    item: OpenSet, model: str, embedded: Embedded, suite: Suite, spent: _Spent, entries: list[Entry]
+) -> None:
+    _count(spent, item, embedded)
+    started = time.perf_counter()
+    entries += item.judge(model, embedded, suite)
+    spent.figures += time.perf_counter() - started
 
 
 def _count(spent: _Spent, item: OpenSet, embedded: Embedded) -> None:
