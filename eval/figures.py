@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from eval.protocols.ijb_search import TpirAtFpir
 from eval.protocols.rates import TarAtFar
 from eval.results import Identified, SetResult, TenFold, Verification
-from eval.suites.scored import Scored
+from eval.suites.scored import Scored, Searched
 
 # The figures of which more is better: a checkpoint can be the best by them.
 BEST_FIGURES: Final = (
@@ -74,7 +74,7 @@ class SetFigures:
         return "/".join([self.name, *path])
 
 
-def headline(entries: Sequence[tuple[SetResult, Scored | None]]) -> SetFigures:
+def headline(entries: Sequence[tuple[SetResult, Scored | Searched | None]]) -> SetFigures:
     """Return the headline figures of one set from all that its protocols gave for one network.
 
     Rates are named as people write them, 1e-4. Of an IJB set the first mode's figures have no
@@ -90,7 +90,7 @@ def headline(entries: Sequence[tuple[SetResult, Scored | None]]) -> SetFigures:
                 values[result.settings["mode"]] = found
             else:
                 values |= _pairs(result) | found
-        if result.ten_fold is not None and scored is not None:
+        if result.ten_fold is not None and isinstance(scored, Scored):
             scores = _scores(scored, result.ten_fold)
         if result.search is not None:
             values |= _search(result.search)

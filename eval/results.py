@@ -268,7 +268,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Comparison:
-    """TAR of `model` minus TAR of `baseline`, at one FAR of one set.
+    """A figure of `model` minus that of `baseline`, on one set.
 
     Both are drawn with the same multiplicities, so what is hard for both cancels.
     """
@@ -278,7 +278,8 @@ class Comparison:
     set: str
     protocol: str
     mode: str | None  # of IJB
-    far: float
+    figure: str  # TAR; of searches, with the gallery, as "TPIR, G1" and "rank-1, G1"
+    far: float | None  # at which FAR or FPIR; None for a rank
     difference: float | None
     reason: str | None
     interval: BootstrapInterval | None

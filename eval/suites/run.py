@@ -32,11 +32,11 @@ from eval.suites.ijb import judge_ijb, open_ijb
 from eval.suites.images import Embedded, Embedder, ImageSet
 from eval.suites.models import LoadedModel
 from eval.suites.pairs import judge_pairs, open_pairs
-from eval.suites.scored import Scored
+from eval.suites.scored import Scored, Searched
 from eval.suites.settings import Suite
 from recognition.failure import on_main
 
-Entry = tuple[SetResult, Scored | None]
+Entry = tuple[SetResult, Scored | Searched | None]
 Judge = Callable[[str, Embedded, Suite], list[Entry]]
 
 PROTOCOL: Final = {
@@ -180,16 +180,16 @@ def peak_memory(device: torch.device) -> dict[str, int]:
 
 
 def _scored(entries: Sequence[Entry]) -> list[tuple[SetResult, Scored]]:
-    return [(result, scored) for result, scored in entries if scored is not None]
+    return [(result, scored) for result, scored in entries if isinstance(scored, Scored)]
 
 
 def _comparisons(entries: Sequence[Entry], baseline: str) -> Iterator[Comparison]:
     def key(result: SetResult) -> tuple[str, str, str | None]:
         return result.set, result.protocol, result.settings.get("mode")
 
-    scored = _scored(entries)
-    base = {key(result): (result, one) for result, one in scored if result.model == baseline}
-    for result, one in scored:
+    known = [(result, one) for result, one in entries if one is not None]
+    base = {key(result): (result, one) for result, one in known if result.model == baseline}
+    for result, one in known:
         if result.model != baseline:
             yield from compare((result, one), base[key(result)])
 

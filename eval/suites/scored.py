@@ -41,6 +41,34 @@ class Scored:
     fars: tuple[float, ...]
     replicates: list[Replicates]  # of the TAR at each of `fars`
 
+    @property
+    def drawn(self) -> list["Drawn"]:
+        """TAR at each of `fars`."""
+        method = self.figures.interval_method
+        return [
+            Drawn("TAR", row.point.far, row.point.tar, row.point.reason, method, values)
+            for row, values in zip(self.figures.rows, self.replicates, strict=True)
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A figure of one model and its values in all replicates, to compare with another's."""
+
+    figure: str
+    rate: float | None  # the FAR or FPIR that it belongs to, if any
+    value: float | None
+    reason: str | None  # why it has none
+    method: str  # of the bootstrap
+    replicates: Replicates
+
+
+@dataclass(frozen=True, eq=False)
+class Searched:
+    """What the searches of other models are compared with."""
+
+    drawn: list[Drawn]
+
 
 def verification(
     score_p: Floats,
