@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.protocols.bootstrap import Bootstrap, Counts, PairSubjects, Replicates
+from eval.protocols.bootstrap import Bootstrap, Counts, PairSubjects, Replicates, mean_replicates
 from eval.protocols.ijb_files import Subjects, shorten
 from eval.protocols.ijb_verification import SCORE_DECIMALS, Templates
 from eval.protocols.rates import Floats, Interval, allowed_errors, needed_trials, warn, wilson
@@ -218,13 +218,7 @@ def rank_replicates(
     The draws are those of `bootstrap_searches`.
     """
     subject_m = np.unique(probes.subject_t, return_inverse=True)[1][searches.mated_q]
-    hit_m = searches.rank_q[searches.mated_q] <= rank
-    values: Replicates = []
-    for draw in draws:
-        weight_m = draw[subject_m]
-        total = int(weight_m.sum())
-        values.append(int(weight_m[hit_m].sum()) / total if total else None)
-    return values
+    return mean_replicates(searches.rank_q[searches.mated_q] <= rank, subject_m, draws)
 
 
 def combine(galleries: Mapping[str, Search]) -> CombinedSearch:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.datasets.folders import IMAGE_SUFFIXES
+from eval.protocols.bootstrap import BY_SUBJECT, draw_counts, mean_replicates
 from eval.protocols.megaface import apply_noise
 from eval.protocols.megaface import identify as identify_among
 from eval.protocols.megaface_files import (
@@ -21,11 +22,11 @@ from eval.protocols.megaface_files import (
     read_photo_list,
     read_probe_list,
 )
-from eval.protocols.tinyface import identify, read_image_ids
+from eval.protocols.tinyface import read_image_ids, search
 from eval.results import Counts, Distractors, HashedFile, SetResult
 from eval.suites.images import Embedded, ImageList, ImageSet, image_set
 from eval.suites.models import sha256
-from eval.suites.scored import noted
+from eval.suites.scored import Drawn, Searched, noted
 from eval.suites.settings import MegaFaceSet, Suite, TinyFaceSet
 
 Bools = NDArray[np.bool_]
@@ -150,15 +151,16 @@ def open_tinyface(name: str, settings: TinyFaceSet, folder: Path) -> OpenTinyFac
     return OpenTinyFace(name, images, probe_ids, gallery_ids, files)
 
 
-def judge_tinyface(item: OpenTinyFace, model: str, embedded: Embedded, suite: Suite) -> SetResult:
+def judge_tinyface(
+    item: OpenTinyFace, model: str, embedded: Embedded, suite: Suite
+) -> tuple[SetResult, Searched]:
     """Return rank-k and mAP; raises `ValueError` as the protocol does."""
     features_nd = embedded.features()[item.images.rows]
     probes = len(item.probe_ids)
     with noted() as warnings:
-        figures = identify(
-            features_nd[:probes], item.probe_ids, features_nd[probes:], item.gallery_ids
-        )
-    return SetResult(
+        found = search(features_nd[:probes], item.probe_ids, features_nd[probes:], item.gallery_ids)
+    figures = found.figures()
+    result = SetResult(
         model=model,
         set=item.name,
         protocol="tinyface",
@@ -168,6 +170,18 @@ def judge_tinyface(item: OpenTinyFace, model: str, embedded: Embedded, suite: Su
         warnings=tuple(warnings),
         tinyface=figures,
     )
+    values = {"rank-1": found.rank_p == 1, "mAP": found.precision_p}
+    person_s, person_p = np.unique(found.person_p, return_inverse=True)
+    draws = list(draw_counts(len(person_s), suite.replicates, suite.seed))
+    return result, Searched(
+        [
+            Drawn(
+                name, None, float(value_p.mean()), None, BY_SUBJECT,
+                mean_replicates(value_p, person_p, draws),
+            )
+            for name, value_p in values.items()
+        ]
+    )  # fmt: skip
 
 
 def _root(folder: Path, images: ImageSet) -> HashedFile:

@@ -92,7 +92,7 @@ def _open(suite: Suite, folder: Path) -> Iterator[OpenSet]:
         yield OpenSet(name, mega_set.images, partial(_unscored, judge_megaface, mega_set))
     for name, tinyface in suite.tinyface.items():
         tiny_set = open_tinyface(name, tinyface, folder)
-        yield OpenSet(name, tiny_set.images, partial(_unscored, judge_tinyface, tiny_set))
+        yield OpenSet(name, tiny_set.images, partial(_one, judge_tinyface, tiny_set))
 
 
 def _one(judge: Callable[..., Entry], item: Any, *rest: Any) -> list[Entry]:
