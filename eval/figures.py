@@ -74,7 +74,7 @@ class SetFigures:
         return "/".join([self.name, *path])
 
 
-def headline(entries: Sequence[tuple[SetResult, Scored | Searched | None]]) -> SetFigures:
+def headline(entries: Sequence[tuple[SetResult, Scored | Searched]]) -> SetFigures:
     """Return the headline figures of one set from all that its protocols gave for one network.
 
     Rates are named as people write them, 1e-4. Of an IJB set the first mode's figures have no

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from data.datasets.folders import IMAGE_SUFFIXES
 from eval.protocols.bootstrap import BY_SUBJECT, draw_counts, mean_replicates
 from eval.protocols.megaface import apply_noise
-from eval.protocols.megaface import identify as identify_among
+from eval.protocols.megaface import search as search_among
 from eval.protocols.megaface_files import (
     noisy_distractors,
     noisy_probes,
@@ -84,19 +84,24 @@ def open_megaface(name: str, settings: MegaFaceSet, folder: Path) -> OpenMegaFac
     )
 
 
-def judge_megaface(item: OpenMegaFace, model: str, embedded: Embedded, suite: Suite) -> SetResult:
+def judge_megaface(
+    item: OpenMegaFace, model: str, embedded: Embedded, suite: Suite
+) -> tuple[SetResult, Searched]:
     """Return the figures of every list of distractors under every rule for noise."""
     features_ud = embedded.features()
     probes_nd = features_ud[item.images.rows[: len(item.people)]]
-    found = []
+    found, drawn = [], []
     with noted() as warnings:
         for numbers in item.lists:
             for noise in item.settings.noise:
                 kept_nd, people = apply_noise(probes_nd, item.people, item.noisy_probes, noise)
                 kept = numbers if noise == "as_listed" else numbers[~item.noisy[numbers]]
                 blocks = _blocks(features_ud, item.images.rows[kept])
-                found.append(Distractors(noise, identify_among(kept_nd, people, blocks, len(kept))))
-    return SetResult(
+                outcomes = search_among(kept_nd, people, blocks, len(kept))
+                found.append(Distractors(noise, outcomes.figures))
+                name = f"rank-1, {len(kept):,} distractors, {noise}"
+                drawn.append(_drawn(name, outcomes.first_t, outcomes.person_t, suite))
+    result = SetResult(
         model=model,
         set=item.name,
         protocol="megaface",
@@ -107,6 +112,17 @@ def judge_megaface(item: OpenMegaFace, model: str, embedded: Embedded, suite: Su
         warnings=tuple(dict.fromkeys([*item.warnings, *warnings])),
         megaface=tuple(found),
     )
+    return result, Searched(drawn)
+
+
+def _drawn(
+    figure: str, value_t: Bools | NDArray[np.float64], person_t: NDArray[Any], suite: Suite
+) -> Drawn:
+    """Return the mean over trials, and its replicates, which draw the people of the probes."""
+    person_s, number_t = np.unique(person_t, return_inverse=True)
+    draws = draw_counts(len(person_s), suite.replicates, suite.seed)
+    replicates = mean_replicates(value_t, number_t, draws)
+    return Drawn(figure, None, float(value_t.mean()), None, BY_SUBJECT, replicates)
 
 
 def _blocks(features_ud: Features, rows: NDArray[np.int64]) -> Iterator[Features]:
@@ -170,18 +186,12 @@ def judge_tinyface(
         warnings=tuple(warnings),
         tinyface=figures,
     )
-    values = {"rank-1": found.rank_p == 1, "mAP": found.precision_p}
-    person_s, person_p = np.unique(found.person_p, return_inverse=True)
-    draws = list(draw_counts(len(person_s), suite.replicates, suite.seed))
     return result, Searched(
         [
-            Drawn(
-                name, None, float(value_p.mean()), None, BY_SUBJECT,
-                mean_replicates(value_p, person_p, draws),
-            )
-            for name, value_p in values.items()
+            _drawn("rank-1", found.rank_p == 1, found.person_p, suite),
+            _drawn("mAP", found.precision_p, found.person_p, suite),
         ]
-    )  # fmt: skip
+    )
 
 
 def _root(folder: Path, images: ImageSet) -> HashedFile:

@@ -38,7 +38,7 @@ from eval.suites.settings import IjbSet, Suite
 
 CMC: Final = 50  # ranks of the curve
 OPEN_SET_POINTS: Final = 60
-Entry = tuple[SetResult, Scored | Searched | None]
+Entry = tuple[SetResult, Scored | Searched]
 
 
 @dataclass(frozen=True, eq=False)

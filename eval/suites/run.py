@@ -36,7 +36,7 @@ from eval.suites.scored import Scored, Searched
 from eval.suites.settings import Suite
 from recognition.failure import on_main
 
-Entry = tuple[SetResult, Scored | Searched | None]
+Entry = tuple[SetResult, Scored | Searched]
 Judge = Callable[[str, Embedded, Suite], list[Entry]]
 
 PROTOCOL: Final = {
@@ -89,7 +89,7 @@ def _open(suite: Suite, folder: Path) -> Iterator[OpenSet]:
         yield OpenSet(name, ijb_set.images, partial(judge_ijb, ijb_set))
     for name, megaface in suite.megaface.items():
         mega_set = open_megaface(name, megaface, folder)
-        yield OpenSet(name, mega_set.images, partial(_unscored, judge_megaface, mega_set))
+        yield OpenSet(name, mega_set.images, partial(_one, judge_megaface, mega_set))
     for name, tinyface in suite.tinyface.items():
         tiny_set = open_tinyface(name, tinyface, folder)
         yield OpenSet(name, tiny_set.images, partial(_one, judge_tinyface, tiny_set))
@@ -97,10 +97,6 @@ def _open(suite: Suite, folder: Path) -> Iterator[OpenSet]:
 
 def _one(judge: Callable[..., Entry], item: Any, *rest: Any) -> list[Entry]:
     return [judge(item, *rest)]
-
-
-def _unscored(judge: Callable[..., SetResult], item: Any, *rest: Any) -> list[Entry]:
-    return [(judge(item, *rest), None)]
 
 
 def run_suite(
@@ -187,9 +183,8 @@ def _comparisons(entries: Sequence[Entry], baseline: str) -> Iterator[Comparison
     def key(result: SetResult) -> tuple[str, str, str | None]:
         return result.set, result.protocol, result.settings.get("mode")
 
-    known = [(result, one) for result, one in entries if one is not None]
-    base = {key(result): (result, one) for result, one in known if result.model == baseline}
-    for result, one in known:
+    base = {key(result): (result, one) for result, one in entries if result.model == baseline}
+    for result, one in entries:
         if result.model != baseline:
             yield from compare((result, one), base[key(result)])
 

@@ -13,6 +13,7 @@ from eval.results import Counts, Distractors, SetResult
 from eval.suites.ijb import OpenIjb, judge_ijb
 from eval.suites.images import Embedded
 from eval.suites.pairs import judge_pairs, open_pairs
+from eval.suites.scored import Searched
 from eval.suites.settings import PairSet, Suite
 from recognition.telemetry import named_figures
 from tests.eval.suites.made_sets import embedder, model
@@ -104,7 +105,7 @@ def test_identification() -> None:
         megaface=(run("as_listed", 10, 0.5), run("as_listed", 9, 0.6), run("dropped", 9, 0.7),
                   run("dropped", 9, 0.8)),
     )  # fmt: skip
-    figures = headline([(result, None)])
+    figures = headline([(result, Searched([]))])
     assert figures.candidates() == {
         "made/as_listed/10/rank/1": 0.5,
         "made/as_listed/9/rank/1": 0.6,
@@ -113,7 +114,9 @@ def test_identification() -> None:
     }
     assert "dropped 9_2 rank 1 0.8000" in figures.summary()
     assert figures.accuracy is None
-    tiny = headline([(unscored(tinyface=TinyFaceResult(4, 3, 1, 9, {1: 0.25, 5: 0.5}, 0.3)), None)])
+    tiny = headline(
+        [(unscored(tinyface=TinyFaceResult(4, 3, 1, 9, {1: 0.25, 5: 0.5}, 0.3)), Searched([]))]
+    )
     assert tiny.candidates() == {"made/rank/1": 0.25, "made/rank/5": 0.5, "made/map": 0.3}
     assert tiny.summary().endswith("WARNING: a warning")
 

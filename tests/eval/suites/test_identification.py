@@ -69,7 +69,14 @@ def test_golden_megaface() -> None:
         (),
         (),
     )
-    result = judge_megaface(item, "m", embedded, SUITE)
+    result, searched = judge_megaface(item, "m", embedded, SUITE)
+    for drawn, one in zip(searched.drawn, result.megaface, strict=True):
+        assert drawn.value == one.figures.rank[1]
+        assert f"{one.figures.distractors:,} distractors, {one.noise}" in drawn.figure
+    for same in compare((result, searched), (result, searched)):
+        assert same.interval is not None
+        assert (same.difference, same.interval.interval95) == (0.0, (0.0, 0.0))
+        assert same.interval.replicates == SUITE.replicates
     assert len(result.megaface) == 3 * len(sizes)
     found = iter(result.megaface)
     for size in sizes:
@@ -133,7 +140,7 @@ def test_megaface_from_image_files(tmp_path: Path) -> None:
         distractors=[Path("far_5"), Path("far_20")],
     )  # fmt: skip
     item = open_megaface("made", settings, tmp_path)
-    result = judge_megaface(item, "m", embedder()(model(), item.images), SUITE)
+    result, _ = judge_megaface(item, "m", embedder()(model(), item.images), SUITE)
     assert result.counts.images == len(paths) + 20
     assert result.counts.subjects == PEOPLE
     assert [one.figures.distractors for one in result.megaface] == [5, 20]
