@@ -232,6 +232,15 @@ class Quality:
 
 
 @dataclass(frozen=True)
+class GroupCurve:
+    """What a group of people would have by itself, to compare with the threshold for all."""
+
+    group: str
+    own: TarAtFar  # at the rate of the comparison, over the group's own impostor pairs
+    det: DetCurve
+
+
+@dataclass(frozen=True)
 class SetResult:
     """The figures of one model on one set by one protocol; parts that it has not are None."""
 
@@ -250,6 +259,7 @@ class SetResult:
     megaface: tuple[Distractors, ...] = ()
     tinyface: TinyFaceResult | None = None
     groups: tuple[Fairness, ...] = ()
+    group_curves: tuple[GroupCurve, ...] = ()  # of the groups that have pairs of both kinds
     quality: Quality | None = None
 
 

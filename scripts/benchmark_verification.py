@@ -2,8 +2,9 @@
 
 A network is a run folder, a checkpoint folder, a weight file with the published names, an ONNX file
 or a file of torch.export (.pt2). Prints a table, and writes all figures, the protocol and the
-hashes of all files to a new JSON file. Embeddings are kept by the hashes of model and images: the
-next protocol on them costs no forward pass. Several ranks (torchrun) share the embedding.
+hashes of all files to a new JSON file, and a page with tables, curves and the hardest faces next to
+it. Embeddings are kept by the hashes of model and images: the next protocol on them costs no
+forward pass. Several ranks (torchrun) share the embedding.
 
     python scripts/benchmark_verification.py --model runs/demo --sets datasets/demo/lfw.bin
     python scripts/benchmark_verification.py --model r50.onnx --suite configs/suites/standard.yaml
@@ -26,10 +27,18 @@ from tqdm import tqdm
 
 from data.augmentations.augment import MID_GREY
 from data.records.locations import default_cache_folder
+from eval.report.page import render
 from eval.results import HashedFile, Run
 from eval.suites.images import Embedder
 from eval.suites.models import LoadedModel, PixelFormat, load_models, sha256
-from eval.suites.run import PROTOCOL, OpenSet, open_suite, run_suite, with_folder
+from eval.suites.run import (
+    PROTOCOL,
+    OpenSet,
+    faces_to_show,
+    open_suite,
+    run_suite,
+    with_folder,
+)
 from eval.suites.settings import Suite, pair_sets, read_suite
 from eval.suites.table import table
 from recognition.distributed import World, choose_device, current, process_group
@@ -73,7 +82,13 @@ cache.add_argument(
     "--cache", type=Path, help="folder of embeddings (default: embeddings in the user's cache)"
 )
 cache.add_argument("--no-cache", action="store_true", help="keep no embeddings, and use none")
-add("--output", type=Path, default=Path("results.json"), help="new file for all figures")
+add(
+    "--output",
+    type=Path,
+    default=Path("results.json"),
+    help="new file for all figures; the page stands next to it, with the ending .html",
+)
+add("--no-faces", action="store_true", help="show no images of the sets on the page")
 
 
 def read_sets(options: argparse.Namespace) -> Suite:
@@ -103,10 +118,14 @@ def describe(options: argparse.Namespace, suite: Suite, device: torch.device, ra
 def check_options(options: argparse.Namespace) -> None:
     """Raise `ValueError`, before the work, for what would fail after it."""
     path = options.output
-    if path.exists():
-        raise ValueError(
-            f"--output {path} exists already: delete it, or write to another file with --output"
-        )
+    if path.suffix == ".html":
+        raise ValueError(f"--output {path} is the page's name: expected another ending, as .json")
+    for file in (path, path.with_suffix(".html")):
+        if file.exists():
+            raise ValueError(
+                f"--output {path}: {file} exists already: delete it, or write to another file "
+                "with --output"
+            )
     if not path.parent.is_dir():
         raise ValueError(f"--output {path}: folder {path.parent} does not exist: create it first")
     if options.batch_size < 1:
@@ -178,10 +197,14 @@ def _verify(options: argparse.Namespace, device: torch.device, world: World) -> 
     print(table(results))
     text = json.dumps(results.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
     options.output.write_text(text + "\n", encoding="utf-8")
+    page = options.output.with_suffix(".html")
+    faces = {} if options.no_faces else faces_to_show(results, sets)
+    page.write_text(render(json.loads(text), faces), encoding="utf-8")
     passes = sum(model.cost.forward_passes for model in results.models)
     seconds = time.perf_counter() - started
     print(
-        f"\n{passes:,} forward passes in {seconds:.1f} s on {device}; all figures: {options.output}"
+        f"\n{passes:,} forward passes in {seconds:.1f} s on {device}; all figures: "
+        f"{options.output}, {page}"
     )
 
 

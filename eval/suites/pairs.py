@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from data.pairs.bin_file import read_pair_file
 from eval.protocol import squared_distances, unit
 from eval.protocols.bootstrap import PairSubjects
-from eval.protocols.fairness import Fairness, fairness
+from eval.protocols.fairness import Fairness
 from eval.protocols.pair_lists import (
     PairList,
     pair_folder,
@@ -26,12 +26,12 @@ from eval.protocols.pair_lists import (
     read_lfw,
 )
 from eval.protocols.rates import Floats
-from eval.results import Counts, HardestPairs, HardPair, HashedFile, SetResult, TenFold
+from eval.results import Counts, GroupCurve, HardestPairs, HardPair, HashedFile, SetResult, TenFold
 from eval.suites.images import Embedded, ImageList, ImageSet, image_set
 from eval.suites.models import sha256
 from eval.suites.people import People, people_of_names, read_people
 from eval.suites.quality import quality_of
-from eval.suites.scored import Draws, Scored, noted, verification
+from eval.suites.scored import Draws, Scored, groups_of, noted, verification
 from eval.suites.settings import PairSet, Suite
 from eval.verification import check_pairs, verify_embeddings
 
@@ -164,6 +164,7 @@ def judge_pairs(
     )
     if quality is None:
         missing["quality"] = "the impostor pairs are too few for a threshold at FAR 0.1"
+    groups, group_curves = _groups(item, score_p, missing)
     pairs_u2 = np.sort(item.rows.reshape(-1, 2), axis=1)
     genuine = int(np.count_nonzero(item.same_p))
     result = SetResult(
@@ -192,7 +193,8 @@ def judge_pairs(
         verification=scored.figures,
         ten_fold=ten_fold,
         hardest=hardest(item, score_p),
-        groups=_groups(item, score_p, missing),
+        groups=groups,
+        group_curves=group_curves,
         quality=quality,
     )
     return result, scored
@@ -240,10 +242,12 @@ def hardest(item: OpenPairs, score_p: Floats, count: int = HARDEST) -> HardestPa
     return HardestPairs(named(highest), named(lowest))
 
 
-def _groups(item: OpenPairs, score_p: Floats, missing: dict[str, str]) -> tuple[Fairness, ...]:
+def _groups(
+    item: OpenPairs, score_p: Floats, missing: dict[str, str]
+) -> tuple[tuple[Fairness, ...], tuple[GroupCurve, ...]]:
     if item.people is None or item.people.group_n is None:
         missing["groups"] = "no list of people with a column group"
-        return ()
-    group_2p = [item.people.group_n[number] for number in item.numbers.tolist()]
-    far = item.settings.group_far
-    return (fairness(score_p, item.same_p, group_2p[0::2], group_2p[1::2], far),)
+        return (), ()
+    group_2p = np.array(item.people.group_n)[item.numbers]
+    found, curves = groups_of(score_p, item.same_p, group_2p, item.settings.group_far)
+    return (found,), curves

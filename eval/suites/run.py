@@ -15,6 +15,7 @@ from eval.results import (
     Calibration,
     Comparison,
     Cost,
+    HardPair,
     HashedFile,
     ModelEntry,
     Results,
@@ -197,6 +198,31 @@ def _calibration(
     for model in models:
         own = [(result, one) for result, one in _scored(entries) if result.model == model.name]
         yield from calibrate(own, suite.calibration.chosen_on, suite.calibration.far)
+
+
+def faces_to_show(results: Results, sets: Sequence[OpenSet]) -> dict[tuple[str, int], bytes]:
+    """Return the encoded images that `results` names, by set and number: those for a report.
+
+    They are the images of the hardest pairs and the faces of the worst quality, of every model.
+    """
+    sources = {item.name: item.images.source for item in sets}
+    wanted = {
+        (result.set, number)
+        for result in results.sets
+        for pair in _hard_pairs(result)
+        for number in (pair.first_image, pair.second_image)
+    }
+    wanted |= {
+        (result.set, face.image_number)
+        for result in results.sets
+        for face in (() if result.quality is None else result.quality.worst)
+    }
+    return {(name, number): bytes(sources[name].encoded(number)) for name, number in sorted(wanted)}
+
+
+def _hard_pairs(result: SetResult) -> tuple[HardPair, ...]:
+    hardest = result.hardest
+    return () if hardest is None else (*hardest.impostor, *hardest.genuine)
 
 
 def with_folder(suite: Suite, folder: Path | None) -> Suite:

@@ -14,13 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.protocols.bootstrap import Bootstrap, PairSubjects, Replicates, draw_counts
+from eval.protocols.fairness import Fairness, fairness
 from eval.protocols.rates import Floats, ProtocolWarning, ScoredPairs
-from eval.results import BandPoint, DetCurve, RateRow, ScoreHistogram, Verification
+from eval.results import BandPoint, DetCurve, GroupCurve, RateRow, ScoreHistogram, Verification
 
 Bools = NDArray[np.bool_]
 
 FEW_ERRORS: Final = 30  # Doddington's rule: 30 errors give a rate to within 30%, at 90%
-CURVE_POINTS: Final = 700  # of each kind of error, where a curve is thinned
+CURVE_POINTS: Final = 1500  # of each kind of error, where a curve is thinned
+GROUP_POINTS: Final = 150  # as there may be many groups
 BINS: Final = 100
 
 
@@ -166,6 +168,25 @@ def histogram(pairs: ScoredPairs, bins: int = BINS) -> ScoreHistogram:
     edges = np.histogram_bin_edges([lowest, highest], bins)
     genuine, impostor = (np.histogram(one, edges)[0] for one in (pairs.genuine_g, pairs.impostor_n))
     return ScoreHistogram(tuple(edges.tolist()), tuple(genuine.tolist()), tuple(impostor.tolist()))
+
+
+def groups_of(
+    score_p: Floats, same_p: Bools, group_2p: NDArray[np.str_], far: float
+) -> tuple[Fairness, tuple[GroupCurve, ...]]:
+    """Return the groups at the threshold of all, and each with its own; raises as `fairness` does.
+
+    `group_2p` are the groups of both people of each pair, one pair after the other.
+    """
+    first_p, second_p = group_2p[0::2], group_2p[1::2]
+    found = fairness(score_p, same_p, first_p.tolist(), second_p.tolist(), far)
+    curves = []
+    for one in found.groups:
+        if one.genuine and one.impostor:
+            inside_p = (first_p == one.group) & (second_p == one.group)
+            pairs = ScoredPairs(score_p[inside_p & same_p], score_p[inside_p & ~same_p])
+            point = pairs.tar_at_far(far)
+            curves.append(GroupCurve(one.group, point, det_curve(pairs, GROUP_POINTS)))
+    return found, tuple(curves)
 
 
 @contextmanager
