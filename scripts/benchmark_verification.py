@@ -17,6 +17,7 @@ import logging
 import shlex
 import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -28,12 +29,19 @@ from data.records.locations import default_cache_folder
 from eval.report.page import render
 from eval.results import HashedFile, Run
 from eval.suites.images import Embedder
-from eval.suites.models import load_models
-from eval.suites.run import PROTOCOL, faces_to_show, open_suite, run_suite, with_folder
-from eval.suites.settings import PairSet, Suite, read_suite
+from eval.suites.models import LoadedModel, load_models
+from eval.suites.run import (
+    PROTOCOL,
+    OpenSet,
+    faces_to_show,
+    open_suite,
+    run_suite,
+    with_folder,
+)
+from eval.suites.settings import Suite, pair_sets, read_suite
 from eval.suites.table import table
-from eval.verifier import find_set
 from recognition.distributed import World, choose_device, current, process_group
+from recognition.failure import together
 from recognition.inference import PixelFormat
 from recognition.inference.description import sha256
 from scripts.benchmarks.common.machine import cpu_name, versions
@@ -87,14 +95,7 @@ def read_sets(options: argparse.Namespace) -> Suite:
     """Return the suite, or one of the sets that are given by name or path."""
     if options.suite is not None:
         return with_folder(read_suite(options.suite), options.folder)
-    sets: dict[str, PairSet] = {}
-    for wanted in options.sets:
-        path = find_set(wanted, options.folder)
-        name = path.name.removesuffix(".bin")
-        if name in sets:
-            raise ValueError(f"--sets: {name} is listed twice: list it once, or rename a file")
-        sets[name] = PairSet(file=path)
-    return Suite(pairs=sets)
+    return Suite(pairs=pair_sets(options.sets, options.folder))
 
 
 def describe(options: argparse.Namespace, suite: Suite, device: torch.device, ranks: int) -> Run:
@@ -143,16 +144,23 @@ def cache_folder(options: argparse.Namespace) -> Path | None:
 def main(options: argparse.Namespace) -> None:
     """Verify, print and write."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    world = current()
+    try:
+        device, _ = choose_device(options.device, world)
+        with process_group(device, WAIT_SECONDS):
+            # Errors are raised on all ranks where they occur, those of the report here.
+            together(partial(_verify, options, device, world))
+    except (ValueError, OSError):
+        if world.is_main:
+            raise
+        time.sleep(1.0)  # torchrun stops the others when one ends: rank 0 prints first
+        raise SystemExit(1) from None
+
+
+def _open(
+    options: argparse.Namespace, device: torch.device
+) -> tuple[list[LoadedModel], Suite, list[OpenSet]]:
     check_options(options)
-    device, _ = choose_device(options.device, current())
-    with process_group(device, WAIT_SECONDS) as world:
-        _verify(options, device, world)
-
-
-def _verify(options: argparse.Namespace, device: torch.device, world: World) -> None:
-    # The figures must not depend on the kind of GPU: no TF32 in convolutions.
-    torch.backends.cudnn.allow_tf32 = False
-    started = time.perf_counter()
     stated = {name: getattr(options, name) for name in ("mean", "std", "channels")}
     pixels = {name: value for name, value in stated.items() if value is not None}
     models = load_models(
@@ -164,7 +172,14 @@ def _verify(options: argparse.Namespace, device: torch.device, world: World) -> 
         weights=options.weights,
     )
     suite = read_sets(options)
-    sets = open_suite(suite)
+    return models, suite, open_suite(suite)
+
+
+def _verify(options: argparse.Namespace, device: torch.device, world: World) -> None:
+    # The figures must not depend on the kind of GPU: no TF32 in convolutions.
+    torch.backends.cudnn.allow_tf32 = False
+    started = time.perf_counter()
+    models, suite, sets = together(partial(_open, options, device))
     total = len(models) * (1 + suite.flip) * sum(len(item.images.unique) for item in sets)
     with tqdm(
         total=total, unit="image", disable=None if world.is_main else True, leave=False

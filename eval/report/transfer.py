@@ -38,13 +38,14 @@ def calibration(results: Node) -> Html | None:
 
 
 def comparisons(results: Node) -> Html | None:
-    """Return TAR of every model minus that of the first; None if there is one model."""
+    """Return the figures of every model minus those of the first; None if there is one model."""
 
     def row(one: Node) -> Row:
         name = " ".join(filter(None, (one["set"].value, one["mode"].value)))
         reason = text(one["reason"]) if one["reason"].known else None
         return [
             name,
+            text(one["figure"]),
             number(one["far"], "short"),
             text(one["model"]),
             _tar(results, one, "model"),
@@ -56,9 +57,11 @@ def comparisons(results: Node) -> Html | None:
 
     if not results["comparisons"].value:
         return None
-    header = ["Set", "FAR", "Model", "TAR", "Compared with", "TAR", "Difference",
+    header = ["Set", "Figure", "FAR, FPIR", "Model", "TAR", "Compared with", "TAR", "Difference",
               "95% interval (paired bootstrap)"]  # fmt: skip
-    return table("TAR of a model minus that of the first", header, map(row, results["comparisons"]))
+    return table(
+        "Figures of a model minus those of the first", header, map(row, results["comparisons"])
+    )
 
 
 def _tar(results: Node, one: Node, side: str) -> Content:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.pairs.bin_file import read_pair_file
-from eval.protocol import FOLDS, squared_distances, unit
+from eval.protocol import squared_distances, unit
 from eval.protocols.bootstrap import PairSubjects
 from eval.protocols.fairness import Fairness
 from eval.protocols.pair_lists import (
@@ -221,21 +221,7 @@ def _ten_fold(
     if item.no_folds is not None:
         missing["ten_fold"] = item.no_folds
         return None, ()
-    found = verify_embeddings(item.name, embedded.plain, embedded.flipped, item.same_p, item.rows)
-    return TenFold(
-        flip=found.flip,
-        accuracy=found.accuracy,
-        population_std=found.accuracy_std,
-        standard_error=float(np.std(found.folds.accuracy, ddof=1) / np.sqrt(FOLDS)),
-        accuracy_no_flip=found.accuracy_no_flip,
-        population_std_no_flip=found.accuracy_no_flip_std,
-        fold_accuracy=found.folds.accuracy,
-        fold_threshold_distance=found.folds.threshold,
-        threshold_distance=found.threshold_distance,
-        threshold_cosine=found.threshold_cosine,
-        threshold_cosine_no_flip=found.threshold_cosine_no_flip,
-        embedding_norm=found.embedding_norm,
-    ), found.warnings
+    return verify_embeddings(item.name, embedded.plain, embedded.flipped, item.same_p, item.rows)
 
 
 def hardest(item: OpenPairs, score_p: Floats, count: int = HARDEST) -> HardestPairs:

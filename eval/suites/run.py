@@ -33,10 +33,11 @@ from eval.suites.ijb import judge_ijb, open_ijb
 from eval.suites.images import Embedded, Embedder, ImageSet
 from eval.suites.models import LoadedModel
 from eval.suites.pairs import judge_pairs, open_pairs
-from eval.suites.scored import Scored
+from eval.suites.scored import Scored, Searched
 from eval.suites.settings import Suite
+from recognition.failure import on_main
 
-Entry = tuple[SetResult, Scored | None]
+Entry = tuple[SetResult, Scored | Searched]
 Judge = Callable[[str, Embedded, Suite], list[Entry]]
 
 PROTOCOL: Final = {
@@ -89,18 +90,14 @@ def _open(suite: Suite, folder: Path) -> Iterator[OpenSet]:
         yield OpenSet(name, ijb_set.images, partial(judge_ijb, ijb_set))
     for name, megaface in suite.megaface.items():
         mega_set = open_megaface(name, megaface, folder)
-        yield OpenSet(name, mega_set.images, partial(_unscored, judge_megaface, mega_set))
+        yield OpenSet(name, mega_set.images, partial(_one, judge_megaface, mega_set))
     for name, tinyface in suite.tinyface.items():
         tiny_set = open_tinyface(name, tinyface, folder)
-        yield OpenSet(name, tiny_set.images, partial(_unscored, judge_tinyface, tiny_set))
+        yield OpenSet(name, tiny_set.images, partial(_one, judge_tinyface, tiny_set))
 
 
 def _one(judge: Callable[..., Entry], item: Any, *rest: Any) -> list[Entry]:
     return [judge(item, *rest)]
-
-
-def _unscored(judge: Callable[..., SetResult], item: Any, *rest: Any) -> list[Entry]:
-    return [(judge(item, *rest), None)]
 
 
 def run_suite(
@@ -108,20 +105,17 @@ def run_suite(
 ) -> Results | None:
     """Return all figures on rank 0, None on the others; all ranks must call.
 
-    The first model is what the others are compared with. Raises `ValueError` as embedding and the
-    protocols do.
+    The first model is what the others are compared with. Raises `ValueError` on all ranks as
+    embedding and the protocols do.
     """
     entries: list[Entry] = []
     spent = {model.name: _Spent() for model in models}
     for item in sets:
         for model in models:
             embedded = embed(model, item.images)
-            if embed.world.is_main:
-                _count(spent[model.name], item, embedded)
-                started = time.perf_counter()
-                entries += item.judge(model.name, embedded, suite)
-                spent[model.name].figures += time.perf_counter() - started
-            del embedded  # up to 2 GB, and the next one is as large
+            judge = partial(_judge, item, model.name, embedded, suite, spent[model.name], entries)
+            on_main(judge, suite.folder, ValueError)
+            del embedded, judge  # up to 2 GB, and the next one is as large
     if not embed.world.is_main:
         return None
     return Results(
@@ -131,6 +125,15 @@ def run_suite(
         calibration=tuple(_calibration(suite, entries, models)),
         comparisons=tuple(_comparisons(entries, models[0].name)),
     )
+
+
+def _judge(
+    item: OpenSet, model: str, embedded: Embedded, suite: Suite, spent: _Spent, entries: list[Entry]
+) -> None:
+    _count(spent, item, embedded)
+    started = time.perf_counter()
+    entries += item.judge(model, embedded, suite)
+    spent.figures += time.perf_counter() - started
 
 
 def _count(spent: _Spent, item: OpenSet, embedded: Embedded) -> None:
@@ -174,16 +177,15 @@ def peak_memory(device: torch.device) -> dict[str, int]:
 
 
 def _scored(entries: Sequence[Entry]) -> list[tuple[SetResult, Scored]]:
-    return [(result, scored) for result, scored in entries if scored is not None]
+    return [(result, scored) for result, scored in entries if isinstance(scored, Scored)]
 
 
 def _comparisons(entries: Sequence[Entry], baseline: str) -> Iterator[Comparison]:
     def key(result: SetResult) -> tuple[str, str, str | None]:
         return result.set, result.protocol, result.settings.get("mode")
 
-    scored = _scored(entries)
-    base = {key(result): (result, one) for result, one in scored if result.model == baseline}
-    for result, one in scored:
+    base = {key(result): (result, one) for result, one in entries if result.model == baseline}
+    for result, one in entries:
         if result.model != baseline:
             yield from compare((result, one), base[key(result)])
 

@@ -43,6 +43,34 @@ class Scored:
     fars: tuple[float, ...]
     replicates: list[Replicates]  # of the TAR at each of `fars`
 
+    @property
+    def drawn(self) -> list["Drawn"]:
+        """TAR at each of `fars`."""
+        method = self.figures.interval_method
+        return [
+            Drawn("TAR", row.point.far, row.point.tar, row.point.reason, method, values)
+            for row, values in zip(self.figures.rows, self.replicates, strict=True)
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A figure of one model and its values in all replicates, to compare with another's."""
+
+    figure: str
+    rate: float | None  # the FAR or FPIR that it belongs to, if any
+    value: float | None
+    reason: str | None  # why it has none
+    method: str  # of the bootstrap
+    replicates: Replicates
+
+
+@dataclass(frozen=True, eq=False)
+class Searched:
+    """What the searches of other models are compared with."""
+
+    drawn: list[Drawn]
+
 
 def verification(
     score_p: Floats,
@@ -68,7 +96,7 @@ def verification(
             point=point,
             threshold_distance=None if point.threshold is None else 2 - 2 * point.threshold,
             few_errors=point.false_accepts is not None and point.false_accepts < FEW_ERRORS,
-            interval=None if point.tar is None else bootstrap.interval(values),
+            interval=bootstrap.interval(values) if values and point.tar is not None else None,
             published_tpr=published.tpr,
             published_fpr=published.fpr_of_point,
         )

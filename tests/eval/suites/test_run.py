@@ -72,6 +72,7 @@ def test_every_set_for_every_model(suite: Suite, tmp_path: Path) -> None:
     assert {(one.set, one.model, one.baseline) for one in results.comparisons} == {
         ("all", "dark", "corners"),
         ("some", "dark", "corners"),
+        ("far", "dark", "corners"),
     }
     assert [(one.model, one.applied_to) for one in results.calibration] == [
         ("corners", "some"),
