@@ -52,6 +52,7 @@ setup(
         "plots": ["matplotlib>=3.8"],
         "remote": ["fsspec>=2025.3", "s3fs>=2025.3"],
         "safetensors": ["safetensors>=0.4"],
+        "search": ["faiss-cpu>=1.8"],
         "test": [
             "faiss-cpu>=1.8",
             "hypothesis>=6.100",
