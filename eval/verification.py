@@ -4,13 +4,14 @@ Shape legend: p pairs, n unique images, d embedding size.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import isnan
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.faces import FaceSample
 from eval.protocol import (
     FOLDS,
     THRESHOLD_STEP,
@@ -29,6 +30,15 @@ RATES: Final = {"1e-2": 1e-2, "1e-3": 1e-3, "1e-4": 1e-4}
 
 class VerificationError(ValueError):
     """Embeddings that cannot be verified; has the set, what was found and what was expected."""
+
+
+@dataclass(frozen=True, eq=False)
+class PairScores:
+    """The pairs of a set, for curves and histograms of them."""
+
+    cosine: Floats  # [p], with flip where there is one
+    same: Bools  # [p]
+    threshold: float  # the cosine above which images are same
 
 
 @dataclass(frozen=True)
@@ -56,10 +66,14 @@ class VerificationResult:
     embedding_norm: float
     folds: FoldScores = field(repr=False)
     warnings: tuple[str, ...] = ()  # reasons to doubt these figures
+    # To be looked at; no figures.
+    scores: PairScores | None = field(default=None, repr=False, compare=False)
+    faces: FaceSample | None = field(default=None, repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return all figures as plain values; the name is under `set`."""
-        values = asdict(self)
+        values = asdict(replace(self, scores=None, faces=None))
+        del values["scores"], values["faces"]
         name, folds, warnings = (values.pop(key) for key in ("name", "folds", "warnings"))
         return {
             "set": name,
@@ -113,6 +127,7 @@ def verify_embeddings(
     if flipped_nd is not None:
         folds_no_flip = ten_fold(_pair_distances(unit(doubles[0]), rows), same_p)
     tar_at_far, missing = _rates(distances_p, same_p)
+    threshold = 1 - folds.mean_threshold / 2
     return VerificationResult(
         name=name,
         pairs=len(same_p),
@@ -122,13 +137,14 @@ def verify_embeddings(
         accuracy_no_flip=folds_no_flip.mean,
         accuracy_no_flip_std=folds_no_flip.std,
         threshold_distance=folds.mean_threshold,
-        threshold_cosine=1 - folds.mean_threshold / 2,
+        threshold_cosine=threshold,
         threshold_cosine_no_flip=1 - folds_no_flip.mean_threshold / 2,
         tar_at_far=tar_at_far,
         tar_at_far_missing=missing,
         embedding_norm=float(np.mean([norm[rows].mean() for norm in norms])),
         folds=folds,
         warnings=tuple(_warnings(same_p, unit_nd, distances_p)),
+        scores=PairScores(1 - distances_p / 2, same_p, threshold),
     )
 
 

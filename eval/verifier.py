@@ -6,7 +6,7 @@ Shape legend: p pairs, 2p images of a set, n unique ones.
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import nn
 
 from data.pairs.bin_file import PairFile, read_pair_file
 from eval.embedding import Model, embed_images
+from eval.faces import sample_faces
 from eval.verification import (
     VerificationError,
     VerificationResult,
@@ -96,7 +97,10 @@ class Verifier:
             world=self.world,
         )
         flipped = embeddings[:, 1] if self.flip else None
-        return verify_embeddings(item.name, embeddings[:, 0], flipped, item.pairs.same, item.rows)
+        plain, same = embeddings[:, 0], item.pairs.same
+        result = verify_embeddings(item.name, plain, flipped, same, item.rows)
+        faces = sample_faces(item.pairs.images, plain, same, item.rows, item.unique)
+        return replace(result, faces=faces)
 
 
 def find_set(wanted: str | Path, folder: Path | None) -> Path:

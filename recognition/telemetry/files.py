@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recognition.failure import describe_os_error
+from recognition.redaction import redact
 
 log = logging.getLogger("recognition")
 
@@ -17,19 +18,21 @@ WARNED_EVERY = 60.0  # seconds between two warnings about one file
 
 
 class LostWrites:
-    """Counts writes to a file that failed, and warns, but not for each."""
+    """Counts writes that failed, to a file or to what has a name, and warns, but not for each."""
 
-    def __init__(self, path: Path, unit: str) -> None:
+    def __init__(self, path: Path | str, unit: str) -> None:
         self.path, self.unit = path, unit
         self.count = 0
         self._next_warning = -float("inf")
 
-    def add(self, error: OSError) -> None:
+    def add(self, error: Exception) -> None:
         """Count one; warn if the last warning is long enough ago."""
         self.count += 1
         if time.monotonic() >= self._next_warning:
             self._next_warning = time.monotonic() + WARNED_EVERY
-            what = describe_os_error(self.path, error)
+            what = f"{self.path}: {redact(str(error)) or type(error).__name__}"
+            if isinstance(error, OSError) and isinstance(self.path, Path):
+                what = describe_os_error(self.path, error)
             log.warning("%s. Training goes on; %d %s lost so far", what, self.count, self.unit)
 
     def report(self) -> None:

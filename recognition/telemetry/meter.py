@@ -3,7 +3,11 @@
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -16,6 +20,8 @@ class Meter:
         self.images = 0  # over all ranks
         self.steps = 0
         self.last: dict[str, Tensor] = {}  # figures of the last step only, on the device
+        self.active_classes = 0  # of this rank, in the last forward pass
+        self.samples: dict[str, Tensor] = {}  # of each sample of the last step, on the device
         self._sums: dict[str, Tensor | float] = {}
         self._weights: dict[str, float] = {}  # of figures that not every image has
         self._start = time.perf_counter()
@@ -46,6 +52,14 @@ class Meter:
         }
         return means | {name: float(value) for name, value in self.last.items()}
 
+    def read_samples(self) -> dict[str, NDArray[np.float32]]:
+        """Return the numbers of the samples. Waits for the device, once."""
+        if not self.samples:
+            return {}
+        whole = torch.cat(list(self.samples.values())).cpu().numpy()
+        ends = np.cumsum([len(value) for value in self.samples.values()])[:-1]
+        return dict(zip(self.samples, np.split(whole, ends), strict=True))
+
     def elapsed(self) -> float:
         """Return seconds of training since this meter was created."""
         return time.perf_counter() - self._start - self.paused
@@ -65,3 +79,13 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}"
+
+
+def progress_line(step: int, total: int, values: Mapping[str, Any], left: float) -> str:
+    """Return the main figures of an interval as one line; `left` are the seconds to the end."""
+    return (
+        f"step {step}/{total} | epoch {values['epoch']:.2f} | loss {values['loss']:.4f} | "
+        f"lr {values['lr']:.3g} | cos {values['cosine_positive']:.3f} | "
+        f"{values['images_per_second']:.0f} images/s | data wait {values['data_wait']:.0%} | "
+        f"{duration(left)} left"
+    )

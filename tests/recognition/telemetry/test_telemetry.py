@@ -36,6 +36,8 @@ def test_the_file_and_the_dashboard_hold_the_same_numbers(tmp_path: Path) -> Non
 class Record:
     """A result of a verification set with one figure."""
 
+    scores = faces = None
+
     def __init__(self, accuracy: float) -> None:
         self.accuracy = accuracy
 
