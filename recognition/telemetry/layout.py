@@ -27,9 +27,8 @@ PAGES: Final[dict[str, Charts]] = {
     },
     "Verification": {
         "Accuracy": [rf"{_SET}/accuracy$"],
-        "True accept rate at a false accept rate of 1e-2": [rf"{_SET}/tar_at_far/1e-2$"],
-        "True accept rate at a false accept rate of 1e-3": [rf"{_SET}/tar_at_far/1e-3$"],
-        "True accept rate at a false accept rate of 1e-4": [rf"{_SET}/tar_at_far/1e-4$"],
+        "True accept rate by false accept rate": [rf"{_SET}/tar_at_far/.+"],
+        "Accuracy without mirror images": [rf"{_SET}/accuracy_no_flip$"],
         "Threshold, as a cosine": [rf"{_SET}/threshold_cosine$"],
         "Mean norm of the embeddings": [rf"{_SET}/embedding_norm$"],
     },
@@ -38,7 +37,9 @@ PAGES: Final[dict[str, Charts]] = {
         "Fraction of time waiting for data, each rank": [r"train/data_wait_by_rank/.+"],
         "Memory by part, GiB, rank 0": [r"train/memory/.+"],
         "Peak memory of each rank, GiB": [r"train/memory_gb_by_rank/.+"],
-        "Bad records so far": [r"train/bad_records$"],
-        "Skipped steps so far (fp16)": [r"train/skipped_steps$"],
+        "Bad records, and steps skipped in fp16, so far": [
+            r"train/bad_records$",
+            r"train/skipped_steps$",
+        ],
     },
 }

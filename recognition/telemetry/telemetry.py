@@ -204,7 +204,7 @@ class Telemetry:
                 log.info("no figures of ROC and scores: pip install -e '.[plots]' for matplotlib")
         if self._draws:
             for kind, draw in (("roc", draw_roc), ("scores", draw_scores)):
-                self._picture(step, f"{event}_{kind}/{name}", draw(name, scores))
+                self._picture(step, f"{event}_pairs/{name}/{kind}", draw(name, scores))
 
     def _picture(self, step: int, name: str, pixels: Pixels) -> None:
         self._tell(lambda logger: logger.image(step, name, pixels))

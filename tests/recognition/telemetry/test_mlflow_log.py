@@ -45,5 +45,5 @@ def test_the_file_store_holds_what_was_logged(
     assert run.data.metrics["verification/lfw.tar_at_far.1e-3"] == 0.5
     artifacts = next(tmp_path.glob(f"mlflow/*/{run.info.run_id}/artifacts"))
     assert (artifacts / "config.txt").read_text() == "seed: 3\n"
-    with Image.open(artifacts / "verification_roc/lfw/step_00000002.png") as image:
+    with Image.open(artifacts / "verification_pairs/lfw/roc/step_00000002.png") as image:
         assert image.size[0] > 300

@@ -41,12 +41,12 @@ def test_pictures_and_histograms_are_on_the_board(tmp_path: Path) -> None:
     last = board.Histograms("samples/cosine_positive")[1].histogram_value
     assert (last.min, last.max, last.num, sum(last.bucket)) == (-0.5, 1.0, 50, 50)
     assert set(board.Tags()["images"]) == {
-        "data/first_batch", "verification_roc/lfw", "verification_scores/lfw",
+        "data/first_batch", "verification_pairs/lfw/roc", "verification_pairs/lfw/scores",
     }  # fmt: skip
     grid = board.Images("data/first_batch")[0]
     assert (grid.height, grid.width) == (2 * 4, 8 * 4)  # ten images in rows of eight
     for kind in ("roc", "scores"):
-        assert board.Images(f"verification_{kind}/lfw")[0].step == 2
+        assert board.Images(f"verification_pairs/lfw/{kind}")[0].step == 2
 
 
 def test_custom_scalars_have_the_pages(tmp_path: Path) -> None:

@@ -72,6 +72,6 @@ def test_an_offline_run_holds_what_was_logged(
     assert found["verification/lfw/accuracy"] == [0.9375]
     assert set(found["step"]) == {0, 1}
     assert sum(found["samples/cosine_positive/values"][0]) == 20
-    assert found["verification_roc/lfw/format"] == ["png"]
+    assert found["verification_pairs/lfw/roc/format"] == ["png"]
     files = list(tmp_path.glob("wandb/offline-run-*/files/config.txt"))
     assert files[0].read_text() == "seed: 3\n"
