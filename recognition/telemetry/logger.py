@@ -15,6 +15,7 @@ from recognition.telemetry.files import LostWrites
 BINS = 30
 WAITING = 1000  # calls that may wait for a logger; later ones are lost
 FINISHED_WITHIN = 60.0  # seconds that the end of a run waits for a logger
+STOPPED_WITHIN = 10.0  # after an error or a signal: `torchrun` kills what has not ended in 30 s
 
 Pixels = NDArray[np.uint8]  # [height, width, 3]
 
@@ -145,9 +146,10 @@ class InBackground(Logger):
     def finish(self, figures: Mapping[str, float], *, failed: bool) -> None:
         """See `Logger`."""
         self._put("finish", figures, failed=failed)
-        self._thread.join(FINISHED_WITHIN)
+        seconds = STOPPED_WITHIN if failed else FINISHED_WITHIN
+        self._thread.join(seconds)
         if self._thread.is_alive():
-            raise TimeoutError(f"not done {FINISHED_WITHIN:.0f} s after the end of the run")
+            raise TimeoutError(f"not done {seconds:.0f} s after the end of the run")
 
     def _put(self, method: str, *arguments: Any, **options: Any) -> None:
         try:

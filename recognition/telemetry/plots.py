@@ -73,6 +73,7 @@ def draw_roc(name: str, scores: Scores) -> Pixels:
     figure, axes = _figure()
     axes.step(np.maximum(false, 0.5 / negatives), true, where="post", color=SAME, linewidth=2)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlim(0.5 / negatives, 1.0)
     axes.set_ylim(0.0, 1.02)
     axes.set_xlabel(f"false accept rate, of {negatives:,} pairs of two people")
@@ -99,8 +100,9 @@ def draw_scores(name: str, scores: Scores) -> Pixels:
     axes.set_xlabel("cosine")
     axes.set_ylabel("pairs")
     axes.set_title(f"{name}: cosines of pairs")
-    axes.legend(frameon=False)
+    axes.yaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize="small")
     return _pixels(figure)
 
 

@@ -10,8 +10,6 @@ from pathlib import Path
 from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.hparams.api_pb2 import Status
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import summary
 
@@ -92,16 +90,12 @@ class TensorBoardLog(Logger):
         write_projector(self._file.parent, sets)
 
     def finish(self, figures: Mapping[str, float], *, failed: bool) -> None:
-        """See `Logger`."""
+        """See `Logger`. TensorBoard keeps the first end that it sees; a failed run may go on."""
+        if failed:
+            return
         shown = [name for name in figures if _is_final(name)]
-        experiment, _, _ = summary.hparams(self._settings, dict.fromkeys(shown, 0.0))  # type: ignore[no-untyped-call]
-        status = Status.STATUS_FAILURE if failed else Status.STATUS_SUCCESS
-        end = SessionEndInfo(status=status, end_time_secs=time.time())
-        content = HParamsPluginData(session_end_info=end, version=0).SerializeToString()
-        done = Summary.Value(tag="_hparams_/session_end_info")
-        done.metadata.plugin_data.plugin_name = "hparams"
-        done.metadata.plugin_data.content = content
-        self._show(0, [experiment, Summary(value=[done])])
+        experiment, _, end = summary.hparams(self._settings, dict.fromkeys(shown, 0.0))  # type: ignore[no-untyped-call]
+        self._show(0, [experiment, end])
 
     def _show(self, step: int, summaries: list[Summary]) -> None:
         """Append summaries of a step."""

@@ -35,7 +35,7 @@ class WandbLog(Logger):
             resume="allow",
             dir=run.folder,
             config=dict(run.settings),
-            # Nothing but what is logged here leaves the machine.
+            # What is printed has secrets that the log has not, and code is nobody's business.
             settings=wandb.Settings(
                 silent=True, console="off", disable_git=True, disable_code=True, init_timeout=60
             ),

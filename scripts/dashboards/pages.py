@@ -111,9 +111,11 @@ def _show_outliers(page: Any) -> None:
 
 
 def _name_curves(page: Any) -> None:
-    """Open the lists below the charts that are closed."""
+    """Open the lists below the charts that are closed, and show all of each."""
     closed = "#matches-container:has(iron-collapse[aria-hidden='true']) .toggle-matches-button"
     page.locator(closed).evaluate_all("buttons => buttons.forEach(button => button.click())")
+    whole = "lists => lists.forEach(list => list.style.maxHeight = 'none')"
+    page.locator("#matches-list").evaluate_all(whole)
 
 
 def _images(page: Any) -> dict[str, list[int]]:
@@ -180,6 +182,6 @@ VIEWS: Final = (
     View("samples", "histograms", _histograms),
     View("sets", "images", _images, height=1400),
     View("config", "text", _text),
-    View("runs", "hparams", _table, width=2000, height=600),
+    View("runs", "hparams", _table, width=2400, height=500),
     View("faces", "projector", _points),
 )  # fmt: skip
