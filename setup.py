@@ -63,7 +63,7 @@ setup(
             "nvidia-dali-cuda130>=2.4; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "onnx>=1.16",
             "onnxruntime>=1.18",
-            "playwright>=1.45",
+            "playwright>=1.40",  # drives a Chromium that is installed: the page of a benchmark
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.5",

@@ -1,21 +1,23 @@
 """From the config's section `verification` to the verification sets of a run."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from data.records.locations import folder_of, is_url
-from eval.verification import RATES
+from eval.figures import SetFigures
+from eval.suites.settings import Suite, pair_sets, read_suite
 from eval.verifier import Verifier
 from recognition.config import Config
 from recognition.distributed import World
 
-# The figures of a set of which more is better: a checkpoint can be the best by them.
-BEST_FIGURES: Final = ("accuracy", "accuracy_no_flip", *(f"tar_at_far/{rate}" for rate in RATES))
+# The false accept rates of a `.bin` file; a suite states its own.
+FARS: Final = [1e-2, 1e-3, 1e-4]
+SUITES: Final = (".yaml", ".yml")  # how the name of a suite ends
 
 
 def build_verifier(config: Config, world: World) -> Verifier:
-    """Return the verification sets.
+    """Return the verification sets, opened; all ranks must call.
 
     Raises `ValueError` for one that does not exist, and for a `checkpoint.best` that is no figure
     of them. Names are looked up in `verification.folder`, by default the folder of the training
@@ -27,31 +29,32 @@ def build_verifier(config: Config, world: World) -> Verifier:
         first = train[0] if isinstance(train, list) else train
         folder = None if is_url(first) else folder_of(first)
     verifier = Verifier(
-        settings.sets,
-        folder=folder,
+        [_suite(wanted, folder) for wanted in settings.sets],
         image_size=config.data.image_size,
         batch_size=settings.batch_size,
         world=world,
     )
     if config.checkpoint.best is not None:
-        _check_best(config.checkpoint.best, verifier)
+        _check_best(config.checkpoint.best, verifier.possible())
     return verifier
 
 
-def _check_best(best: str, verifier: Verifier) -> None:
+def _suite(wanted: str, folder: Path | None) -> Suite:
+    if Path(wanted).suffix in SUITES:
+        return read_suite(Path(wanted))
+    return Suite(pairs=pair_sets([wanted], folder), fars=FARS)
+
+
+def _check_best(best: str, sets: Sequence[SetFigures]) -> None:
     """Raise `ValueError` unless `best` is a figure that verification will have a value for."""
-    wanted, _, figure = best.removeprefix("ema/").partition("/")
-    item = next((item for item in verifier.sets if item.name == wanted), None)
-    if item is None or figure not in BEST_FIGURES:
-        sets = ", ".join(item.name for item in verifier.sets) or "none: verification.sets is empty"
-        raise ValueError(
-            f"checkpoint.best is {best!r}, expected SET/FIGURE, or ema/SET/FIGURE for averaged "
-            f"weights. Sets: {sets}. Figures: {', '.join(BEST_FIGURES)}"
-        )
-    rate = RATES.get(figure.removeprefix("tar_at_far/"), 1.0)
-    negatives = np.count_nonzero(~item.pairs.same)
-    if negatives < round(1 / rate):
-        raise ValueError(
-            f"checkpoint.best is {best!r}, which needs {round(1 / rate):,} negative pairs; "
-            f"{item.pairs.path} has {negatives:,}: name a higher rate, or another figure"
-        )
+    figures = {name: value for one in sets for name, value in one.candidates().items()}
+    wanted = best.removeprefix("ema/")
+    if figures.get(wanted) is not None:
+        return
+    known = ", ".join(name for name, value in figures.items() if value is not None)
+    reasons = {name: reason for one in sets for name, reason in one.reasons().items()}
+    because = f", and {wanted} {reasons[wanted]}" if wanted in reasons else ""
+    raise ValueError(
+        f"checkpoint.best is {best!r}{because}; expected one of these figures, or ema/ and one of "
+        f"them for averaged weights: {known or 'none, as verification.sets is empty'}"
+    )

@@ -5,7 +5,7 @@ image side.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -16,10 +16,14 @@ from torch import Tensor
 from data.augmentations.augment import normalise
 from data.datasets.sources import ImageSource
 from data.loading.decode import decode_batch
+from data.loading.tuning import usable_cores
 from data.loading.workers import Workers
 from recognition.distributed import World, part_range
+from recognition.failure import together
 
 Model = Callable[[Tensor], Tensor]
+
+MOST_DECODERS: Final = 8  # threads per rank with a GPU; crops of large photos may have more
 
 
 class EmbeddingError(ValueError):
@@ -42,25 +46,36 @@ def embed_images(
 
     `model` maps float32 [b, 3, S, S], RGB in [-1, 1], channels_last, on `device` to [b, d];
     `[:, 1]` of the result are the embeddings of the mirror images. Rank r embeds
-    `part_range(n, world.size, r)` of the images; all ranks must call. `workers` threads decode, one
-    batch each: no more than `workers` + 1 decoded batches are in memory at a time.
+    `part_range(n, world.size, r)` of the images; all ranks must call. At least `workers` threads
+    decode, one batch each: one more decoded batch than threads is in memory at a time.
 
     Raises `EmbeddingError` for a model output of another shape and `BadImage` for an image that
-    cannot be decoded.
+    cannot be decoded; the ranks without that error raise `ValueError`.
     """
     start, stop = part_range(len(indices), world.size, world.rank)
     chunks = [indices[i : min(i + batch_size, stop)] for i in range(start, stop, batch_size)]
 
-    def decode(chunk: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(decode_batch(source, chunk, image_size))
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        workers = max(workers, min(MOST_DECODERS, usable_cores() // world.local_size))
 
-    embedded: list[Tensor] = []
-    with torch.no_grad(), Workers(workers, background=True, ahead=workers) as pool:
-        for pixels in pool.in_order(decode, chunks):
-            images = normalise(pixels.to(device).permute(0, 3, 1, 2))
-            views = (images, images.flip(3)) if flip else (images,)
-            embedded.append(torch.stack([_embed(model, view) for view in views], dim=1))
-    local = torch.cat(embedded).cpu().numpy() if embedded else None  # a rank may have none
+    def decode(chunk: NDArray[np.int64]) -> Tensor:
+        shape = (len(chunk), image_size, image_size, 3)
+        # From pinned memory a copy to the GPU waits neither for the host nor for the network.
+        pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=on_gpu)
+        decode_batch(source, chunk, image_size, pixels.numpy())
+        return pixels
+
+    def embed() -> NDArray[np.float32] | None:
+        embedded: list[Tensor] = []
+        with torch.no_grad(), Workers(workers, background=True, ahead=workers) as pool:
+            for pixels in pool.in_order(decode, chunks):
+                images = normalise(pixels.to(device, non_blocking=True).permute(0, 3, 1, 2))
+                views = (images, images.flip(3)) if flip else (images,)
+                embedded.append(torch.stack([_embed(model, view) for view in views], dim=1))
+        return torch.cat(embedded).cpu().numpy() if embedded else None  # a rank may have none
+
+    local = together(embed)
     parts: list[Any] = [local] * world.size
     if world.size > 1:
         dist.all_gather_object(parts, local)

@@ -10,6 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from data.datasets.sources import ImageSource
+
 MOST: Final = 256
 
 
@@ -23,7 +25,7 @@ class FaceSample:
 
 
 def sample_faces(
-    images: Sequence[memoryview],
+    source: ImageSource,
     embeddings_nd: NDArray[np.floating[Any]],
     same_p: NDArray[np.bool_],
     rows: NDArray[np.int64],
@@ -31,9 +33,9 @@ def sample_faces(
 ) -> FaceSample:
     """Return the faces of the first pairs of one person, `MOST` at most.
 
-    `images` are 2p, `rows` [2p] their rows of the embeddings, and `unique` [n] the index of the
-    first image of each row. People are numbered in the order of their first pairs. Two numbers may
-    be one person, as a pair of two images says nothing of a third.
+    `rows` [2p] are the rows of the embeddings for the images of the pairs, and `unique` [n] the
+    image in the source of each row. People are numbered in the order of their first pairs. Two
+    numbers may be one person, as a pair of two images says nothing of a third.
     """
     pair = rows.reshape(-1, 2)[same_p]
     person = list(range(len(unique)))  # of each row: another row of the same person, or its own
@@ -49,4 +51,6 @@ def sample_faces(
     shown = list(dict.fromkeys(pair.ravel().tolist()))[:MOST]
     numbers: dict[int, int] = {}
     people = [numbers.setdefault(first(row), len(numbers)) for row in shown]
-    return FaceSample([bytes(images[unique[row]]) for row in shown], embeddings_nd[shown], people)
+    return FaceSample(
+        [bytes(source.encoded(int(unique[row]))) for row in shown], embeddings_nd[shown], people
+    )

@@ -1,6 +1,6 @@
-"""The published verification protocol, and the operating points of a verification set.
+"""The published verification protocol.
 
-Shape legend: p pairs, n images, d embedding size, F folds, T thresholds, k rates.
+Shape legend: p pairs, n images, d embedding size, F folds, T thresholds.
 
 Published accuracies on LFW, CFP-FP, AgeDB-30 and similar sets follow this protocol (Huang et al.,
 "Labeled Faces in the Wild", 2007, in the form that face recognition papers report today):
@@ -18,8 +18,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-
-from eval.protocols.rates import ScoredPairs
 
 FOLDS: Final = 10
 THRESHOLD_STEP: Final = 0.01
@@ -109,15 +107,3 @@ def _count_correct(distances_p: Floats, same_p: Bools, thresholds_T: Floats) -> 
     different_T = np.bincount(first_p[~same_p], minlength=size).cumsum()[:-1]
     correct_T: NDArray[np.int64] = same_T + np.count_nonzero(~same_p) - different_T
     return correct_T
-
-
-def tar_at_far(distances_p: Floats, same_p: Bools, far_k: Floats) -> Floats:
-    """Return the true accept rate at each false accept rate, float64 [k].
-
-    This is `rates.tar_at_far` of similarities, with NaN where it gives a reason instead of a rate:
-    the negative pairs are too few, a single false accept would exceed the rate. Raises `ValueError`
-    unless there are pairs of both kinds.
-    """
-    pairs = ScoredPairs(-distances_p[same_p], -distances_p[~same_p])
-    tars = [pairs.tar_at_far(far).tar for far in far_k.tolist()]
-    return np.array([np.nan if tar is None else tar for tar in tars])

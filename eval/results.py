@@ -93,7 +93,7 @@ class RateRow:
     point: TarAtFar  # `tar` is None with a reason; `threshold` is a cosine
     threshold_distance: float | None
     few_errors: bool  # fewer than 30 false accepts: the rate itself is uncertain
-    interval: BootstrapInterval | None  # of the TAR; None where there is no TAR
+    interval: BootstrapInterval | None  # of the TAR; None without a TAR, or without replicates
     published_tpr: float
     published_fpr: float  # of the point of the published curve
 
@@ -232,6 +232,15 @@ class Quality:
 
 
 @dataclass(frozen=True)
+class GroupCurve:
+    """What a group of people would have by itself, to compare with the threshold for all."""
+
+    group: str
+    own: TarAtFar  # at the rate of the comparison, over the group's own impostor pairs
+    det: DetCurve
+
+
+@dataclass(frozen=True)
 class SetResult:
     """The figures of one model on one set by one protocol; parts that it has not are None."""
 
@@ -250,6 +259,7 @@ class SetResult:
     megaface: tuple[Distractors, ...] = ()
     tinyface: TinyFaceResult | None = None
     groups: tuple[Fairness, ...] = ()
+    group_curves: tuple[GroupCurve, ...] = ()  # of the groups that have pairs of both kinds
     quality: Quality | None = None
 
 
@@ -268,7 +278,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Comparison:
-    """TAR of `model` minus TAR of `baseline`, at one FAR of one set.
+    """A figure of `model` minus that of `baseline`, on one set.
 
     Both are drawn with the same multiplicities, so what is hard for both cancels.
     """
@@ -278,7 +288,8 @@ class Comparison:
     set: str
     protocol: str
     mode: str | None  # of IJB
-    far: float
+    figure: str  # TAR; of searches, with the gallery, as "TPIR, G1" and "rank-1, G1"
+    far: float | None  # at which FAR or FPIR; None for a rank
     difference: float | None
     reason: str | None
     interval: BootstrapInterval | None

@@ -1,101 +1,29 @@
-"""The figures of one verification set, from the embeddings of its images.
+"""The published accuracy of a verification set, from the embeddings of its images.
 
 Shape legend: p pairs, n unique images, d embedding size.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
-from math import isnan
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.faces import FaceSample
 from eval.protocol import (
     FOLDS,
     THRESHOLD_STEP,
     Bools,
     Floats,
-    FoldScores,
     fold_indices,
     squared_distances,
-    tar_at_far,
     ten_fold,
     unit,
 )
-
-RATES: Final = {"1e-2": 1e-2, "1e-3": 1e-3, "1e-4": 1e-4}
+from eval.results import TenFold
 
 
 class VerificationError(ValueError):
     """Embeddings that cannot be verified; has the set, what was found and what was expected."""
-
-
-@dataclass(frozen=True, eq=False)
-class PairScores:
-    """The pairs of a set, for curves and histograms of them."""
-
-    cosine: Floats  # [p], with flip where there is one
-    same: Bools  # [p]
-    threshold: float  # the cosine above which images are same
-
-
-@dataclass(frozen=True)
-class VerificationResult:
-    """The figures of one verification set.
-
-    Distances are squared Euclidean distances of unit embeddings; cosines are `1 - distance / 2`.
-    With `flip`, the embedding of an image is the sum of its own and its mirror image's, and the
-    figures named `no_flip` are those of its own alone. Without `flip` both are the same.
-    """
-
-    name: str
-    pairs: int
-    flip: bool
-    accuracy: float  # mean of the ten folds, 0 … 1
-    accuracy_std: float  # population standard deviation of the folds
-    accuracy_no_flip: float
-    accuracy_no_flip_std: float
-    threshold_distance: float  # mean of the folds; images closer than this are same
-    threshold_cosine: float  # the same as a cosine; images above it are same
-    threshold_cosine_no_flip: float
-    tar_at_far: dict[str, float | None]  # by false accept rate; None: too few negative pairs
-    tar_at_far_missing: dict[str, str]  # the reason for each None
-    # Mean L2 norm before normalisation, over all images of all pairs, plain and mirrored ones.
-    embedding_norm: float
-    folds: FoldScores = field(repr=False)
-    warnings: tuple[str, ...] = ()  # reasons to doubt these figures
-    # To be looked at; no figures.
-    scores: PairScores | None = field(default=None, repr=False, compare=False)
-    faces: FaceSample | None = field(default=None, repr=False, compare=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all figures as plain values; the name is under `set`."""
-        values = asdict(replace(self, scores=None, faces=None))
-        del values["scores"], values["faces"]
-        name, folds, warnings = (values.pop(key) for key in ("name", "folds", "warnings"))
-        return {
-            "set": name,
-            **values,
-            "fold_accuracy": list(folds["accuracy"]),
-            "fold_threshold_distance": list(folds["threshold"]),
-            "warnings": list(warnings),
-        }
-
-    def summary(self) -> str:
-        """Return the main figures and all warnings as one line."""
-        known = {name: rate for name, rate in self.tar_at_far.items() if rate is not None}
-        rates = ", ".join(f"TAR@FAR {name} {rate:.4f}" for name, rate in known.items())
-        parts = [
-            f"{self.name}: accuracy {self.accuracy:.4f} ± {self.accuracy_std:.4f}",
-            f"no flip {self.accuracy_no_flip:.4f}",
-            f"cosine threshold {self.threshold_cosine:.3f}",
-            *([rates] if rates else []),
-            f"norm {self.embedding_norm:.2f}",
-            *(f"WARNING: {warning}" for warning in self.warnings),
-        ]
-        return " | ".join(parts)
 
 
 def verify_embeddings(
@@ -104,8 +32,12 @@ def verify_embeddings(
     flipped_nd: NDArray[np.floating[Any]] | None,
     same_p: Bools,
     rows: NDArray[np.int64] | None = None,
-) -> VerificationResult:
-    """Return the figures of a set by the published protocol, computed in float64.
+) -> tuple[TenFold, tuple[str, ...]]:
+    """Return the accuracy of a set by the published protocol, in float64, and reasons to doubt it.
+
+    Distances are squared Euclidean distances of unit embeddings; cosines are `1 - distance / 2`.
+    The embedding of an image is the sum of its own and its mirror image's, and the figures named
+    `no_flip` are those of its own alone. Without mirror images both are the same.
 
     `plain_nd` are embeddings as the network returns them, `flipped_nd` those of the mirror images,
     or None to use the plain ones alone. `same_p` says whether the images of pair k show one person;
@@ -126,26 +58,20 @@ def verify_embeddings(
     folds = folds_no_flip = ten_fold(distances_p, same_p)
     if flipped_nd is not None:
         folds_no_flip = ten_fold(_pair_distances(unit(doubles[0]), rows), same_p)
-    tar_at_far, missing = _rates(distances_p, same_p)
-    threshold = 1 - folds.mean_threshold / 2
-    return VerificationResult(
-        name=name,
-        pairs=len(same_p),
+    return TenFold(
         flip=flipped_nd is not None,
         accuracy=folds.mean,
-        accuracy_std=folds.std,
+        population_std=folds.std,
+        standard_error=float(np.std(folds.accuracy, ddof=1) / np.sqrt(FOLDS)),
         accuracy_no_flip=folds_no_flip.mean,
-        accuracy_no_flip_std=folds_no_flip.std,
+        population_std_no_flip=folds_no_flip.std,
+        fold_accuracy=folds.accuracy,
+        fold_threshold_distance=folds.threshold,
         threshold_distance=folds.mean_threshold,
-        threshold_cosine=threshold,
+        threshold_cosine=1 - folds.mean_threshold / 2,
         threshold_cosine_no_flip=1 - folds_no_flip.mean_threshold / 2,
-        tar_at_far=tar_at_far,
-        tar_at_far_missing=missing,
         embedding_norm=float(np.mean([norm[rows].mean() for norm in norms])),
-        folds=folds,
-        warnings=tuple(_warnings(same_p, unit_nd, distances_p)),
-        scores=PairScores(1 - distances_p / 2, same_p, threshold),
-    )
+    ), tuple(_warnings(same_p, unit_nd, distances_p))
 
 
 def check_pairs(name: str, same_p: Bools) -> None:
@@ -183,19 +109,6 @@ def _check_embeddings(
 
 def _pair_distances(unit_nd: Floats, rows: NDArray[np.int64]) -> Floats:
     return squared_distances(unit_nd[rows[0::2]], unit_nd[rows[1::2]])
-
-
-def _rates(distances_p: Floats, same_p: Bools) -> tuple[dict[str, float | None], dict[str, str]]:
-    """Return the true accept rate at each of `RATES`, and the reason where there is none."""
-    negatives = np.count_nonzero(~same_p)
-    tars = tar_at_far(distances_p, same_p, np.array(list(RATES.values()))).tolist()
-    rates = {label: None if isnan(tar) else tar for label, tar in zip(RATES, tars, strict=True)}
-    missing = {
-        label: f"needs {round(1 / far):,} negative pairs, the set has {negatives:,}"
-        for label, far in RATES.items()
-        if rates[label] is None
-    }
-    return rates, missing
 
 
 def _warnings(same_p: Bools, unit_nd: Floats, distances_p: Floats) -> Iterator[str]:

@@ -1,139 +1,125 @@
-"""Verification sets that are opened once, to verify a model as often as it changes.
+"""Suites whose sets are opened once, to judge a network as often as it changes.
 
-Shape legend: p pairs, 2p images of a set, n unique ones.
+Shape legend: n images, u different ones, d embedding size.
 """
 
-import hashlib
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from data.pairs.bin_file import PairFile, read_pair_file
 from eval.embedding import Model, embed_images
-from eval.faces import sample_faces
-from eval.verification import (
-    VerificationError,
-    VerificationResult,
-    check_pairs,
-    verify_embeddings,
-)
+from eval.figures import SetFigures, headline
+from eval.suites.images import Embedded
+from eval.suites.run import OpenSet, open_suite
+from eval.suites.settings import Suite
 from recognition.distributed import World
-
-
-@dataclass(frozen=True, eq=False)
-class VerificationSet:
-    """A verification set, and which of its images are the same."""
-
-    name: str  # the file's, without `.bin`
-    pairs: PairFile
-    unique: NDArray[np.int64]  # [n], index of the first occurrence of each different image
-    rows: NDArray[np.int64]  # [2p], the row of `unique` for each image
+from recognition.failure import on_main
 
 
 class Verifier:
-    """Verifies models on verification sets by the published protocol.
+    """Judges networks by the protocols of suites: their headline figures, without intervals.
 
-    `sets` are what `find_set` takes. The ranks of `world` share the work, and each gets all
-    results. `flip` adds embeddings of mirror images, as published figures do.
+    The ranks of `world` share the embedding, and each gets all figures. Every different image of a
+    set is embedded once, as is a set that several suites have; nothing is kept on disk. The
+    bootstrap is left out, whatever a suite says: for IJB-C it takes minutes.
 
-    The files are opened and checked here. Raises `VerificationError` for a set that does not
-    exist (with those that do), is listed twice or is too small, and `PairFileError` for a file
-    that is not a verification set.
+    All sets are opened and checked here. Raises `ValueError` for one that cannot be used, and for
+    two of one name.
     """
 
     def __init__(
         self,
-        sets: Sequence[str | Path],
+        suites: Sequence[Suite],
         *,
-        folder: Path | None = None,
         image_size: int,
         batch_size: int = 128,
         world: World | None = None,
-        flip: bool = True,
     ) -> None:
         if batch_size < 1:
-            raise VerificationError(f"batch_size is {batch_size}: expected at least 1 image")
-        self.image_size = image_size
-        self.batch_size = batch_size
+            raise ValueError(f"batch_size is {batch_size}: expected at least 1 image")
+        self.image_size, self.batch_size = image_size, batch_size
         self.world = world or World()
-        self.flip = flip
-        self.sets = [_open(find_set(wanted, folder)) for wanted in sets]
-        names = [item.name for item in self.sets]
+        names = [name for suite in suites for name in suite.names]
         for name in names:
             if names.count(name) > 1:
-                raise VerificationError(
-                    f"verification set {name} is listed {names.count(name)} times, and results "
-                    "are named after the files: list each set once, or rename a file"
+                raise ValueError(
+                    f"verification set {name} is listed {names.count(name)} times, and figures are "
+                    "named after the sets: list each set once, or rename one"
                 )
+        self.sets: list[tuple[Suite, OpenSet]] = []
+        for suite in suites:
+            settings = suite.model_copy(update={"replicates": 0})
+            self.sets += [(settings, item) for item in open_suite(suite)]
 
-    def __call__(self, model: Model, device: torch.device) -> list[VerificationResult]:
-        """Return the result of every set, in order; it is the same on every rank.
+    def __call__(self, model: Model, device: torch.device) -> list[SetFigures]:
+        """Return the figures of every set, in order; they are the same on every rank.
 
-        `model` maps float32 [b, 3, S, S] on `device`, RGB in [-1, 1], to embeddings [b, d]. An
-        `nn.Module` is in evaluation mode during the call; any other function has to take care of
-        that itself. Raises `EmbeddingError`, `BadImage`, or `VerificationError` for embeddings
-        that are not finite.
+        `scores` and `faces` are on rank 0 alone. `model` maps float32 [b, 3, S, S] on `device`, RGB
+        in [-1, 1], to embeddings [b, d]. An `nn.Module` is in evaluation mode during the call; any
+        other function has to take care of that itself. Raises `ValueError` on all ranks as the
+        protocols do, such as for embeddings that are not finite, and as `embed_images` does.
         """
+        found = []
+        kept: dict[tuple[str, bool], Embedded] = {}
+        keys = [(item.images.sha256, suite.flip) for suite, item in self.sets]
         with _evaluation_mode(model):
-            return [self._verify(item, model, device) for item in self.sets]
+            for number, (suite, item) in enumerate(self.sets):
+                key = keys[number]
+                embedded = kept.pop(key, None) or self._embed(suite, item, model, device)
+                if key in keys[number + 1 :]:
+                    kept[key] = embedded
+                found.append(self._judge(suite, item, embedded, faces=True))
+                del embedded  # up to 2 GB, and the next one is as large
+        return found
 
-    def _verify(
-        self, item: VerificationSet, model: Model, device: torch.device
-    ) -> VerificationResult:
+    def possible(self) -> list[SetFigures]:
+        """Return figures of every set as they would be of a useless network, on every rank.
+
+        They show which figures a set has. Collective.
+        """
+        found = []
+        for suite, item in self.sets:
+            shape = (len(item.images.unique), 1 + suite.flip, 2)
+            random = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+            found.append(self._judge(suite, item, Embedded(random, False, 0.0)))
+        return found
+
+    def _embed(self, suite: Suite, item: OpenSet, model: Model, device: torch.device) -> Embedded:
+        started = time.perf_counter()
         embeddings = embed_images(
             model,
-            item.pairs,
-            item.unique,
+            item.images.source,
+            item.images.unique,
             image_size=self.image_size,
             batch_size=self.batch_size,
             device=device,
-            flip=self.flip,
+            flip=suite.flip,
             world=self.world,
+            workers=item.images.workers,
         )
-        flipped = embeddings[:, 1] if self.flip else None
-        plain, same = embeddings[:, 0], item.pairs.same
-        result = verify_embeddings(item.name, plain, flipped, same, item.rows)
-        faces = sample_faces(item.pairs.images, plain, same, item.rows, item.unique)
-        return replace(result, faces=faces)
+        return Embedded(embeddings, False, time.perf_counter() - started)
 
+    def _judge(
+        self, suite: Suite, item: OpenSet, embedded: Embedded, *, faces: bool = False
+    ) -> SetFigures:
+        """Return the figures, which rank 0 computes, on all ranks."""
+        of_main: list[SetFigures] = []
 
-def find_set(wanted: str | Path, folder: Path | None) -> Path:
-    """Return the file of a verification set given by name or by path.
+        def judge() -> SetFigures:
+            figures = headline(item.judge("", embedded, suite))
+            if faces and item.faces is not None:
+                figures = replace(figures, faces=item.faces(embedded))
+            of_main.append(figures)
+            # Millions of pairs, and pictures, need not be sent.
+            return replace(figures, scores=None, faces=None)
 
-    A name is looked up in `folder`. A path ends in `.bin` and is relative to the working directory,
-    or to `folder` if there is no such file. Raises `VerificationError` with the sets that exist.
-    """
-    path = Path(wanted)
-    if path.suffix == ".bin" and path.is_file():
-        return path
-    if folder is not None:
-        inside = folder / (path if path.suffix == ".bin" else f"{wanted}.bin")
-        if inside.is_file():
-            return inside
-    searched = folder if folder is not None else path.parent
-    existing = sorted(file.name.removesuffix(".bin") for file in searched.glob("*.bin"))
-    raise VerificationError(
-        f"verification set {str(wanted)!r} does not exist; sets in {searched}: "
-        f"{', '.join(existing) or 'none'}; name one of these, or give the path of a .bin file"
-    )
-
-
-def _open(path: Path) -> VerificationSet:
-    """Read a set and find its repeated images: an image of many pairs is embedded once."""
-    pairs = read_pair_file(path)
-    name = path.name.removesuffix(".bin")
-    check_pairs(name, pairs.same)
-    seen: dict[bytes, int] = {}
-    digests = (hashlib.blake2b(image, digest_size=16).digest() for image in pairs.images)
-    rows = np.array([seen.setdefault(digest, len(seen)) for digest in digests], dtype=np.int64)
-    _, unique = np.unique(rows, return_index=True)
-    return VerificationSet(name, pairs, unique, rows)
+        found = on_main(judge, suite.folder, ValueError)
+        return of_main[0] if of_main else found
 
 
 @contextmanager

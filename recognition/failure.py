@@ -28,7 +28,7 @@ from typing import Any, NoReturn, Self, TypeVar
 
 import torch.distributed as dist
 
-from recognition.distributed import Process, World, from_main
+from recognition.distributed import Process, World, from_main, gather
 from recognition.redaction import printable, redact
 
 Result = TypeVar("Result")
@@ -85,6 +85,28 @@ def on_main(action: Callable[[], Result], path: Path, kind: type[ValueError]) ->
     result, message = from_main((result, message))
     if message:
         raise kind(message)
+    return result  # type: ignore[return-value]
+
+
+def together(action: Callable[[], Result]) -> Result:
+    """Return what `action` returns on this rank; a `ValueError` or `OSError` of any ends all ranks.
+
+    Collective. `action` must not be, unless its collectives raise what they raise on all ranks, as
+    this one does. On a rank without an error of its own it is a `ValueError`
+    with the message of the first rank that has one.
+    """
+    result: Result | None = None
+    found: ValueError | OSError | None = None
+    try:
+        result = action()
+    except (ValueError, OSError) as error:
+        found = error
+    messages = gather(None if found is None else str(found))
+    if found is not None:
+        raise found
+    for rank, message in enumerate(messages):
+        if message is not None:
+            raise ValueError(f"rank {rank}: {message}")
     return result  # type: ignore[return-value]
 
 

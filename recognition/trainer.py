@@ -221,7 +221,8 @@ class Trainer:
     def run_verification(self) -> float | None:
         """Verify on all ranks, record the results; return what the best checkpoint has most of.
 
-        That is the figure `best_figure`, None if it has no value, or else the mean accuracy.
+        That is the figure `best_figure`, or else the mean accuracy of the sets that have one; None
+        where there is none.
         """
         self.flags.flush()
         self._broadcast_buffers()
@@ -235,7 +236,8 @@ class Trainer:
             self.telemetry.verification(self.progress.step, averaged, averaged=True)
             figures |= named_figures(averaged, averaged=True)
         if self.best_figure is None:
-            return sum(result.accuracy for result in results) / max(len(results), 1)
+            known = [result.accuracy for result in results if result.accuracy is not None]
+            return sum(known) / len(known) if known else None
         return figures.get(self.best_figure)
 
     def _verify(self, network: nn.Module) -> Sequence[VerificationRecord]:

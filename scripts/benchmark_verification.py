@@ -2,8 +2,9 @@
 
 A network is a run folder, a checkpoint folder, a weight file with the published names, an ONNX file
 or a file of torch.export (.pt2). Prints a table, and writes all figures, the protocol and the
-hashes of all files to a new JSON file. Embeddings are kept by the hashes of model and images: the
-next protocol on them costs no forward pass. Several ranks (torchrun) share the embedding.
+hashes of all files to a new JSON file, and a page with tables, curves and the hardest faces next to
+it. Embeddings are kept by the hashes of model and images: the next protocol on them costs no
+forward pass. Several ranks (torchrun) share the embedding.
 
     python scripts/benchmark_verification.py --model runs/demo --sets datasets/demo/lfw.bin
     python scripts/benchmark_verification.py --model r50.onnx --suite configs/suites/standard.yaml
@@ -16,6 +17,7 @@ import logging
 import shlex
 import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -25,14 +27,22 @@ from tqdm import tqdm
 
 from data.augmentations.augment import MID_GREY
 from data.records.locations import default_cache_folder
+from eval.report.page import render
 from eval.results import HashedFile, Run
 from eval.suites.images import Embedder
-from eval.suites.models import PixelFormat, load_models, sha256
-from eval.suites.run import PROTOCOL, open_suite, run_suite, with_folder
-from eval.suites.settings import PairSet, Suite, read_suite
+from eval.suites.models import LoadedModel, PixelFormat, load_models, sha256
+from eval.suites.run import (
+    PROTOCOL,
+    OpenSet,
+    faces_to_show,
+    open_suite,
+    run_suite,
+    with_folder,
+)
+from eval.suites.settings import Suite, pair_sets, read_suite
 from eval.suites.table import table
-from eval.verifier import find_set
 from recognition.distributed import World, choose_device, current, process_group
+from recognition.failure import together
 from scripts.benchmarks.common.machine import cpu_name, versions
 from scripts.common.command import command, exit_with, make_parser
 
@@ -72,21 +82,20 @@ cache.add_argument(
     "--cache", type=Path, help="folder of embeddings (default: embeddings in the user's cache)"
 )
 cache.add_argument("--no-cache", action="store_true", help="keep no embeddings, and use none")
-add("--output", type=Path, default=Path("results.json"), help="new file for all figures")
+add(
+    "--output",
+    type=Path,
+    default=Path("results.json"),
+    help="new file for all figures; the page stands next to it, with the ending .html",
+)
+add("--no-faces", action="store_true", help="show no images of the sets on the page")
 
 
 def read_sets(options: argparse.Namespace) -> Suite:
     """Return the suite, or one of the sets that are given by name or path."""
     if options.suite is not None:
         return with_folder(read_suite(options.suite), options.folder)
-    sets: dict[str, PairSet] = {}
-    for wanted in options.sets:
-        path = find_set(wanted, options.folder)
-        name = path.name.removesuffix(".bin")
-        if name in sets:
-            raise ValueError(f"--sets: {name} is listed twice: list it once, or rename a file")
-        sets[name] = PairSet(file=path)
-    return Suite(pairs=sets)
+    return Suite(pairs=pair_sets(options.sets, options.folder))
 
 
 def describe(options: argparse.Namespace, suite: Suite, device: torch.device, ranks: int) -> Run:
@@ -109,10 +118,14 @@ def describe(options: argparse.Namespace, suite: Suite, device: torch.device, ra
 def check_options(options: argparse.Namespace) -> None:
     """Raise `ValueError`, before the work, for what would fail after it."""
     path = options.output
-    if path.exists():
-        raise ValueError(
-            f"--output {path} exists already: delete it, or write to another file with --output"
-        )
+    if path.suffix == ".html":
+        raise ValueError(f"--output {path} is the page's name: expected another ending, as .json")
+    for file in (path, path.with_suffix(".html")):
+        if file.exists():
+            raise ValueError(
+                f"--output {path}: {file} exists already: delete it, or write to another file "
+                "with --output"
+            )
     if not path.parent.is_dir():
         raise ValueError(f"--output {path}: folder {path.parent} does not exist: create it first")
     if options.batch_size < 1:
@@ -131,27 +144,40 @@ def cache_folder(options: argparse.Namespace) -> Path | None:
 def main(options: argparse.Namespace) -> None:
     """Verify, print and write."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    world = current()
+    try:
+        device, _ = choose_device(options.device, world)
+        with process_group(device, WAIT_SECONDS):
+            # Errors are raised on all ranks where they occur, those of the report here.
+            together(partial(_verify, options, device, world))
+    except (ValueError, OSError):
+        if world.is_main:
+            raise
+        time.sleep(1.0)  # torchrun stops the others when one ends: rank 0 prints first
+        raise SystemExit(1) from None
+
+
+def _open(
+    options: argparse.Namespace, device: torch.device
+) -> tuple[list[LoadedModel], Suite, list[OpenSet]]:
     check_options(options)
-    device, _ = choose_device(options.device, current())
-    with process_group(device, WAIT_SECONDS) as world:
-        _verify(options, device, world)
+    models = load_models(
+        [options.model, *options.compare],
+        device,
+        pixels=PixelFormat(options.mean, options.std, options.channels),
+        image_size=options.image_size,
+        which=options.checkpoint,
+        weights=options.weights,
+    )
+    suite = read_sets(options)
+    return models, suite, open_suite(suite)
 
 
 def _verify(options: argparse.Namespace, device: torch.device, world: World) -> None:
     # The figures must not depend on the kind of GPU: no TF32 in convolutions.
     torch.backends.cudnn.allow_tf32 = False
     started = time.perf_counter()
-    pixels = PixelFormat(options.mean, options.std, options.channels)
-    models = load_models(
-        [options.model, *options.compare],
-        device,
-        pixels=pixels,
-        image_size=options.image_size,
-        which=options.checkpoint,
-        weights=options.weights,
-    )
-    suite = read_sets(options)
-    sets = open_suite(suite)
+    models, suite, sets = together(partial(_open, options, device))
     total = len(models) * (1 + suite.flip) * sum(len(item.images.unique) for item in sets)
     with tqdm(
         total=total, unit="image", disable=None if world.is_main else True, leave=False
@@ -171,10 +197,14 @@ def _verify(options: argparse.Namespace, device: torch.device, world: World) -> 
     print(table(results))
     text = json.dumps(results.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
     options.output.write_text(text + "\n", encoding="utf-8")
+    page = options.output.with_suffix(".html")
+    faces = {} if options.no_faces else faces_to_show(results, sets)
+    page.write_text(render(json.loads(text), faces), encoding="utf-8")
     passes = sum(model.cost.forward_passes for model in results.models)
     seconds = time.perf_counter() - started
     print(
-        f"\n{passes:,} forward passes in {seconds:.1f} s on {device}; all figures: {options.output}"
+        f"\n{passes:,} forward passes in {seconds:.1f} s on {device}; all figures: "
+        f"{options.output}, {page}"
     )
 
 

@@ -45,7 +45,13 @@ def normalise(images: Tensor) -> Tensor:
     `images` holds pixel values 0 to 255, uint8 or float, of any shape. torchvision's `normalize`
     gives the same bits in 3 times the time.
     """
-    return images.to(torch.float32, copy=True).sub_(MID_GREY).div_(MID_GREY)
+    return _scaled(images.to(torch.float32, copy=True))
+
+
+def _scaled(pixels: Tensor) -> Tensor:
+    """Change float32 pixel values from 0 to 255 to [-1, 1], in place."""
+    # By a number CUDA would multiply with its reciprocal, which is off by a bit.
+    return pixels.sub_(MID_GREY).div_(torch.full((), MID_GREY, device=pixels.device))
 
 
 class Augmentation(Augment):
@@ -78,7 +84,7 @@ class Augmentation(Augment):
             # A crop may exceed white by a rounding error. Without other colours it keeps that, so
             # that the pictures of a given seed have the same bits in every release.
             pixels.clamp_(0, 255)
-        return pixels.sub_(MID_GREY).div_(MID_GREY).permute(0, 3, 1, 2)
+        return _scaled(pixels).permute(0, 3, 1, 2)
 
     def _changes(self) -> Iterator[tuple[tuple[str, ...], Change]]:
         """Yield each change after the names of the probabilities that it happens with."""

@@ -13,7 +13,7 @@ that interval is too narrow, and says so.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -185,6 +185,23 @@ def pair_subjects(subject_ids: Counts, first_p: Counts, second_p: Counts) -> Pai
         order[np.searchsorted(subject_ids, ids, sorter=order)] for ids in (first_p, second_p)
     )
     return PairSubjects(first_p, second_p, len(subject_ids))
+
+
+def mean_replicates(
+    value_t: NDArray[np.floating[Any]] | NDArray[np.bool_],
+    subject_t: Counts,
+    draws: Iterable[Counts],
+) -> Replicates:
+    """Return the mean over trials in each replicate, a trial as often as its subject; None of none.
+
+    `subject_t` are numbers from 0; a draw says how often each was drawn.
+    """
+    found: Replicates = []
+    for draw in draws:
+        weight_t = draw[subject_t]
+        total = int(weight_t.sum())
+        found.append(float((value_t * weight_t).sum()) / total if total else None)
+    return found
 
 
 def percentile_interval(values: Replicates) -> tuple[float, float] | None:

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.protocols.bootstrap import Bootstrap, PairSubjects
+from eval.protocols.bootstrap import Bootstrap, Counts, PairSubjects, Replicates, mean_replicates
 from eval.protocols.ijb_files import Subjects, shorten
 from eval.protocols.ijb_verification import SCORE_DECIMALS, Templates
 from eval.protocols.rates import Floats, Interval, allowed_errors, needed_trials, warn, wilson
@@ -208,6 +208,17 @@ def bootstrap_searches(searches: Searches, probes: Subjects) -> Bootstrap:
     score_q = np.where(searches.mated_q, hit_q, searches.best_q)
     subject_s, subject_q = np.unique(probes.subject_t, return_inverse=True)
     return Bootstrap(score_q, searches.mated_q, PairSubjects(subject_q, None, len(subject_s)))
+
+
+def rank_replicates(
+    searches: Searches, probes: Subjects, draws: Iterable[Counts], rank: int
+) -> Replicates:
+    """Return rank-k in each replicate, of subjects of the probes; None without mated searches.
+
+    The draws are those of `bootstrap_searches`.
+    """
+    subject_m = np.unique(probes.subject_t, return_inverse=True)[1][searches.mated_q]
+    return mean_replicates(searches.rank_q[searches.mated_q] <= rank, subject_m, draws)
 
 
 def combine(galleries: Mapping[str, Search]) -> CombinedSearch:

@@ -47,6 +47,15 @@ class Identification:
     tar_at_far: tuple[TarAtFar, ...]  # of every pair of photos of one person, once
 
 
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """The figures, and what each trial found."""
+
+    figures: Identification
+    person_t: NDArray[np.str_]
+    first_t: Bools  # whether the mate had rank 1
+
+
 def apply_noise(
     probe_nd: Scores, people: Sequence[str], noisy_n: Bools, noise: str
 ) -> tuple[Scores, Sequence[str]]:
@@ -86,7 +95,20 @@ def identify(
     ranks: Sequence[int] = RANKS,
     fars: Sequence[float] = VERIFICATION_FARS,
 ) -> Identification:
-    """Return the figures of all trials, and TAR at FAR.
+    """Return the figures of all trials, and TAR at FAR; raises what `search` does."""
+    return search(probe_nd, people, distractors, distractor_count, ranks=ranks, fars=fars).figures
+
+
+def search(
+    probe_nd: Scores,
+    people: Sequence[str],
+    distractors: Iterable[Scores],
+    distractor_count: int,
+    *,
+    ranks: Sequence[int] = RANKS,
+    fars: Sequence[float] = VERIFICATION_FARS,
+) -> Outcomes:
+    """Return the figures of all trials, TAR at FAR, and what each trial found; takes as `identify`.
 
     Scores are cosines, computed in the dtype of `probe_nd`, at least float32, which takes half the
     time and memory of float64. Memory grows with the largest of `fars`, by up to six scores for
@@ -120,7 +142,7 @@ def identify(
     # The mate has rank k or a better one where fewer than k distractors score at least as high.
     rank = {k: float(np.mean(best_nK[photo_t, k - 1] < mate_scores_t)) for k in ranks}
     genuine_g, highest_i = np.sort(mate_scores_t[photo_t < mate_t]), highest.ascending()
-    return Identification(
+    figures = Identification(
         probes=len(units_nd),
         people=len(set(people)),
         distractors=count,
@@ -128,6 +150,7 @@ def identify(
         rank=rank,
         tar_at_far=tuple(operating_point(genuine_g, highest_i, impostors, far) for far in fars),
     )
+    return Outcomes(figures, np.array(people)[photo_t], best_nK[photo_t, 0] < mate_scores_t)
 
 
 def _trials(people: Sequence[str]) -> tuple[Integers, Integers]:

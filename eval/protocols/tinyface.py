@@ -43,25 +43,59 @@ class TinyFaceResult:
     map: float  # mean average precision over the mated probes
 
 
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """What the search of each probe that has a mate found."""
+
+    person_p: Integers
+    rank_p: Integers
+    precision_p: Floats  # average precision
+    without_mate: int  # probes
+    gallery: int  # images
+
+    def figures(self, ranks: Sequence[int] = RANKS) -> TinyFaceResult:
+        """Return rank-k and mean average precision; raises `ValueError` for a rank below 1."""
+        if min(ranks, default=0) < 1:
+            raise ValueError(f"ranks {[*ranks]}: expected one or more, from 1")
+        return TinyFaceResult(
+            probes=len(self.rank_p) + self.without_mate,
+            mated_probes=len(self.rank_p),
+            probes_without_mate=self.without_mate,
+            gallery=self.gallery,
+            rank={k: float(np.mean(self.rank_p <= k)) for k in ranks},
+            map=float(np.mean(self.precision_p)),
+        )
+
+
 def identify(
+    probe_pd: NDArray[np.floating[Any]],
+    probe_ids: Integers,
+    gallery_gd: NDArray[np.floating[Any]],
+    gallery_ids: Integers,
+    *,
+    ranks: Sequence[int] = RANKS,
+) -> TinyFaceResult:
+    """Return rank-k and mean average precision; takes and raises what `search` does."""
+    return search(probe_pd, probe_ids, gallery_gd, gallery_ids).figures(ranks)
+
+
+def search(
     probe_pd: NDArray[np.floating[Any]],
     probe_ids: Integers,  # [p]
     gallery_gd: NDArray[np.floating[Any]],  # first those with an identity, then the distractors
     gallery_ids: Integers,  # [g or fewer]; images after them have no identity
-    *,
-    ranks: Sequence[int] = RANKS,
-) -> TinyFaceResult:
-    """Return rank-k and mean average precision; scores are cosines in float64.
+) -> Outcomes:
+    """Search for every probe in the gallery; scores are cosines in float64.
 
     Warns of probes without a mate. Raises `ValueError` for embeddings that are not finite or of
     different sizes, for numbers of ids that do not match, and if no probe has a mate.
     """
     _check("probe", probe_pd, probe_ids, complete=True)
     _check("gallery", gallery_gd, gallery_ids, complete=False)
-    if probe_pd.shape[1] != gallery_gd.shape[1] or min(ranks, default=0) < 1:
+    if probe_pd.shape[1] != gallery_gd.shape[1]:
         raise ValueError(
-            f"probes of {probe_pd.shape[1]} and gallery images of {gallery_gd.shape[1]} numbers, "
-            f"ranks {[*ranks]}: expected one size, and ranks from 1; embed both with one network"
+            f"probes of {probe_pd.shape[1]} and gallery images of {gallery_gd.shape[1]} numbers: "
+            "expected one size; embed both with one network"
         )
     mated_p = np.isin(probe_ids, gallery_ids)
     missing = int(np.count_nonzero(~mated_p))
@@ -85,14 +119,7 @@ def identify(
             positions = mate_positions(scores_g, np.flatnonzero(gallery_ids == probe_ids[row]))
             rank_p[row] = positions[0]
             precision_p[row] = average_precision(positions)
-    return TinyFaceResult(
-        probes=len(mated_p),
-        mated_probes=len(probe_ids),
-        probes_without_mate=missing,
-        gallery=len(gallery_gd),
-        rank={k: float(np.mean(rank_p <= k)) for k in ranks},
-        map=float(np.mean(precision_p)),
-    )
+    return Outcomes(probe_ids, rank_p, precision_p, missing, len(gallery_gd))
 
 
 def mate_positions(scores_g: Floats, mates: Integers) -> Integers:

@@ -4,53 +4,51 @@ from collections.abc import Sequence
 
 from eval.protocols.bootstrap import BootstrapInterval, percentile_interval
 from eval.results import Calibration, Comparison, SetResult
-from eval.suites.scored import Scored
+from eval.suites.scored import Drawn, Scored, Searched
 
 Entry = tuple[SetResult, Scored]
 
 
-def compare(entry: Entry, baseline: Entry) -> list[Comparison]:
-    """Return the differences in TAR at each rate, with paired bootstrap intervals.
+def compare(
+    entry: tuple[SetResult, Scored | Searched], baseline: tuple[SetResult, Scored | Searched]
+) -> list[Comparison]:
+    """Return the difference in each figure, with its paired bootstrap interval.
 
     Replicate k draws the same subjects, or pairs, for both models, so what is hard for both cancels
     out of the difference of that replicate.
     """
-    (result, scored), (base, base_scored) = entry, baseline
-    found = []
-    rows = zip(scored.figures.rows, base_scored.figures.rows, strict=True)
-    for index, (row, base_row) in enumerate(rows):
-        tar, base_tar, interval = row.point.tar, base_row.point.tar, None
-        if tar is not None and base_tar is not None:
-            values = [
-                None if a is None or b is None else a - b
-                for a, b in zip(
-                    scored.replicates[index], base_scored.replicates[index], strict=True
-                )
-            ]
-            left_out = sum(value is None for value in values)
-            limits = percentile_interval(values)
-            reason = f"{left_out} of {len(values)} replicates have no value"
-            interval = BootstrapInterval(
-                scored.figures.interval_method,
-                len(values),
-                left_out,
-                limits,
-                reason if limits is None else None,
-            )
-        found.append(
+    (result, found), (base_result, base_found) = entry, baseline
+    compared = []
+    for one, base in zip(found.drawn, base_found.drawn, strict=True):
+        known = one.value is not None and base.value is not None
+        compared.append(
             Comparison(
                 model=result.model,
-                baseline=base.model,
+                baseline=base_result.model,
                 set=result.set,
                 protocol=result.protocol,
                 mode=result.settings.get("mode"),
-                far=row.point.far,
-                difference=None if tar is None or base_tar is None else tar - base_tar,
-                reason=row.point.reason or base_row.point.reason,
-                interval=interval,
+                figure=one.figure,
+                far=one.rate,
+                difference=one.value - base.value if known else None,  # type: ignore[operator]
+                reason=one.reason or base.reason,
+                interval=_interval(one, base) if known and one.replicates else None,
             )
         )
-    return found
+    return compared
+
+
+def _interval(one: Drawn, base: Drawn) -> BootstrapInterval:
+    values = [
+        None if a is None or b is None else a - b
+        for a, b in zip(one.replicates, base.replicates, strict=True)
+    ]
+    left_out = sum(value is None for value in values)
+    limits = percentile_interval(values)
+    reason = f"{left_out} of {len(values)} replicates have no value"
+    return BootstrapInterval(
+        one.method, len(values), left_out, limits, reason if limits is None else None
+    )
 
 
 def calibrate(entries: Sequence[Entry], chosen_on: str, far: float) -> list[Calibration]:

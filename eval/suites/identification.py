@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.datasets.folders import IMAGE_SUFFIXES
+from eval.protocols.bootstrap import BY_SUBJECT, draw_counts, mean_replicates
 from eval.protocols.megaface import apply_noise
-from eval.protocols.megaface import identify as identify_among
+from eval.protocols.megaface import search as search_among
 from eval.protocols.megaface_files import (
     noisy_distractors,
     noisy_probes,
@@ -21,11 +22,11 @@ from eval.protocols.megaface_files import (
     read_photo_list,
     read_probe_list,
 )
-from eval.protocols.tinyface import identify, read_image_ids
+from eval.protocols.tinyface import read_image_ids, search
 from eval.results import Counts, Distractors, HashedFile, SetResult
 from eval.suites.images import Embedded, ImageList, ImageSet, image_set
 from eval.suites.models import sha256
-from eval.suites.scored import noted
+from eval.suites.scored import Drawn, Searched, noted
 from eval.suites.settings import MegaFaceSet, Suite, TinyFaceSet
 
 Bools = NDArray[np.bool_]
@@ -83,19 +84,24 @@ def open_megaface(name: str, settings: MegaFaceSet, folder: Path) -> OpenMegaFac
     )
 
 
-def judge_megaface(item: OpenMegaFace, model: str, embedded: Embedded, suite: Suite) -> SetResult:
+def judge_megaface(
+    item: OpenMegaFace, model: str, embedded: Embedded, suite: Suite
+) -> tuple[SetResult, Searched]:
     """Return the figures of every list of distractors under every rule for noise."""
     features_ud = embedded.features()
     probes_nd = features_ud[item.images.rows[: len(item.people)]]
-    found = []
+    found, drawn = [], []
     with noted() as warnings:
         for numbers in item.lists:
             for noise in item.settings.noise:
                 kept_nd, people = apply_noise(probes_nd, item.people, item.noisy_probes, noise)
                 kept = numbers if noise == "as_listed" else numbers[~item.noisy[numbers]]
                 blocks = _blocks(features_ud, item.images.rows[kept])
-                found.append(Distractors(noise, identify_among(kept_nd, people, blocks, len(kept))))
-    return SetResult(
+                outcomes = search_among(kept_nd, people, blocks, len(kept))
+                found.append(Distractors(noise, outcomes.figures))
+                name = f"rank-1, {len(kept):,} distractors, {noise}"
+                drawn.append(_drawn(name, outcomes.first_t, outcomes.person_t, suite))
+    result = SetResult(
         model=model,
         set=item.name,
         protocol="megaface",
@@ -106,6 +112,17 @@ def judge_megaface(item: OpenMegaFace, model: str, embedded: Embedded, suite: Su
         warnings=tuple(dict.fromkeys([*item.warnings, *warnings])),
         megaface=tuple(found),
     )
+    return result, Searched(drawn)
+
+
+def _drawn(
+    figure: str, value_t: Bools | NDArray[np.float64], person_t: NDArray[Any], suite: Suite
+) -> Drawn:
+    """Return the mean over trials, and its replicates, which draw the people of the probes."""
+    person_s, number_t = np.unique(person_t, return_inverse=True)
+    draws = draw_counts(len(person_s), suite.replicates, suite.seed)
+    replicates = mean_replicates(value_t, number_t, draws)
+    return Drawn(figure, None, float(value_t.mean()), None, BY_SUBJECT, replicates)
 
 
 def _blocks(features_ud: Features, rows: NDArray[np.int64]) -> Iterator[Features]:
@@ -150,15 +167,16 @@ def open_tinyface(name: str, settings: TinyFaceSet, folder: Path) -> OpenTinyFac
     return OpenTinyFace(name, images, probe_ids, gallery_ids, files)
 
 
-def judge_tinyface(item: OpenTinyFace, model: str, embedded: Embedded, suite: Suite) -> SetResult:
+def judge_tinyface(
+    item: OpenTinyFace, model: str, embedded: Embedded, suite: Suite
+) -> tuple[SetResult, Searched]:
     """Return rank-k and mAP; raises `ValueError` as the protocol does."""
     features_nd = embedded.features()[item.images.rows]
     probes = len(item.probe_ids)
     with noted() as warnings:
-        figures = identify(
-            features_nd[:probes], item.probe_ids, features_nd[probes:], item.gallery_ids
-        )
-    return SetResult(
+        found = search(features_nd[:probes], item.probe_ids, features_nd[probes:], item.gallery_ids)
+    figures = found.figures()
+    result = SetResult(
         model=model,
         set=item.name,
         protocol="tinyface",
@@ -167,6 +185,12 @@ def judge_tinyface(item: OpenTinyFace, model: str, embedded: Embedded, suite: Su
         counts=_counts(item.images, len(np.union1d(item.probe_ids, item.gallery_ids))),
         warnings=tuple(warnings),
         tinyface=figures,
+    )
+    return result, Searched(
+        [
+            _drawn("rank-1", found.rank_p == 1, found.person_p, suite),
+            _drawn("mAP", found.precision_p, found.person_p, suite),
+        ]
     )
 
 

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from data.loading.tuning import usable_cores
-from eval.protocols.bootstrap import PairSubjects
+from eval.protocols.bootstrap import PairSubjects, draw_counts
 from eval.protocols.ijb_files import IjbLists, Subjects, find_files, read_lists
 from eval.protocols.ijb_search import (
     FPIRS,
@@ -18,6 +18,7 @@ from eval.protocols.ijb_search import (
     bootstrap_searches,
     combine,
     published_search,
+    rank_replicates,
     run_searches,
     search,
 )
@@ -32,12 +33,12 @@ from eval.protocols.rates import warn
 from eval.results import Counts, Gallery, HashedFile, Identified, SetResult
 from eval.suites.images import Embedded, FaceCrops, ImageList, ImageSet, image_set
 from eval.suites.models import sha256
-from eval.suites.scored import Draws, Scored, noted, verification
+from eval.suites.scored import Drawn, Draws, Scored, Searched, noted, verification
 from eval.suites.settings import IjbSet, Suite
 
 CMC: Final = 50  # ranks of the curve
 OPEN_SET_POINTS: Final = 60
-Entry = tuple[SetResult, Scored | None]
+Entry = tuple[SetResult, Scored | Searched]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +80,7 @@ def judge_ijb(item: OpenIjb, model: str, embedded: Embedded, suite: Suite) -> li
             templates = _pool(item, embedded, mode)
         entries.append(_verify(item, model, templates, mode, suite, pooled))
         if searched is None and item.lists.galleries and item.lists.probes is not None:
-            searched = _search(item, model, templates, mode, suite, pooled), None
+            searched = _search(item, model, templates, mode, suite, pooled)
     return [*entries, searched] if searched is not None else entries
 
 
@@ -160,15 +161,16 @@ def template_subjects(lists: IjbLists) -> PairSubjects | None:
 
 def _search(
     item: OpenIjb, model: str, templates: Templates, mode: Mode, suite: Suite, pooled: list[str]
-) -> SetResult:
+) -> tuple[SetResult, Searched]:
     probes = item.lists.probes
     assert probes is not None, "the caller looks"
     with noted() as found:
-        galleries = [
+        found_in = [
             _gallery(name, run_searches(templates, gallery, probes), probes, suite)
             for name, gallery in item.lists.galleries.items()
         ]
-    return SetResult(
+    galleries = [gallery for gallery, _ in found_in]
+    result = SetResult(
         model=model,
         set=item.name,
         protocol="ijb_1_n",
@@ -182,19 +184,32 @@ def _search(
             combined=combine({one.name: one.search for one in galleries}),
         ),
     )
+    return result, Searched([one for _, drawn in found_in for one in drawn])
 
 
-def _gallery(name: str, searches: Searches, probes: Subjects, suite: Suite) -> Gallery:
+def _gallery(
+    name: str, searches: Searches, probes: Subjects, suite: Suite
+) -> tuple[Gallery, list[Drawn]]:
     figures = search(searches)
-    intervals = bootstrap_searches(searches, probes).tar_intervals(
-        FPIRS, suite.replicates, suite.seed
-    )
+    bootstrap = bootstrap_searches(searches, probes)
+    draws = list(draw_counts(bootstrap.units, suite.replicates, suite.seed))
+    replicates = bootstrap.tar_at_far(draws, FPIRS)
+    intervals = [bootstrap.interval(values) for values in replicates]
+    at_rank_1 = rank_replicates(searches, probes, draws, 1)
+    no_rank = None if figures.mated else "needs mated searches, there are 0"
+    drawn = [
+        Drawn(f"rank-1, {name}", None, figures.rank[1], no_rank, bootstrap.method, at_rank_1),
+        *(
+            Drawn(f"TPIR, {name}", one.fpir, one.tpir, one.reason, bootstrap.method, values)
+            for one, values in zip(figures.tpir_at_fpir, replicates, strict=True)
+        ),
+    ]
     ranks = range(1, min(CMC, searches.gallery_subjects) + 1)
-    return Gallery(
+    gallery = Gallery(
         name=name,
         search=figures,
         tpir_intervals=tuple(
-            None if point.tpir is None else interval
+            interval if suite.replicates and point.tpir is not None else None
             for point, interval in zip(figures.tpir_at_fpir, intervals, strict=True)
         ),
         cmc=tuple(searches.hits(k) / figures.mated for k in ranks) if figures.mated else None,
@@ -205,6 +220,7 @@ def _gallery(name: str, searches: Searches, probes: Subjects, suite: Suite) -> G
         ),
         published=published_search(searches),
     )
+    return gallery, drawn
 
 
 def _fpirs(non_mated: int) -> list[float]:

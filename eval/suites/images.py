@@ -91,7 +91,7 @@ class ImageSet:
     unique: NDArray[np.int64]  # [u], the first occurrence of each different image
     rows: NDArray[np.int64]  # [n], the row of `unique` for each image
     sha256: str  # of all different images in their order
-    workers: int = 1  # threads that decode; one is faster than most networks, and crops are slower
+    workers: int = 1  # threads that decode beside a network on the CPU; crops take longer
 
 
 def image_set(

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.pairs.bin_file import read_pair_file
-from eval.protocol import FOLDS, squared_distances, unit
+from eval.faces import FaceSample, sample_faces
+from eval.protocol import squared_distances, unit
 from eval.protocols.bootstrap import PairSubjects
-from eval.protocols.fairness import Fairness, fairness
+from eval.protocols.fairness import Fairness
 from eval.protocols.pair_lists import (
     PairList,
     pair_folder,
@@ -26,12 +27,12 @@ from eval.protocols.pair_lists import (
     read_lfw,
 )
 from eval.protocols.rates import Floats
-from eval.results import Counts, HardestPairs, HardPair, HashedFile, SetResult, TenFold
+from eval.results import Counts, GroupCurve, HardestPairs, HardPair, HashedFile, SetResult, TenFold
 from eval.suites.images import Embedded, ImageList, ImageSet, image_set
 from eval.suites.models import sha256
 from eval.suites.people import People, people_of_names, read_people
 from eval.suites.quality import quality_of
-from eval.suites.scored import Draws, Scored, noted, verification
+from eval.suites.scored import Draws, Scored, groups_of, noted, verification
 from eval.suites.settings import PairSet, Suite
 from eval.verification import check_pairs, verify_embeddings
 
@@ -75,6 +76,11 @@ class OpenPairs:
             return None
         subject_2p = self.people.subject_n[self.numbers]
         return PairSubjects(subject_2p[0::2], subject_2p[1::2], self.people.count)
+
+    def faces(self, embedded: Embedded) -> FaceSample:
+        """Return some of the faces, with their plain embeddings."""
+        plain_ud, unique = embedded.embeddings[:, 0], self.images.unique
+        return sample_faces(self.images.source, plain_ud, self.same_p, self.rows, unique)
 
 
 def open_pairs(name: str, settings: PairSet, folder: Path) -> OpenPairs:
@@ -164,6 +170,7 @@ def judge_pairs(
     )
     if quality is None:
         missing["quality"] = "the impostor pairs are too few for a threshold at FAR 0.1"
+    groups, group_curves = _groups(item, score_p, missing)
     pairs_u2 = np.sort(item.rows.reshape(-1, 2), axis=1)
     genuine = int(np.count_nonzero(item.same_p))
     result = SetResult(
@@ -192,7 +199,8 @@ def judge_pairs(
         verification=scored.figures,
         ten_fold=ten_fold,
         hardest=hardest(item, score_p),
-        groups=_groups(item, score_p, missing),
+        groups=groups,
+        group_curves=group_curves,
         quality=quality,
     )
     return result, scored
@@ -219,21 +227,7 @@ def _ten_fold(
     if item.no_folds is not None:
         missing["ten_fold"] = item.no_folds
         return None, ()
-    found = verify_embeddings(item.name, embedded.plain, embedded.flipped, item.same_p, item.rows)
-    return TenFold(
-        flip=found.flip,
-        accuracy=found.accuracy,
-        population_std=found.accuracy_std,
-        standard_error=float(np.std(found.folds.accuracy, ddof=1) / np.sqrt(FOLDS)),
-        accuracy_no_flip=found.accuracy_no_flip,
-        population_std_no_flip=found.accuracy_no_flip_std,
-        fold_accuracy=found.folds.accuracy,
-        fold_threshold_distance=found.folds.threshold,
-        threshold_distance=found.threshold_distance,
-        threshold_cosine=found.threshold_cosine,
-        threshold_cosine_no_flip=found.threshold_cosine_no_flip,
-        embedding_norm=found.embedding_norm,
-    ), found.warnings
+    return verify_embeddings(item.name, embedded.plain, embedded.flipped, item.same_p, item.rows)
 
 
 def hardest(item: OpenPairs, score_p: Floats, count: int = HARDEST) -> HardestPairs:
@@ -254,10 +248,12 @@ def hardest(item: OpenPairs, score_p: Floats, count: int = HARDEST) -> HardestPa
     return HardestPairs(named(highest), named(lowest))
 
 
-def _groups(item: OpenPairs, score_p: Floats, missing: dict[str, str]) -> tuple[Fairness, ...]:
+def _groups(
+    item: OpenPairs, score_p: Floats, missing: dict[str, str]
+) -> tuple[tuple[Fairness, ...], tuple[GroupCurve, ...]]:
     if item.people is None or item.people.group_n is None:
         missing["groups"] = "no list of people with a column group"
-        return ()
-    group_2p = [item.people.group_n[number] for number in item.numbers.tolist()]
-    far = item.settings.group_far
-    return (fairness(score_p, item.same_p, group_2p[0::2], group_2p[1::2], far),)
+        return (), ()
+    group_2p = np.array(item.people.group_n)[item.numbers]
+    found, curves = groups_of(score_p, item.same_p, group_2p, item.settings.group_far)
+    return (found,), curves

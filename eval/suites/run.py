@@ -11,10 +11,12 @@ from typing import Any, Final
 
 import torch
 
+from eval.faces import FaceSample
 from eval.results import (
     Calibration,
     Comparison,
     Cost,
+    HardPair,
     HashedFile,
     ModelEntry,
     Results,
@@ -32,10 +34,11 @@ from eval.suites.ijb import judge_ijb, open_ijb
 from eval.suites.images import Embedded, Embedder, ImageSet
 from eval.suites.models import LoadedModel
 from eval.suites.pairs import judge_pairs, open_pairs
-from eval.suites.scored import Scored
+from eval.suites.scored import Scored, Searched
 from eval.suites.settings import Suite
+from recognition.failure import on_main
 
-Entry = tuple[SetResult, Scored | None]
+Entry = tuple[SetResult, Scored | Searched]
 Judge = Callable[[str, Embedded, Suite], list[Entry]]
 
 PROTOCOL: Final = {
@@ -60,6 +63,7 @@ class OpenSet:
     name: str
     images: ImageSet
     judge: Judge
+    faces: Callable[[Embedded], FaceSample] | None = None  # some to look at; of pairs
 
 
 @dataclass(eq=False)
@@ -82,24 +86,21 @@ def _open(suite: Suite, folder: Path) -> Iterator[OpenSet]:
     # One function for each kind: what it opens is what its judge takes.
     for name, pairs in suite.pairs.items():
         pair_set = open_pairs(name, pairs, folder)
-        yield OpenSet(name, pair_set.images, partial(_one, judge_pairs, pair_set))
+        judge = partial(_one, judge_pairs, pair_set)
+        yield OpenSet(name, pair_set.images, judge, pair_set.faces)
     for name, ijb in suite.ijb.items():
         ijb_set = open_ijb(name, ijb, folder)
         yield OpenSet(name, ijb_set.images, partial(judge_ijb, ijb_set))
     for name, megaface in suite.megaface.items():
         mega_set = open_megaface(name, megaface, folder)
-        yield OpenSet(name, mega_set.images, partial(_unscored, judge_megaface, mega_set))
+        yield OpenSet(name, mega_set.images, partial(_one, judge_megaface, mega_set))
     for name, tinyface in suite.tinyface.items():
         tiny_set = open_tinyface(name, tinyface, folder)
-        yield OpenSet(name, tiny_set.images, partial(_unscored, judge_tinyface, tiny_set))
+        yield OpenSet(name, tiny_set.images, partial(_one, judge_tinyface, tiny_set))
 
 
 def _one(judge: Callable[..., Entry], item: Any, *rest: Any) -> list[Entry]:
     return [judge(item, *rest)]
-
-
-def _unscored(judge: Callable[..., SetResult], item: Any, *rest: Any) -> list[Entry]:
-    return [(judge(item, *rest), None)]
 
 
 def run_suite(
@@ -107,20 +108,17 @@ def run_suite(
 ) -> Results | None:
     """Return all figures on rank 0, None on the others; all ranks must call.
 
-    The first model is what the others are compared with. Raises `ValueError` as embedding and the
-    protocols do.
+    The first model is what the others are compared with. Raises `ValueError` on all ranks as
+    embedding and the protocols do.
     """
     entries: list[Entry] = []
     spent = {model.name: _Spent() for model in models}
     for item in sets:
         for model in models:
             embedded = embed(model, item.images)
-            if embed.world.is_main:
-                _count(spent[model.name], item, embedded)
-                started = time.perf_counter()
-                entries += item.judge(model.name, embedded, suite)
-                spent[model.name].figures += time.perf_counter() - started
-            del embedded  # up to 2 GB, and the next one is as large
+            judge = partial(_judge, item, model.name, embedded, suite, spent[model.name], entries)
+            on_main(judge, suite.folder, ValueError)
+            del embedded, judge  # up to 2 GB, and the next one is as large
     if not embed.world.is_main:
         return None
     return Results(
@@ -130,6 +128,15 @@ def run_suite(
         calibration=tuple(_calibration(suite, entries, models)),
         comparisons=tuple(_comparisons(entries, models[0].name)),
     )
+
+
+def _judge(
+    item: OpenSet, model: str, embedded: Embedded, suite: Suite, spent: _Spent, entries: list[Entry]
+) -> None:
+    _count(spent, item, embedded)
+    started = time.perf_counter()
+    entries += item.judge(model, embedded, suite)
+    spent.figures += time.perf_counter() - started
 
 
 def _count(spent: _Spent, item: OpenSet, embedded: Embedded) -> None:
@@ -173,16 +180,15 @@ def peak_memory(device: torch.device) -> dict[str, int]:
 
 
 def _scored(entries: Sequence[Entry]) -> list[tuple[SetResult, Scored]]:
-    return [(result, scored) for result, scored in entries if scored is not None]
+    return [(result, scored) for result, scored in entries if isinstance(scored, Scored)]
 
 
 def _comparisons(entries: Sequence[Entry], baseline: str) -> Iterator[Comparison]:
     def key(result: SetResult) -> tuple[str, str, str | None]:
         return result.set, result.protocol, result.settings.get("mode")
 
-    scored = _scored(entries)
-    base = {key(result): (result, one) for result, one in scored if result.model == baseline}
-    for result, one in scored:
+    base = {key(result): (result, one) for result, one in entries if result.model == baseline}
+    for result, one in entries:
         if result.model != baseline:
             yield from compare((result, one), base[key(result)])
 
@@ -195,6 +201,31 @@ def _calibration(
     for model in models:
         own = [(result, one) for result, one in _scored(entries) if result.model == model.name]
         yield from calibrate(own, suite.calibration.chosen_on, suite.calibration.far)
+
+
+def faces_to_show(results: Results, sets: Sequence[OpenSet]) -> dict[tuple[str, int], bytes]:
+    """Return the encoded images that `results` names, by set and number: those for a report.
+
+    They are the images of the hardest pairs and the faces of the worst quality, of every model.
+    """
+    sources = {item.name: item.images.source for item in sets}
+    wanted = {
+        (result.set, number)
+        for result in results.sets
+        for pair in _hard_pairs(result)
+        for number in (pair.first_image, pair.second_image)
+    }
+    wanted |= {
+        (result.set, face.image_number)
+        for result in results.sets
+        for face in (() if result.quality is None else result.quality.worst)
+    }
+    return {(name, number): bytes(sources[name].encoded(number)) for name, number in sorted(wanted)}
+
+
+def _hard_pairs(result: SetResult) -> tuple[HardPair, ...]:
+    hardest = result.hardest
+    return () if hardest is None else (*hardest.impostor, *hardest.genuine)
 
 
 def with_folder(suite: Suite, folder: Path | None) -> Suite:

@@ -14,13 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.protocols.bootstrap import Bootstrap, PairSubjects, Replicates, draw_counts
+from eval.protocols.fairness import Fairness, fairness
 from eval.protocols.rates import Floats, ProtocolWarning, ScoredPairs
-from eval.results import BandPoint, DetCurve, RateRow, ScoreHistogram, Verification
+from eval.results import BandPoint, DetCurve, GroupCurve, RateRow, ScoreHistogram, Verification
 
 Bools = NDArray[np.bool_]
 
 FEW_ERRORS: Final = 30  # Doddington's rule: 30 errors give a rate to within 30%, at 90%
-CURVE_POINTS: Final = 700  # of each kind of error, where a curve is thinned
+CURVE_POINTS: Final = 1500  # of each kind of error, where a curve is thinned
+GROUP_POINTS: Final = 150  # as there may be many groups
 BINS: Final = 100
 
 
@@ -40,6 +42,34 @@ class Scored:
     figures: Verification
     fars: tuple[float, ...]
     replicates: list[Replicates]  # of the TAR at each of `fars`
+
+    @property
+    def drawn(self) -> list["Drawn"]:
+        """TAR at each of `fars`."""
+        method = self.figures.interval_method
+        return [
+            Drawn("TAR", row.point.far, row.point.tar, row.point.reason, method, values)
+            for row, values in zip(self.figures.rows, self.replicates, strict=True)
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A figure of one model and its values in all replicates, to compare with another's."""
+
+    figure: str
+    rate: float | None  # the FAR or FPIR that it belongs to, if any
+    value: float | None
+    reason: str | None  # why it has none
+    method: str  # of the bootstrap
+    replicates: Replicates
+
+
+@dataclass(frozen=True, eq=False)
+class Searched:
+    """What the searches of other models are compared with."""
+
+    drawn: list[Drawn]
 
 
 def verification(
@@ -66,7 +96,7 @@ def verification(
             point=point,
             threshold_distance=None if point.threshold is None else 2 - 2 * point.threshold,
             few_errors=point.false_accepts is not None and point.false_accepts < FEW_ERRORS,
-            interval=None if point.tar is None else bootstrap.interval(values),
+            interval=bootstrap.interval(values) if values and point.tar is not None else None,
             published_tpr=published.tpr,
             published_fpr=published.fpr_of_point,
         )
@@ -138,6 +168,25 @@ def histogram(pairs: ScoredPairs, bins: int = BINS) -> ScoreHistogram:
     edges = np.histogram_bin_edges([lowest, highest], bins)
     genuine, impostor = (np.histogram(one, edges)[0] for one in (pairs.genuine_g, pairs.impostor_n))
     return ScoreHistogram(tuple(edges.tolist()), tuple(genuine.tolist()), tuple(impostor.tolist()))
+
+
+def groups_of(
+    score_p: Floats, same_p: Bools, group_2p: NDArray[np.str_], far: float
+) -> tuple[Fairness, tuple[GroupCurve, ...]]:
+    """Return the groups at the threshold of all, and each with its own; raises as `fairness` does.
+
+    `group_2p` are the groups of both people of each pair, one pair after the other.
+    """
+    first_p, second_p = group_2p[0::2], group_2p[1::2]
+    found = fairness(score_p, same_p, first_p.tolist(), second_p.tolist(), far)
+    curves = []
+    for one in found.groups:
+        if one.genuine and one.impostor:
+            inside_p = (first_p == one.group) & (second_p == one.group)
+            pairs = ScoredPairs(score_p[inside_p & same_p], score_p[inside_p & ~same_p])
+            point = pairs.tar_at_far(far)
+            curves.append(GroupCurve(one.group, point, det_curve(pairs, GROUP_POINTS)))
+    return found, tuple(curves)
 
 
 @contextmanager

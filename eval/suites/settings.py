@@ -4,6 +4,7 @@ A suite is a YAML file as strict as a run's config. Sets are named, below the pr
 belong to; a name occurs once. Paths are relative to `folder`, and it to the working directory.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -13,7 +14,7 @@ from data.alignment import CropMethod
 from eval.protocols.ijb_verification import MODES
 from eval.protocols.megaface import Noise
 from eval.protocols.rates import FARS
-from recognition.config.base import Count, CountOrZero, LocalPath, Section, Seed
+from recognition.config.base import CountOrZero, LocalPath, Section, Seed
 from recognition.config_file import read_settings
 
 Rate = Annotated[float, Field(gt=0, le=1)]
@@ -137,8 +138,8 @@ class Suite(Section):
     """Whether embeddings of the mirrored images are added, as published figures have it."""
     fars: list[Rate] = Field(default=sorted(FARS, reverse=True))
     """False accept rates of the 1:1 tables."""
-    replicates: Annotated[Count, Field(le=100_000)] = 1000
-    """Replicates of each bootstrap."""
+    replicates: Annotated[CountOrZero, Field(le=100_000)] = 1000
+    """Replicates of each bootstrap; 0 leaves out all intervals."""
     seed: Seed = 0
     """Decides what the bootstrap draws."""
     pairs: dict[str, PairSet] = Field(default={})
@@ -176,6 +177,44 @@ class Suite(Section):
                 f"{', '.join(self.pairs) or 'of which there is none'}"
             )
         return self
+
+
+def pair_sets(wanted: Sequence[str | Path], folder: Path | None) -> dict[str, PairSet]:
+    """Return the `.bin` files that `find_set` finds, each under its name without `.bin`.
+
+    Raises `ValueError` for a name that occurs twice.
+    """
+    sets: dict[str, PairSet] = {}
+    for path in (find_set(one, folder) for one in wanted):
+        name = path.name.removesuffix(".bin")
+        if name in sets:
+            raise ValueError(
+                f"verification set {name} is listed twice, and results are named after the files: "
+                "list each set once, or rename a file"
+            )
+        sets[name] = PairSet(file=path)
+    return sets
+
+
+def find_set(wanted: str | Path, folder: Path | None) -> Path:
+    """Return the file of a verification set given by name or by path.
+
+    A name is looked up in `folder`. A path ends in `.bin` and is relative to the working directory,
+    or to `folder` if there is no such file. Raises `ValueError` with the sets that exist.
+    """
+    path = Path(wanted)
+    if path.suffix == ".bin" and path.is_file():
+        return path
+    if folder is not None:
+        inside = folder / (path if path.suffix == ".bin" else f"{wanted}.bin")
+        if inside.is_file():
+            return inside
+    searched = folder if folder is not None else path.parent
+    existing = sorted(file.name.removesuffix(".bin") for file in searched.glob("*.bin"))
+    raise ValueError(
+        f"verification set {str(wanted)!r} does not exist; sets in {searched}: "
+        f"{', '.join(existing) or 'none'}; name one of these, or give the path of a .bin file"
+    )
 
 
 def read_suite(path: Path) -> Suite:

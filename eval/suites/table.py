@@ -164,7 +164,7 @@ def _calibration(results: Results, several: bool) -> list[Row]:
 
 def _comparisons(results: Results) -> list[Row]:
     return [
-        ["set", "FAR", "TAR of", "minus that of", "difference", "95% interval"],
+        ["set", "figure", "of", "minus that of", "difference", "95% interval"],
         *_compared(results),
     ]
 
@@ -177,4 +177,5 @@ def _compared(results: Results) -> Iterator[Row]:
         limits = one.reason or ""
         if interval is not None:
             limits = _interval(interval)
-        yield [name, f"{one.far:g}", one.model, one.baseline, difference, limits]
+        figure = one.figure if one.far is None else f"{one.figure} at {one.far:g}"
+        yield [name, figure, one.model, one.baseline, difference, limits]

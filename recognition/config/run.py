@@ -31,9 +31,10 @@ class Verification(Regular):
     """
 
     sets: list[str] = Field(default=[])
-    """Names of `.bin` files in `folder`, or paths to them."""
+    """Names of `.bin` files in `folder`, or paths to them; and suites, `.yaml` files such as
+    `configs/suites/ijbc.yaml`, whose headline figures are computed without intervals."""
     folder: LocalPath | None = None
-    """By default the folder of the (first) training dataset."""
+    """By default the folder of the (first) training dataset. A suite states its own."""
     before_training: bool = False
     """Whether to verify before the first step too."""
     batch_size: Count = 128
@@ -49,9 +50,10 @@ class Checkpoint(Regular):
     keep: Count = 2
     """How many of the last checkpoints are kept, besides the best one."""
     best: str | None = None
-    """The figure of which the best checkpoint has most, as `lfw/accuracy`, `lfw/accuracy_no_flip`
-    or `lfw/tar_at_far/1e-3`; with `ema/` before it, that of the averaged weights. By default the
-    mean accuracy over all sets, of the weights as trained."""
+    """The figure of which the best checkpoint has most, as `lfw/accuracy`, `lfw/accuracy_no_flip`,
+    `ijbc/tar_at_far/1e-4` or `tinyface/rank/1`; with `ema/` before it, that of the averaged
+    weights. By default the mean accuracy over the sets that have one, of the weights as trained.
+    """
 
 
 class Log(Section):

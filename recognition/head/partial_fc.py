@@ -153,8 +153,9 @@ class PartialFC(nn.Module):
         )  # fmt: skip
         in_blocks = parallel and sgd is not None and threads.ops.makes_up
         self._coasting = create_coasting(
-            update, self.table, self.optimizer, seed, self.shard[0], in_blocks=in_blocks
-        )
+            update, self.table, self.optimizer, threads.ops, seed, self.shard[0],
+            in_blocks=in_blocks,
+        )  # fmt: skip
         stream = BlockStream(self.table, embedding_size, settings, threads, lean)
         options = {"rebuild_every": rebuild_every, "hard_share": hard_share}
         sampler = build_sampler(sampling, self.replicated, **options)

@@ -7,7 +7,7 @@ from typing import Final
 
 Charts = dict[str, list[str]]  # what a chart shows, by its title
 
-_SET = r"verification(_ema)?/[^/]+"  # of weights as trained, and of averaged ones
+_SET = r"verification(_ema)?/.+"  # of weights as trained, and of averaged ones
 
 PAGES: Final[dict[str, Charts]] = {
     "Training": {

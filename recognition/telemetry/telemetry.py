@@ -36,8 +36,8 @@ class VerificationRecord(Protocol):
     """The result of one verification set. Lives in `eval/`, which is not imported here."""
 
     @property
-    def accuracy(self) -> float:
-        """Flip-averaged accuracy, 0 … 1."""
+    def accuracy(self) -> float | None:
+        """Flip-averaged accuracy, 0 … 1; None for a set that has none."""
         ...
 
     def to_json(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
+from eval.build import SUITES
 from recognition.config import Config, Count, LocalPath, Section, Seed
 from recognition.config_file import ConfigError, load_config
 
@@ -122,6 +123,12 @@ def make_runs(
                 raise ConfigError(
                     f"{config_file}: verification.sets is empty; a comparison needs a set"
                 )
+            for name in config.verification.sets:
+                if Path(name).suffix in SUITES:
+                    raise ConfigError(
+                        f"{config_file}: verification.sets has the suite {name}; a comparison is "
+                        "of accuracies: name .bin sets alone"
+                    )
             runs.append(MethodRun(method, seed, config_file, overrides, config))
     if errors:
         raise ConfigError("\n".join(errors))

@@ -156,7 +156,7 @@ def _serve(messages: Connection, sink: Connection, order: Order) -> None:
     sys.stdout = os.fdopen(1, "w", buffering=1, errors="replace", closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, errors="replace", closefd=False)
     threading.Thread(target=_end_with, args=(messages,), daemon=True).start()
-    device = torch.device(order.device)
+    device = torch.device("cuda:0" if order.device == "cuda" else order.device)
     context = Context(
         device, order.scale, order.folder, order.seconds, lambda *message: messages.send(message)
     )

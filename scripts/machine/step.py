@@ -11,7 +11,7 @@ import torch
 GOOD, SLOW, SKIPPED, FAILED = "good", "slow", "skipped", "failed"
 
 FULL, QUICK, TINY = "full", "quick", "tiny"
-"""How large the steps' work is: 8 minutes, 90 seconds, or toy sizes for a CPU."""
+"""How large the steps' work is: 9 minutes, 90 seconds, or toy sizes for a CPU."""
 
 Figures = dict[str, str | int | float]
 """A row of a step's table: heading and value."""

@@ -1,28 +1,30 @@
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from data.pairs.bin_file import write_pair_file
-from eval.build import BEST_FIGURES, build_verifier
-from eval.verification import verify_embeddings
+from eval.build import build_verifier
 from recognition.config import Config
 from recognition.distributed import World
-from recognition.telemetry import named_figures
+from tests.eval.suites.made_sets import photo, write_folder
 
 NEGATIVES = 1000
 
 
-def config(tmp_path: Path, best: str, ema: float | None = None) -> Config:
+def config(
+    tmp_path: Path, best: str | None, ema: float | None = None, sets: Sequence[str] = ("pairs",)
+) -> Config:
     if not (tmp_path / "pairs.bin").exists():
         same = [i % 2 == 0 for i in range(2 * NEGATIVES)]
-        write_pair_file(tmp_path / "pairs.bin", [b"image"] * 2 * len(same), same)
+        images = [photo(0, i % 2) for i in range(2 * len(same))]
+        write_pair_file(tmp_path / "pairs.bin", images, same)
     return Config.model_validate(
         {
             "output": tmp_path / "run",
             "data": {"train": tmp_path},
             "train": {"global_batch_size": 2, "steps": 1, "ema": ema},
-            "verification": {"sets": ["pairs"], "folder": tmp_path},
+            "verification": {"sets": list(sets), "folder": tmp_path},
             "checkpoint": {"best": best},
         }
     )
@@ -39,12 +41,13 @@ def test_a_figure_that_the_set_supports_may_choose_the_best_checkpoint(
 @pytest.mark.parametrize(
     ("best", "named"),
     [
-        ("pairs/acuracy", ["'pairs/acuracy'", "accuracy_no_flip", "tar_at_far/1e-3"]),
+        ("pairs/acuracy", ["'pairs/acuracy'", "pairs/accuracy_no_flip", "pairs/tar_at_far/1e-3"]),
         ("pairs/embedding_norm", ["embedding_norm"]),
         ("lfw/accuracy", ["'lfw/accuracy'", "pairs"]),
         ("accuracy", ["'accuracy'"]),
         ("", ["''"]),
-        ("pairs/tar_at_far/1e-4", ["10,000", "1,000", "pairs.bin"]),
+        ("pairs/tar_at_far/1e-4", ["needs 10000 impostor pairs, the set has 1000"]),
+        ("pairs/accuracy/1e-3", ["'pairs/accuracy/1e-3'"]),
     ],
 )
 def test_a_figure_that_no_verification_will_have_is_refused(
@@ -56,12 +59,32 @@ def test_a_figure_that_no_verification_will_have_is_refused(
         assert text in str(raised.value)
 
 
-def test_every_figure_that_may_be_named_is_recorded() -> None:
-    """With enough negative pairs for the lowest rate."""
-    same = np.arange(20_000) % 2 == 0
-    embeddings = np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
-    rows = np.tile(np.array([0, 1]), len(same))
-    result = verify_embeddings("pairs", embeddings, None, same, rows)
-    assert {f"pairs/{figure}" for figure in BEST_FIGURES} <= named_figures([result]).keys()
-    found = named_figures([result], averaged=True)
-    assert found["ema/pairs/accuracy"] == result.accuracy
+SUITE = """
+folder: {folder}
+fars: [0.1, 0.03, 0.000001]
+pairs:
+  made: {{format: folder, file: faces}}
+"""
+
+
+def test_suites_and_names_stand_in_one_list(tmp_path: Path) -> None:
+    write_folder(tmp_path / "faces")
+    suite = tmp_path / "mine.yaml"
+    suite.write_text(SUITE.format(folder=tmp_path))
+    verifier = build_verifier(
+        config(tmp_path, "made/tar_at_far/3e-2", sets=[str(suite), "pairs"]), World()
+    )
+    assert [item.name for _, item in verifier.sets] == ["made", "pairs"]
+    with pytest.raises(ValueError, match=r"checkpoint\.best") as raised:
+        build_verifier(config(tmp_path, "made/tar_at_far/1e-6", sets=[str(suite)]), World())
+    message = str(raised.value)
+    assert "needs 1000000 impostor pairs" in message
+    for name in ("made/tar_at_far/1e-1", "made/tar_at_far/3e-2", "made/auc"):
+        assert name in message
+    for name in ("made/accuracy", "eer"):  # there are no folds, and less of the other is better
+        assert name not in message
+    suite.write_text(SUITE.format(folder=tmp_path).replace("made", "pairs"))
+    with pytest.raises(ValueError, match=r"pairs .* 2 times"):
+        build_verifier(config(tmp_path, None, sets=[str(suite), "pairs"]), World())
+    with pytest.raises(ValueError, match=r"absent\.yaml"):
+        build_verifier(config(tmp_path, None, sets=[str(tmp_path / "absent.yaml")]), World())

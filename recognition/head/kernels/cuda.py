@@ -3,6 +3,8 @@
 Shapes: R rows of a block, N samples, d embedding size.
 """
 
+from dataclasses import replace
+
 import torch
 import triton
 from torch import Tensor
@@ -10,8 +12,9 @@ from torch import Tensor
 from recognition.head.kernels import triton_fused, triton_rows, triton_softmax
 from recognition.head.kernels.block import FIXED_MAX, Block, LogitTransform
 from recognition.head.kernels.reference import EPSILON, BlockOps, Coefficients
+from recognition.head.optim.history import Missed
 from recognition.head.optim.rounding import RowNoise
-from recognition.head.optim.row_optimizers import RowSGD
+from recognition.head.optim.row_optimizers import RowOptimizer, RowSGD
 
 _WARPS = 4
 
@@ -23,12 +26,14 @@ _SAMPLES = 128
 _CHUNK = 128
 _SOFTMAX_TILE = {"CHUNK": _CHUNK, "BLOCK_R": 32, "BLOCK_N": _SAMPLES, "num_warps": _WARPS}
 
-# The tiles of the fused kernels, of those that fit a program's registers on Hopper and Ampere
-# without spilling (as compiled). 128 x 128 numbers in 256 threads are 64 sums for each; three
-# stages of 64 columns of both factors take 112 KiB of shared memory at most, of Ampere's 163. Each
-# number that a tile reads from L2 goes into 128 products. Chosen by arithmetic, not by measurement.
-_EXPS_TILE = {"BLOCK_R": 128, "BLOCK_N": 128, "BLOCK_D": 64, "num_warps": 8, "num_stages": 3}
-_UPDATE_TILE = {"BLOCK_R": 128, "BLOCK_N": 64, "BLOCK_D": 128, "num_warps": 8, "num_stages": 3}
+# The tiles of the fused kernels: of 15, 15 and 11 the fastest on an H200, for blocks of 65,536
+# rows, 1,024 samples and d = 512 (docs/benchmarks/machine_h200.md). With four warps several share a
+# multiprocessor, and one's epilogue runs beside the products of another.
+_EXPS_TILE = {"BLOCK_R": 128, "BLOCK_N": 128, "BLOCK_D": 64, "num_warps": 4, "num_stages": 3}
+_COEFFICIENTS_TILE = {
+    "BLOCK_R": 64, "BLOCK_N": 128, "BLOCK_D": 64, "num_warps": 4, "num_stages": 3,
+}  # fmt: skip
+_UPDATE_TILE = {"BLOCK_R": 64, "BLOCK_N": 64, "BLOCK_D": 128, "num_warps": 4, "num_stages": 4}
 
 # The merges read [G, N] float32, 256 KiB at the sizes above: launch time is all they cost.
 _MERGE_SAMPLES = 32
@@ -69,17 +74,12 @@ class TritonOps(BlockOps):
         out_RN: Tensor, sum_GN: Tensor | None,
     ) -> Tensor:  # fmt: skip
         """See `BlockOps.product_exps`."""
-        weight, index_R = block.tensors["weight"], block.index
-        rows, size = len(block), weight.shape[1]
-        factor_Rd = weight
-        if index_R is not None or weight.dtype != unit_Nd.dtype:
-            factor_Rd = self.space.take("factor", (rows, size), unit_Nd.dtype, weight.device)
-        unread = unit_Nd
+        factor_Rd, inverse_R = self._multiplied(block, unit_Nd.dtype)
+        unread, has_sum = unit_Nd, sum_GN is not None
         self._launch_exps(
-            block, transform, unit_Nd,
-            (target_N, out_RN, factor_Rd, unread if sum_GN is None else sum_GN, *[unread] * 6), 1,
-            HAS_FACTOR=factor_Rd is not weight, HAS_SUM=sum_GN is not None, HAS_ABSENT=False,
-            SECOND=False,
+            block, transform, (factor_Rd, inverse_R, unit_Nd, target_N, out_RN),
+            (sum_GN if sum_GN is not None else unread, *[unread] * 5), 1,
+            HAS_SUM=has_sum, HAS_ABSENT=False, SECOND=False,
         )  # fmt: skip
         return factor_Rd
 
@@ -92,19 +92,19 @@ class TritonOps(BlockOps):
         (rows, size), samples, device = (len(block), weight.shape[1]), len(unit_Nd), weight.device
         if rows == 0:
             return
-        parts = triton.cdiv(samples, _EXPS_TILE["BLOCK_N"])
+        parts = triton.cdiv(samples, _COEFFICIENTS_TILE["BLOCK_N"])
         coefficient_RN = self.space.take("exp", (rows, samples), unit_Nd.dtype, device)
-        inverse_R = self.space.take("inverse", (rows,), torch.float32, device)
         along_PR = self.space.take("along", (parts, rows), torch.float32, device)
+        factor_Rd, inverse_R = self._multiplied(block, unit_Nd.dtype)
         given, unread, absent_AB = coefficients, unit_Nd, coefficients.absent
         self._launch_exps(
-            block, transform, unit_Nd,
+            block, transform, (factor_Rd, inverse_R, unit_Nd, given.target, coefficient_RN),
             (
-                given.target, coefficient_RN, unread, unread, inverse_R, along_PR, given.weight,
-                given.own, unread if absent_AB is None else absent_AB, given.batch,
+                unread, along_PR, given.weight, given.own,
+                unread if absent_AB is None else absent_AB, given.batch,
             ),
             1 if absent_AB is None else absent_AB.shape[1],
-            HAS_FACTOR=False, HAS_SUM=False, HAS_ABSENT=absent_AB is not None, SECOND=True,
+            HAS_SUM=False, HAS_ABSENT=absent_AB is not None, SECOND=True,
         )  # fmt: skip
         grid = triton.cdiv(rows, _UPDATE_TILE["BLOCK_R"]) * triton.cdiv(
             size, _UPDATE_TILE["BLOCK_D"]
@@ -118,20 +118,22 @@ class TritonOps(BlockOps):
             EVEN=samples % _UPDATE_TILE["BLOCK_N"] == 0, **_UPDATE_TILE,
         )  # fmt: skip
 
+    def _multiplied(self, block: Block, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return what `read_rows` does of the rows as they are multiplied."""
+        return self.read_rows(replace(block, low=None), dtype)
+
     def _launch_exps(
-        self, block: Block, transform: LogitTransform, unit_Nd: Tensor,
+        self, block: Block, transform: LogitTransform, factors: tuple[Tensor, ...],
         pointers: tuple[Tensor, ...], batches: int, **flags: bool,
     ) -> None:  # fmt: skip
-        rows, (samples, size) = len(block), unit_Nd.shape
+        rows, (samples, size) = len(block), factors[2].shape
+        tile = _COEFFICIENTS_TILE if flags["SECOND"] else _EXPS_TILE
         if rows == 0 or samples == 0:
             return
-        tile, index_R = _EXPS_TILE, block.index
         grid = triton.cdiv(rows, tile["BLOCK_R"]) * triton.cdiv(samples, tile["BLOCK_N"])
         triton_fused.product_exps[(grid,)](
-            block.tensors["weight"], unit_Nd if index_R is None else index_R, unit_Nd, *pointers,
-            batches, block.start, rows, samples, size, transform.log2_scale, transform.limit,
-            FIXED_MAX, EPSILON, HAS_INDEX=index_R is not None,
-            HAS_LIMIT=transform.inter_class_filter is not None,
+            *factors, *pointers, batches, block.start, rows, samples, size, transform.log2_scale,
+            transform.limit, FIXED_MAX, HAS_LIMIT=transform.inter_class_filter is not None,
             EVEN=size % tile["BLOCK_D"] == 0, **flags, **tile,
         )  # fmt: skip
 
@@ -223,6 +225,23 @@ class TritonOps(BlockOps):
             skip_1, row_R, rows, size, lr, sgd.momentum, sgd.weight_decay, EPSILON,
             *_noise_numbers(noise), **flags, NESTEROV=sgd.nesterov, ROUNDED=sgd.rounds,
             BLOCK_R=block_r, BLOCK_D=block_d, num_warps=_WARPS,
+        )  # fmt: skip
+
+    def coast(
+        self, block: Block, optimizer: RowOptimizer, missed: Missed, noise: RowNoise | None
+    ) -> None:
+        """See `BlockOps.coast`."""
+        if not isinstance(optimizer, RowSGD) or optimizer.momentum == 0.0:
+            super().coast(block, optimizer, missed, noise)
+            return
+        rows, size = len(block), block.tensors["weight"].shape[1]
+        block_r, block_d = _row_tile(size)
+        (index_R, row_R, _), flags = _update_arguments(block, noise, None)
+        del flags["HAS_SKIP"]
+        triton_rows.coast_rows[(triton.cdiv(rows, block_r),)](
+            *_weight(block), block.tensors["momentum"], index_R, missed.products, missed.first,
+            row_R, missed.stop, rows, size, *_noise_numbers(noise), **flags,
+            ROUNDED=optimizer.rounds, BLOCK_R=block_r, BLOCK_D=block_d, num_warps=_WARPS,
         )  # fmt: skip
 
 

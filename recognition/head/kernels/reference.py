@@ -15,8 +15,9 @@ from torch import Tensor
 from recognition.head.kernels.block import FIXED_MAX, Block, LogitTransform
 from recognition.head.kernels.workspace import Workspace
 from recognition.head.losses.base import Curriculum
+from recognition.head.optim.history import Missed
 from recognition.head.optim.rounding import RowNoise
-from recognition.head.optim.row_optimizers import RowSGD
+from recognition.head.optim.row_optimizers import RowOptimizer, RowSGD
 
 # Of the cosines by which a class's nearest samples are told apart, and its share is reckoned: at a
 # scale of 64 a share is off by 0.4% at most. Those of a curriculum may be up to 2.
@@ -238,6 +239,16 @@ class BlockOps:
         assert skip is None, "only a kernel decides without the host"
         gradient_RD = full_gradient(block, grad_unit_Rd)
         sgd.update(block.read("weight"), block.read_state(), gradient_RD, lr)
+
+    def coast(
+        self, block: Block, optimizer: RowOptimizer, missed: Missed, noise: RowNoise | None
+    ) -> None:
+        """Make the steps that the block's rows have missed, in place; `noise` is `Block.noise`'s.
+
+        No other row is touched. See `RowOptimizer.coast`.
+        """
+        optimizer.coast(block.read("weight"), block.read_state(), missed)
+        block.write(noise)
 
 
 def key_dtype(samples: int) -> torch.dtype:

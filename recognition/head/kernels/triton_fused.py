@@ -1,11 +1,13 @@
 """Triton kernels that make a product and the work around it at once: two per block and pass.
 
-`product_exps` reads rows of the table, multiplies them with the unit embeddings and turns the
-products, still in float32, into exponentials; `product_update` multiplies the second pass's
-coefficients with the embeddings and updates the rows with the sums. Between the two only one
-matrix of rows x samples goes through memory, in bfloat16. Needs Triton.
+`product_exps` multiplies rows with the unit embeddings and turns the products, still in float32,
+into exponentials; `product_update` multiplies the second pass's coefficients with the embeddings
+and updates the rows with the sums. Between the two only one matrix of rows x samples goes through
+memory, in bfloat16. Needs Triton.
 
-Of a table in two halves (`block.split_halves`) the products read the upper one as it is.
+The rows, in the dtype of the products, and their norms are made before, by `triton_rows.read_rows`:
+in the loop of the products, squares would take registers and the turns of the matrix units. Of a
+table in two halves (`block.split_halves`) the upper one is multiplied as it is.
 
 No atomic adds: every sum has one owner and an order that the shapes alone decide.
 
@@ -15,7 +17,7 @@ tiles of samples; a program's tile in small letters. Pointers carry the shape of
 
 import triton.language as tl
 
-from recognition.head.kernels.triton_rows import inverse_norm, update_tile
+from recognition.head.kernels.triton_rows import update_tile
 from recognition.head.kernels.triton_softmax import kernel
 
 
@@ -31,30 +33,20 @@ def _load_columns(
 
 @kernel()
 def _product(
-    weight_LD: tl.tensor, table_r: tl.tensor, unit_ND: tl.tensor, sample_n: tl.tensor,
-    factor_RD: tl.tensor, row_r: tl.tensor, written_r: tl.tensor, size: tl.tensor,
-    HAS_FACTOR: tl.constexpr, EVEN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
+    factor_RD: tl.tensor, near_r: tl.tensor, unit_ND: tl.tensor, near_n: tl.tensor,
+    size: tl.tensor, EVEN: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor]:  # fmt: skip
-    """Return a tile of rows times samples, and the squares of the rows' norms, both float32.
-
-    With `HAS_FACTOR` the rows that are `written_r` are written as they were multiplied.
-    """
+) -> tl.tensor:  # fmt: skip
+    """Return a tile of rows times samples, float32."""
+    row_r = factor_RD + near_r.to(tl.int64) * size
+    sample_n = unit_ND + near_n * size
     product_rn = tl.zeros([BLOCK_R, BLOCK_N], tl.float32)
-    square_r = tl.zeros([BLOCK_R], tl.float32)
     for first in range(0, size, BLOCK_D):
         column_d = first + tl.arange(0, BLOCK_D)
-        row_rd = _load_columns(weight_LD + (table_r * size)[:, None], column_d[None, :], size, EVEN)
-        unit_dn = _load_columns(unit_ND + (sample_n * size)[None, :], column_d[:, None], size, EVEN)
-        wide_rd = row_rd.to(tl.float32)
-        square_r += tl.sum(wide_rd * wide_rd, axis=1)
-        row_rd = row_rd.to(unit_ND.dtype.element_ty)
-        if HAS_FACTOR:
-            offset_rd = row_r.to(tl.int64)[:, None] * size + column_d[None, :]
-            inside_rd = written_r[:, None] & (column_d < size)[None, :]
-            tl.store(factor_RD + offset_rd, row_rd, mask=inside_rd)
+        row_rd = _load_columns(row_r[:, None], column_d[None, :], size, EVEN)
+        unit_dn = _load_columns(sample_n[None, :], column_d[:, None], size, EVEN)
         product_rn = tl.dot(row_rd, unit_dn, product_rn)
-    return product_rn, square_r
+    return product_rn
 
 
 @kernel()
@@ -80,14 +72,12 @@ def _exponentials(
 
 @kernel(varying=["start", "rows"])
 def product_exps(
-    weight_LD: tl.tensor, index_R: tl.tensor, unit_ND: tl.tensor, target_N: tl.tensor,
-    out_RN: tl.tensor, factor_RD: tl.tensor, sum_GN: tl.tensor, inverse_R: tl.tensor,
-    along_PR: tl.tensor, weight_N: tl.tensor, own_N: tl.tensor, absent_AB: tl.tensor,
-    batch_N: tl.tensor, batches: tl.tensor, start: tl.tensor, rows: tl.tensor,
-    samples: tl.tensor, size: tl.tensor, log2_scale: tl.tensor, limit: tl.tensor,
-    fixed_max: tl.tensor, epsilon: tl.tensor, HAS_INDEX: tl.constexpr,
-    HAS_FACTOR: tl.constexpr, HAS_LIMIT: tl.constexpr, HAS_SUM: tl.constexpr,
-    HAS_ABSENT: tl.constexpr, SECOND: tl.constexpr, EVEN: tl.constexpr,
+    factor_RD: tl.tensor, inverse_R: tl.tensor, unit_ND: tl.tensor, target_N: tl.tensor,
+    out_RN: tl.tensor, sum_GN: tl.tensor, along_PR: tl.tensor, weight_N: tl.tensor,
+    own_N: tl.tensor, absent_AB: tl.tensor, batch_N: tl.tensor, batches: tl.tensor,
+    start: tl.tensor, rows: tl.tensor, samples: tl.tensor, size: tl.tensor,
+    log2_scale: tl.tensor, limit: tl.tensor, fixed_max: tl.tensor, HAS_LIMIT: tl.constexpr,
+    HAS_SUM: tl.constexpr, HAS_ABSENT: tl.constexpr, SECOND: tl.constexpr, EVEN: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ) -> None:  # fmt: skip
     """Multiply a block's rows with the samples; write exponentials, or the second pass's.
@@ -97,8 +87,7 @@ def product_exps(
     in the row's gradient, `weight·exp / norm`, `own / norm` for targets; and, to `along_PR`, their
     sums with the products over each tile of samples, which is the gradient's component along the
     row times its norm. `HAS_ABSENT`: rows of the set that took no part in a sample's batch have the
-    coefficient 0. `HAS_FACTOR`: also writes the rows as they were multiplied. `EVEN`: D is a
-    multiple of `BLOCK_D`.
+    coefficient 0. `EVEN`: D is a multiple of `BLOCK_D`.
     """
     parts = tl.cdiv(samples, BLOCK_N)
     # Programs of the same rows run side by side: rows come from memory once, samples from L2.
@@ -109,12 +98,8 @@ def product_exps(
     # Past the end the last row and sample are read once more: no mask, and nothing is stored.
     near_r = tl.minimum(row_r, rows - 1)
     near_n = tl.minimum(column_n, samples - 1)
-    table_r = tl.load(index_R + near_r) if HAS_INDEX else near_r.to(tl.int64)
-    product_rn, square_r = _product(
-        weight_LD, table_r, unit_ND, near_n, factor_RD, row_r, inside_r & (tile_n == 0), size,
-        HAS_FACTOR, EVEN, BLOCK_R, BLOCK_N, BLOCK_D,
-    )  # fmt: skip
-    inverse_r = inverse_norm(square_r, epsilon)
+    product_rn = _product(factor_RD, near_r, unit_ND, near_n, size, EVEN, BLOCK_R, BLOCK_N, BLOCK_D)
+    inverse_r = tl.load(inverse_R + near_r)
     target_n = (tl.load(target_N + near_n) - start).to(tl.int32)
     is_target_rn = row_r[:, None] == target_n[None, :]
     exp_rn = _exponentials(
@@ -127,7 +112,6 @@ def product_exps(
         out_rn = tl.where(inside_n[None, :], out_rn * inverse_r[:, None], 0.0)
         along_r = tl.sum(out_rn * product_rn, axis=1)
         tl.store(along_PR + tile_n.to(tl.int64) * rows + row_r, along_r, mask=inside_r)
-        tl.store(inverse_R + row_r, inverse_r, mask=inside_r & (tile_n == 0))
     else:
         out_rn = exp_rn * inverse_r[:, None]
     if HAS_SUM:

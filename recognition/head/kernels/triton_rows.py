@@ -29,13 +29,13 @@ def load_weight(
     weight_LD: tl.tensor, low_LD: tl.tensor, offset: tl.tensor, inside: tl.tensor,
     SPLIT: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """Load float32 numbers of the table, 0 for those that are not `inside`."""
+    """Load numbers of the table as float32, 0 for those that are not `inside`."""
     weight = tl.load(weight_LD + offset, mask=inside, other=0.0)
     if SPLIT:
         low = tl.load(low_LD + offset, mask=inside, other=0).to(tl.int32)
         bits = (weight.to(tl.int16, bitcast=True).to(tl.int32) << 16) + low
-        weight = bits.to(tl.float32, bitcast=True)
-    return weight
+        return bits.to(tl.float32, bitcast=True)
+    return weight.to(tl.float32)
 
 
 @kernel()
@@ -95,6 +95,22 @@ def _rounded(value_RD: tl.tensor, bits_RD: tl.tensor) -> tl.tensor:
     return ((word_RD + bits_RD) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
 
 
+@kernel()
+def _store_velocity(
+    momentum_LD: tl.tensor, offset_RD: tl.tensor, velocity_RD: tl.tensor, inside_RD: tl.tensor,
+    class_R: tl.tensor, column_D: tl.tensor, first_key: tl.tensor, second_key: tl.tensor,
+    ROUNDED: tl.constexpr,
+) -> None:  # fmt: skip
+    """Store float32 velocities of classes and columns; `ROUNDED`: in bfloat16, with their noise."""
+    if ROUNDED:
+        row_word_R = _noise_words(class_R, first_key, second_key)
+        column_word_D = _noise_words(-1 - column_D.to(tl.int64), first_key, second_key)
+        bits_RD = (row_word_R[:, None] * column_word_D[None, :]) >> 16
+        tl.store(momentum_LD + offset_RD, _rounded(velocity_RD, bits_RD), mask=inside_RD)
+    else:
+        tl.store(momentum_LD + offset_RD, velocity_RD, mask=inside_RD)
+
+
 @kernel(varying=["first_row", "rows"])
 def add_targets(
     grad_unit_Rd: tl.tensor, weight_LD: tl.tensor, low_LD: tl.tensor, index_R: tl.tensor,
@@ -145,13 +161,10 @@ def update_tile(
     else:
         weight_RD -= lr * velocity_RD
     _store_weight(weight_LD, low_LD, offset_RD, weight_RD, inside_RD, SPLIT)
-    if ROUNDED:
-        row_word_R = _noise_words(class_R, first_key, second_key)
-        column_word_D = _noise_words(-1 - column_D.to(tl.int64), first_key, second_key)
-        bits_RD = (row_word_R[:, None] * column_word_D[None, :]) >> 16
-        tl.store(momentum_LD + offset_RD, _rounded(velocity_RD, bits_RD), mask=inside_RD)
-    else:
-        tl.store(momentum_LD + offset_RD, velocity_RD, mask=inside_RD)
+    _store_velocity(
+        momentum_LD, offset_RD, velocity_RD, inside_RD, class_R, column_D, first_key, second_key,
+        ROUNDED,
+    )  # fmt: skip
 
 
 @kernel(varying=["rows", "first_class", "first_key", "second_key"])
@@ -198,4 +211,43 @@ def update_rows_sgd(
             grad_unit_RD, along_R, table_R, first_class + class_of_R, column_D, updated_R,
             weight_LD, low_LD, momentum_LD, size, lr, momentum, first_key, second_key, SPLIT,
             NESTEROV, ROUNDED,
+        )  # fmt: skip
+
+
+@kernel(varying=["stop", "rows", "first_class", "first_key", "second_key"])
+def coast_rows(
+    weight_LD: tl.tensor, low_LD: tl.tensor, momentum_LD: tl.tensor, index_R: tl.tensor,
+    product_K4: tl.tensor, first_R: tl.tensor, class_R: tl.tensor, stop: tl.tensor,
+    rows: tl.tensor, size: tl.tensor, first_class: tl.tensor, first_key: tl.tensor,
+    second_key: tl.tensor, HAS_INDEX: tl.constexpr, SPLIT: tl.constexpr, ROUNDED: tl.constexpr,
+    HAS_CLASS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
+) -> None:  # fmt: skip
+    """Multiply rows of weight and momentum by the matrices of the steps that they missed, in place.
+
+    `first_R`, int16, is each row's first missed step, and `product_K4`, float64, the product of
+    each and all after it. Rows that missed none, whose first is `stop`, are not touched.
+    """
+    row_R = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    inside_R = row_R < rows
+    table_R = tl.load(index_R + row_R, mask=inside_R, other=0) if HAS_INDEX else row_R
+    class_of_R = tl.load(class_R + row_R, mask=inside_R, other=0) if HAS_CLASS else row_R
+    missed_R = tl.load(first_R + row_R, mask=inside_R, other=0).to(tl.int32)
+    inside_R = inside_R & (missed_R < stop)
+    product_R = product_K4 + missed_R * 4
+    a_R1 = tl.load(product_R, mask=inside_R, other=1.0).to(tl.float32)[:, None]
+    b_R1 = tl.load(product_R + 1, mask=inside_R, other=0.0).to(tl.float32)[:, None]
+    c_R1 = tl.load(product_R + 2, mask=inside_R, other=0.0).to(tl.float32)[:, None]
+    d_R1 = tl.load(product_R + 3, mask=inside_R, other=1.0).to(tl.float32)[:, None]
+    for first in range(0, size, BLOCK_D):
+        column_D = first + tl.arange(0, BLOCK_D)
+        inside_RD = inside_R[:, None] & (column_D < size)[None, :]
+        offset_RD = (table_R * size)[:, None] + column_D[None, :]
+        weight_RD = load_weight(weight_LD, low_LD, offset_RD, inside_RD, SPLIT)
+        velocity_RD = tl.load(momentum_LD + offset_RD, mask=inside_RD, other=0.0).to(tl.float32)
+        moved_RD = a_R1 * weight_RD + b_R1 * velocity_RD
+        velocity_RD = c_R1 * weight_RD + d_R1 * velocity_RD
+        _store_weight(weight_LD, low_LD, offset_RD, moved_RD, inside_RD, SPLIT)
+        _store_velocity(
+            momentum_LD, offset_RD, velocity_RD, inside_RD, first_class + class_of_R, column_D,
+            first_key, second_key, ROUNDED,
         )  # fmt: skip

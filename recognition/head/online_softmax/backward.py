@@ -262,7 +262,7 @@ def _absent(losses: list[CentreLoss], rows: RowSet) -> Tensor | None:
     absent_AB = torch.ones(rows.count, len(losses), dtype=torch.bool, device=rows.index.device)
     for number, loss in enumerate(losses):
         assert loss.rows.index is not None, "a whole table makes the union a whole table"
-        absent_AB[torch.searchsorted(rows.index, loss.rows.index), number] = False
+        absent_AB[:, number].index_fill_(0, torch.searchsorted(rows.index, loss.rows.index), False)
     return absent_AB
 
 

@@ -61,9 +61,10 @@ class StepHistory:
 
     def __init__(self, device: torch.device) -> None:
         self.now = 0  # steps since `clear`
-        self._products = torch.zeros(MOST_STEPS + 1, 4, dtype=torch.float64, device=device)
+        identities = torch.tensor(IDENTITY, dtype=torch.float64).repeat(MOST_STEPS + 1, 1)
+        self._identities = identities.to(device)
+        self._products = self._identities.clone()
         self._lrs = torch.zeros(MOST_STEPS, dtype=torch.float64, device=device)
-        self.clear()
 
     @property
     def is_full(self) -> bool:
@@ -73,24 +74,27 @@ class StepHistory:
     def clear(self) -> None:
         """Forget all steps: no row has missed any."""
         self.now = 0
-        self._products[0] = self._products.new_tensor(IDENTITY)
+        self._products.copy_(self._identities)
 
     def add(self, lr: float, matrix: Matrix, skip: bool | Tensor = False) -> None:
         """Add a step that maps a row's (weight, momentum) by `matrix`; none where it is skipped.
 
         `skip` is a bool, or a bool scalar on the device, for which nobody waits.
         """
-        step, rate = self._products.new_tensor(matrix), self._lrs.new_tensor(lr)
-        if isinstance(skip, Tensor):
-            step = torch.where(skip, self._products.new_tensor(IDENTITY), step)
-            rate = torch.where(skip, -1.0, rate)
-        elif skip:
+        if skip is True:
             return
-        before = self._products[: self.now + 1].view(-1, 2, 2)
-        torch.matmul(step.view(2, 2), before.clone(), out=before)
-        self._lrs[self.now] = rate
+        # Numbers of the host as factors, not as tensors: a copy to a GPU would have the host wait.
+        a, b, c, d = matrix
+        products = self._products[: self.now + 1]
+        top, bottom = products[:, :2], products[:, 2:]
+        moved = torch.cat([top.mul(a).add_(bottom, alpha=b), top.mul(c).add_(bottom, alpha=d)], 1)
+        if isinstance(skip, Tensor):
+            torch.where(skip, products, moved, out=products)
+            self._lrs[self.now].fill_(lr).masked_fill_(skip, -1.0)
+        else:
+            products.copy_(moved)
+            self._lrs[self.now].fill_(lr)
         self.now += 1
-        self._products[self.now] = self._products.new_tensor(IDENTITY)
 
     def missed(self, last_R: Tensor) -> Missed:
         """Return the steps since each row's last, of which `last_R`, int16 [R], is the count."""

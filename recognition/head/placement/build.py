@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 
 from recognition.head.choices import choose
+from recognition.head.kernels.reference import BlockOps
 from recognition.head.kernels.workspace import prefer_huge_pages
 from recognition.head.optim.rounding import RowNoise
 from recognition.head.optim.row_optimizers import RowOptimizer
@@ -95,12 +96,16 @@ def create_table(
 
 
 def create_coasting(
-    update: str, table: Table, optimizer: RowOptimizer, seed: int, first_class: int, *,
-    in_blocks: bool,
+    update: str, table: Table, optimizer: RowOptimizer, ops: BlockOps, seed: int,
+    first_class: int, *, in_blocks: bool,
 ) -> Coasting | None:  # fmt: skip
     """Return what moves rows that are not sampled; None where they stay.
 
-    Raises `ValueError` for an unknown `update`.
+    `ops` are those of the device that computes. Raises `ValueError` for an unknown `update`.
     """
     moves = choose(UPDATES, update, "update")
-    return Coasting(table, optimizer, seed, first_class, in_blocks=in_blocks) if moves else None
+    if not moves:
+        return None
+    if isinstance(table, HostTable):
+        ops = BlockOps()
+    return Coasting(table, optimizer, ops, seed, first_class, in_blocks=in_blocks)

@@ -10,13 +10,15 @@ Shapes: L rows of the table, R rows of a block.
 import torch
 from torch import Tensor
 
+from recognition.head.kernels.reference import BlockOps
 from recognition.head.kernels.workspace import Workspace
 from recognition.head.optim.history import IDENTITY, Missed, StepHistory
 from recognition.head.optim.row_optimizers import RowOptimizer
 from recognition.head.placement.table import Table
 from recognition.head.rows import RowSet
 
-_BYTES = 1 << 22  # of one tensor's rows that make up for their steps at a time
+# Of one tensor's rows that make up for their steps at a time: a GPU needs few launches.
+_BYTES = {"cpu": 1 << 22, "cuda": 1 << 26}
 
 
 class Coasting:
@@ -25,6 +27,7 @@ class Coasting:
     Args:
         table: whose rows are to move on.
         optimizer: of the rows.
+        ops: block operations where the table is.
         seed: of stochastic rounding.
         first_class: class id of row 0.
         in_blocks: whether blocks of the table make up for missed steps when they are read (see
@@ -32,9 +35,11 @@ class Coasting:
     """
 
     def __init__(
-        self, table: Table, optimizer: RowOptimizer, seed: int, first_class: int, *, in_blocks: bool
-    ) -> None:
-        self._table, self._optimizer, self._in_blocks = table, optimizer, in_blocks
+        self, table: Table, optimizer: RowOptimizer, ops: BlockOps, seed: int, first_class: int, *,
+        in_blocks: bool,
+    ) -> None:  # fmt: skip
+        self._table, self._optimizer, self._ops = table, optimizer, ops
+        self._in_blocks = in_blocks
         self._seed, self._first_class = seed, first_class
         self._all_settled = 0  # steps after which no row had any left to make up for
         self._last_step = 0  # its number, with which the bits of rounding change
@@ -58,12 +63,13 @@ class Coasting:
             return
         table, index = self._table, self._index(rows)
         row_bytes = max(tensor[:1].nbytes for tensor in table.tensors().values())
-        bounds, space = rows.blocks(max(1, _BYTES // row_bytes)), Workspace()
+        block_rows = max(1, _BYTES[table.weight.device.type] // row_bytes)
+        bounds, space = rows.blocks(block_rows), Workspace()
         for block in table.local_blocks(RowSet(rows.count, index), bounds, space):
             missed = self._missed(block.rows_of_table())
-            self._optimizer.coast(block.read("weight"), block.read_state(), missed)
             # Steps below 0 are no updates', and −1 is that of the initial centres.
-            block.write(block.noise(self._seed, -2 - self._last_step, self._first_class))
+            noise = block.noise(self._seed, -2 - self._last_step, self._first_class)
+            self._ops.coast(block, self._optimizer, missed, noise)
         self._mark(index)
         if index is None:
             self._all_settled = self._history.now

@@ -48,8 +48,10 @@ def ranking(score_L: Tensor, request: SampleRequest) -> Tensor:
     key_L = torch.empty(len(score_L), dtype=torch.int64, device=score_L.device)
     for first, last, hash_R in request.hashes():
         # The bits of a float, read as an integer, are in the order of the floats, except for
-        # negative ones, which are in the opposite order. Adding 0 makes -0 a 0.
-        bits_R = score_L[first:last].add(0.0).view(torch.int32)
+        # negative ones, which are in the opposite order. A -0 becomes a 0; to add 0 would do so
+        # too, but on a GPU also change the bits of a NaN.
+        score_R = score_L[first:last]
+        bits_R = torch.where(score_R == 0.0, 0.0, score_R).view(torch.int32)
         bits_R = torch.where(bits_R < 0, bits_R ^ 0x7FFFFFFF, bits_R)
         key_L[first:last] = (bits_R.to(torch.int64) << 32) | (WORD - hash_R)
     return key_L

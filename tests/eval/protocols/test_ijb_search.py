@@ -14,6 +14,7 @@ from eval.protocols.ijb_search import (
     combine,
     published_closed_search,
     published_search,
+    rank_replicates,
     run_searches,
     search,
 )
@@ -156,3 +157,20 @@ def test_the_published_closed_set(chunk: int, monkeypatch: pytest.MonkeyPatch) -
     assert found.rank == {k: sum(rank <= k for rank in ranks) / 10 for k in (1, 5)}
     with pytest.raises(ValueError, match=r"100\.0.* 1000 .* 90\b"):
         published_closed_search(TEMPLATES, halves, probes, [1], [100.0])
+
+
+def test_a_replicate_of_a_rank_counts_each_search_as_often_as_its_subject() -> None:
+    found = run_searches(TEMPLATES, GALLERY, PROBES)
+    draws = list(draw_counts(16, 5, seed=1))
+    _, ranks, _ = by_definition()
+    expected = []
+    for draw in draws:
+        repeated = [
+            rank
+            for rank, subject in zip(ranks, PROBES.subject_t, strict=True)
+            for _ in range(draw[subject])
+            if rank
+        ]
+        expected.append(sum(rank <= 2 for rank in repeated) / len(repeated))
+    assert rank_replicates(found, PROBES, draws, 2) == expected
+    assert rank_replicates(found, PROBES, [np.where(np.arange(16) < 10, 0, 2)], 2) == [None]

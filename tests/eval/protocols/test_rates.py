@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from eval.protocols import rates
 from eval.protocols.rates import (
@@ -121,3 +122,53 @@ def test_collapsed_and_inverted_scores_are_warned_of() -> None:
         ScoredPairs(np.full(2, 0.25), np.full(3, 0.25)).rates([0.5])
     with pytest.warns(ProtocolWarning, match=r"0\.0000"):
         ScoredPairs(np.array([0.1]), np.array([0.5, 0.6])).rates([0.5])
+
+
+def tars_of(
+    distances: NDArray[np.float64], same: NDArray[np.bool_], rates: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """TAR of distances at each rate; NaN where there is none."""
+    pairs = ScoredPairs(-distances[same], -distances[~same])
+    tars = [pairs.tar_at_far(far).tar for far in rates.tolist()]
+    return np.array([np.nan if tar is None else tar for tar in tars])
+
+
+@pytest.mark.parametrize("decimals", [1, 2, 9])  # with many ties, some, none
+def test_tar_at_far_is_the_highest_that_the_rate_allows(decimals: int) -> None:
+    rng = np.random.default_rng(0)
+    same = np.arange(3000) % 3 == 0
+    distances = np.round(rng.normal(np.where(same, 1.0, 1.6), 0.3), decimals)
+    rates = np.array([1e-2, 1e-3, 0.3, 1.0])
+    for rate, tar in zip(rates, tars_of(distances, same, rates), strict=True):
+        allowed = [
+            float(np.mean(distances[same] < limit))
+            for limit in [*np.unique(distances), np.inf]
+            if np.mean(distances[~same] < limit) <= rate + 1e-12
+        ]
+        assert tar == max(allowed)
+
+
+@pytest.mark.parametrize("allowed", [7, 29])
+def test_a_rate_that_is_a_whole_number_of_pairs_allows_that_many(allowed: int) -> None:
+    assert 0.29 * 100 < 29  # in floating point
+    assert 0.07 * 100 > 7
+    same = np.arange(101) == 100
+    distances = np.append(np.arange(100.0), allowed - 0.5)
+    rates = np.array([(allowed - 1) / 100, allowed / 100])
+    assert tars_of(distances, same, rates).tolist() == [0.0, 1.0]
+
+
+def test_points_on_a_straight_line_count() -> None:
+    same = np.arange(20) % 2 == 0
+    rates = np.array([k / 10 for k in range(1, 11)])
+    assert tars_of(np.repeat(np.arange(10.0), 2), same, rates).tolist() == rates.tolist()
+
+
+def test_tar_at_far_needs_enough_negative_pairs() -> None:
+    for negatives, supported in [(999, False), (1000, True), (3000, True)]:
+        same = np.arange(negatives + 5) < 5
+        (rate,) = tars_of(np.where(same, 0.5, 1.5), same, np.array([1e-3]))
+        assert rate == 1.0 if supported else np.isnan(rate)
+    for same, found in ((np.zeros(10, bool), "0 genuine and 10"), (np.ones(10, bool), "10 .* 0 ")):
+        with pytest.raises(ValueError, match=found):
+            tars_of(np.ones(10), same, np.array([1e-2]))

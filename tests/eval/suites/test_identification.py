@@ -1,6 +1,7 @@
 """Tests of `eval.suites.identification`: the golden figures, and the way from image files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
+from eval.protocols.bootstrap import BY_SUBJECT
 from eval.protocols.megaface_files import (
     noisy_distractors,
     noisy_probes,
@@ -16,6 +18,7 @@ from eval.protocols.megaface_files import (
     read_probe_list,
 )
 from eval.protocols.tinyface import read_image_ids
+from eval.suites.compare import compare
 from eval.suites.identification import (
     OpenMegaFace,
     OpenTinyFace,
@@ -66,7 +69,14 @@ def test_golden_megaface() -> None:
         (),
         (),
     )
-    result = judge_megaface(item, "m", embedded, SUITE)
+    result, searched = judge_megaface(item, "m", embedded, SUITE)
+    for drawn, one in zip(searched.drawn, result.megaface, strict=True):
+        assert drawn.value == one.figures.rank[1]
+        assert f"{one.figures.distractors:,} distractors, {one.noise}" in drawn.figure
+    for same in compare((result, searched), (result, searched)):
+        assert same.interval is not None
+        assert (same.difference, same.interval.interval95) == (0.0, (0.0, 0.0))
+        assert same.interval.replicates == SUITE.replicates
     assert len(result.megaface) == 3 * len(sizes)
     found = iter(result.megaface)
     for size in sizes:
@@ -92,8 +102,24 @@ def test_golden_tinyface() -> None:
         read_image_ids(root / "gallery_match_img_ID_pairs.mat", "gallery")[1],
         (),
     )
-    found = judge_tinyface(item, "m", embedded, SUITE).tinyface
+    result, searched = judge_tinyface(item, "m", embedded, SUITE)
+    found = result.tinyface
     assert found is not None
+    noise = np.random.default_rng(0).normal(0, 0.05, embedded.embeddings.shape)
+    worse = replace(embedded, embeddings=embedded.embeddings + noise.astype(np.float32))
+    other = judge_tinyface(item, "worse", worse, SUITE)
+    assert other[0].tinyface is not None
+    rank, precision = compare(other, (result, searched))
+    assert (rank.figure, rank.far) == ("rank-1", None)
+    assert rank.difference == other[0].tinyface.rank[1] - found.rank[1]
+    assert precision.difference == other[0].tinyface.map - found.map
+    for one in (rank, precision):
+        assert one.interval is not None
+        assert (one.interval.method, one.interval.replicates) == (BY_SUBJECT, SUITE.replicates)
+        assert one.interval.interval95 is not None
+    for one in compare((result, searched), (result, searched)):
+        assert one.interval is not None
+        assert one.interval.interval95 == (0.0, 0.0)
     assert {str(k): v for k, v in found.rank.items()} == expected["rank"]
     assert found.map == pytest.approx(expected["map"], abs=1e-6)
     assert found.probes_without_mate == expected["probes_without_mate"]
@@ -114,7 +140,7 @@ def test_megaface_from_image_files(tmp_path: Path) -> None:
         distractors=[Path("far_5"), Path("far_20")],
     )  # fmt: skip
     item = open_megaface("made", settings, tmp_path)
-    result = judge_megaface(item, "m", embedder()(model(), item.images), SUITE)
+    result, _ = judge_megaface(item, "m", embedder()(model(), item.images), SUITE)
     assert result.counts.images == len(paths) + 20
     assert result.counts.subjects == PEOPLE
     assert [one.figures.distractors for one in result.megaface] == [5, 20]
@@ -153,7 +179,7 @@ def test_tinyface_from_image_files(tmp_path: Path) -> None:
         gallery_images=Path("gallery"), distractor_images=Path("far"),
     )  # fmt: skip
     item = open_tinyface("made", settings, tmp_path)
-    found = judge_tinyface(item, "m", embedder()(model(), item.images), SUITE).tinyface
+    found = judge_tinyface(item, "m", embedder()(model(), item.images), SUITE)[0].tinyface
     assert found is not None
     assert (found.probes, found.gallery) == (PEOPLE, PEOPLE + 5)
     assert found.rank[1] > 0.5

@@ -12,8 +12,10 @@ from PIL import Image
 
 from eval.protocols.bootstrap import BY_PAIR, BY_SUBJECT
 from eval.protocols.ijb_files import Landmarks, find_files, read_landmarks, read_lists
+from eval.suites.compare import compare
 from eval.suites.ijb import OpenIjb, judge_ijb, open_ijb
 from eval.suites.images import Embedded, ImageList, ImageSet
+from eval.suites.scored import Searched
 from eval.suites.settings import IjbSet, Suite
 from tests.eval.suites.made_sets import embedder, model
 
@@ -85,6 +87,46 @@ def test_people_are_known_where_galleries_and_probes_name_all(
     wrong = replace(one_mode, lists=replace(golden.lists, pairs=flipped))
     found = judge_ijb(wrong, "m", embedded, SUITE)[0][0]
     assert any("contradicts" in warning for warning in found.warnings)
+
+
+def test_searches_of_two_models_are_compared_by_the_same_draws(
+    golden: OpenIjb, embedded: Embedded
+) -> None:
+    one_mode = replace(golden, settings=SETTINGS.model_copy(update={"modes": ["N1D1F1"]}))
+    noise = np.random.default_rng(0).normal(0, 0.02, embedded.embeddings.shape)
+    worse = replace(embedded, embeddings=embedded.embeddings + noise.astype(np.float32))
+    _, (result, searched) = judge_ijb(one_mode, "worse", worse, SUITE)
+    _, (base, base_searched) = judge_ijb(one_mode, "m", embedded, SUITE)
+    assert isinstance(searched, Searched)
+    assert isinstance(base_searched, Searched)
+    assert result.search is not None
+    assert base.search is not None
+    found = {
+        (one.figure, one.far): one for one in compare((result, searched), (base, base_searched))
+    }
+    for gallery, base_gallery in zip(result.search.galleries, base.search.galleries, strict=True):
+        rank = found[f"rank-1, {gallery.name}", None]
+        assert rank.difference is not None
+        assert gallery.search.rank[1] is not None
+        assert base_gallery.search.rank[1] is not None
+        assert rank.difference == gallery.search.rank[1] - base_gallery.search.rank[1]
+        assert rank.interval is not None
+        assert (rank.interval.method, rank.interval.replicates) == (BY_SUBJECT, 20)
+        for point, other in zip(
+            gallery.search.tpir_at_fpir, base_gallery.search.tpir_at_fpir, strict=True
+        ):
+            one = found[f"TPIR, {gallery.name}", point.fpir]
+            if point.tpir is None or other.tpir is None:
+                assert one.difference is None
+                assert one.interval is None
+                assert one.reason is not None
+            else:
+                assert one.difference == point.tpir - other.tpir
+                assert one.interval is not None
+    # The same network twice: no difference in any replicate, as both are drawn alike.
+    itself = compare((base, base_searched), (base, base_searched))
+    limits = {one.interval.interval95 for one in itself if one.interval is not None}
+    assert limits - {None} == {(0.0, 0.0)}
 
 
 def test_equal_faces_are_embedded_once_and_count_each(golden: OpenIjb, embedded: Embedded) -> None:

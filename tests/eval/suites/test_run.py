@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eval.results import Run
 from eval.suites.models import LoadedModel
-from eval.suites.run import open_suite, run_suite, with_folder
+from eval.suites.run import faces_to_show, open_suite, run_suite, with_folder
 from eval.suites.settings import Suite, read_suite
 from eval.suites.table import aligned, table
 from recognition.distributed import current
@@ -72,6 +72,7 @@ def test_every_set_for_every_model(suite: Suite, tmp_path: Path) -> None:
     assert {(one.set, one.model, one.baseline) for one in results.comparisons} == {
         ("all", "dark", "corners"),
         ("some", "dark", "corners"),
+        ("far", "dark", "corners"),
     }
     assert [(one.model, one.applied_to) for one in results.calibration] == [
         ("corners", "some"),
@@ -82,6 +83,21 @@ def test_every_set_for_every_model(suite: Suite, tmp_path: Path) -> None:
     assert again.sets == results.sets
     assert sum(seen) == 2 * 2 * 36
     assert again.models[0].cost.images_per_second is None
+
+
+def test_the_faces_of_a_page_are_the_files(suite: Suite) -> None:
+    sets = open_suite(suite)
+    results = run_suite(suite, sets, models(), embedder(), RUN)
+    assert results is not None
+    images = faces_to_show(results, sets)
+    assert {name for name, _ in images} == {"all", "some"}
+    assert results.sets[0].hardest is not None
+    assert results.sets[0].quality is not None
+    for pair in results.sets[0].hardest.impostor:
+        assert images["all", pair.first_image] == Path(pair.first).read_bytes()
+        assert images["all", pair.second_image] == Path(pair.second).read_bytes()
+    for face in results.sets[0].quality.worst:
+        assert images["all", face.image_number] == Path(face.image).read_bytes()
 
 
 def figures(suite: Suite) -> dict[str, Any] | None:

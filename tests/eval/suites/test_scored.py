@@ -13,7 +13,16 @@ from eval.protocols.bootstrap import Bootstrap, PairSubjects, draw_counts, perce
 from eval.protocols.rates import ScoredPairs, warn
 from eval.results import Counts, SetResult
 from eval.suites.compare import calibrate, compare
-from eval.suites.scored import Draws, Scored, d_prime, det_curve, histogram, noted, verification
+from eval.suites.scored import (
+    Draws,
+    Scored,
+    d_prime,
+    det_curve,
+    groups_of,
+    histogram,
+    noted,
+    verification,
+)
 
 GOLDEN = Path(__file__).parents[2] / "fixtures" / "evaluation" / "scored_pairs"
 FARS = (1e-1, 1e-2, 1e-3, 1e-6)
@@ -102,6 +111,27 @@ def test_the_histogram_counts_every_pair(scored: Scored) -> None:
     assert sum(found.impostor) == len(scored.pairs.impostor_n)
     flat = histogram(ScoredPairs(np.full(3, 0.5), np.full(2, 0.5)))
     assert (sum(flat.genuine), sum(flat.impostor)) == (3, 2)
+
+
+def test_each_group_has_a_threshold_and_a_curve_of_its_own(
+    inputs: tuple[np.ndarray, np.ndarray, PairSubjects],
+) -> None:
+    score_p, same_p, subjects = inputs
+    assert subjects.second_p is not None
+    of_subject = np.array(["a", "b", "alone"])[np.minimum(np.arange(subjects.count) % 2, 1)]
+    of_subject[0] = "alone"  # one person makes no impostor pair
+    group_2p = np.stack(
+        [of_subject[subjects.first_p], of_subject[subjects.second_p]], axis=1
+    ).ravel()
+    found, curves = groups_of(score_p, same_p, group_2p, 0.05)
+    assert [one.group for one in found.groups] == ["a", "alone", "b"]
+    assert [one.group for one in curves] == ["a", "b"]
+    for one in curves:
+        inside_p = (group_2p[0::2] == one.group) & (group_2p[1::2] == one.group)
+        pairs = ScoredPairs(score_p[inside_p & same_p], score_p[inside_p & ~same_p])
+        assert one.own == pairs.tar_at_far(0.05)
+        assert one.det.least_fmr == 1 / len(pairs.impostor_n)
+        assert one.det == det_curve(pairs, 150)
 
 
 def test_d_prime() -> None:

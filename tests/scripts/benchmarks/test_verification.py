@@ -23,7 +23,8 @@ BINS = ROOT / "tests" / "fixtures" / "bins"
 
 def _run(tmp_path: Path, *arguments: object) -> dict[str, Any]:
     output = tmp_path / "results.json"
-    output.unlink(missing_ok=True)
+    for file in (output, output.with_suffix(".html")):
+        file.unlink(missing_ok=True)
     options = ["--output", output, "--cache", tmp_path / "cache", "--device", "cpu"]
     assert main([*map(str, [*arguments, *options])]) == 0
     record: dict[str, Any] = json.loads(output.read_text())
@@ -100,6 +101,11 @@ def test_a_suite_and_several_models(tmp_path: Path, capsys: pytest.CaptureFixtur
     (compared,) = record["comparisons"]
     assert (compared["model"], compared["baseline"], compared["difference"]) == ("two", "one", 0.0)
     assert "made [two]" in capsys.readouterr().out
+    page = (tmp_path / "results.html").read_text(encoding="utf-8")
+    assert f'data-figure="/comparisons/0/difference">{compared["difference"]:+.4f}<' in page
+    assert page.count("<img ") == 2 * 2 * 2 * 10 + 2 * 10  # of pairs, and of the worst quality
+    _run(tmp_path, "--model", models[0], "--suite", suite, "--folder", BINS, "--no-faces")
+    assert "<img " not in (tmp_path / "results.html").read_text(encoding="utf-8")
 
 
 def test_weights_checkpoint_and_run_agree(
@@ -182,6 +188,10 @@ def test_earlier_figures_are_not_overwritten(
     arguments = ("--model", model, "--sets", BINS / "py3_list.bin", "--output")
     assert str(output) in _fails(capsys, *arguments, output)
     assert output.read_text() == "earlier"
+    page = tmp_path / "other.html"
+    page.write_text("earlier")
+    assert str(page) in _fails(capsys, *arguments, tmp_path / "other.json")
+    assert ".html" in _fails(capsys, *arguments, tmp_path / "new.html")
     assert "absent" in _fails(capsys, *arguments, tmp_path / "absent" / "results.json")
 
 

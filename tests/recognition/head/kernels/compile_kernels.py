@@ -22,6 +22,7 @@ from recognition.head.kernels.block import Block, LogitTransform, split_halves
 from recognition.head.kernels.cuda import TritonOps
 from recognition.head.kernels.reference import Coefficients
 from recognition.head.kernels.workspace import Workspace
+from recognition.head.optim.history import Missed
 from recognition.head.optim.rounding import RowNoise
 from recognition.head.optim.row_optimizers import RowSGD
 from recognition.head.rows import RowSet
@@ -102,6 +103,8 @@ def call_fused(index: Tensor | None, *, split: bool, rounded: bool) -> None:
     noise = RowNoise(1, 2, rows if index is None else index) if rounded else None
     given = Coefficients(target, number, number, target, torch.zeros(1000, 2, dtype=torch.bool))
     ops.product_update(block, unit, given, transform, sgd, 0.1, noise, torch.tensor(True))
+    products, first = torch.zeros(9, 4, dtype=torch.float64), torch.zeros(rows, dtype=torch.int16)
+    ops.coast(block, sgd, Missed(products, products[:8, 0], first, 8), noise)
 
 
 if __name__ == "__main__":

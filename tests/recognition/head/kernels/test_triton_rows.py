@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from recognition.head.kernels.block import join_halves, split_halves
 from recognition.head.kernels.reference import BlockOps, tangential
+from recognition.head.optim.history import IDENTITY, Missed
 from recognition.head.optim.rounding import RowNoise
 from recognition.head.optim.row_optimizers import RowSGD
 from tests.recognition.head.kernels.kernel_cases import (
@@ -171,6 +173,77 @@ def test_update_rounds_momentum_with_the_bits_of_its_rows(ops: BlockOps, picked:
     torch.testing.assert_close(
         found_momentum.cpu(), expected_momentum, rtol=0, atol=0, equal_nan=True
     )
+
+
+@pytest.mark.slow
+@every_form
+@pytest.mark.parametrize("picked", [True, False])
+@pytest.mark.parametrize("split", [True, False])
+@pytest.mark.parametrize("size", [1, 48, 1100])
+def test_missed_steps_are_made_up_for_in_closed_form(
+    ops: BlockOps, picked: bool, split: bool, size: int
+) -> None:
+    device = device_of(type(ops))
+    generator = torch.Generator().manual_seed(size)
+    weight, momentum = torch.randn(2, 41, size, generator=generator)
+    low = None
+    kept = weight.clone().to(device)
+    if split:
+        kept, low = split_halves(kept)
+    velocity = momentum.clone().to(device)
+    index = torch.tensor([0, 3, 12, 13, 29, 40]) if picked else None
+    start, stop = (1, 6) if picked else (2, 40)
+    touched = torch.arange(41)[start:stop] if index is None else index[start:stop]
+    first = torch.arange(len(touched)) % 4  # the last of four steps is yet to come: none missed
+    products = torch.randn(4, 4, generator=generator, dtype=torch.float64)
+    products[3] = torch.tensor(IDENTITY)
+    missed = Missed(products.to(device), velocity.new_zeros(3), first.short().to(device), 3)
+    on_device = None if index is None else index.to(device)
+    block = block_of(start, stop, on_device, weight=kept, momentum=velocity)
+    block.low = low if low is None or picked else low[start:stop]
+    before = kept.clone(), velocity.clone()
+    ops.coast(block, RowSGD(0.9, 0.01), missed, None)
+
+    found = kept if low is None else join_halves(kept, low)
+    pair = torch.stack([weight[touched], momentum[touched]], 1).double()
+    expected = products[first].view(-1, 2, 2) @ pair
+    close(found[touched.to(device)], expected[:, 0], rtol=1e-5, atol=1e-5)
+    close(velocity[touched.to(device)], expected[:, 1], rtol=1e-5, atol=1e-5)
+    still = torch.ones(41, dtype=torch.bool).index_fill_(0, touched[first < 3], False).to(device)
+    for table, as_it_was in zip((kept, velocity), before, strict=True):
+        assert torch.equal(table[still], as_it_was[still])
+
+
+@pytest.mark.slow
+@every_form
+@pytest.mark.parametrize("picked", [True, False])
+def test_momentum_that_coasts_is_rounded_with_the_bits_of_its_rows(
+    ops: BlockOps, picked: bool
+) -> None:
+    """To the bit: with these numbers float32 arithmetic is exact, fused or not."""
+    device = device_of(type(ops))
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randint(-64, 64, (41, 300), generator=generator) / 8.0
+    momentum = (torch.randint(-64, 64, (41, 300), generator=generator) / 8.0).bfloat16()
+    index = torch.arange(1, 41) if picked else None
+    touched = torch.arange(3, 24) if index is None else index[3:24]
+    products = torch.tensor([[0.5, -0.25, 0.0078125, 0.75]], dtype=torch.float64)
+    sgd, found = RowSGD(0.5, 0.25, momentum_dtype=torch.bfloat16), []
+    for form, where in ((BlockOps(), torch.device("cpu")), (ops, device)):
+        tables = weight.to(where).clone(), momentum.to(where).clone()
+        on_device = None if index is None else index.to(where)
+        block = block_of(3, 24, on_device, weight=tables[0], momentum=tables[1])
+        missed = Missed(
+            products.to(where), tables[0].new_zeros(1),
+            torch.zeros(21, dtype=torch.int16, device=where), 1,
+        )  # fmt: skip
+        noise = RowNoise(5, -9, (touched + 3_000_000_000).to(where))
+        form.coast(block, sgd, missed, noise)
+        found.append([table.cpu() for table in tables])
+
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+    assert not torch.equal(found[0][1], momentum)
 
 
 @every_form

@@ -213,7 +213,7 @@ def test_every_kernel_compiles_and_fits_the_registers(tmp_path: Path) -> None:
 
     assert result.returncode == 0, result.stderr
     launched = {"read_rows", "update_rows_sgd", "add_targets", "block_exps", "block_maxima"}
-    launched |= {"merge_maxima", "merge_sums", "product_exps", "product_update"}
+    launched |= {"merge_maxima", "merge_sums", "product_exps", "product_update", "coast_rows"}
     lines = [line.split() for line in result.stdout.splitlines()]
     for capability, shared_memory in (("80", 163 << 10), ("90", 227 << 10)):
         of_gpu = [line for line in lines if line[1] == capability]

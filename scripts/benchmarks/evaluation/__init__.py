@@ -1,0 +1,1 @@
+"""The cost of evaluating, beside a bare loop over the network."""
