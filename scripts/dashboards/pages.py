@@ -64,8 +64,7 @@ def look(page: Any, url: str, views: Sequence[View], pictures: Path | None) -> d
     seen, tab = {}, ""
     for view in views:
         if view.tab != tab:
-            page.goto("about:blank")  # else only the part after the # changes
-            page.goto(f"{url}/#{view.tab}")
+            page.goto(f"{url}/#{view.tab}")  # of a later tab only this part: nothing loads anew
             tab = view.tab
         page.set_viewport_size({"width": view.width, "height": view.height})
         view.prepare(page)
