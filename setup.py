@@ -48,17 +48,20 @@ setup(
         # The judge of RecordIO, in an environment of its own: see .ci/mxnet. The last MXNet works
         # with no later NumPy, which in turn has no wheel for a later Python than 3.11.
         "mxnet": ["mxnet==1.9.1", "numpy==1.23.5"],
+        "mlflow": ["mlflow-skinny>=2.16"],
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.5"],
         "plots": ["matplotlib>=3.8"],
         "remote": ["fsspec>=2025.3", "s3fs>=2025.3"],
         "safetensors": ["safetensors>=0.4"],
         "search": ["faiss-cpu>=1.8"],
+        "wandb": ["wandb>=0.18"],
         "test": [
             "faiss-cpu>=1.8",
             "hypothesis>=6.100",
             "insightface>=2",  # the judge of exported networks
             "matplotlib>=3.8",
             "moto[server]>=5",
+            "mlflow-skinny>=2.16",
             "mypy>=1.13",
             "nvidia-dali-cuda130>=2.4; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "onnx>=1.16",
@@ -75,6 +78,7 @@ setup(
             "torchvision>=0.21",
             "types-PyYAML",
             "types-tqdm",
+            "wandb>=0.18",
         ],
     },
 )
