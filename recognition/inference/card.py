@@ -173,8 +173,13 @@ def _augmentations(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_nothing(value: Any) -> Any:
+    """Return settings without those that are not set, and without paths of the machine."""
     if isinstance(value, Mapping):
-        return {name: _without_nothing(item) for name, item in value.items() if item is not None}
+        return {
+            name: _without_nothing(item)
+            for name, item in value.items()
+            if item is not None and name != "init_from"
+        }
     return value
 
 

@@ -69,6 +69,7 @@ def test_the_head_is_what_model_hubs_read() -> None:
     config = {
         "data": {"train": ["/secret/place/ms1mv3", "s3://bucket/glint"], "augment": {"flip": 0.5}},
         "backbone": {"name": "r50"},
+        "head": {"init_from": "/secret/head", "sampling": "all"},
         "init_from": None,
     }
     measured = {"model.onnx": measurements(_results(_set("lfw", 3000, 0.2)), name="net")}
@@ -83,6 +84,7 @@ def test_the_head_is_what_model_hubs_read() -> None:
     assert result["metrics"] == [{"type": "accuracy", "value": 0.99}]
     assert "secret" not in text
     assert "93,431" in body
+    assert "sampling: all" in body
     assert body.count(TO_FILL_IN) == 2
 
 
