@@ -1,10 +1,11 @@
 """Verify networks on sets of faces by the protocols of the field.
 
-A network is a run folder, a checkpoint folder, a weight file with the published names, an ONNX file
-or a file of torch.export (.pt2). Prints a table, and writes all figures, the protocol and the
-hashes of all files to a new JSON file, and a page with tables, curves and the hardest faces next to
-it. Embeddings are kept by the hashes of model and images: the next protocol on them costs no
-forward pass. Several ranks (torchrun) share the embedding.
+A network is a run folder, a checkpoint folder, a weight file with the published names or those of
+AdaFace or CVLface, a file of ONNX, torch.export (.pt2) or safetensors, or the folder of an export.
+Prints a table, and writes all figures, the protocol and the hashes of all files to a new JSON file,
+and a page with tables, curves and the hardest faces next to it. Embeddings are kept by the hashes
+of model and images: the next protocol on them costs no forward pass. Several ranks (torchrun) share
+the embedding.
 
     python scripts/benchmark_verification.py --model runs/demo --sets datasets/demo/lfw.bin
     python scripts/benchmark_verification.py --model r50.onnx --suite configs/suites/standard.yaml
@@ -52,7 +53,7 @@ WAIT_SECONDS: Final = 6 * 3600
 
 parser = make_parser(__doc__)
 add = parser.add_argument
-add("--model", type=Path, required=True, help="run or checkpoint folder, weights, .onnx or .pt2")
+add("--model", type=Path, required=True, help="run, checkpoint or export, or a network's file")
 add("--compare", type=Path, nargs="+", default=[], help="more models, to compare with --model")
 what = parser.add_mutually_exclusive_group(required=True)
 what.add_argument("--suite", type=Path, help="YAML file of sets and protocols")

@@ -30,9 +30,12 @@ def to_int8(source: Path, target: Path, batches: Iterable[NDArray[np.float32]]) 
     faces [b, 3, S, S] in [-1, 1] as the network will see them.
     """
     try:
+        import onnx
         from onnxruntime import quantization
     except ModuleNotFoundError as error:
         raise _missing(target, error) from None
+
+    name = onnx.load(source, load_external_data=False).graph.input[0].name
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -40,7 +43,7 @@ def to_int8(source: Path, target: Path, batches: Iterable[NDArray[np.float32]]) 
 
         def get_next(self) -> dict[str, Any] | None:
             images = next(self._batches, None)
-            return None if images is None else {"images": images}
+            return None if images is None else {name: images}
 
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)  # it recommends a step that the export has taken

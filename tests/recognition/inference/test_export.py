@@ -131,6 +131,14 @@ def test_a_file_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
         export_backbone(network, tmp_path, image_size=8, metadata={})
 
 
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    linear = nn.Linear(192, 4)
+    nn.init.constant_(linear.bias, float("nan"))
+    network = nn.Sequential(nn.Flatten(), linear)
+    with pytest.raises(ExportError, match="nan"):
+        export_backbone(network, tmp_path, image_size=8, metadata={})
+
+
 def test_fewer_bits(run: Path, exported: Path, tmp_path: Path) -> None:
     backbone = load_network(run, CPU).module
     assert backbone is not None
