@@ -49,13 +49,16 @@ setup(
         # with no later NumPy, which in turn has no wheel for a later Python than 3.11.
         "mxnet": ["mxnet==1.9.1", "numpy==1.23.5"],
         "mlflow": ["mlflow-skinny>=2.16"],
-        "onnx": ["onnxruntime>=1.18"],
+        "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.5"],
         "plots": ["matplotlib>=3.8"],
         "remote": ["fsspec>=2025.3", "s3fs>=2025.3"],
+        "safetensors": ["safetensors>=0.4"],
+        "search": ["faiss-cpu>=1.8"],
         "wandb": ["wandb>=0.18"],
         "test": [
             "faiss-cpu>=1.8",
             "hypothesis>=6.100",
+            "insightface>=2",  # the judge of exported networks
             "matplotlib>=3.8",
             "moto[server]>=5",
             "mlflow-skinny>=2.16",
@@ -63,12 +66,14 @@ setup(
             "nvidia-dali-cuda130>=2.4; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "onnx>=1.16",
             "onnxruntime>=1.18",
+            "onnxscript>=0.5",
             "playwright>=1.40",  # drives a Chromium that is installed: the page of a benchmark
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.5",
             "ruff>=0.8",
             "s3fs>=2025.3",
+            "safetensors>=0.4",
             "scipy>=1.11",
             "torchvision>=0.21",
             "types-PyYAML",

@@ -81,6 +81,19 @@ class WeightFile:
         """Return whether an item of the content describes a tensor of any kind."""
         return isinstance(item, Call) and str(item.function).startswith("torch._utils._rebuild")
 
+    @staticmethod
+    def shape(item: object) -> tuple[int, ...]:
+        """Return the shape that an item claims for its tensor, without a look at its numbers.
+
+        Raises `WeightFileError` for another kind of tensor than a dense one.
+        """
+        match item:
+            case Call("torch._utils._rebuild_parameter", (inner, *_)):
+                return WeightFile.shape(inner)
+            case Call(_, (_Storage(), int(_), tuple(size), *_)):
+                return tuple(n for n in size if isinstance(n, int))
+        raise WeightFileError("a tensor has no shape, expected a dense one")
+
     def tensor(self, item: object) -> Tensor:
         """Return the tensor that an item describes, on the CPU, as a view of its storage.
 

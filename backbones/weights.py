@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.build import BACKBONES, build_backbone
+from backbones.families import as_published, likely_family
 from backbones.plain_pickle import Call, WeightFileError
 from backbones.weight_file import WeightFile, open_weight_file
 
@@ -112,9 +113,11 @@ def _read_tensor(file: WeightFile, name: str, item: object) -> Tensor:
 def load_weights(backbone: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     """Copy `weights` into `backbone`: all of them or, if anything does not match, none.
 
-    Raises `ValueError` with `source`, the first differences in names and shapes, and the embedding
-    sizes if they differ.
+    Weights of the families in `backbones.families` are renamed first. Raises `ValueError` with
+    `source`, the first differences in names and shapes, the embedding sizes if they differ, and
+    which backbone's they are.
     """
+    weights = _as_published(weights, source)
     _check_match(backbone.state_dict(), weights, source)
     backbone.load_state_dict(weights)
 
@@ -143,7 +146,8 @@ def _check_match(
         sizes = f"; embedding_size is {size}, expected {expected_size}"
         raise ValueError(
             f"{source} does not match this backbone: {_summary(differences)}"
-            f"{sizes if size != expected_size else ''}; build the backbone of these weights"
+            f"{sizes if size != expected_size else ''}; {_what_they_are(weights, expected)}build "
+            "the backbone of these weights"
         )
 
 
@@ -152,31 +156,63 @@ def build_for_weights(
 ) -> tuple[str, nn.Module]:
     """Return the backbone whose state dict has the names in `weights`: its name, and it loaded.
 
-    The embedding size follows from the shapes. Raises `ValueError` with `source` if no backbone
+    The embedding size follows from the shapes. Weights of the families in `backbones.families` are
+    renamed, and their first layer turned to RGB. Raises `ValueError` with `source` if no backbone
     has these names, or if the shapes do not match `image_size`.
     """
-    embedding_size = _embedding_size(weights)
-    for name in BACKBONES if embedding_size else ():
+    weights = _as_published(weights, source)
+    name = _backbone_of(weights)
+    if name is None:
+        family = likely_family(weights)
+        raise ValueError(
+            f"{source} does not have the weights of any of {', '.join(BACKBONES)}"
+            f"{f': they look like {family}' if family else ''}: "
+            f"its {len(weights)} names begin with {', '.join(list(weights)[:_SHOWN]) or 'nothing'}"
+        )
+    build = partial(
+        build_backbone, name, embedding_size=_embedding_size(weights), image_size=image_size
+    )
+    # Without memory first: one false shape in a small file could ask for many gigabytes.
+    with torch.device("meta"):
+        _check_match(build().state_dict(), weights, source)
+    backbone = build()
+    load_weights(backbone, weights, source)
+    return name, backbone
+
+
+def _as_published(weights: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
+    found, words = as_published(weights, source)
+    if words:
+        log.info("%s: %s", source, words)
+    return found
+
+
+def _backbone_of(weights: Mapping[str, Tensor]) -> str | None:
+    """Return the name of the backbone whose state dict has the names of weights, if any."""
+    for name in BACKBONES:
         with torch.device("meta"):
             names = build_backbone(name).state_dict().keys()
         if names == weights.keys():
-            build = partial(
-                build_backbone, name, embedding_size=embedding_size, image_size=image_size
-            )
-            # Without memory first: one false shape in a small file could ask for many gigabytes.
-            with torch.device("meta"):
-                _check_match(build().state_dict(), weights, source)
-            backbone = build()
-            load_weights(backbone, weights, source)
-            return name, backbone
-    raise ValueError(
-        f"{source} does not have the weights of any of {', '.join(BACKBONES)}: "
-        f"its {len(weights)} names begin with {', '.join(list(weights)[:_SHOWN]) or 'nothing'}"
-    )
+            return name
+    return None
+
+
+def _what_they_are(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    if weights.keys() == expected.keys():
+        return ""  # the same backbone with other sizes
+    name = _backbone_of(weights)
+    if name is not None:
+        return f"these are of {name}; "
+    family = likely_family(weights)
+    return f"they look like {family}; " if family else ""
 
 
 def _embedding_size(weights: Mapping[str, Tensor]) -> int:
     """Return the size of the last layer, a batch norm in every backbone; 0 if there is none."""
+    name = _backbone_of(weights)
+    if name is not None:  # in its order: a file of safetensors has its names sorted
+        with torch.device("meta"):
+            weights = {key: weights[key] for key in build_backbone(name).state_dict()}
     sizes = [value.numel() for name, value in weights.items() if name.endswith(".running_mean")]
     return sizes[-1] if sizes else 0
 

@@ -30,6 +30,7 @@ from recognition.failure import StopSignals
 from recognition.head import PartialFC, RowOptimizer, SeparateHeads, build_row_optimizer
 from recognition.head.online_softmax.settings import KEEP_BYTES, STAGE_BYTES, budget
 from recognition.head.optim.storage import STORAGE, zero_rows
+from recognition.head.published_centres import PublishedCentres
 from recognition.optimizer import make_optimizer
 from recognition.plan import Plan, make_sample_rate, make_schedule
 from recognition.precision import HeadPrecision, Precision, choose_head_precision
@@ -121,12 +122,13 @@ def agree_on_products(
 
 def build_head(
     config: Config, classes: int | Mapping[str, int], device: torch.device, plan: Plan,
-    precision: str,
+    precision: str, centres: PublishedCentres | None = None,
 ) -> PartialFC | SeparateHeads:  # fmt: skip
     """Return this rank's part of the classifier: one head, or one for each dataset by its name.
 
     Those of datasets differ in their number of classes, by which they divide the memory budgets of
-    a rank, and in their seed. `precision` is that of the products, fp32 or bf16.
+    a rank, and in their seed. `precision` is that of the products, fp32 or bf16. `centres` are for
+    one head, to start from.
     """
     settings = config.head
     optional = {
@@ -160,10 +162,31 @@ def build_head(
         )
 
     if isinstance(classes, int):
-        return make(classes, classes, 0)
+        head = make(classes, classes, 0)
+        if centres is not None:
+            centres.load(head, config.seed)
+        return head
     total = sum(classes.values())
     heads = {name: make(count, total, n) for n, (name, count) in enumerate(classes.items())}
     return SeparateHeads(heads, config.data.loss_weights)
+
+
+def initial_centres(config: Config, classes: int | Mapping[str, int]) -> PublishedCentres | None:
+    """Return the centres that `head.init_from` names, compared with the data; None without it.
+
+    Raises `ValueError` if they are not of as many classes, or of other embeddings.
+    """
+    folder = config.head.init_from
+    if folder is None:
+        return None
+    if not isinstance(classes, int):
+        raise ValueError(
+            "head.init_from is for one head, and data.merge: separate makes one for each dataset"
+        )
+    centres = PublishedCentres.open(folder)
+    width = config.backbone.embedding_size * config.head.loss.build().centres_per_class
+    centres.check(classes, width)
+    return centres
 
 
 def run_identity(
@@ -232,11 +255,13 @@ def build_trainer(
     # Refused before the head is built: drawing ten million centres takes minutes.
     schedule = make_schedule(config.schedule, config.optimizer.lr, plan)
     products = agree_on_products(config, device, world, saved)
+    classes = separate or identity["classes"]
+    centres = None if saved is not None else initial_centres(config, classes)
     return Trainer(
         world=world,
         device=device,
         backbone=backbone,
-        head=build_head(config, separate or identity["classes"], device, plan, products),
+        head=build_head(config, classes, device, plan, products, centres),
         optimizer=make_optimizer(
             config.optimizer.name,
             backbone,

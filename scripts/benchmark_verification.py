@@ -1,10 +1,11 @@
 """Verify networks on sets of faces by the protocols of the field.
 
-A network is a run folder, a checkpoint folder, a weight file with the published names, an ONNX file
-or a file of torch.export (.pt2). Prints a table, and writes all figures, the protocol and the
-hashes of all files to a new JSON file, and a page with tables, curves and the hardest faces next to
-it. Embeddings are kept by the hashes of model and images: the next protocol on them costs no
-forward pass. Several ranks (torchrun) share the embedding.
+A network is a run folder, a checkpoint folder, a weight file with the published names or those of
+AdaFace or CVLface, a file of ONNX, torch.export (.pt2) or safetensors, or the folder of an export.
+Prints a table, and writes all figures, the protocol and the hashes of all files to a new JSON file,
+and a page with tables, curves and the hardest faces next to it. Embeddings are kept by the hashes
+of model and images: the next protocol on them costs no forward pass. Several ranks (torchrun) share
+the embedding.
 
     python scripts/benchmark_verification.py --model runs/demo --sets datasets/demo/lfw.bin
     python scripts/benchmark_verification.py --model r50.onnx --suite configs/suites/standard.yaml
@@ -25,12 +26,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.augmentations.augment import MID_GREY
 from data.records.locations import default_cache_folder
 from eval.report.page import render
 from eval.results import HashedFile, Run
 from eval.suites.images import Embedder
-from eval.suites.models import LoadedModel, PixelFormat, load_models, sha256
+from eval.suites.models import LoadedModel, load_models
 from eval.suites.run import (
     PROTOCOL,
     OpenSet,
@@ -43,6 +43,8 @@ from eval.suites.settings import Suite, pair_sets, read_suite
 from eval.suites.table import table
 from recognition.distributed import World, choose_device, current, process_group
 from recognition.failure import together
+from recognition.inference import PixelFormat
+from recognition.inference.description import sha256
 from scripts.benchmarks.common.machine import cpu_name, versions
 from scripts.common.command import command, exit_with, make_parser
 
@@ -51,7 +53,7 @@ WAIT_SECONDS: Final = 6 * 3600
 
 parser = make_parser(__doc__)
 add = parser.add_argument
-add("--model", type=Path, required=True, help="run or checkpoint folder, weights, .onnx or .pt2")
+add("--model", type=Path, required=True, help="run, checkpoint or export, or a network's file")
 add("--compare", type=Path, nargs="+", default=[], help="more models, to compare with --model")
 what = parser.add_mutually_exclusive_group(required=True)
 what.add_argument("--suite", type=Path, help="YAML file of sets and protocols")
@@ -70,11 +72,10 @@ add(
     help="which weights of a checkpoint: as trained, or their moving average (train.ema)",
 )
 add("--image-size", type=int, help="pixels per side, if the model does not state it (default: 112)")
-add("--mean", type=float, default=MID_GREY, help="value to subtract from the pixels, 0 to 255")
-add("--std", type=float, default=MID_GREY, help="value to divide them by, after that")
-add(
-    "--channels", choices=["rgb", "bgr"], default="rgb", help="channel order that the model expects"
-)
+add("--mean", type=float, help="value to subtract from the pixels, 0 to 255 (default: 127.5)")
+add("--std", type=float, help="value to divide them by, after that (default: 127.5)")
+add("--channels", choices=["rgb", "bgr"], help="channel order that the model expects; with none of "
+    "these three, what the file states (default: rgb)")  # fmt: skip
 add("--batch-size", type=int, default=64, help="images per batch and rank")
 add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="device to run on")
 cache = parser.add_mutually_exclusive_group()
@@ -161,10 +162,12 @@ def _open(
     options: argparse.Namespace, device: torch.device
 ) -> tuple[list[LoadedModel], Suite, list[OpenSet]]:
     check_options(options)
+    stated = {name: getattr(options, name) for name in ("mean", "std", "channels")}
+    pixels = {name: value for name, value in stated.items() if value is not None}
     models = load_models(
         [options.model, *options.compare],
         device,
-        pixels=PixelFormat(options.mean, options.std, options.channels),
+        pixels=PixelFormat(**pixels) if pixels else None,
         image_size=options.image_size,
         which=options.checkpoint,
         weights=options.weights,

@@ -25,9 +25,9 @@ from eval.protocols.megaface_files import (
 from eval.protocols.tinyface import read_image_ids, search
 from eval.results import Counts, Distractors, HashedFile, SetResult
 from eval.suites.images import Embedded, ImageList, ImageSet, image_set
-from eval.suites.models import sha256
 from eval.suites.scored import Drawn, Searched, noted
 from eval.suites.settings import MegaFaceSet, Suite, TinyFaceSet
+from recognition.inference.description import sha256
 
 Bools = NDArray[np.bool_]
 Features = NDArray[np.floating[Any]]

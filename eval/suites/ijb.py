@@ -32,9 +32,9 @@ from eval.protocols.ijb_verification import (
 from eval.protocols.rates import warn
 from eval.results import Counts, Gallery, HashedFile, Identified, SetResult
 from eval.suites.images import Embedded, FaceCrops, ImageList, ImageSet, image_set
-from eval.suites.models import sha256
 from eval.suites.scored import Drawn, Draws, Scored, Searched, noted, verification
 from eval.suites.settings import IjbSet, Suite
+from recognition.inference.description import sha256
 
 CMC: Final = 50  # ranks of the curve
 OPEN_SET_POINTS: Final = 60

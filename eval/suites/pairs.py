@@ -29,12 +29,12 @@ from eval.protocols.pair_lists import (
 from eval.protocols.rates import Floats
 from eval.results import Counts, GroupCurve, HardestPairs, HardPair, HashedFile, SetResult, TenFold
 from eval.suites.images import Embedded, ImageList, ImageSet, image_set
-from eval.suites.models import sha256
 from eval.suites.people import People, people_of_names, read_people
 from eval.suites.quality import quality_of
 from eval.suites.scored import Draws, Scored, groups_of, noted, verification
 from eval.suites.settings import PairSet, Suite
 from eval.verification import check_pairs, verify_embeddings
+from recognition.inference.description import sha256
 
 PAIR_CHUNK: Final = 1 << 14  # pairs whose embeddings are in memory at once
 HARDEST: Final = 10

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, PositiveFloat, model_validator
 
-from recognition.config.base import Count, CountOrZero, Epochs, Fraction, Section
+from recognition.config.base import Count, CountOrZero, Epochs, Fraction, LocalPath, Section
 from recognition.head.losses.base import Loss
 from recognition.head.losses.build import build_loss
 from recognition.head.sampling.build import check_sampling
@@ -102,6 +102,10 @@ class Head(Section):
     keep_mib: CountOrZero | None = None
     """MiB per rank for what the first pass keeps for the second, batch x active classes numbers; if
     that fits, a step saves a quarter of its matrix products. By default chosen by device."""
+
+    init_from: LocalPath | None = None
+    """Folder of class centres to start from, as arcface_torch saves them: `softmax_fc_gpu_0.pt` and
+    so on, of any number of GPUs. The classes must be those of the data, in the same order."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

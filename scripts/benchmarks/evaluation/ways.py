@@ -17,7 +17,7 @@ from data.loading.decode import decode_batch
 from data.pairs.bin_file import PairFile, read_pair_file
 from eval.results import Run
 from eval.suites.images import Embedder
-from eval.suites.models import LoadedModel, PixelFormat, load_models
+from eval.suites.models import LoadedModel, load_models
 from eval.suites.run import open_suite, run_suite
 from eval.suites.settings import PairSet, Suite
 from eval.verifier import Verifier
@@ -70,7 +70,7 @@ class Network:
             torch.manual_seed(0)
             network = build_backbone(backbone, embedding_size=512, image_size=SIZE)
             torch.save(network.state_dict(), file)
-        (model,) = load_models([file], device, pixels=PixelFormat(), image_size=SIZE)
+        (model,) = load_models([file], device, image_size=SIZE)
         self.model: LoadedModel = replace(model, embed=self._in_precision(model.embed))
 
     def _in_precision(self, embed: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -9,8 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 from eval.suites.images import Embedder
-from eval.suites.models import LoadedModel, PixelFormat
+from eval.suites.models import LoadedModel
 from recognition.distributed import World
+from recognition.inference import PixelFormat
 
 PEOPLE = 12
 PHOTOS = 3

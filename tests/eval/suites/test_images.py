@@ -11,8 +11,9 @@ from torch import Tensor
 
 from data.alignment import TEMPLATE
 from eval.suites.images import Embedder, FaceCrops, ImageList, ImageSet, image_set
-from eval.suites.models import LoadedModel, PixelFormat
+from eval.suites.models import LoadedModel
 from recognition.distributed import World
+from recognition.inference import PixelFormat
 
 
 def colours(images: Tensor) -> Tensor:

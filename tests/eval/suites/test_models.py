@@ -8,26 +8,11 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor
 
-from eval.suites.models import PixelFormat, external_data, load_models
-from tests.eval.test_exported_model import Means, write
+from eval.suites.models import external_data, load_models
+from tests.recognition.inference.test_exported_model import Means, write
 
 CPU = torch.device("cpu")
-
-
-def test_the_input_is_adapted() -> None:
-    images = torch.rand(2, 3, 4, 4) * 2 - 1
-
-    def same(images: Tensor) -> Tensor:
-        return images
-
-    assert torch.equal(PixelFormat().adapt(same)(images), images)
-    assert torch.equal(PixelFormat(channels="bgr").adapt(same)(images), images[:, [2, 1, 0]])
-    pixels = PixelFormat(mean=0, std=1).adapt(same)(images)
-    torch.testing.assert_close(pixels, images * 127.5 + 127.5)
-    with pytest.raises(ValueError, match="0"):
-        PixelFormat(std=0)
 
 
 def test_models_have_names_of_their_own(tmp_path: Path) -> None:
@@ -37,17 +22,17 @@ def test_models_have_names_of_their_own(tmp_path: Path) -> None:
     paths = [
         write(tmp_path / name, Means(), images) for name in ("a/net.pt2", "b/net.pt2", "mean.pt2")
     ]
-    models = load_models(paths, CPU, pixels=PixelFormat())
+    models = load_models(paths, CPU)
     assert [model.name for model in models] == [str(paths[0]), str(paths[1]), "mean"]
     assert {model.kind for model in models} == {"torch.export"}
     assert models[2].sha256 == hashlib.sha256(paths[2].read_bytes()).hexdigest()
     assert models[2].image_size == 8
     with pytest.raises(ValueError, match="once"):
-        load_models([paths[0], paths[0]], CPU, pixels=PixelFormat())
-    with pytest.raises(ValueError, match="--image-size is 9"):
-        load_models(paths, CPU, pixels=PixelFormat(), image_size=9)
+        load_models([paths[0], paths[0]], CPU)
+    with pytest.raises(ValueError, match="expects 8"):
+        load_models(paths, CPU, image_size=9)
     with pytest.raises(ValueError, match="absent"):
-        load_models([tmp_path / "absent.pt2"], CPU, pixels=PixelFormat())
+        load_models([tmp_path / "absent.pt2"], CPU)
 
 
 def _write_with_weights(folder: Path, value: float, data: str) -> Path:
@@ -78,7 +63,7 @@ def test_weights_beside_an_onnx_file_are_part_of_what_it_is(tmp_path: Path) -> N
         _write_with_weights(tmp_path / "b", 2.0, "net.onnx.data"),
         _write_with_weights(tmp_path / "c", 2.0, long),
     ]
-    one, two, three = load_models(paths, CPU, pixels=PixelFormat())
+    one, two, three = load_models(paths, CPU)
     assert one.sha256 == two.sha256
     assert one.details != two.details
     (digest,) = two.details["external_data"].values()

@@ -13,7 +13,7 @@ from data.pairs.bin_file import read_pair_file, write_pair_file
 from recognition.checkpoint import Checkpoints, State
 from recognition.distributed import World
 from scripts.benchmark_verification import main
-from tests.eval.test_onnx_model import write_network
+from tests.recognition.inference.test_onnx_model import write_network
 
 pytestmark = pytest.mark.slow
 
@@ -161,8 +161,8 @@ def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "numpy_arrays, py2_list, py3_list" in _fails(
         capsys, "--model", model, "--folder", BINS, "--sets", "lfw"
     )
-    assert "--image-size is 112" in _fails(capsys, "--model", model, "--image-size", 112, *good)
-    assert "--std is 0" in _fails(capsys, "--model", model, "--std", 0, *good)
+    assert "image_size is 112" in _fails(capsys, "--model", model, "--image-size", 112, *good)
+    assert "std is 0" in _fails(capsys, "--model", model, "--std", 0, *good)
     assert str(model) in _fails(capsys, "--model", model, "--weights", "ema", *good)
     assert str(tmp_path) in _fails(capsys, "--model", tmp_path, *good)
     assert str(tmp_path) in _fails(capsys, "--model", tmp_path, "--checkpoint", "best", *good)

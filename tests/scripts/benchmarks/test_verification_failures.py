@@ -14,7 +14,7 @@ import pytest
 from eval.suites.models import LoadedModel, load_models
 from scripts import benchmark_verification
 from tests.distributed_harness import run_ranks
-from tests.eval.test_onnx_model import write_network
+from tests.recognition.inference.test_onnx_model import write_network
 
 pytestmark = pytest.mark.slow
 

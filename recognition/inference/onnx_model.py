@@ -45,6 +45,7 @@ class OnnxModel:
             reason = " ".join(str(error).split())
             raise OnnxModelError(f"{path}: onnxruntime cannot load it: {reason}") from error
         self.path = path
+        self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         self.version: str = onnxruntime.__version__
         self.provider: str = self._session.get_providers()[0]  # onnxruntime's name of it
         self._input = _input(path, self._session.get_inputs())

@@ -1,4 +1,4 @@
-"""Tests of `eval.exported_model`."""
+"""Tests of `recognition.inference.exported_model`."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eval.exported_model import ExportedModel, ExportedModelError
+from recognition.inference.exported_model import ExportedModel, ExportedModelError
 
 CPU = torch.device("cpu")
 

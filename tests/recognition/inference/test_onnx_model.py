@@ -7,7 +7,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from eval.onnx_model import OnnxModel, OnnxModelError
+from recognition.inference.onnx_model import OnnxModel, OnnxModelError
 
 CPU = torch.device("cpu")
 IMAGES = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1

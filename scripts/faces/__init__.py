@@ -1,0 +1,1 @@
+"""What the commands that use a trained network have in common."""

@@ -1,0 +1,192 @@
+"""Embeddings in a file: made a part at a time, so that an interrupted job goes on.
+
+Shape legend: n faces, d embedding size.
+"""
+
+import hashlib
+import json
+import shutil
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.datasets.dataset import open_dataset
+from data.datasets.folders import IMAGE_SUFFIXES
+from data.datasets.sources import ImageSource
+from data.files import atomic_write, writing
+from data.records.locations import LocationKind, is_url, location_kind, shown
+from eval.embedding import embed_images
+from eval.suites.images import ImageList
+from recognition import FaceEmbedder
+from recognition.distributed import World
+from recognition.inference.description import sha256
+
+Embeddings = NDArray[np.float32]
+PART: Final = 4096  # faces that an interruption costs at most
+
+
+class GalleryError(ValueError):
+    """Embeddings that are of another network or job than the one that they are to be used for."""
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Encoded faces, each with a name and the label of its identity, empty if it has none."""
+
+    source: ImageSource
+    names: Sequence[str]
+    labels: Sequence[str]
+
+
+def open_faces(location: str) -> Faces:
+    """Open a dataset, as `data.train` names one, or a folder of images at any depth.
+
+    The name of an image is its path in the folder, or its number in a dataset; its label is the
+    folder that it lies in, or its class. Raises `ValueError` for a location without images.
+    """
+    if location_kind(location) is not LocationKind.FOLDER:
+        dataset = open_dataset(location, remap_labels=True)
+        names = [str(number) for number in range(len(dataset))]
+        return Faces(dataset, names, [str(label) for label in dataset.labels.tolist()])
+    root = Path(location)
+    names = sorted(
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+    )
+    if not names:
+        raise GalleryError(f"{root} has no images ({', '.join(IMAGE_SUFFIXES)})")
+    labels = [name.rpartition("/")[0] for name in names]
+    return Faces(ImageList(root, names), names, labels)
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What `embed_faces` writes."""
+
+    embeddings: Embeddings  # [n, d], of length 1
+    names: NDArray[np.str_]  # [n]
+    labels: NDArray[np.str_]  # [n]
+    about: dict[str, Any]  # location, model and so on
+
+    @classmethod
+    def read(cls, path: Path) -> "Gallery":
+        """Return the content of a file; raises `GalleryError` for any other file."""
+        try:
+            with np.load(path) as found:
+                embeddings, names, labels, text = (
+                    found[name] for name in ("embeddings", "names", "labels", "about")
+                )
+            return cls(embeddings, names, labels, json.loads(str(text)))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise GalleryError(f"{path} is no file of embed_faces: {error}") from None
+
+    def check(self, path: Path, embedder: FaceEmbedder) -> None:
+        """Raise `GalleryError` unless an embedder makes what can be compared with this."""
+        own = about(embedder)
+        if other := [name for name in own if own[name] != self.about.get(name)]:
+            raise GalleryError(
+                f"{path} was made by another network or otherwise ({', '.join(other)}; its file "
+                f"was {self.about.get('file')}): embed the gallery anew with this one"
+            )
+
+
+def about(embedder: FaceEmbedder) -> dict[str, Any]:
+    """Return what embeddings depend on, besides the faces."""
+    network = embedder.network
+    return {
+        "model": sha256(network.file),
+        "image_size": network.image_size,
+        "pixels": dict(vars(network.pixels)),
+        "flip": embedder.flip,
+    }
+
+
+def write_gallery(
+    embedder: FaceEmbedder,
+    faces: Faces,
+    location: str,
+    path: Path,
+    advance: Callable[[int], object],
+) -> int:
+    """Embed all faces into a new file; return how many had been embedded by an earlier try.
+
+    What is done lies in the folder `PATH.parts` until the end. `advance` gets the number of faces
+    of each part. Raises `GalleryError` if that folder is of another job.
+    """
+    folder = path.with_name(path.name + ".parts")
+    listed = json.dumps([list(faces.names), list(faces.labels)]).encode()
+    job = {
+        **about(embedder),
+        "file": str(embedder.network.file),
+        "location": shown(location) if is_url(location) else str(Path(location).resolve()),
+        "faces": hashlib.sha256(listed).hexdigest(),
+    }
+    _begin(folder, job)
+    done = 0
+    parts = []
+    for start in range(0, len(faces.names), PART):
+        indices = np.arange(start, min(start + PART, len(faces.names)), dtype=np.int64)
+        part = folder / f"{start:012d}.npy"
+        if part.exists():
+            done += len(indices)
+        else:
+            with writing(part), atomic_write(part) as file:
+                np.save(file, _embed(embedder, faces.source, indices))
+        parts.append(part)
+        advance(len(indices))
+    with writing(path), atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
+        _write_rows(archive, "embeddings", parts)
+        for name, values in (("names", faces.names), ("labels", faces.labels)):
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, np.array(values, dtype=np.str_))
+        with archive.open("about.npy", "w") as stream:
+            np.lib.format.write_array(stream, np.array(json.dumps(job)))
+    shutil.rmtree(folder)
+    return done
+
+
+def _begin(folder: Path, job: dict[str, Any]) -> None:
+    file = folder / "job.json"
+    if file.exists():
+        if json.loads(file.read_text(encoding="utf-8")) != job:
+            raise GalleryError(
+                f"{folder} was left by another job, with other faces or another network: remove it"
+            )
+        return
+    with writing(file):
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(file) as stream:
+            stream.write(json.dumps(job).encode())
+
+
+def _embed(embedder: FaceEmbedder, source: ImageSource, indices: NDArray[np.int64]) -> Embeddings:
+    found = embed_images(
+        embedder.network.embed,
+        source,
+        indices,
+        image_size=embedder.image_size,
+        batch_size=embedder.batch_size,
+        device=embedder.device,
+        flip=embedder.flip,
+        world=World(),
+    ).sum(axis=1)
+    norms = np.linalg.norm(found, axis=1, keepdims=True)
+    unit: Embeddings = found / np.maximum(norms, np.finfo(np.float32).tiny)
+    return unit
+
+
+def _write_rows(archive: zipfile.ZipFile, name: str, parts: Sequence[Path]) -> None:
+    """Write the rows of the parts one after another, with one part in memory at a time."""
+    shapes = [np.load(part, mmap_mode="r").shape for part in parts]
+    shape = (sum(rows for rows, _ in shapes), shapes[0][1])
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+        np.lib.format.write_array_header_2_0(stream, header)
+        for part in parts:
+            stream.write(np.load(part).astype("<f4", copy=False).tobytes())
