@@ -129,4 +129,4 @@ def _find(options: argparse.Namespace, crop: Crop) -> int:
 
 
 if __name__ == "__main__":
-    exit_with(main, "interrupted; the same command goes on")
+    exit_with(main, "interrupted; where it finds the faces, the same command goes on")

@@ -4,7 +4,8 @@ Each cell of the grids with strides 8, 16 and 32 has one or two anchors. SCRFD (
 "Sample and computation redistribution for efficient face detection") gives, for each stride, a
 score, the distances from the cell's corner to the four sides and to the landmarks, in strides.
 RetinaFace (Deng et al. 2020, "RetinaFace: single-shot multi-level face localisation in the wild")
-in its PyTorch form gives all strides in one, as offsets from square anchors.
+in its PyTorch form gives all strides in one, as offsets from square anchors. As in the published
+code, the landmarks' coordinates are scaled to the photo and nothing else.
 """
 
 from pathlib import Path
@@ -68,7 +69,7 @@ class AnchorDetector:
         return Detections(
             boxes[kept] * np.tile(ratio, 2),
             scores[kept],
-            points[kept].astype(np.float64) * ratio - 0.5,
+            points[kept].astype(np.float64) * ratio,
         )
 
     def _input(self, canvas: Image.Image) -> dict[str, Floats]:

@@ -55,7 +55,7 @@ def bright_cells(path: Path) -> Path:
     for stride, cells in ((8, 64), (16, 16), (32, 4)):
         add(f"b{stride}", np.full((cells, 4), FACE / 2 / stride, np.float32))
     for stride, cells in ((8, 64), (16, 16), (32, 4)):
-        points = (POINTS + 0.5) / stride
+        points = POINTS / stride
         add(f"k{stride}", np.tile(points.reshape(1, 10), (cells, 1)).astype(np.float32))
     return _save(path, nodes, infos, [1, 3, SIDE, SIDE])
 

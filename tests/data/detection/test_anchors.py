@@ -46,9 +46,7 @@ def test_scrfd_is_decoded(
     assert found.scores.tolist() == [0.75]
     expected = [*(corner - stride * np.array((1, 2))), *(corner + stride * np.array((3, 4)))]
     np.testing.assert_allclose(found.boxes, [expected], rtol=1e-6)
-    np.testing.assert_allclose(
-        found.points[0], corner + stride * POINTS_IN_STRIDES - 0.5, rtol=1e-6
-    )
+    np.testing.assert_allclose(found.points[0], corner + stride * POINTS_IN_STRIDES, rtol=1e-6)
 
 
 def test_one_anchor_per_cell_and_five_strides(tmp_path: Path) -> None:
@@ -64,7 +62,7 @@ def test_an_open_input_is_640_pixels_and_results_are_in_the_photo(tmp_path: Path
     found = AnchorDetector(file).detect(Image.new("RGB", (1280, 320)))
     np.testing.assert_allclose(found.boxes, [[64, 0, 192, 192]])
     corner = np.array((48, 32))
-    np.testing.assert_allclose(found.points[0], 2 * (corner + 16 * POINTS_IN_STRIDES) - 0.5)
+    np.testing.assert_allclose(found.points[0], 2 * (corner + 16 * POINTS_IN_STRIDES))
 
 
 @pytest.mark.parametrize("softmax", [True, False])
@@ -84,7 +82,7 @@ def test_retinaface_is_decoded(tmp_path: Path, softmax: bool) -> None:
     middle = np.array((40 + 6.4, 24 - 3.2))
     half = np.array((32, 16))
     np.testing.assert_allclose(found.boxes, [[*(middle - half), *(middle + half)]], rtol=1e-5)
-    expected = np.array((40, 24)) + POINTS_IN_STRIDES * 12.8 - 0.5
+    expected = np.array((40, 24)) + POINTS_IN_STRIDES * 12.8
     np.testing.assert_allclose(found.points[0], expected, rtol=1e-5)
 
 
@@ -96,7 +94,7 @@ def test_what_is_in_the_image_counts(tmp_path: Path) -> None:
     image.paste((255, 255, 0), (96, 64, 112, 80))  # yellow is no white: a channel is dark
     found = detector.detect(image)
     np.testing.assert_allclose(found.boxes, [[32 - FACE, 64 - FACE, 32 + FACE, 64 + FACE]])
-    np.testing.assert_allclose(found.points[0], 2 * (POINTS + 0.5) + [32, 64] - 0.5, atol=1e-4)
+    np.testing.assert_allclose(found.points[0], 2 * POINTS + [32, 64], atol=1e-4)
 
 
 def test_other_files_are_refused_with_what_they_give(tmp_path: Path) -> None:
