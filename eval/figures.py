@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.faces import FaceSample
 from eval.protocols.ijb_search import TpirAtFpir
 from eval.protocols.rates import TarAtFar
 from eval.results import Identified, SetResult, TenFold, Verification
@@ -38,6 +39,7 @@ class SetFigures:
     values: dict[str, Any]  # by name, in mappings of mappings
     warnings: tuple[str, ...] = ()
     scores: PairScores | None = field(default=None, repr=False)  # of a set with ten folds
+    faces: FaceSample | None = field(default=None, repr=False)  # of a set of pairs
 
     @property
     def accuracy(self) -> float | None:

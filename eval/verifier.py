@@ -59,10 +59,10 @@ class Verifier:
     def __call__(self, model: Model, device: torch.device) -> list[SetFigures]:
         """Return the figures of every set, in order; they are the same on every rank.
 
-        `scores` are on rank 0 alone. `model` maps float32 [b, 3, S, S] on `device`, RGB in [-1, 1],
-        to embeddings [b, d]. An `nn.Module` is in evaluation mode during the call; any other
-        function has to take care of that itself. Raises `ValueError` on all ranks as the protocols
-        do, such as for embeddings that are not finite, and as `embed_images` does.
+        `scores` and `faces` are on rank 0 alone. `model` maps float32 [b, 3, S, S] on `device`, RGB
+        in [-1, 1], to embeddings [b, d]. An `nn.Module` is in evaluation mode during the call; any
+        other function has to take care of that itself. Raises `ValueError` on all ranks as the
+        protocols do, such as for embeddings that are not finite, and as `embed_images` does.
         """
         found = []
         kept: dict[tuple[str, bool], Embedded] = {}
@@ -73,7 +73,7 @@ class Verifier:
                 embedded = kept.pop(key, None) or self._embed(suite, item, model, device)
                 if key in keys[number + 1 :]:
                     kept[key] = embedded
-                found.append(self._judge(suite, item, embedded))
+                found.append(self._judge(suite, item, embedded, faces=True))
                 del embedded  # up to 2 GB, and the next one is as large
         return found
 
@@ -104,13 +104,19 @@ class Verifier:
         )
         return Embedded(embeddings, False, time.perf_counter() - started)
 
-    def _judge(self, suite: Suite, item: OpenSet, embedded: Embedded) -> SetFigures:
+    def _judge(
+        self, suite: Suite, item: OpenSet, embedded: Embedded, *, faces: bool = False
+    ) -> SetFigures:
         """Return the figures, which rank 0 computes, on all ranks."""
         of_main: list[SetFigures] = []
 
         def judge() -> SetFigures:
-            of_main.append(headline(item.judge("", embedded, suite)))
-            return replace(of_main[0], scores=None)  # millions of pairs need not be sent
+            figures = headline(item.judge("", embedded, suite))
+            if faces and item.faces is not None:
+                figures = replace(figures, faces=item.faces(embedded))
+            of_main.append(figures)
+            # Millions of pairs, and pictures, need not be sent.
+            return replace(figures, scores=None, faces=None)
 
         found = on_main(judge, suite.folder, ValueError)
         return of_main[0] if of_main else found

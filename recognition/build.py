@@ -21,6 +21,7 @@ from backbones import (
     read_weights,
 )
 from recognition import __version__
+from recognition.batch_source import BatchSource
 from recognition.checkpoint import Checkpoints, backbone_file
 from recognition.config import Config, Optimizer
 from recognition.config_file import config_values
@@ -33,7 +34,7 @@ from recognition.optimizer import make_optimizer
 from recognition.plan import Plan, make_sample_rate, make_schedule
 from recognition.precision import HeadPrecision, Precision, choose_head_precision
 from recognition.telemetry import Telemetry
-from recognition.trainer import BatchSource, Trainer, Verify
+from recognition.trainer import Trainer, Verify
 
 log = logging.getLogger(__name__)
 
@@ -196,6 +197,17 @@ def run_identity(
     }
 
 
+def build_telemetry(config: Config, world: World, plan: Plan) -> Telemetry:
+    """Return what writes the run's figures. Raises `ValueError` for a logger not installed."""
+    return Telemetry(
+        config.output,
+        world=world,
+        total_steps=plan.total_steps,
+        loggers=config.log.loggers,
+        settings=config_values(config),
+    )
+
+
 def build_trainer(
     config: Config,
     plan: Plan,
@@ -246,6 +258,7 @@ def build_trainer(
         accumulation=config.train.accumulation,
         clip_norm=config.optimizer.clip_norm,
         log_every=config.log.every_steps,
+        histograms_every=config.log.histograms_every,
         seed=config.seed,
         compile_backbone=config.train.compile,
         identity=identity,

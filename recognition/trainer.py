@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from backbones import WeightAverage
+from recognition.batch_source import BatchSource
 from recognition.checkpoint import (
     CheckpointError,
     Checkpoints,
@@ -28,7 +29,13 @@ from recognition.checkpoint import (
 from recognition.checkpoint.progress import Progress, check_identity
 from recognition.distributed import World, part_range
 from recognition.failure import StoppedBySignal, StopSignals
-from recognition.head import PartialFC, SeparateHeads, heads_by_name
+from recognition.head import (
+    PartialFC,
+    SeparateHeads,
+    heads_by_name,
+    state_of,
+    workspace_bytes,
+)
 from recognition.optimizer import reads_skip, state_tensors, update_parameters
 from recognition.plan import LearningRateSchedule, Plan
 from recognition.precision import Precision
@@ -37,42 +44,16 @@ from recognition.telemetry import (
     Meter,
     Telemetry,
     VerificationRecord,
-    duration,
+    by_rank,
+    memory_by_part,
     named_figures,
     peak_memory_bytes,
+    progress_line,
 )
 
 log = logging.getLogger(__name__)
 
 DATA_WAIT_WARNED = 0.1  # fraction of a log interval spent waiting for data, above which we warn
-
-
-class BatchSource(Protocol):
-    """Delivers this rank's micro-batches. Lives in `data/`, which the trainer may not import."""
-
-    def batches(self, first_step: int, last_step: int) -> Iterator[Any]:
-        """Return `accumulation` micro-batches for each of steps `first_step … last_step - 1`."""
-        ...
-
-    def hint(self) -> str:
-        """Return the one thing to change if steps wait for batches."""
-        ...
-
-    def report(self, step: int) -> Mapping[str, float]:
-        """Return figures for the log about the data of the first `step` steps.
-
-        Called on all ranks at the same steps. Raises `ValueError`, on all ranks, when the data
-        is not good enough to continue.
-        """
-        ...
-
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold besides the step; the same on every rank."""
-        ...
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state` returned when the checkpoint was written."""
-        ...
 
 
 Verify = Callable[[Callable[[Tensor], Tensor]], Sequence[VerificationRecord]]
@@ -104,6 +85,7 @@ class Trainer:
         accumulation: int,  # micro-batches per step
         clip_norm: float | None,  # bound of the backbone's gradient norm
         log_every: int,  # steps between records
+        histograms_every: int,  # records between histograms
         seed: int,
         compile_backbone: bool,
         identity: Mapping[str, Any],  # what a resumed run must share with this one, by name
@@ -114,13 +96,12 @@ class Trainer:
         self.world, self.device = world, device
         self.backbone, self.head, self.optimizer = backbone, head, optimizer
         self.schedule, self.plan, self.precision = schedule, plan, precision
-        self.sample_rate = sample_rate
+        self.sample_rate, self.best_figure = sample_rate, best_figure
         self.source, self.prepare, self.verify = source, prepare, verify
         self.checkpoints, self.telemetry, self.signals = checkpoints, telemetry, signals
         self.global_batch_size, self.clip_norm = global_batch_size, clip_norm
-        self.log_every, self.seed = log_every, seed
-        self.identity, self.metadata = identity, metadata
-        self.average, self.best_figure = average, best_figure
+        self.log_every, self.histograms_every, self.seed = log_every, histograms_every, seed
+        self.identity, self.metadata, self.average = identity, metadata, average
         self.micro_sizes = [
             _sizes(global_batch_size, accumulation, micro, world.size)
             for micro in range(accumulation)
@@ -195,11 +176,14 @@ class Trainer:
                 weight = sum(sizes) / self.global_batch_size
                 (output.loss * (weight * self.scaler.scale)).backward()
             losses.append(output.loss.detach() * weight)
+            meter.active_classes = output.active_classes
             meter.add(output.figures, weight, output.fractions)
         loss = torch.stack(losses).sum()
         if self._logs_after(self.progress.step + 1):
             # These cost a product and collectives, so only where they are shown.
             meter.last |= self.head.step_figures(self.scaler.scale)
+            if self._has_histograms(self.progress.step + 1):
+                meter.samples = self.head.sample_figures()
         meter.add({"loss": loss, "gradient_norm": self._update(lr, loss)})
         meter.images += self.global_batch_size
         meter.steps += 1
@@ -349,6 +333,10 @@ class Trainer:
     def _logs_after(self, step: int) -> bool:
         return step % self.log_every == 0 or step == self.plan.total_steps
 
+    def _has_histograms(self, step: int) -> bool:
+        due = step % (self.log_every * self.histograms_every) == 0
+        return due or step == self.plan.total_steps
+
     def _log(self, meter: Meter) -> None:
         self.flags.flush()
         step, total = self.progress.step, self.plan.total_steps
@@ -361,30 +349,37 @@ class Trainer:
                 step,
             )
         self.progress.seconds += meter.elapsed()
-        values = {
+        values: dict[str, Any] = {
             **means,
             "lr": self.schedule.lr_at(step - 1),
             **({} if self.sample_rate is None else {"sample_rate": self.sample_rate(step - 1)}),
             "epoch": step / self.plan.steps_per_epoch,
             **meter.rates(),
             "memory_gb": peak_memory_bytes(self.device) / 2**30,
+            "memory": self._memory(),
             "loss_scale": self.scaler.scale,
             "skipped_steps": self.scaler.skipped_steps,
             **self._report_data(),
         }
-        self.telemetry.train(
-            step,
-            values,
-            f"step {step}/{total} | epoch {values['epoch']:.2f} | loss {values['loss']:.4f} | "
-            f"lr {values['lr']:.3g} | cos {values['cosine_positive']:.3f} | "
-            f"{values['images_per_second']:.0f} images/s | data wait {values['data_wait']:.0%} | "
-            f"{duration((total - step) * meter.seconds_per_step())} left",
-        )
+        own = {name: float(values[name]) for name in ("data_wait", "memory_gb")}
+        values |= by_rank({"active_classes": meter.active_classes, **own})
+        line = progress_line(step, total, values, (total - step) * meter.seconds_per_step())
+        self.telemetry.train(step, values, line, meter.read_samples())
         if self.world.is_main and values["data_wait"] > DATA_WAIT_WARNED:
             log.warning(
                 "step %d: %.0f%% of the time went to waiting for data; %s",
                 step, 100 * values["data_wait"], self.source.hint(),
             )  # fmt: skip
+
+    def _memory(self) -> Mapping[str, float]:
+        return memory_by_part(
+            self.device,
+            backbone=self.backbone,
+            average=None if self.average is None else self.average.network,
+            optimizer=self.optimizer,
+            head_state=state_of(self.head),
+            head_workspace=workspace_bytes(self.head),
+        )
 
 
 def _sizes(global_batch: int, accumulation: int, micro: int, ranks: int) -> list[int]:

@@ -14,7 +14,10 @@ from typing import Any
 from scripts.common.command import command, exit_with, make_parser
 
 # They differ from run to run.
-MEASURED = {"seconds", "images_per_second", "data_wait", "memory_gb", "selection_seconds"}
+MEASURED = {
+    "seconds", "images_per_second", "data_wait", "memory_gb", "selection_seconds", "memory",
+    "data_wait_by_rank", "memory_gb_by_rank",
+}  # fmt: skip
 SHOWN = 3
 
 Record = dict[str, Any]

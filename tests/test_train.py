@@ -88,8 +88,17 @@ def test_a_run_learns_and_its_folder_is_complete(tiny_config: Path, tmp_path: Pa
     needed = {"step", "loss", "lr", "images_per_second", "data_wait", "cosine_positive"}
     assert needed <= lines[0].keys()
     assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
+    assert lines[0]["memory"].keys() == {
+        "backbone", "optimizer", "average", "head_state", "head_workspace", "rest",
+    }  # fmt: skip
+    assert lines[0]["active_classes_by_rank"] == {"0": lines[0]["active_classes"]}
+    with_histograms = [line for line in lines if "histograms" in line]
+    assert [line["step"] for line in with_histograms] == list(range(4, 41, 4))
+    for histogram in with_histograms[0]["histograms"].values():
+        assert sum(histogram["counts"]) == 21  # every sample of the step
     verified = metrics(run, "verification")
     assert [line["step"] for line in verified] == [0, 20, 40]
+    assert sum(verified[0]["score_histogram"]["same"]) == verified[0]["pairs"] / 2
     assert verified[0]["set"] == "pairs"
     needed = {"accuracy", "accuracy_std", "threshold_cosine", "tar_at_far"}
     assert needed <= verified[0].keys()
@@ -98,7 +107,7 @@ def test_a_run_learns_and_its_folder_is_complete(tiny_config: Path, tmp_path: Pa
     assert [line["step"] for line in averaged] == [0, 20, 40]
     best = max(averaged[1:], key=lambda line: line["accuracy"])  # the first of equals
     assert (run / "checkpoints" / "best").read_text().strip() == f"step_{best['step']:08d}"
-    assert list((run / "tensorboard").iterdir())
+    assert (run / "tensorboard" / "projector_config.pbtxt").exists()
     assert "global_batch_size: 21" in (run / "config.yaml").read_text()
     log = (run / "log.txt").read_text()
     for found in ("before_training=true", torch.__version__, "rank 0 is process", "step 40/40"):
@@ -170,6 +179,12 @@ def test_resume_on_other_numbers_of_ranks_agrees(tiny_config: Path, tmp_path: Pa
         for one, other in zip(metrics(tmp_path / "run"), metrics(run), strict=True):
             assert other["active_classes"] == one["active_classes"]
             assert other["loss"] == pytest.approx(one["loss"], rel=1e-3)
+    last = metrics(four)[-1]
+    for name in ("active_classes", "data_wait", "memory_gb"):
+        assert last[f"{name}_by_rank"].keys() == {"0", "1", "2", "3"}
+    assert sum(last["active_classes_by_rank"].values()) == last["active_classes"]
+    for histogram in last["histograms"].values():
+        assert sum(histogram["counts"]) == 21  # of all ranks
 
 
 def test_bad_records_are_skipped_equally_on_all_ranks_and_after_a_resume(

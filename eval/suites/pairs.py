@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.pairs.bin_file import read_pair_file
+from eval.faces import FaceSample, sample_faces
 from eval.protocol import squared_distances, unit
 from eval.protocols.bootstrap import PairSubjects
 from eval.protocols.fairness import Fairness
@@ -75,6 +76,11 @@ class OpenPairs:
             return None
         subject_2p = self.people.subject_n[self.numbers]
         return PairSubjects(subject_2p[0::2], subject_2p[1::2], self.people.count)
+
+    def faces(self, embedded: Embedded) -> FaceSample:
+        """Return some of the faces, with their plain embeddings."""
+        plain_ud, unique = embedded.embeddings[:, 0], self.images.unique
+        return sample_faces(self.images.source, plain_ud, self.same_p, self.rows, unique)
 
 
 def open_pairs(name: str, settings: PairSet, folder: Path) -> OpenPairs:

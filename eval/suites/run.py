@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import torch
 
+from eval.faces import FaceSample
 from eval.results import (
     Calibration,
     Comparison,
@@ -62,6 +63,7 @@ class OpenSet:
     name: str
     images: ImageSet
     judge: Judge
+    faces: Callable[[Embedded], FaceSample] | None = None  # some to look at; of pairs
 
 
 @dataclass(eq=False)
@@ -84,7 +86,8 @@ def _open(suite: Suite, folder: Path) -> Iterator[OpenSet]:
     # One function for each kind: what it opens is what its judge takes.
     for name, pairs in suite.pairs.items():
         pair_set = open_pairs(name, pairs, folder)
-        yield OpenSet(name, pair_set.images, partial(_one, judge_pairs, pair_set))
+        judge = partial(_one, judge_pairs, pair_set)
+        yield OpenSet(name, pair_set.images, judge, pair_set.faces)
     for name, ijb in suite.ijb.items():
         ijb_set = open_ijb(name, ijb, folder)
         yield OpenSet(name, ijb_set.images, partial(judge_ijb, ijb_set))

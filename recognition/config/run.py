@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from recognition.config.base import Count, Epochs, LocalPath, Section, Seed
 from recognition.config.data import Data
@@ -61,6 +61,19 @@ class Log(Section):
 
     every_steps: Count = 50
     """Steps of an interval, over which figures are averaged."""
+    histograms_every: Count = 4
+    """Intervals from one histogram of cosines and norms to the next; the last interval has one. It
+    costs a matrix product of the head."""
+    loggers: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(default=["tensorboard"])
+    """What shows the figures besides `metrics.jsonl`: TensorBoard, Weights & Biases
+    (`pip install -e '.[wandb]'`), MLflow (`.[mlflow]`); see [dashboards.md](dashboards.md)."""
+
+    @field_validator("loggers")
+    @classmethod
+    def _check_loggers(cls, loggers: list[str]) -> list[str]:
+        if len(set(loggers)) < len(loggers):
+            raise ValueError(f"{', '.join(loggers)}: a logger is listed twice; list each once")
+        return loggers
 
 
 class Config(Section):

@@ -22,6 +22,7 @@ from recognition.head.losses.margins import (
     softmax,
     subcenter_arcface,
 )
+from recognition.head.memory import state_of, workspace_bytes
 from recognition.head.optim.row_optimizers import (
     ROW_OPTIMIZERS,
     RowAdamW,
@@ -61,5 +62,7 @@ __all__ = [
     "heads_by_name",
     "magface",
     "softmax",
+    "state_of",
     "subcenter_arcface",
+    "workspace_bytes",
 ]

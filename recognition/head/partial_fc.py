@@ -305,24 +305,24 @@ class PartialFC(nn.Module):
         """Return figures for the log that cost too much for every step, by name: scalars.
 
         Call it between the backward passes and `step`, on all ranks: it makes every block's
-        gradient once more than `step` does, and all-reduces single numbers. Whoever logs writes
-        all of them, so a new figure is one line here. `grad_scale` is that of `step`. Raises
-        `ValueError` when there is no gradient.
+        gradient once more than `step` does, and all-reduces single numbers. A new figure is one
+        line here. `grad_scale` is that of `step`. Raises `ValueError` when there is no gradient.
         """
-        return {
-            "gradient_norm_centres": self.gradient_norm(grad_scale),
-            # Over all ranks, in the last forward pass.
-            "active_classes": self._collectives.sum_over_classes(
-                torch.tensor(self._active_classes, device=self.device)
-            ),
-        }
+        active = torch.tensor(self._active_classes, device=self.device)  # in the last forward pass
+        active = self._collectives.sum_over_classes(active)
+        return {"gradient_norm_centres": self._update.norm(grad_scale), "active_classes": active}
+
+    @torch.no_grad()
+    def sample_figures(self) -> dict[str, Tensor]:
+        """Return a number of each sample of the step, by name: float32 [n], of all ranks.
+
+        Call it where `step_figures` is called; it costs one product. See `sample_figures.py`.
+        """
+        return self._update.sample_figures()
 
     @torch.no_grad()
     def gradient_norm(self, grad_scale: float | Tensor = 1.0) -> Tensor:
-        """Return the norm of the gradient that `step` will use, over all ranks: scalar.
-
-        Weight decay is not part of it. Costs and errors are those of `step_figures`.
-        """
+        """Return the norm of the gradient of `step`, without weight decay, over all ranks."""
         return self._update.norm(grad_scale)
 
     def state_tensors(self) -> dict[str, Tensor]:

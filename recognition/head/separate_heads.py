@@ -185,6 +185,20 @@ class SeparateHeads(nn.Module):
         joined = _join(own, dict.fromkeys(own, 1.0 / len(own)))
         return {name: torch.as_tensor(value) for name, value in joined.items()}
 
+    @torch.no_grad()
+    def sample_figures(self) -> dict[str, Tensor]:
+        """Return a number of each sample of the step; see `PartialFC`.
+
+        By name for the samples of all heads, and by `name/dataset`.
+        """
+        figures: dict[str, list[Tensor]] = {}
+        for dataset, head in self.by_dataset.items():
+            if dataset in (self._trained or self.by_dataset):
+                for name, value in head.sample_figures().items():
+                    figures.setdefault(name, []).append(value)
+                    figures[f"{name}/{dataset}"] = [value]
+        return {name: torch.cat(values) for name, values in figures.items()}
+
     def forget(self) -> None:
         """See `PartialFC.forget`."""
         for head in self.by_dataset.values():

@@ -67,6 +67,9 @@ def test_a_set_is_found_and_verified_by_name(tmp_path: Path) -> None:
     assert result.values["accuracy_no_flip"] == 1
     ((_, item),) = verifier.sets
     assert len(item.images.unique) == 30, "ten first images are in two pairs each"
+    assert result.faces is not None
+    assert len(result.faces.images) == len(result.faces.people)
+    assert len(set(result.faces.people)) == 10, "of each of the ten the two of one person"
 
 
 def test_batches_and_repeats_do_not_change_the_figures(tmp_path: Path) -> None:

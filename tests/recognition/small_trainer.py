@@ -111,6 +111,7 @@ def small_trainer(
         accumulation=accumulation,
         clip_norm=5.0,
         log_every=log_every,
+        histograms_every=1,
         seed=0,
         compile_backbone=compile_backbone,
         identity={},

@@ -63,6 +63,11 @@ class Workspace:
         flat = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(whole)
         self._released.append(flat)
 
+    def nbytes(self) -> int:
+        """Return the bytes that it holds, but what is taken by `acquire`."""
+        held = [*self._buffers.values(), *self._released]
+        return sum(tensor.untyped_storage().nbytes() for tensor in held)
+
 
 def prefer_huge_pages(table: Tensor) -> Tensor:
     """Ask Linux to back a new tensor in CPU memory with 2 MiB pages, and return the tensor.

@@ -11,7 +11,7 @@ Shapes: S samples whose negatives count, N samples in all, A active classes of t
 of a block, K centres per class, C = R·K centres of a block, d embedding size, B micro-batches.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -59,6 +59,9 @@ class CentreLoss:
     kept: KeptExps | None
     gain: Tensor | None  # float32 [A], factors of the rows' exponentials; None for ones
     block_samples: int  # that blocks are planned for, the same on all ranks that sum blocks
+    cosine: Tensor  # float32 [N], of each sample with its target centre, over all ranks
+    norm: Tensor  # float32 [N], of the embeddings before normalisation
+    sizes: Sequence[int]  # samples of every rank
 
     def scaled(self, factor: float | Tensor) -> "CentreLoss":
         """Return the same for the loss times `factor`."""

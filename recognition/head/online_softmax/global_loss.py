@@ -120,13 +120,15 @@ class GlobalSoftmax:
             rows, gain = drawn.rows, drawn.gain
             negatives, kept = first_pass(rows, gain=gain, with_grad=with_grad, keep=keep)
         of_targets = TargetGradients(batch.unit, target_row_M, targets.centre, by.target_cosine)
+        centre_loss = CentreLoss(
+            rows, samples, log2_total_S, grad_lse_S, of_targets, kept, gain, block_samples,
+            cosine_M, batch.norm, batch.sizes,
+        )  # fmt: skip
         return GlobalLoss(
             loss=collectives.sum_over_samples(by.loss),
             mean_cosine=collectives.sum_over_samples(cosine_M.sum()) / sum(batch.sizes),
             running=inputs.running,
-            centre_loss=CentreLoss(
-                rows, samples, log2_total_S, grad_lse_S, of_targets, kept, gain, block_samples
-            ),
+            centre_loss=centre_loss,
             unit_gradient=_unit_gradient(negatives, grad_lse_S, log2_total_S, targets, by, picked),
             norm_gradient=by.norm,
         )

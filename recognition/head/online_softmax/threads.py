@@ -45,6 +45,7 @@ class Threads:
         self._on_cuda = device.type == "cuda"
         self._make_ops = BlockOps if by_torch else block_ops(device)
         self.ops = self._make_ops()  # of the caller's thread; every other has its own
+        self._of_pool: list[BlockOps] = []
         self._idle: SimpleQueue[BlockOps] = SimpleQueue()
         self._pool: ThreadPoolExecutor | None = None
         self._count = 0  # of the pool's threads
@@ -71,6 +72,10 @@ class Threads:
         finally:
             torch.set_num_threads(self._asleep)
             self._asleep = 0
+
+    def workspace_bytes(self) -> int:
+        """Return the bytes of the temporaries of all threads."""
+        return sum(ops.space.nbytes() for ops in (self.ops, *self._of_pool))
 
     def map(
         self, function: Callable[[BlockOps, Bounds], Result], blocks: Bounds
@@ -119,8 +124,9 @@ class Threads:
             self._pool.shutdown()
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="head")
         self._count, self._idle = count, SimpleQueue()
-        for _ in range(count):
-            self._idle.put(self._make_ops())
+        self._of_pool = [self._make_ops() for _ in range(count)]
+        for ops in self._of_pool:
+            self._idle.put(ops)
         started = Barrier(count)
 
         def settle() -> None:

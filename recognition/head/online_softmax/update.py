@@ -13,6 +13,7 @@ from recognition.head.kernels.block import Block
 from recognition.head.kernels.reference import BlockOps, full_gradient
 from recognition.head.losses.base import Loss
 from recognition.head.online_softmax.backward import CentreLoss, SecondPass
+from recognition.head.online_softmax.sample_figures import sample_figures
 from recognition.head.online_softmax.stream import BlockStream
 from recognition.head.optim.rounding import RowNoise
 from recognition.head.optim.row_optimizers import RowOptimizer, RowSGD
@@ -101,6 +102,12 @@ class CentreUpdate:
         for square in second_pass.gradients(square_sum):
             total += square
         return self.collectives.sum_over_classes(total).sqrt()
+
+    def sample_figures(self) -> dict[str, Tensor]:
+        """Return numbers of each sample of the passes; see there. Raises as `norm` does."""
+        self._rows()
+        with self.stream.threads.alone():
+            return sample_figures(self.stream, self.losses, self.collectives)
 
     def finite(self) -> Tensor:
         """Return whether all gradients are finite: bool scalar, at next to no cost.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor
 
@@ -109,6 +110,7 @@ class Trace:
     cosines: list[float]
     gradients: list[Tensor]
     active: list[int]
+    samples: list[dict[str, Tensor]]
     classes: list[Tensor]
     running: list[float]
     weight: Tensor
@@ -148,7 +150,7 @@ def _train(case: RankCase, batches: Batches, sizes: list[int] | None) -> Trace:
         **case.options,
     )
     ranks = dist.get_world_size()
-    losses, cosines, gradients, active = [], [], [], []
+    losses, cosines, gradients, active, samples = [], [], [], [], []
     head._selection.sampler = recorder = Recorder(head._selection.sampler)
     for number, (x, y) in enumerate(batches):
         start = sum(SIZES[ranks][: dist.get_rank()])
@@ -159,6 +161,7 @@ def _train(case: RankCase, batches: Batches, sizes: list[int] | None) -> Trace:
         output = head(local_x, y[local], sizes)
         output.loss.backward()
         active.append(int(head.step_figures()["active_classes"]))
+        samples.append(head.sample_figures())
         head.step(LR)
         assert local_x.grad is not None
         losses.append(output.loss.item())
@@ -166,7 +169,7 @@ def _train(case: RankCase, batches: Batches, sizes: list[int] | None) -> Trace:
         gradients.append(local_x.grad / ranks)
     weight, velocity = head.weight, head.state_tensors()["momentum"]
     running, classes = head.running.tolist(), recorder.classes
-    return Trace(losses, cosines, gradients, active, classes, running, weight, velocity)
+    return Trace(losses, cosines, gradients, active, samples, classes, running, weight, velocity)
 
 
 def _train_all(batches: dict[int, Batches]) -> list[Trace]:
@@ -207,6 +210,27 @@ def _whole(case: RankCase, parts: list[Tensor]) -> Tensor:
     return parts[0]
 
 
+def _assert_samples(
+    case: RankCase, found: dict[str, Tensor], x: Tensor, y: Tensor, weight: Tensor, active: Tensor
+) -> None:
+    """Compare each sample's numbers, which every rank has of the global batch."""
+    centres = F.normalize(weight.view(case.classes, -1, EMBEDDING_SIZE), dim=2)
+    cosine = torch.einsum("nd,lkd->nlk", F.normalize(x.double(), dim=1), centres).amax(2)
+    own = torch.arange(len(y)), y
+    positive, negative = cosine[own], cosine.clone()
+    negative[own] = -torch.inf
+    hardest = negative[:, active].amax(1)
+    known = torch.isin(y, active)  # rows that take no part may not have moved yet
+    of_targets = found["cosine_positive"].double()
+    torch.testing.assert_close(of_targets[known], positive[known], atol=LATER, rtol=0)
+    assert torch.equal(found["embedding_norm"], torch.linalg.vector_norm(x, dim=1))
+    of_rows = found["cosine_hardest_negative"].double()
+    if case.sampling == "importance":  # among the rows that were drawn
+        assert (of_rows <= hardest + LATER).all()
+    else:
+        torch.testing.assert_close(of_rows, hardest, atol=LATER, rtol=0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[repr(case) for case in CASES])
 def test_equals_the_dense_definition(traces: list[list[Trace]], number: int) -> None:
@@ -223,6 +247,8 @@ def test_equals_the_dense_definition(traces: list[list[Trace]], number: int) -> 
             assert set(y.tolist()) <= set(active.tolist())
         picked = picked_samples(case.loss.options.get("batch_rate", 1.0), sizes, SEED, step)
         loss, by_x, by_weight = dense.loss_and_gradients(x, y, active, picked)
+        for rank in ranks:
+            _assert_samples(case, rank.samples[step], x, y, dense.weight, active)
         frozen = case.options.get("update") == "frozen"
         dense.step(by_weight, active if frozen else torch.arange(case.classes), LR)
         touched[active] = True

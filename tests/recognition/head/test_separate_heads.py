@@ -261,9 +261,25 @@ def test_figures_of_the_whole_are_means_over_samples_or_sums() -> None:
     )
 
 
+def test_samples_have_numbers_of_all_heads_and_of_each() -> None:
+    heads = SeparateHeads(_heads(HeadsCase()), WEIGHTS)
+    for label in ([7, 0, 45, 5], [3, 44]):  # two micro-batches
+        x = torch.randn(len(label), SIZE)
+        heads(x, torch.tensor(label)).loss.backward()
+    figures = heads.sample_figures()
+    assert {name: len(value) for name, value in figures.items() if "norm" in name} == {
+        "embedding_norm": 6, "embedding_norm/a": 2, "embedding_norm/b": 4,
+    }  # fmt: skip
+    norms = figures["embedding_norm/b"]
+    assert norms[-1] == torch.linalg.vector_norm(x[1])
+    negatives = figures["cosine_hardest_negative"]
+    assert torch.equal(negatives[2:], figures["cosine_hardest_negative/b"])
+    assert (negatives.abs() <= 1).all()
+
+
 def test_a_step_needs_a_backward_pass_and_a_skipped_one_counts_for_every_head() -> None:
     heads = SeparateHeads(_heads(HeadsCase()))
-    for call in (heads.step_figures, lambda: heads.step(LR)):
+    for call in (heads.step_figures, heads.sample_figures, lambda: heads.step(LR)):
         with pytest.raises(ValueError, match=r"loss\.backward\(\)"):
             call()
     before = [head.weight.clone() for head in heads.by_dataset.values()]

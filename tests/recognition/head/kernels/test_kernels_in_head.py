@@ -55,10 +55,11 @@ def _three_steps(
         for part in (slice(0, 6), slice(6, SAMPLES)):  # two micro-batches: unions and absences
             output = head(x[part], y[part])
             output.loss.backward()
-        norm = head.gradient_norm()
+        norm, samples = head.gradient_norm(), head.sample_figures()
         head.step(0.01)
     assert x.grad is not None
-    found = {"loss": output.loss.detach(), "norm": norm, "x": x.grad} | head.state_tensors()
+    found = {"loss": output.loss.detach(), "norm": norm, "x": x.grad} | samples
+    found |= head.state_tensors()
     return {name: tensor.cpu() for name, tensor in found.items()}
 
 

@@ -1,0 +1,1 @@
+"""Tests of `scripts/dashboards` and the command over it."""
