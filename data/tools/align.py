@@ -242,13 +242,16 @@ def _align(
     found = _doubts(transform, face.points, photo, crop)
     if orientation != 1:
         found.append(("orientation", f"its orientation tag is {orientation}"))
+    target.write_bytes(encode_face(crop_face(photo, transform, crop.size, crop.method), crop))
+    return True, found
+
+
+def encode_face(face: Image.Image, crop: Crop) -> bytes:
+    """Return a face as the file that `crop` asks for."""
     stream = BytesIO()
     options = {"quality": crop.quality, "subsampling": 0} if crop.format == "jpg" else {}
-    crop_face(photo, transform, crop.size, crop.method).save(
-        stream, _PILLOW_NAMES[crop.format], **options
-    )
-    target.write_bytes(stream.getvalue())
-    return True, found
+    face.save(stream, _PILLOW_NAMES[crop.format], **options)
+    return stream.getvalue()
 
 
 def _doubts(

@@ -9,6 +9,8 @@ from PIL import Image
 
 from data.alignment import TEMPLATE
 from scripts.align_faces import main
+from tests.data.detection.models import bright_cells
+from tests.data.detection.test_job import draw, save
 from tests.data.tools.test_align import write_list
 from tests.launch import ROOT
 
@@ -44,6 +46,40 @@ def test_the_exit_code_is_1_if_there_is_something_to_do(
     report = json.loads((folder / "report.json").read_text())
     assert (report["written"], report["clean"]) == (1, False)
     assert report["findings"][0]["places"][0]["file"] == "absent.png"
+
+
+def find(tmp_path: Path, *options: object) -> int:
+    detector = bright_cells(tmp_path / "cells.onnx")
+    arguments = (tmp_path / "photos", tmp_path / "faces", "--detector", detector, "--threads", 1)
+    return main([str(argument) for argument in (*arguments, *options)])
+
+
+def test_without_a_list_faces_are_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path / "photos" / "one.png", draw((4, 4)))
+    save(tmp_path / "photos" / "nobody.png", draw())
+    assert find(tmp_path, "--sheet", tmp_path / "sheet.png", "--size", 128) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"{tmp_path / 'faces'}: 1 faces of 128x128 pixels from 2 photos")
+    assert "no_face: 1 " in said
+    with Image.open(tmp_path / "faces" / "one.jpg") as face:
+        assert face.size == (128, 128)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.format == "PNG"
+    (tmp_path / "photos" / "text.jpg").write_bytes(b"hello")
+    assert find(tmp_path, "--size", 128, "--report", tmp_path / "report.json") == 1
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["clean"], report["photos"]) == (False, 3)
+    assert report["reasons"] == {"no_face": 1, "written": 1, "unreadable": 1}
+    assert find(tmp_path, "--size", 64) == 2
+    assert find(tmp_path, "--sheet", tmp_path / "sheet.jpg") == 2
+
+
+def test_options_for_finding_are_refused_with_a_list(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(folder, "--faces", "all", "--keep", "tiny") == 2
+    assert "--faces, --keep:" in capsys.readouterr().err
+    assert not (folder / "faces").exists()
 
 
 def test_it_runs_as_a_command(folder: Path) -> None:

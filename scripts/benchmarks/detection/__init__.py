@@ -1,0 +1,1 @@
+"""What `scripts/benchmark_detection.py` measures."""
