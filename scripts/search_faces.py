@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data.contact_sheet import SIDE, contact_sheet
 from data.loading.decode import decode_batch
 from recognition.inference.embedder import prepare
 from scripts.common.command import command, exit_with, make_parser
 from scripts.faces.gallery import Gallery, open_faces
 from scripts.faces.options import add_network, open_embedder
-from scripts.faces.sheet import SIDE, contact_sheet
 
 parser = make_parser(__doc__)
 parser.add_argument("query", type=Path, help="an image of one aligned face")
@@ -81,7 +81,8 @@ def draw(
         [str(gallery.names[row]), f"{rank}: {cosine:.4f}"]
         for rank, (cosine, row) in enumerate(zip(cosines, rows, strict=True), start=1)
     ]
-    contact_sheet([prepare(options.query, SIDE), *found], captions).save(options.sheet)
+    shown = [prepare(options.query, SIDE), *found]
+    contact_sheet(shown, captions, columns=6).save(options.sheet)
 
 
 if __name__ == "__main__":

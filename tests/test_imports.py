@@ -30,7 +30,7 @@ ORDERS: dict[str, list[set[str]]] = {
         {"data.loading"},
         {"data.datasets"},
         {"data.records"},
-        {"data.order", "data.files", "data.progress", "data.alignment"},
+        {"data.order", "data.files", "data.progress", "data.alignment", "data.contact_sheet"},
     ],
     "recognition": [
         {"recognition.build"},

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from data.alignment import TEMPLATE, fit_similarity, warp
+from data.contact_sheet import MARGIN, SIDE
 from data.detection.choice import Choice
 from data.detection.detections import DetectorError
 from data.detection.job import DetectionError, Files, Outcome, cut_faces
@@ -204,10 +205,10 @@ def test_the_sheet_shows_what_was_cut(tmp_path: Path, detector: Path) -> None:
     run(tmp_path, detector)
     assert write_sheet(tmp_path / "faces", tmp_path / "sheet.png") == 12
     with Image.open(tmp_path / "sheet.png") as sheet:
-        assert (sheet.format, sheet.width) == ("PNG", 10 * 116 + 4)
-        assert sheet.height == 2 * 130 + 4
+        assert (sheet.format, sheet.width) == ("PNG", 10 * (SIDE + MARGIN) + MARGIN)
         with Image.open(tmp_path / "faces" / "0.png") as face:
-            assert sheet.crop((4, 4, 116, 116)).tobytes() == face.tobytes()
+            box = (MARGIN, MARGIN, MARGIN + SIDE, MARGIN + SIDE)
+            assert sheet.crop(box).tobytes() == face.tobytes()
 
 
 def test_settings_say_how_faces_were_made(tmp_path: Path, detector: Path) -> None:
