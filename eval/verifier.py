@@ -100,7 +100,6 @@ class Verifier:
             device=device,
             flip=suite.flip,
             world=self.world,
-            workers=item.images.workers,
         )
         return Embedded(embeddings, False, time.perf_counter() - started)
 

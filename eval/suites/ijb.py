@@ -9,7 +9,6 @@ from typing import Final
 
 import numpy as np
 
-from data.loading.tuning import usable_cores
 from eval.protocols.bootstrap import PairSubjects, draw_counts
 from eval.protocols.ijb_files import IjbLists, Subjects, find_files, read_lists
 from eval.protocols.ijb_search import (
@@ -60,7 +59,7 @@ def open_ijb(name: str, settings: IjbSet, folder: Path) -> OpenIjb:
         lists = read_lists(found)
     root, names = folder / settings.images, lists.faces.images
     crops = FaceCrops(ImageList(root, names), lists.landmarks.points_n52, settings.crop)
-    images = image_set(crops, len(names), crops.key, workers=usable_cores())
+    images = image_set(crops, len(names), crops.key)
     paths = [found.faces, found.landmarks, found.pairs, *found.galleries.values()]
     paths += [] if found.probes is None else [found.probes]
     files = (

@@ -91,15 +91,12 @@ class ImageSet:
     unique: NDArray[np.int64]  # [u], the first occurrence of each different image
     rows: NDArray[np.int64]  # [n], the row of `unique` for each image
     sha256: str  # of all different images in their order
-    workers: int = 1  # threads that decode beside a network on the CPU; crops take longer
 
 
 def image_set(
     source: ImageSource,
     count: int,
     key: Callable[[int], bytes | memoryview] | None = None,
-    *,
-    workers: int = 1,
 ) -> ImageSet:
     """Return the images 0 … count - 1 of a source, all of which are read to hash them.
 
@@ -115,7 +112,7 @@ def image_set(
     rows = np.array([seen.setdefault(digest, len(seen)) for digest in digests], dtype=np.int64)
     _, unique = np.unique(rows, return_index=True)
     digest = hashlib.sha256(b"".join(seen)).hexdigest()
-    return ImageSet(source, unique, rows, digest, workers)
+    return ImageSet(source, unique, rows, digest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +169,6 @@ class Embedder:
                 device=self.device,
                 flip=self.flip,
                 world=self.world,
-                workers=images.workers,
             )
             if self.world.is_main:
                 self._write(path, found)

@@ -98,7 +98,7 @@ def test_without_a_folder_nothing_is_kept(tmp_path: Path, images: ImageSet) -> N
     before = set(tmp_path.rglob("*"))
     embed = embedder(None, [])
     one = embed(MODEL, images)
-    two = embed(MODEL, replace(images, workers=3))
+    two = embed(MODEL, images)
     assert (one.cached, two.cached) == (False, False)
     assert np.array_equal(one.embeddings, two.embeddings)
     assert set(tmp_path.rglob("*")) == before
