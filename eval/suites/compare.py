@@ -20,7 +20,7 @@ def compare(
     (result, found), (base_result, base_found) = entry, baseline
     compared = []
     for one, base in zip(found.drawn, base_found.drawn, strict=True):
-        known = one.value is not None and base.value is not None
+        both = None if one.value is None or base.value is None else (one.value, base.value)
         compared.append(
             Comparison(
                 model=result.model,
@@ -30,9 +30,9 @@ def compare(
                 mode=result.settings.get("mode"),
                 figure=one.figure,
                 far=one.rate,
-                difference=one.value - base.value if known else None,  # type: ignore[operator]
+                difference=None if both is None else both[0] - both[1],
                 reason=one.reason or base.reason,
-                interval=_interval(one, base) if known and one.replicates else None,
+                interval=_interval(one, base) if both is not None and one.replicates else None,
             )
         )
     return compared
