@@ -202,8 +202,8 @@ class Trainer:
         gradients_finite = norm.isfinite() & self.head.gradients_finite()
         figures = StepFigures(self.progress.step, lr, loss, norm)
         skip = self.flags.agree(figures, gradients_finite, self.signals.requested)
-        if gradients:  # momentum and weight decay would move frozen weights too
-            update_parameters(self.optimizer, lr * self.backbone_schedule.lr_factor, skip=skip)
+        # A frozen backbone has no gradients, without which nothing moves a weight.
+        update_parameters(self.optimizer, lr * self.backbone_schedule.lr_factor, skip=skip)
         # Where only the device knows `skip`, a step that it skips ends the run, before anything
         # reads the average.
         if self.average is not None and skip is not True:
