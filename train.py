@@ -48,12 +48,14 @@ from data.build import (
     build_loader,
     build_order,
     build_prepare,
+    class_batches,
     class_mapping_file,
     dataset_name,
     describe_order,
     separate_classes,
     stated_numbers,
 )
+from data.datasets.dataset import FaceDataset
 from data.loading.choose_decoder import choose_decoder
 from eval.build import build_verifier
 from recognition.build import (
@@ -61,6 +63,7 @@ from recognition.build import (
     build_telemetry,
     build_trainer,
     describe_model,
+    load_class_means,
     load_initial_weights,
     run_identity,
 )
@@ -79,6 +82,7 @@ from recognition.plan import check_batch, describe_plan, make_plan
 from recognition.precision import Precision
 from recognition.run_folder import RunFolder, changed_settings
 from recognition.telemetry import configure_logging
+from recognition.trainer import Trainer
 
 log = logging.getLogger("train")
 
@@ -164,12 +168,22 @@ def run(
                 log.info("since the checkpoint, %s", change)
         elif folder.resume is not None:
             log.info("nothing to resume in %s: starting anew", output)
-        if config.verification.before_training and found is None:
-            trainer.run_verification()
+        if found is None:
+            begin(config, world, device, dataset, trainer)
         started = time.perf_counter()
         with signals.deferred():
             trainer.fit()
         log.info("done in %.0f s; the run is in %s", time.perf_counter() - started, output)
+
+
+def begin(
+    config: Config, world: World, device: torch.device, dataset: FaceDataset, trainer: Trainer
+) -> None:
+    """Do what a new run does before its first step."""
+    if config.head.init == "class_means":
+        load_class_means(trainer, class_batches(config, dataset, world, device), config.seed)
+    if config.verification.before_training:
+        trainer.run_verification()
 
 
 def dry_run(config: Config, world: World, device: torch.device, reason: str) -> None:

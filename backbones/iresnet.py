@@ -108,6 +108,12 @@ class IResNet(EmbeddingNet):
         self.bn2 = BatchNorm2d(last)
         self.add_embedding(last, image_size, embedding_size, dropout)
 
+    def stages(self) -> dict[str, list[nn.Module]]:
+        """Return what comes before the embedding, in the order of its use; see `freezing`."""
+        layers = (self.layer1, self.layer2, self.layer3, self.layer4)
+        named: dict[str, list[nn.Module]] = {f"layer{n}": [x] for n, x in enumerate(layers, 1)}
+        return {"stem": [self.conv1, self.bn1, self.prelu], **named}
+
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Return embeddings `[N, D]`, not normalised, of images `[N, 3, S, S]`, RGB in [-1, 1]."""
         x = self.prelu(self.bn1(self.conv1(images_NCHW)))

@@ -121,6 +121,11 @@ class MobileFaceNet(nn.Module):
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    def stages(self) -> dict[str, list[nn.Module]]:
+        """Return what comes before the embedding, in the order of its use; see `freezing`."""
+        starts = {"stem": 0, "layer1": 2, "layer2": 4, "layer3": 6}  # each halves the side
+        return {name: [*self.layers[first : first + 2]] for name, first in starts.items()}
+
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Return embeddings `[N, D]`, not normalised, of images `[N, 3, S, S]`, RGB in [-1, 1].
 

@@ -86,6 +86,11 @@ class TinyResNet(EmbeddingNet):
         self.bn = BatchNorm2d(sixteenth)
         self.add_embedding(sixteenth, image_size, embedding_size, dropout)
 
+    def stages(self) -> dict[str, list[nn.Module]]:
+        """Return what comes before the embedding, in the order of its use; see `freezing`."""
+        layers = {f"layer{n}": [block] for n, block in enumerate(self.blocks, 1)}
+        return {"stem": [self.stem], **layers}
+
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Return embeddings `[N, D]`, not normalised, of images `[N, 3, S, S]`, RGB in [-1, 1]."""
         x = run_blocks(self.blocks, self.stem(images_NCHW), recompute=self.activation_checkpointing)

@@ -4,8 +4,10 @@ import json
 import logging
 import os
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -17,15 +19,17 @@ from data.demo.generate import make_demo_data
 from data.loading.choose_decoder import choose_decoder, measure
 from data.loading.loader import Batch, Loader
 from data.loading.tuning import plan_workers, usable_cores
-from data.order.class_orders import ClassBalancedOrder, PKOrder
+from data.order.class_orders import ClassBalancedOrder, FirstImagesOrder, PKOrder
 from data.order.orders import BlockOrder, FileOrder, GlobalOrder, SampleOrder
 from data.progress import progress_bar
 from data.records.locations import LocationKind, expand, folder_of, is_url, location_kind, shown
 from data.tools.unpack import LIST as UNPACKED_LIST
-from recognition.config import Config, Data
+from recognition.config import Augment, Config, Data
 from recognition.distributed import World, barrier
 
 log = logging.getLogger(__name__)
+
+CLASS_IMAGES: Final = 20  # of an identity, for its mean: more hardly move it
 
 
 def build_dataset(settings: Data, world: World) -> FaceDataset:
@@ -155,9 +159,13 @@ def describe_order(settings: Data) -> str:
 
 
 def build_loader(
-    config: Config, dataset: FaceDataset, world: World, device: torch.device
-) -> Loader:
-    """Return this rank's source of micro-batches; it measures how many threads decoding needs."""
+    config: Config, dataset: FaceDataset, world: World, device: torch.device,
+    order: SampleOrder | None = None,
+) -> Loader:  # fmt: skip
+    """Return this rank's source of micro-batches; it measures how many threads decoding needs.
+
+    `order` is by default that of training.
+    """
     settings, train = config.data, config.train
     cores = max(1, usable_cores() // world.local_size)  # of this machine, for each of its ranks
     decoder = choose_decoder(settings.decoder, device)
@@ -176,7 +184,7 @@ def build_loader(
         image_size=settings.image_size,
         global_batch_size=train.global_batch_size,
         accumulation=train.accumulation,
-        order=build_order(settings, dataset, config.seed),
+        order=order or build_order(settings, dataset, config.seed),
         rank=world.rank,
         world_size=world.size,
         workers=worker_plan.workers,
@@ -188,6 +196,29 @@ def build_loader(
         decoder=decoder,
         pack_hint=pack_hint(settings),
     )
+
+
+def class_batches(
+    config: Config, dataset: FaceDataset, world: World, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the first `CLASS_IMAGES` images of each identity, class by class, without augmentation.
+
+    This rank's part of each batch, as `build_prepare` has it; the ranks' parts follow each other. A
+    label is -1 where the image is not one of these: one that takes the place of a bad record, or
+    that fills the last batch. Ranks have equally many batches.
+    """
+    order = FirstImagesOrder(dataset.labels, images_per_class=CLASS_IMAGES)
+    loader = build_loader(config, dataset, world, device, order)
+    plain = config.data.model_copy(update={"augment": Augment(flip=0.0)})
+    prepare = build_prepare(config.model_copy(update={"data": plain}), device)
+    steps = -(-order.count // config.train.global_batch_size)
+    pieces = [(step, micro) for step in range(steps) for micro in range(config.train.accumulation)]
+    with progress_bar("class means", "batch") as progress:
+        for done, (piece, batch) in enumerate(zip(pieces, loader.batches(0, steps), strict=True)):
+            is_first = torch.from_numpy(loader.spec(*piece).indices) == batch.indices
+            labels = batch.labels.where(is_first & (batch.epochs == 0), -1)
+            yield prepare(replace(batch, labels=labels))
+            progress(done + 1, len(pieces))
 
 
 def pack_hint(settings: Data) -> str:

@@ -5,7 +5,8 @@ What depends on the dataset comes in as numbers, so nothing here needs one.
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +18,7 @@ from backbones import (
     WeightAverage,
     build_backbone,
     freeze_batch_norm,
+    freeze_until,
     load_weights,
     read_weights,
 )
@@ -28,11 +30,13 @@ from recognition.config_file import config_values
 from recognition.distributed import World, from_main, shard_range
 from recognition.failure import StopSignals
 from recognition.head import PartialFC, RowOptimizer, SeparateHeads, build_row_optimizer
+from recognition.head.class_means import start_from_class_means
 from recognition.head.online_softmax.settings import KEEP_BYTES, STAGE_BYTES, budget
 from recognition.head.optim.storage import STORAGE, zero_rows
 from recognition.head.published_centres import PublishedCentres
+from recognition.head.separate_heads import head_seed
 from recognition.optimizer import make_optimizer
-from recognition.plan import Plan, make_sample_rate, make_schedule
+from recognition.plan import Plan, make_backbone_schedule, make_sample_rate, make_schedule
 from recognition.precision import HeadPrecision, Precision, choose_head_precision
 from recognition.telemetry import Telemetry
 from recognition.trainer import Trainer, Verify
@@ -54,6 +58,8 @@ def build_network(config: Config) -> nn.Module:
     )
     if settings.frozen_batch_norm:
         freeze_batch_norm(backbone)
+    if isinstance(settings.freeze_until, str):
+        freeze_until(backbone, settings.freeze_until)
     return backbone
 
 
@@ -151,7 +157,7 @@ def build_head(
             scale=settings.scale,
             inter_class_filter=settings.inter_class_filter,
             storage=settings.storage,
-            seed=(config.seed + number) % 2**63,
+            seed=head_seed(config.seed, number),
             optimizer=build_centre_optimizer(config),
             update=settings.update,
             keep_bytes=keep_bytes * num_classes // total,
@@ -189,6 +195,24 @@ def initial_centres(config: Config, classes: int | Mapping[str, int]) -> Publish
     return centres
 
 
+def load_class_means(trainer: Trainer, batches: Iterable[tuple[Tensor, Tensor]], seed: int) -> None:
+    """Start the head of a new run from class means; see `start_from_class_means`. Collective."""
+
+    def embed(images: Tensor) -> Tensor:
+        with trainer.precision.autocast():
+            embeddings: Tensor = trainer.backbone(images)
+        return embeddings.float()
+
+    started = time.perf_counter()
+    trainer.backbone.eval()
+    count = start_from_class_means(trainer.head, embed, batches, seed)
+    trainer.backbone.train()
+    log.info(
+        "class centres of %d of %d classes from the means of embeddings, in %.1f s; the others "
+        "are random", count, trainer.head.num_classes, time.perf_counter() - started,
+    )  # fmt: skip
+
+
 def run_identity(
     config: Config,
     order: str,
@@ -201,6 +225,7 @@ def run_identity(
     `order` says which samples a step sees, given the seed and the batch size; `separate` has the
     classes of each dataset with a head of its own, by name.
     """
+    until = config.backbone.freeze_until  # steps may change, like a learning rate
     return {
         "seed": config.seed,
         "train.global_batch_size": config.train.global_batch_size,
@@ -215,6 +240,7 @@ def run_identity(
         "head.loss.name": config.head.loss.name,
         "classes": num_classes,
         "images": num_images,
+        "backbone.freeze_until": until if isinstance(until, str) else None,
         "heads": ", ".join(f"{name} of {count} classes" for name, count in separate.items())
         or None,
     }
@@ -252,8 +278,6 @@ def build_trainer(
     precision = Precision(config.train.precision, device)
     if precision.caution and world.is_main:
         log.warning(precision.caution)
-    # Refused before the head is built: drawing ten million centres takes minutes.
-    schedule = make_schedule(config.schedule, config.optimizer.lr, plan)
     products = agree_on_products(config, device, world, saved)
     classes = separate or identity["classes"]
     centres = None if saved is not None else initial_centres(config, classes)
@@ -261,6 +285,9 @@ def build_trainer(
         world=world,
         device=device,
         backbone=backbone,
+        # Refused before the head is built: drawing ten million centres takes minutes.
+        schedule=make_schedule(config.schedule, config.optimizer.lr, plan),
+        backbone_schedule=make_backbone_schedule(config, plan),
         head=build_head(config, classes, device, plan, products, centres),
         optimizer=make_optimizer(
             config.optimizer.name,
@@ -269,7 +296,6 @@ def build_trainer(
             fused=device.type == "cuda",
             **optimizer_options(config.optimizer),
         ),
-        schedule=schedule,
         sample_rate=make_sample_rate(config.head, plan),
         plan=plan,
         source=source,
@@ -309,7 +335,9 @@ def describe_model(
     `classes` is as for `build_head`.
     """
     with torch.device("meta"):
-        parameters = sum(p.numel() for p in build_network(config).parameters())
+        weights = list(build_network(config).parameters())
+    parameters = sum(weight.numel() for weight in weights)
+    trained = sum(weight.numel() for weight in weights if weight.requires_grad)
     by_dataset = {"": classes} if isinstance(classes, int) else classes
     num_classes = sum(by_dataset.values())
     shards = [shard_range(count, world.size, 0) for count in by_dataset.values()]
@@ -322,8 +350,10 @@ def describe_model(
     size = sum(tensor.nbytes for tensor in tensors.values())
     ema = config.train.ema
     average = "" if ema is None else f", and their moving average with decay {ema:g}"
+    stage = config.backbone.freeze_until
+    frozen = f", {trained:,} trained: frozen until {stage}" if isinstance(stage, str) else ""
     return {
-        "backbone": f"{config.backbone.name}: {parameters:,} parameters{average}",
+        "backbone": f"{config.backbone.name}: {parameters:,} parameters{frozen}{average}",
         "head": f"{rows:,} of {num_classes:,} class centres per rank in {storage}, "
         f"{size / 2**20:,.1f} MiB with the optimizer's state, {size // max(rows, 1):,} bytes per "
         f"class, {config.head.placement}; matrix products in "

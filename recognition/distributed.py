@@ -243,6 +243,12 @@ def part_range(count: int, parts: int, part: int) -> tuple[int, int]:
     return start, start + base + (part < extra)
 
 
+def part_sizes(count: int, parts: int) -> list[int]:
+    """Return how many of `count` items each part of `part_range` has."""
+    ranges = [part_range(count, parts, part) for part in range(parts)]
+    return [stop - start for start, stop in ranges]
+
+
 def shard_range(count: int, parts: int, part: int) -> tuple[int, int]:
     """Return `[start, stop)` of `part` when `count` rows are split into blocks of equal size.
 

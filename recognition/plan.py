@@ -35,6 +35,24 @@ class LearningRateSchedule:
 
 
 @dataclass(frozen=True)
+class BackboneSchedule:
+    """How the backbone learns where it differs from the head, which has the run's schedule."""
+
+    lr_factor: float = 1.0  # of the schedule's learning rate
+    frozen_steps: int = 0  # first steps, in which the backbone stays as it is
+
+    def is_frozen_at(self, step: int) -> bool:
+        """Return whether step `step` (the first is 0) leaves the backbone as it is."""
+        return step < self.frozen_steps
+
+    def figures(self, step: int, lr: float) -> dict[str, float]:
+        """Return the backbone's learning rate in a step, for the log, unless it is `lr` in all."""
+        if self == BackboneSchedule():
+            return {}
+        return {"lr_backbone": 0.0 if self.is_frozen_at(step) else lr * self.lr_factor}
+
+
+@dataclass(frozen=True)
 class SampleRateSchedule:
     """The head's sample rate of every step: call it with the number of the step, from 0."""
 
@@ -123,6 +141,14 @@ def make_schedule(config: Schedule, base_lr: float, plan: Plan) -> LearningRateS
     return LearningRateSchedule(base_lr, plan.total_steps, warmup, decays[config.name])
 
 
+def make_backbone_schedule(config: Config, plan: Plan) -> BackboneSchedule:
+    """Return how the backbone learns. Raises `ValueError` when it is frozen for the whole run."""
+    until = config.backbone.freeze_until
+    steps = until if isinstance(until, int) else 0
+    _check_within(plan, "backbone.freeze_until", [steps])
+    return BackboneSchedule(config.optimizer.backbone_lr_factor, steps)
+
+
 def make_sample_rate(config: Head, plan: Plan) -> SampleRateSchedule | None:
     """Return the head's sample rate of every step; None where the config states none.
 
@@ -179,6 +205,9 @@ def describe_plan(config: Config, num_images: int, world: World) -> dict[str, st
     batch = train.global_batch_size // train.accumulation
     shown = sorted({0, schedule.warmup_steps, *(plan.total_steps * i // 10 for i in range(10))})
     rates = [f"{schedule.lr_at(step):.4g} at step {step:,}" for step in shown]
+    own = make_backbone_schedule(config, plan)
+    backbone = [f"{own.lr_factor:g} times as high"] if own.lr_factor != 1 else []
+    backbone += [f"frozen for the first {own.frozen_steps:,} steps"] if own.frozen_steps else []
     sampling = make_sample_rate(config.head, plan)
     steps = () if sampling is None else (0, *sampling.milestones)
     fractions = [f"{sampling(step):g} from step {step:,} on" for step in steps if sampling]
@@ -190,5 +219,6 @@ def describe_plan(config: Config, num_images: int, world: World) -> dict[str, st
         f"{', '.join(sets) or 'no sets'}",
         "checkpoints": f"every {plan.save_every:,} steps and at the end",
         "learning rate": ", ".join(rates),
+        **({"of the backbone": ", ".join(backbone)} if backbone else {}),
         **({"sample rate": ", ".join(fractions)} if fractions else {}),
     }

@@ -27,7 +27,7 @@ from recognition.checkpoint import (
     read_metadata,
 )
 from recognition.checkpoint.progress import Progress, check_identity
-from recognition.distributed import World, part_range
+from recognition.distributed import World, part_sizes
 from recognition.failure import StoppedBySignal, StopSignals
 from recognition.head import (
     PartialFC,
@@ -37,7 +37,7 @@ from recognition.head import (
     workspace_bytes,
 )
 from recognition.optimizer import reads_skip, state_tensors, update_parameters
-from recognition.plan import LearningRateSchedule, Plan
+from recognition.plan import BackboneSchedule, LearningRateSchedule, Plan
 from recognition.precision import Precision
 from recognition.step_flags import StepFigures, StepFlags
 from recognition.telemetry import (
@@ -92,6 +92,7 @@ class Trainer:
         metadata: Mapping[str, Any],  # what else every checkpoint records (config, versions)
         average: WeightAverage | None = None,  # of the backbone's weights
         best_figure: str | None = None,  # as `named_figures` has it; None: the mean accuracy
+        backbone_schedule: BackboneSchedule = BackboneSchedule(),  # noqa: B008 (frozen)
     ) -> None:
         self.world, self.device = world, device
         self.backbone, self.head, self.optimizer = backbone, head, optimizer
@@ -102,10 +103,9 @@ class Trainer:
         self.global_batch_size, self.clip_norm = global_batch_size, clip_norm
         self.log_every, self.histograms_every, self.seed = log_every, histograms_every, seed
         self.identity, self.metadata, self.average = identity, metadata, average
-        self.micro_sizes = [
-            _sizes(global_batch_size, accumulation, micro, world.size)
-            for micro in range(accumulation)
-        ]
+        self.backbone_schedule = backbone_schedule
+        micro_batches = part_sizes(global_batch_size, accumulation)
+        self.micro_sizes = [part_sizes(images, world.size) for images in micro_batches]
         self.progress = Progress()
         self._warned_of_overflow = False
         self.scaler = precision.make_scaler()
@@ -132,7 +132,6 @@ class Trainer:
         """
         progress, plan = self.progress, self.plan
         batches = self.source.batches(progress.step, plan.total_steps)
-        self.backbone.train()
         meter = Meter()
         while progress.step < plan.total_steps:
             self._step(batches, meter)
@@ -157,6 +156,11 @@ class Trainer:
     def _step(self, batches: Iterator[Any], meter: Meter) -> None:
         """Run one optimizer step: forward and backward on every micro-batch, then the update."""
         lr = self.schedule.lr_at(self.progress.step)
+        # While the backbone is frozen, DistributedDataParallel would wait for its gradients.
+        is_frozen = self.backbone_schedule.is_frozen_at(self.progress.step)
+        network = self.backbone if is_frozen else self.model
+        if self.backbone.training == is_frozen:
+            self.backbone.train(not is_frozen)
         self._seed_dropout()
         self.optimizer.zero_grad(set_to_none=True)
         losses = []
@@ -169,8 +173,8 @@ class Trainer:
                 self.telemetry.images("data/first_batch", images[:64] * 0.5 + 0.5, 0)
             self.head.prefetch(labels, batch_sizes=sizes)
             with self._synchronise(last=micro == len(self.micro_sizes) - 1):
-                with self.precision.autocast():
-                    embeddings = self.model(images)
+                with self.precision.autocast(), torch.set_grad_enabled(not is_frozen):
+                    embeddings = network(images)
                 output = self.head(embeddings.float(), labels, batch_sizes=sizes)
                 # Micro-batches may differ in size: each is weighted by its part of the images.
                 weight = sum(sizes) / self.global_batch_size
@@ -191,13 +195,15 @@ class Trainer:
     def _update(self, lr: float, loss: Tensor) -> Tensor:
         """Update backbone and centres, unless a number is not finite; return the gradient norm."""
         gradients = [p.grad for p in self.backbone.parameters() if p.grad is not None]
-        if self.scaler.enabled:
+        if self.scaler.enabled and gradients:
             torch._foreach_div_(gradients, self.scaler.scale)
         norm = nn.utils.clip_grad_norm_(self.backbone.parameters(), self.clip_norm or torch.inf)
+        norm = norm.to(self.device)  # on the CPU where there is no gradient
         gradients_finite = norm.isfinite() & self.head.gradients_finite()
         figures = StepFigures(self.progress.step, lr, loss, norm)
         skip = self.flags.agree(figures, gradients_finite, self.signals.requested)
-        update_parameters(self.optimizer, lr, skip=skip)
+        # A frozen backbone has no gradients, without which nothing moves a weight.
+        update_parameters(self.optimizer, lr * self.backbone_schedule.lr_factor, skip=skip)
         # Where only the device knows `skip`, a step that it skips ends the run, before anything
         # reads the average.
         if self.average is not None and skip is not True:
@@ -228,7 +234,6 @@ class Trainer:
         self._broadcast_buffers()
         self.backbone.eval()
         results = self._verify(self.backbone)
-        self.backbone.train()
         self.telemetry.verification(self.progress.step, results)
         figures = named_figures(results)
         if self.average is not None:
@@ -349,9 +354,11 @@ class Trainer:
                 step,
             )
         self.progress.seconds += meter.elapsed()
+        lr = self.schedule.lr_at(step - 1)
         values: dict[str, Any] = {
             **means,
-            "lr": self.schedule.lr_at(step - 1),
+            "lr": lr,
+            **self.backbone_schedule.figures(step - 1, lr),
             **({} if self.sample_rate is None else {"sample_rate": self.sample_rate(step - 1)}),
             "epoch": step / self.plan.steps_per_epoch,
             **meter.rates(),
@@ -380,10 +387,3 @@ class Trainer:
             head_state=state_of(self.head),
             head_workspace=workspace_bytes(self.head),
         )
-
-
-def _sizes(global_batch: int, accumulation: int, micro: int, ranks: int) -> list[int]:
-    """Return how many images of a micro-batch each rank holds."""
-    start, stop = part_range(global_batch, accumulation, micro)
-    parts = [part_range(stop - start, ranks, rank) for rank in range(ranks)]
-    return [last - first for first, last in parts]

@@ -109,6 +109,37 @@ class PKOrder:
         return self._classes.images(classes_m, passes_m, turns_m), passes_m
 
 
+class FirstImagesOrder:
+    """The first K images of each class, class by class, in the order of the dataset.
+
+    For a look at every class that is as short as possible; epoch e, the positions
+    `[e*m, (e+1)*m)`, has each of these m images once. No seed: all epochs are alike.
+
+    `labels` are integers [n], 0 or more; gaps do no harm. `count` is m. Raises `ValueError` unless
+    `images_per_class` is at least 1 and there is a sample.
+    """
+
+    neighbours_follow = False
+
+    def __init__(self, labels: NDArray[np.signedinteger[Any]], *, images_per_class: int) -> None:
+        if images_per_class < 1 or len(labels) == 0:
+            raise ValueError(
+                f"images_per_class is {images_per_class} for {len(labels)} labels: expected 1 or "
+                "more of both"
+            )
+        self.num_samples = len(labels)
+        by_class = np.argsort(labels, kind="stable")
+        counts = np.bincount(labels)
+        turns = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+        self._table = compact(by_class)[turns < images_per_class]
+        self.count = len(self._table)
+
+    def order(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """See `data.order.orders.SampleOrder`."""
+        epochs_m, offsets_m = np.divmod(positions_between(start, stop), self.count)
+        return look_up(self._table, offsets_m), epochs_m
+
+
 class _Classes:
     """The images of each class, the shuffle of the classes and that of the images of a class."""
 

@@ -103,6 +103,9 @@ class Head(Section):
     """MiB per rank for what the first pass keeps for the second, batch x active classes numbers; if
     that fits, a step saves a quarter of its matrix products. By default chosen by device."""
 
+    init: Literal["random", "class_means"] = "random"
+    """What centres start from. `class_means`: from the mean embedding of the first 20 images of
+    each class, which the network of the top-level `init_from` makes before the first step."""
     init_from: LocalPath | None = None
     """Folder of class centres to start from, as arcface_torch saves them: `softmax_fc_gpu_0.pt` and
     so on, of any number of GPUs. The classes must be those of the data, in the same order."""
@@ -118,6 +121,11 @@ class Head(Section):
                 )
         if self.sample_rate is None and self.sampling in _SAMPLINGS_WITH["sample_rate"]:
             raise ValueError(f"sampling: {self.sampling} needs a sample_rate, for example 0.1")
+        if self.init != "random" and self.init_from is not None:
+            raise ValueError(
+                f"init is {self.init}, and init_from is {self.init_from}: centres start from one "
+                "of them; leave the other out"
+            )
         self._check_rates()
         check_sampling(self.sampling, replicated=self.placement == "replicated")
         return self

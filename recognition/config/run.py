@@ -114,6 +114,12 @@ class Config(Section):
                 f"init_weights is {self.init_weights}, and init_from is null: name the run or "
                 "checkpoint to start from in init_from, or leave init_weights out"
             )
+        if self.head.init == "class_means" and self.init_from is None:
+            raise ValueError(
+                "head.init is class_means, and init_from is null: the embeddings of an untrained "
+                "network say nothing about people; name its weights in init_from, or set "
+                "head.init: random"
+            )
         best = self.checkpoint.best
         if best is not None and best.startswith("ema/") and self.train.ema is None:
             raise ValueError(

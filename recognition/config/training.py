@@ -17,6 +17,8 @@ from recognition.config.base import (
 )
 from recognition.head.choices import choose
 
+StageName = Annotated[str, Field(min_length=1)]
+
 
 class Backbone(Section):
     """The network from images to embeddings."""
@@ -32,6 +34,11 @@ class Backbone(Section):
     """Compute activations twice, to keep fewer: less memory, more time, the same result."""
     frozen_batch_norm: bool = False
     """Keep batch norm's running statistics as they are, and normalise with them in training."""
+    freeze_until: Count | StageName | None = None
+    """What stays as it is loaded, batch norm's statistics included. A stage: it and all before it,
+    in the whole run; `stem`, `layer1` to `layer4`, and to `layer3` in `mbf` and `rtiny`. A number:
+    the whole network in that many first steps, in which the head alone learns. See
+    [finetuning.md](finetuning.md)."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -46,6 +53,8 @@ class Optimizer(Section):
     """The rule."""
     lr: PositiveFloat = 0.1
     """Learning rate after the warm-up, for `train.global_batch_size`; it is never rescaled."""
+    backbone_lr_factor: PositiveFloat = 1.0
+    """Factor of the learning rate for the backbone; the class centres have that of the schedule."""
     momentum: Factor = 0.9
     """Momentum of SGD."""
     nesterov: bool = False

@@ -251,6 +251,11 @@ def heads_by_name(head: PartialFC | SeparateHeads) -> dict[str, PartialFC]:
     return {f"head.{dataset}": each for dataset, each in head.by_dataset.items()}
 
 
+def head_seed(seed: int, number: int) -> int:
+    """Return the seed of head `number` of a run with `seed`, as no two heads may start alike."""
+    return (seed + number) % 2**63
+
+
 def _join(
     own: Mapping[str, Mapping[str, Figure]], fractions: Mapping[str, float]
 ) -> dict[str, Figure]:

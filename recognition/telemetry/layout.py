@@ -13,7 +13,7 @@ PAGES: Final[dict[str, Charts]] = {
     "Training": {
         "Loss": [r"train/loss(/.+)?$"],
         "Mean cosine with the own centre": [r"train/cosine_positive(/.+)?$"],
-        "Learning rate": [r"train/lr$"],
+        "Learning rate": [r"train/lr(_backbone)?$"],
         "Norm of the backbone's gradient, before clipping": [r"train/gradient_norm$"],
         "Epoch": [r"train/epoch$"],
     },

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from data.order.class_orders import ClassBalancedOrder, PKOrder
+from data.order.class_orders import ClassBalancedOrder, FirstImagesOrder, PKOrder
 from data.order.orders import SampleOrder
 from tests.data.order.test_permutation import chi_square_sigmas
 
@@ -180,6 +180,17 @@ def test_the_streams_are_frozen() -> None:
 def test_invalid_arguments_are_refused(labels: list[int], p: int, k: int, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         PKOrder(np.array(labels, np.int64), 0, identities_per_batch=p, images_per_identity=k)
+
+
+def test_first_images_come_class_by_class_in_the_order_of_the_dataset() -> None:
+    labels = np.array([3, 0, 3, 1, 3, 0, 1])  # none of class 2
+    order = FirstImagesOrder(labels, images_per_class=2)
+    indices, epochs = order.order(1, 9)
+    assert order.count == 6
+    assert indices.tolist() == [5, 3, 6, 0, 2, 1, 5, 3]
+    assert epochs.tolist() == [0] * 5 + [1] * 3
+    with pytest.raises(ValueError, match="images_per_class is 0"):
+        FirstImagesOrder(labels, images_per_class=0)
 
 
 def test_invalid_seeds_and_ranges_are_refused(kind: str) -> None:
