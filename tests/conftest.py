@@ -21,6 +21,10 @@ from data.pairs.bin_file import write_pair_file
 from data.records.format import HEADER, PART
 from data.records.writer import write_face_records
 
+# Processes that test side by side share the cores; more threads than cores wait for each other.
+_side_by_side = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+torch.set_num_threads(max(1, torch.get_num_threads() // _side_by_side))
+
 # The same examples in every run; `--hypothesis-profile=fuzz` searches for new ones.
 _slow = settings(deadline=None, suppress_health_check=list(HealthCheck))
 settings.register_profile("fixed", _slow, max_examples=200, derandomize=True, database=None)

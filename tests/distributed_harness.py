@@ -9,12 +9,10 @@ result picklable. Each rank has the environment variables of `torchrun` (RANK, W
 LOCAL_RANK, …) and the default process group, so `torch.distributed` and
 `recognition.distributed` work as in a real run. Do several checks per launch.
 
-Processes are forked from a server that has imported torch once, so that a launch takes tenths of
-a second, where a fresh interpreter takes seconds per rank. The parent serves the rendezvous on a
-port chosen by the system, so that no port is ever guessed.
+Processes are forked from a server that has imported the project (`tests/fork_server.py`). The
+parent serves the rendezvous on a port chosen by the system, so that no port is ever guessed.
 """
 
-import multiprocessing
 import os
 import pickle
 import time
@@ -30,6 +28,8 @@ import torch.distributed as dist
 
 # Public and documented there, but torch's stubs do not say that it is exported.
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+from tests.fork_server import fork_server
 
 Result = TypeVar("Result")
 
@@ -62,8 +62,7 @@ def run_ranks(
     call.
     """
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch.distributed"])
+    context = fork_server()
     ranks: list[tuple[BaseProcess, Connection]] = []
     try:
         for rank in range(world_size):

@@ -2,16 +2,26 @@
 
 Ranks are started directly and not through torchrun, which would end the others after a failure:
 the tests check that each rank ends on its own, and with which exit code.
+
+Each is forked from a server that has imported everything once, as a fresh interpreter takes
+seconds of imports per rank. Then it runs `train.py` from its first line, with its own environment,
+folder and output, and threads as if it had been started with them.
 """
 
 import os
+import runpy
 import socket
-import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+import torch
+
+from tests.fork_server import fork_server
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,7 +41,8 @@ class Ranks:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        self.processes = []
+        self.processes: list[BaseProcess] = []
+        self._printed = tempfile.TemporaryDirectory()
         for rank in range(count):
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
             if count > 1:
@@ -40,13 +51,11 @@ class Ranks:
                     "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1",
                     "MASTER_PORT": str(port),
                 }  # fmt: skip
-            self.processes.append(
-                subprocess.Popen(
-                    [sys.executable, str(ROOT / "train.py"), *arguments],
-                    cwd=ROOT, env=environment, text=True,
-                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                )
-            )  # fmt: skip
+            process: BaseProcess = fork_server().Process(
+                target=_run_train, args=(list(arguments), environment, self._output(rank))
+            )
+            process.start()
+            self.processes.append(process)
 
     def __enter__(self) -> "Ranks":
         return self
@@ -54,21 +63,42 @@ class Ranks:
     def __exit__(self, *exception: object) -> None:
         for process in self.processes:
             process.kill()
-            process.wait()
+            process.join()
+        self._printed.cleanup()
+
+    def _output(self, rank: int) -> Path:
+        return Path(self._printed.name) / f"rank_{rank}.txt"
+
+    def send_signal(self, rank: int, number: int) -> None:
+        """Send a signal to a running rank."""
+        pid = self.processes[rank].pid
+        assert pid is not None
+        os.kill(pid, number)
 
     def wait(self, seconds: float = 120) -> list[Ended]:
         """Return how every rank ended; fail the test if one still runs after `seconds`."""
         end = time.monotonic() + seconds
         ended = []
         for rank, process in enumerate(self.processes):
-            try:
-                output, _ = process.communicate(timeout=max(end - time.monotonic(), 0.1))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                output, _ = process.communicate()
-                raise AssertionError(f"rank {rank} did not end:\n{output[-3000:]}") from None
-            ended.append(Ended(process.returncode, output))
+            process.join(max(end - time.monotonic(), 0.1))
+            output = self._output(rank).read_text()
+            if process.exitcode is None:
+                raise AssertionError(f"rank {rank} did not end:\n{output[-3000:]}")
+            ended.append(Ended(process.exitcode, output))
         return ended
+
+
+def _run_train(arguments: list[str], environment: Mapping[str, str], output: Path) -> None:
+    with output.open("w") as file:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(file.fileno(), stream.fileno())
+    os.environ.clear()
+    os.environ.update(environment)
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # OpenMP has read it in the server
+    os.chdir(ROOT)
+    sys.argv = [str(ROOT / "train.py"), *arguments]
+    runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def train(arguments: Sequence[str], *, ranks: int = 1, seconds: float = 120) -> list[Ended]:

@@ -159,7 +159,7 @@ def test_a_folder_in_use_is_refused_a_signal_saves_and_a_refused_resume_changes_
         assert all(f"process {running.processes[0].pid} " in rank.output for rank in second)
         assert log.read_text().startswith(begun)
         assert (run / "config.yaml").stat().st_mtime_ns == config
-        running.processes[1].send_signal(signal.SIGUSR1)
+        running.send_signal(1, signal.SIGUSR1)
         ended = running.wait(seconds=30)
     assert [rank.code for rank in ended] == [128 + signal.SIGUSR1] * RANKS
     assert "Traceback" not in "".join(rank.output for rank in ended)
@@ -217,7 +217,7 @@ def test_a_killed_rank_ends_all_within_seconds(tiny_config: Path, tmp_path: Path
         deadline = time.monotonic() + 60
         while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.1)
-        running.processes[1].send_signal(signal.SIGKILL)
+        running.send_signal(1, signal.SIGKILL)
         ended = running.wait(seconds=20)
     assert ended[1].code == -signal.SIGKILL
     assert ended[0].code > 0

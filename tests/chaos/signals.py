@@ -10,7 +10,6 @@ Prints one line per signal; ends with 1 if one of them did harm.
 
 import argparse
 import json
-import os
 import random
 import signal
 import sys
@@ -70,10 +69,10 @@ def disturb(
     """Start the run, send the signal to one rank at some moment, and look at how all end."""
     target, wanted = dice.randrange(ranks), dice.randrange(1, STEPS * 2 // 3)
     with Ranks(command, ranks) as running:
-        while last_step(run) < wanted and running.processes[target].poll() is None:
+        while last_step(run) < wanted and running.processes[target].is_alive():
             time.sleep(0.01)
         time.sleep(dice.uniform(0, 0.1))
-        os.kill(running.processes[target].pid, number)
+        running.send_signal(target, number)
         ended = running.wait()
     asked = number in ASKING
     codes, expected = [rank.code for rank in ended], 128 + number if asked else -number
