@@ -54,9 +54,9 @@ def _document(root: Node, pictures: Thumbnails) -> str:
         tag("a", "Skip to the figures", href="#figures", class_="skip"),
         tag("header", tag("h1", title), tag("p", root["run"]["date"].value, class_="note")),
         tag("nav", tag("ul", *links), aria_label="Parts of the page"),
-        tag("main", *(_part(*section) for section in sections)),
+        tag("main", *(part(*section) for section in sections)),
     )
-    return "<!DOCTYPE html>\n" + tag("html", _head(title), body, lang="en") + "\n"
+    return "<!DOCTYPE html>\n" + tag("html", head(title), body, lang="en") + "\n"
 
 
 def _head(title: str) -> Html:
@@ -73,8 +73,9 @@ def _head(title: str) -> Html:
     )  # fmt: skip
 
 
-def _part(anchor: str, title: str, part: Html) -> Html:
-    return tag("section", tag("h2", title, id=f"{anchor}-title"), part, id=anchor,
+def part(anchor: str, title: str, content: Html) -> Html:
+    """Return a part of a page, to which `#anchor` leads."""
+    return tag("section", tag("h2", title, id=f"{anchor}-title"), content, id=anchor,
                aria_labelledby=f"{anchor}-title")  # fmt: skip
 
 
