@@ -44,7 +44,9 @@ def find_duplicates(
     return _first_ones(pairs)
 
 
-def _pairs(images: Int64s, unit: Floats, hashes: NDArray[np.uint64], rows: slice) -> Iterator[Found]:
+def _pairs(
+    images: Int64s, unit: Floats, hashes: NDArray[np.uint64], rows: slice
+) -> Iterator[Found]:
     cosines = unit[rows] @ unit.T
     one, other = np.nonzero(cosines >= COSINE)
     one += rows.start

@@ -113,9 +113,7 @@ class Examination:
             rows = np.sort(self._random.choice(rows, PLANTED, replace=False))
         steps = self._random.integers(1, len(centres), len(rows))
         other = (identity[rows] + steps) % len(centres)
-        found = [
-            (x * centres[to]).sum(axis=1) for x, to in chunks(self._vectors, rows, other)
-        ]
+        found = [(x * centres[to]).sum(axis=1) for x, to in chunks(self._vectors, rows, other)]
         return rows, np.concatenate(found)
 
     def _two_people(self, groups: Groups) -> TwoPeople:
@@ -204,9 +202,7 @@ class Examination:
         self._centres, own, kept = centres_of(groups, vectors, vectors.size, self._least)
         rows = np.flatnonzero(groups.identity >= 0)
         of_rows = groups.identity[rows]
-        best, number = nearest_other(
-            chunks(vectors, rows, of_rows), self._centres, self._device
-        )
+        best, number = nearest_other(chunks(vectors, rows, of_rows), self._centres, self._device)
         other = np.full(len(vectors), np.nan, np.float32)
         self._nearest = np.full(len(vectors), -1, np.int64)
         other[rows], self._nearest[rows] = best[:, 0], number[:, 0]
@@ -250,4 +246,7 @@ def quantiles(values: NDArray[np.floating[Any]]) -> dict[str, float]:
     if not len(known):
         return {}
     wanted = (0.001, 0.01, 0.05, 0.5, 0.95, 0.99, 0.999)
-    return {f"{q:g}": round(float(x), 4) for q, x in zip(wanted, np.quantile(known, wanted), strict=True)}
+    return {
+        f"{q:g}": round(float(x), 4)
+        for q, x in zip(wanted, np.quantile(known, wanted), strict=True)
+    }

@@ -38,8 +38,8 @@ class Near:
 
     def scores(self) -> Floats:
         """Return each one's cosine beyond the mean level of both ends."""
-        scores: Floats = self.cosines - (self.level + self.level[self.numbers]) / 2
-        return scores
+        beyond = self.cosines - (self.level + self.level[self.numbers]) / 2
+        return beyond.astype(np.float32)
 
 
 def nearest_centres(

@@ -59,7 +59,8 @@ def _document(root: Node, pictures: Thumbnails) -> str:
     return "<!DOCTYPE html>\n" + tag("html", head(title), body, lang="en") + "\n"
 
 
-def _head(title: str) -> Html:
+def head(title: str) -> Html:
+    """Return the head of a page that loads nothing, with the style of all pages."""
     return tag(
         "head",
         tag("meta", charset="utf-8"),

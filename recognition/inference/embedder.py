@@ -57,9 +57,10 @@ class FaceEmbedder:
     ) -> Self:
         """Return the network of a run, a checkpoint, an export, or a file of any known form.
 
-        `device` is `auto` (a GPU if there is one), `cpu` or `cuda`: under `torchrun` that of the rank. What is left out follows from
-        the file: whether its thresholds are for embeddings with `flip`, how pixels are prepared,
-        and the size of an image. Raises `ValueError` for a path that means no network.
+        `device` is `auto` (a GPU if there is one), `cpu` or `cuda`; under `torchrun` the GPU is the
+        rank's. What is left out follows from the file: whether its thresholds are for embeddings
+        with `flip`, how pixels are prepared, and the size of an image. Raises `ValueError` for a
+        path that means no network.
         """
         chosen, _ = choose_device(device, current())
         network = load_network(Path(path), chosen, pixels=pixels, image_size=image_size)

@@ -99,12 +99,13 @@ def _add_file(digest: Any, path: Path) -> None:
 
 def _rows(embedder: FaceEmbedder, source: ImageSource, rows: Int64s) -> NDArray[Any]:
     """Return the rows of a part, [m] of `row_type`."""
-    good = np.ones(len(rows), np.bool_)
+    good, found = np.ones(len(rows), np.bool_), None
     try:
         found = _embed(embedder, source, rows)
     except (BadImage, DatasetError, RecordError):
         good = np.array([_is_good(source, row, embedder.image_size) for row in rows.tolist()])
-        found = _embed(embedder, source, rows[good]) if good.any() else None
+        if good.any():
+            found = _embed(embedder, source, rows[good])
     if found is None:
         side = embedder.image_size
         size = embedder.embed(np.zeros((1, side, side, 3), np.uint8)).shape[1]
@@ -119,9 +120,7 @@ def _rows(embedder: FaceEmbedder, source: ImageSource, rows: Int64s) -> NDArray[
     return part
 
 
-def _embed(
-    embedder: FaceEmbedder, source: ImageSource, rows: Int64s
-) -> NDArray[np.float32]:
+def _embed(embedder: FaceEmbedder, source: ImageSource, rows: Int64s) -> NDArray[np.float32]:
     """Return embedding and bits of the hash side by side, float32 [m, d + 64].
 
     The hash is computed from the pixels that the network gets, so that nothing is decoded twice.
@@ -141,7 +140,7 @@ def _embed(
         flip=embedder.flip,
         world=World(),
     )
-    found = views.sum(axis=1)
+    found: NDArray[np.float32] = views.sum(axis=1)
     found[:, -BITS:] = views[:, 0, -BITS:]
     return found
 

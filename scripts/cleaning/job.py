@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from tqdm import tqdm
@@ -17,8 +18,11 @@ from data.datasets.dataset import ImageDataset, open_dataset
 from data.pairs.bin_file import PairFile, read_pair_file
 from eval.faces import people_of
 from recognition import FaceEmbedder
-from recognition.distributed import World, current
+from recognition.distributed import current
 from scripts.cleaning.embed import Embedded, embed_set
+
+
+STAGES: Final = 6  # of an examination
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def open_inputs(options: argparse.Namespace) -> Inputs:
         )
     if len(dataset) == dataset.num_classes:
         raise ValueError(
-            f"{' '.join(options.data)} has one image of each of {dataset.num_classes:,} identities: "
+            f"{' '.join(options.data)} has one image of each of its {len(dataset):,} identities: "
             "expected some with several, by which the others are judged"
         )
     parts = [open_dataset(location, remap_labels=True) for location in options.data]
@@ -68,8 +72,8 @@ def embed_all(
 ) -> tuple[list[Embedded], list[Embedded]]:
     """Embed this rank's part of all images; returns those of the data, and those of the sets."""
     world = current()
-    sources = [*inputs.parts, *(pairs for _, pairs in inputs.sets)]
-    total = -(-sum(map(len, sources)) // world.size)
+    sources: list[ImageDataset | PairFile] = [*inputs.parts, *(pairs for _, pairs in inputs.sets)]
+    total = -(-sum(len(source) for source in sources) // world.size)
     with tqdm(total=total, unit="image", disable=None, leave=False) as bar:
         found = [
             embed_set(embedder, source, folder, world, lambda count: bar.update(count))
@@ -93,11 +97,11 @@ def examine(
     ]
     settings = Settings(options.precision, options.thresholds, options.seed)
     dataset = inputs.dataset
-    with tqdm(total=6, unit="stage", disable=None, leave=False) as bar:
+    with tqdm(total=STAGES, unit="stage", disable=None, leave=False) as bar:
 
         def stage(name: str) -> None:
             bar.set_description(name)
-            bar.update(bar.n < bar.total)
+            bar.update(1)
 
         examination = Examination(
             vectors, dataset.labels, dataset.num_classes, embedder.device, settings, stage
@@ -119,8 +123,3 @@ def known_people(name: str, pairs: PairFile, vectors: EmbeddingFiles) -> KnownPe
     np.add.at(centres, of_rows, vectors.take(rows))
     centres /= np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-12)
     return KnownPeople(name, centres, rows[first])
-
-
-def is_main(world: World | None = None) -> bool:
-    """Return whether this process examines and writes; the others only embed."""
-    return (world or current()).is_main

@@ -129,7 +129,9 @@ def write_gallery(
     }
     begin_parts(folder, job)
     count = len(faces.names)
-    done = make_parts(folder, count, lambda rows: unit_embeddings(embedder, faces.source, rows), advance)
+    done = make_parts(
+        folder, count, lambda rows: unit_embeddings(embedder, faces.source, rows), advance
+    )
     parts = part_files(folder, count)
     with writing(path), atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
         _write_rows(archive, "embeddings", parts)

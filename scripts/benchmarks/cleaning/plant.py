@@ -171,9 +171,7 @@ def _swap(photos: Photos, names: list[int], random: np.random.Generator) -> None
         photo.label = _other(photo.label, names, random)
 
 
-def _copy(
-    photos: Photos, names: list[int], amounts: Amounts, random: np.random.Generator
-) -> None:
+def _copy(photos: Photos, names: list[int], amounts: Amounts, random: np.random.Generator) -> None:
     honest = [photo for photo in photos if not (photo.stranger or photo.swapped)]
     count = amounts.within + amounts.across
     for turn, number in enumerate(random.choice(len(honest), count, replace=False)):
@@ -181,9 +179,7 @@ def _copy(
         moved = turn >= amounts.within
         label = _other(photo.label, names, random) if moved else photo.label
         image = encode_anew(photo.image)
-        photos.append(
-            Photo(photo.person, label, image, True, photo.source, swapped=moved)
-        )
+        photos.append(Photo(photo.person, label, image, True, photo.source, swapped=moved))
 
 
 def _other(label: int, names: list[int], random: np.random.Generator) -> int:
