@@ -21,7 +21,6 @@ from recognition import FaceEmbedder
 from recognition.distributed import current
 from scripts.cleaning.embed import Embedded, embed_set
 
-
 STAGES: Final = 6  # of an examination
 
 
