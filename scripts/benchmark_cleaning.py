@@ -37,6 +37,7 @@ add("--demo", type=Path, default=Path("datasets/demo"), help="the demo's data")
 add("--seeds", type=int, nargs="+", default=[0], help="seeds of where the faults are")
 add("--images", type=int, default=170_000, help="embeddings of the larger set")
 add("--identities", type=int, default=3_600, help="identities of the larger set")
+add("--work", type=Path, help="folder to keep the sets and their embeddings in, to go on")
 add("--size", type=int, default=512, help="numbers of an embedding of the larger set")
 
 
@@ -46,7 +47,7 @@ def main(options: argparse.Namespace) -> None:
     runs = []
     for seed in options.seeds:
         with TemporaryDirectory(prefix="cleaning-") as folder:
-            runs.append(measure(options, seed, Path(folder)))
+            runs.append(measure(options, seed, (options.work or Path(folder)) / f"seed_{seed}"))
     with TemporaryDirectory(prefix="cleaning-") as folder:
         scale = in_fresh_process(
             measure_scale, Path(folder), options.images, options.identities, options.size
@@ -65,8 +66,9 @@ def measure(options: argparse.Namespace, seed: int, work: Path) -> dict[str, Any
     """Return the figures of one seed."""
     planted = plant(options.demo, seed)
     places = (str(work / "first"), str(work / "second"))
-    write(planted.first, Path(places[0]))
-    write(planted.second, Path(places[1]))
+    for photos, place in zip((planted.first, planted.second), places, strict=True):
+        if not Path(place).is_dir():
+            write(photos, Path(place))
     arguments = [*places, "--model", str(options.model), "--folder", str(options.demo)]
     given = command_parser.parse_args(
         [*arguments, "--verification", *VERIFICATION_SETS, "--report", str(work / "report")]
@@ -84,6 +86,7 @@ def measure(options: argparse.Namespace, seed: int, work: Path) -> dict[str, Any
         "seed": seed,
         "images": len(inputs.dataset) + sum(len(pairs) for _, pairs in inputs.sets),
         "set_images": sum(len(pairs) for _, pairs in inputs.sets),
+        "earlier": outcome.earlier,  # images that an earlier try had embedded
         "embedding_seconds": embedded - begin,
         "examining_seconds": examined - embedded,
         "rows": score(planted, report, places),

@@ -1,16 +1,26 @@
 """Where to cut a score, so that of what is found most is true, without knowing what is true.
 
-Faults are planted among the data's own embeddings, which says how they score. Above the median of
-the planted ones next to nothing is free of fault, so twice the number of scores there is how many
-faults there are; below, what is found beyond them is false.
+Of what scores at least T, how many are false? There are two estimates, and the lower one counts.
+
+* Faults planted among the data's own embeddings say how faults score. Above their median next to
+  nothing is free of fault, so twice the number of scores there is how many faults there are, and
+  what is found beyond those of them that score T is false. This is right where the two overlap.
+* The bulk of the scores is free of fault. A Gumbel distribution, that of maxima, through its
+  quantiles 0.50 and 0.84 says how many of them score T. This is right where the two are far apart,
+  and counts faults that score less than planted ones, such as people whom the data does not have.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+BULK: Final = (0.50, 0.84)  # quantiles that a few per cent of faults hardly move
+STEPS: Final = 200  # thresholds that are tried
+FEWEST: Final = 20  # scores that have a bulk
 MOST_RECALL: Final = 0.99  # beyond which the planted scores' lowest ones decide, which are few
 
 
@@ -51,14 +61,34 @@ def choose_cut(
     middle = float(known[len(known) // 2])
     faults = above(seen, middle) * len(known) / above(known, middle)
 
+    bulk = _bulk(seen[np.isfinite(seen)])
+
     def cut(at: float) -> Cut:
         found, recall = above(seen, at), above(known, at) / len(known)
-        estimate = min(1.0, faults * recall / found) if found else 1.0
-        return Cut(at, found, faults, recall, estimate)
+        false = min(max(0.0, found - faults * recall), bulk(at))
+        return Cut(at, found, faults, recall, 1 - false / found if found else 1.0)
 
     if threshold is not None:
         return cut(threshold)
-    lowest = max(float(known[int((1 - MOST_RECALL) * len(known))]), float(finite[0]))
-    good = [c for at in np.linspace(lowest, middle, 200) if (c := cut(float(at))).precision
+    # Strangers score less than planted faults; nothing that most images have is a fault.
+    usual = float(np.quantile(seen[np.isfinite(seen)], 0.95)) if np.isfinite(seen).any() else middle
+    lowest = min(max(float(known[int((1 - MOST_RECALL) * len(known))]), float(finite[0])), middle)
+    lowest = min(lowest, max(usual, 0.0))
+    good = [c for at in np.linspace(lowest, middle, STEPS) if (c := cut(float(at))).precision
             >= precision]  # fmt: skip
     return good[0] if good else cut(middle)
+
+
+def _bulk(scores: NDArray[np.floating[Any]]) -> Callable[[float], float]:
+    """Return how many of n scores are at least T if all are like most, as a function of T."""
+    if len(scores) < FEWEST:
+        return lambda at: float(len(scores))
+    low, high = (-math.log(-math.log(q)) for q in BULK)
+    middle, upper = np.quantile(scores, BULK)
+    scale = max(float(upper - middle) / (high - low), 1e-6)
+    mode = float(middle) - scale * low
+
+    def expected(at: float) -> float:
+        return -len(scores) * math.expm1(-math.exp(min(-(at - mode) / scale, 50.0)))
+
+    return expected

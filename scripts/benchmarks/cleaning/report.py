@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scripts.benchmarks.common.page import MISSING, page, table
+from scripts.benchmarks.common.page import MISSING, optional, page, table
 
 _NOTES = """\
 - found: what the command names. Precision: of those, the planted ones. Recall: of the planted ones,
@@ -30,7 +30,12 @@ def markdown(report: Mapping[str, Any]) -> str:
     ]
     stages = [[name, f"{seconds:.1f} s"] for name, seconds in scale["stages"].items()]
     search = scale["search"]
-    speed = statistics.median(run["images"] / run["embedding_seconds"] for run in runs)
+    speeds = [
+        (run["images"] - run["earlier"]) / run["embedding_seconds"]
+        for run in runs
+        if run["earlier"] < run["images"]
+    ]
+    speed = statistics.median(speeds) if speeds else None
     return page(
         "Cleaning a dataset",
         report,
@@ -40,7 +45,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         table(head, rows),
         _NOTES,
         "## Time and memory",
-        f"Embedding and hashing: {speed:,.0f} images per second, decoding included. Examining "
+        f"Embedding and hashing: {optional(speed, '{:,.0f}')} images per second, decoding included. "
+        f"Examining "
         f"{scale['images']:,} made-up embeddings of {scale['size']} numbers, "
         f"{scale['identities']:,} identities, a hundredth of the largest public set: "
         f"{scale['seconds']:.0f} s, {scale['peak_bytes'] / 2**20:,.0f} MiB beyond what the process "
