@@ -2,9 +2,10 @@
 
 Of what scores at least T, how many are false? There are two estimates, and the lower one counts.
 
-* Faults planted among the data's own embeddings say how faults score. Above their median next to
-  nothing is free of fault, so twice the number of scores there is how many faults there are, and
-  what is found beyond those of them that score T is false. This is right where the two overlap.
+* Faults planted among the data's own embeddings say how faults score. Above a quantile of theirs
+  from 0.25 to 0.5, the lowest one above which the other estimate has hardly any false ones, all are
+  taken for faults. That is how many faults there are, and what is found beyond those of them that
+  score T is false. This is right where the two overlap.
 * The bulk of the scores is free of fault. A Gumbel distribution, that of maxima, through its
   quantiles 0.50 and 0.84 says how many of them score T. This is right where the two are far apart,
   and counts faults that score less than planted ones, such as people whom the data does not have.
@@ -19,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 BULK: Final = (0.50, 0.84)  # quantiles that a few per cent of faults hardly move
+ANCHORS: Final = (0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
+FALSE_AT_ANCHOR: Final = 0.025
 STEPS: Final = 200  # thresholds that are tried
 FEWEST: Final = 20  # scores that have a bulk
 MOST_RECALL: Final = 0.99  # beyond which the planted scores' lowest ones decide, which are few
@@ -59,9 +62,13 @@ def choose_cut(
         return len(values) - int(np.searchsorted(values, at))
 
     middle = float(known[len(known) // 2])
-    faults = above(seen, middle) * len(known) / above(known, middle)
-
     bulk = _bulk(seen[np.isfinite(seen)])
+    # The lower the anchor, the more faults are counted there, and the less chance decides.
+    for quantile in ANCHORS:
+        anchor = float(known[int(quantile * len(known))])
+        if bulk(anchor) <= FALSE_AT_ANCHOR * above(seen, anchor):
+            break
+    faults = above(seen, anchor) * len(known) / above(known, anchor)
 
     def cut(at: float) -> Cut:
         found, recall = above(seen, at), above(known, at) / len(known)

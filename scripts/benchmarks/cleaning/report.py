@@ -45,8 +45,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         table(head, rows),
         _NOTES,
         "## Time and memory",
-        f"Embedding and hashing: {optional(speed, '{:,.0f}')} images per second, decoding included. "
-        f"Examining "
+        f"Embedding and hashing: {optional(speed, '{:,.0f}')} images per second, decoding "
+        "included. Examining "
         f"{scale['images']:,} made-up embeddings of {scale['size']} numbers, "
         f"{scale['identities']:,} identities, a hundredth of the largest public set: "
         f"{scale['seconds']:.0f} s, {scale['peak_bytes'] / 2**20:,.0f} MiB beyond what the process "
