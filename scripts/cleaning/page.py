@@ -11,6 +11,7 @@ from data.cleaning.groups import Groups
 from data.cleaning.write import label_names
 from data.datasets.sources import ImageSource
 from data.files import atomic_write, writing
+from data.records.locations import short_names, shown
 from eval.report.faces import Thumbnails, thumbnails
 from eval.report.markup import Html, facts, join, table, tag
 from eval.report.page import MOST_BYTES, head, part
@@ -63,7 +64,8 @@ class _Shown:
     def __init__(self, inputs: Inputs, outcome: Outcome) -> None:
         self._found = outcome.findings
         self._names = label_names(inputs.dataset)
-        self._several = len({place for place, _ in self._names}) > 1
+        places = sorted({place for place, _ in self._names})
+        self._short = dict(zip(places, short_names(places), strict=True))
         self._labels = inputs.dataset.labels.astype(np.int64)
         self._groups = Groups(self._labels, inputs.dataset.num_classes)
 
@@ -81,7 +83,7 @@ class _Shown:
 
     def _name(self, label: int) -> str:
         place, name = self._names[label]
-        return f"label {name} of {place}" if self._several else f"label {name}"
+        return f"label {name} of {self._short[place]}" if len(self._short) > 1 else f"label {name}"
 
     def _faces(self, label: int, without: Sequence[int] = ()) -> list[Key]:
         images = self._groups.members(label)
@@ -166,7 +168,7 @@ def _document(
         images[key] = bytes(sources[key[0]].encoded(key[1]))
     pictures = thumbnails(images, PIXELS)
     totals = counts(outcome)
-    title = f"What is wrong with {' and '.join(options.data)}"
+    title = f"What is wrong with {' and '.join(map(shown, options.data))}"
     parts = [("overview", "Overview", _overview(inputs, outcome, options))] + [
         (kind, TITLES[kind].capitalize(), _kind(kind, found[kind], totals[kind], pictures))
         for kind in TITLES
