@@ -22,8 +22,7 @@ from data.cleaning.findings import Findings, Leaks, SamePerson, TwoPeople, Wrong
 from data.cleaning.groups import Groups, centres_of
 from data.cleaning.identity import centre_of, halves
 from data.cleaning.leaks import KnownPeople, find_leaks
-from data.cleaning.near import Near, nearest_centres
-from data.cleaning.search import nearest_other
+from data.cleaning.search import Near, nearest_centres, nearest_other
 
 LEAST_HALF: Final = 3  # images of each of two people in one label
 LEAST_OTHERS: Final = 2  # images of an identity by which another one of it can be judged

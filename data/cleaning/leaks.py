@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from data.cleaning.embeddings import Floats, Int64s, Vectors
 from data.cleaning.groups import Groups
 from data.cleaning.identity import centre_of
-from data.cleaning.near import Near, nearest_centres
+from data.cleaning.search import Near, nearest_centres
 
 PLANTED: Final = 2000  # identities of which some images play a person of a verification set
 IMAGES: Final = 2  # of such a person
