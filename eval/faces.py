@@ -3,6 +3,7 @@
 Shape legend: p pairs, 2p images of a set, n unique ones, f faces.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -38,7 +39,36 @@ def sample_faces(
     numbers may be one person, as a pair of two images says nothing of a third.
     """
     pair = rows.reshape(-1, 2)[same_p]
-    person = list(range(len(unique)))  # of each row: another row of the same person, or its own
+    person = _joined(len(unique), pair)
+    shown = list(dict.fromkeys(pair.ravel().tolist()))[:MOST]
+    numbers: dict[int, int] = {}
+    people = [numbers.setdefault(person[row], len(numbers)) for row in shown]
+    return FaceSample(
+        [bytes(source.encoded(int(unique[row]))) for row in shown], embeddings_nd[shown], people
+    )
+
+
+def people_of(source: ImageSource, same_p: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return a number of the person for each image of the pairs, int64 [2p].
+
+    Equal numbers are one person by a chain of pairs of one person, or of equal images. Two numbers
+    may be one person too, as a pair of two people says nothing of others.
+    """
+    first: dict[bytes, int] = {}
+    rows = np.array(
+        [
+            first.setdefault(hashlib.sha256(source.encoded(index)).digest(), index)
+            for index in range(2 * len(same_p))
+        ]
+    )
+    pair = rows.reshape(-1, 2)[same_p]
+    person = np.array(_joined(len(rows), pair), np.int64)
+    return person.take(rows)
+
+
+def _joined(count: int, pairs_q2: NDArray[np.int64]) -> list[int]:
+    """Return for each of `count` rows one that is the same for all that pairs connect."""
+    person = list(range(count))  # of each row: another row of the same person, or its own
 
     def first(row: int) -> int:
         while person[row] != row:
@@ -46,11 +76,6 @@ def sample_faces(
             row = person[row]
         return row
 
-    for one, other in pair.tolist():
+    for one, other in pairs_q2.tolist():
         person[first(other)] = first(one)
-    shown = list(dict.fromkeys(pair.ravel().tolist()))[:MOST]
-    numbers: dict[int, int] = {}
-    people = [numbers.setdefault(first(row), len(numbers)) for row in shown]
-    return FaceSample(
-        [bytes(source.encoded(int(unique[row]))) for row in shown], embeddings_nd[shown], people
-    )
+    return [first(row) for row in range(count)]

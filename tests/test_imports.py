@@ -24,7 +24,7 @@ ORDERS: dict[str, list[set[str]]] = {
         {"backbones"},
     ],
     "data": [
-        {"data.build", "data.detection"},
+        {"data.build", "data.detection", "data.cleaning"},
         {"data.tools", "data.demo"},
         {"data.pairs", "data.augmentations"},
         {"data.loading"},

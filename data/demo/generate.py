@@ -33,7 +33,7 @@ MANIFEST = "demo.json"
 JPEG_QUALITY = 90
 FOLDS = 10
 
-_UNSEEN = 2**31
+FIRST_UNSEEN = 2**31
 """Number of the first person of the verification sets; those of training count from 0."""
 
 # Options of glibc's mallopt (malloc.h): trim threshold, top pad and mmap threshold.
@@ -107,8 +107,8 @@ def make_demo_data(
 
 
 def _check(identities: int, images: int, people_per_set: int, processes: int) -> None:
-    if not 1 <= identities <= _UNSEEN:
-        raise ValueError(f"identities is {identities}: expected 1 to {_UNSEEN}")
+    if not 1 <= identities <= FIRST_UNSEEN:
+        raise ValueError(f"identities is {identities}: expected 1 to {FIRST_UNSEEN}")
     if images < identities:
         raise ValueError(
             f"images is {images}: expected at least one for each of {identities} people"
@@ -204,7 +204,7 @@ def _write(
     training = photographs(training_people(seed, parameters["identities"], parameters["images"]))
     write_face_records(folder, ((i, image) for i, group in enumerate(training) for image in group))
     for number, (name, shots) in enumerate(VERIFICATION_SETS.items()):
-        first = _UNSEEN + number * people
+        first = FIRST_UNSEEN + number * people
         groups = list(photographs(verification_people(seed, first, people, shots)))
         encoded, same = arrange_pairs(groups)
         write_pair_file(folder / f"{name}.bin", encoded, same)

@@ -54,12 +54,13 @@ def _document(root: Node, pictures: Thumbnails) -> str:
         tag("a", "Skip to the figures", href="#figures", class_="skip"),
         tag("header", tag("h1", title), tag("p", root["run"]["date"].value, class_="note")),
         tag("nav", tag("ul", *links), aria_label="Parts of the page"),
-        tag("main", *(_part(*section) for section in sections)),
+        tag("main", *(part(*section) for section in sections)),
     )
-    return "<!DOCTYPE html>\n" + tag("html", _head(title), body, lang="en") + "\n"
+    return "<!DOCTYPE html>\n" + tag("html", head(title), body, lang="en") + "\n"
 
 
-def _head(title: str) -> Html:
+def head(title: str) -> Html:
+    """Return the head of a page that loads nothing, with the style of all pages."""
     return tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -73,8 +74,9 @@ def _head(title: str) -> Html:
     )  # fmt: skip
 
 
-def _part(anchor: str, title: str, part: Html) -> Html:
-    return tag("section", tag("h2", title, id=f"{anchor}-title"), part, id=anchor,
+def part(anchor: str, title: str, content: Html) -> Html:
+    """Return a part of a page, to which `#anchor` leads."""
+    return tag("section", tag("h2", title, id=f"{anchor}-title"), content, id=anchor,
                aria_labelledby=f"{anchor}-title")  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from recognition.distributed import World, choose_device
+from recognition.distributed import choose_device, current
 from recognition.inference.networks import Network, load_network
 from recognition.inference.pixels import MID_GREY, PixelFormat
 
@@ -57,11 +57,12 @@ class FaceEmbedder:
     ) -> Self:
         """Return the network of a run, a checkpoint, an export, or a file of any known form.
 
-        `device` is `auto` (a GPU if there is one), `cpu` or `cuda`. What is left out follows from
-        the file: whether its thresholds are for embeddings with `flip`, how pixels are prepared,
-        and the size of an image. Raises `ValueError` for a path that means no network.
+        `device` is `auto` (a GPU if there is one), `cpu` or `cuda`; under `torchrun` the GPU is the
+        rank's. What is left out follows from the file: whether its thresholds are for embeddings
+        with `flip`, how pixels are prepared, and the size of an image. Raises `ValueError` for a
+        path that means no network.
         """
-        chosen, _ = choose_device(device, World())
+        chosen, _ = choose_device(device, current())
         network = load_network(Path(path), chosen, pixels=pixels, image_size=image_size)
         return cls(
             network, chosen, batch_size=batch_size, flip=network.flip if flip is None else flip

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,9 @@ from eval.suites.images import ImageList
 from recognition import FaceEmbedder
 from recognition.distributed import World
 from recognition.inference.description import sha256
+from scripts.faces.parts import begin_parts, make_parts, part_files
 
 Embeddings = NDArray[np.float32]
-PART: Final = 4096  # faces that an interruption costs at most
 
 
 class GalleryError(ValueError):
@@ -117,7 +117,7 @@ def write_gallery(
     """Embed all faces into a new file; return how many had been embedded by an earlier try.
 
     What is done lies in the folder `PATH.parts` until the end. `advance` gets the number of faces
-    of each part. Raises `GalleryError` if that folder is of another job.
+    of each part. Raises `PartsError` if that folder is of another job.
     """
     folder = path.with_name(path.name + ".parts")
     listed = json.dumps([list(faces.names), list(faces.labels)]).encode()
@@ -127,19 +127,12 @@ def write_gallery(
         "location": shown(location) if is_url(location) else str(Path(location).resolve()),
         "faces": hashlib.sha256(listed).hexdigest(),
     }
-    _begin(folder, job)
-    done = 0
-    parts = []
-    for start in range(0, len(faces.names), PART):
-        indices = np.arange(start, min(start + PART, len(faces.names)), dtype=np.int64)
-        part = folder / f"{start:012d}.npy"
-        if part.exists():
-            done += len(indices)
-        else:
-            with writing(part), atomic_write(part) as file:
-                np.save(file, _embed(embedder, faces.source, indices))
-        parts.append(part)
-        advance(len(indices))
+    begin_parts(folder, job)
+    count = len(faces.names)
+    done = make_parts(
+        folder, count, lambda rows: unit_embeddings(embedder, faces.source, rows), advance
+    )
+    parts = part_files(folder, count)
     with writing(path), atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
         _write_rows(archive, "embeddings", parts)
         for name, values in (("names", faces.names), ("labels", faces.labels)):
@@ -151,21 +144,10 @@ def write_gallery(
     return done
 
 
-def _begin(folder: Path, job: dict[str, Any]) -> None:
-    file = folder / "job.json"
-    if file.exists():
-        if json.loads(file.read_text(encoding="utf-8")) != job:
-            raise GalleryError(
-                f"{folder} was left by another job, with other faces or another network: remove it"
-            )
-        return
-    with writing(file):
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(file) as stream:
-            stream.write(json.dumps(job).encode())
-
-
-def _embed(embedder: FaceEmbedder, source: ImageSource, indices: NDArray[np.int64]) -> Embeddings:
+def unit_embeddings(
+    embedder: FaceEmbedder, source: ImageSource, indices: NDArray[np.int64]
+) -> Embeddings:
+    """Return the embeddings of the images at `indices`, of length 1; raises as `embed_images`."""
     found = embed_images(
         embedder.network.embed,
         source,

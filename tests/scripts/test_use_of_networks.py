@@ -10,7 +10,7 @@ from recognition import FaceEmbedder
 from recognition.inference.description import CONFIG, Description, ExportedFile, Threshold, sha256
 from recognition.inference.safetensors_file import write_safetensors
 from scripts import compare_faces, embed_faces, pack_records, search_faces
-from scripts.faces import gallery
+from scripts.faces import gallery, parts
 from scripts.faces.gallery import Gallery
 from tests.recognition.inference.small_run import EMBEDDING, SIZE, faces, write_run
 
@@ -70,10 +70,10 @@ def test_an_interrupted_job_goes_on(
     run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(gallery, "PART", 4)
+    monkeypatch.setattr(parts, "PART", 4)
     whole, output = tmp_path / "whole.npz", tmp_path / "gallery.npz"
     assert embed(photos, whole, run) == 0
-    original, calls = gallery._embed, []
+    original, calls = gallery.unit_embeddings, []
 
     def fail_at_second(*arguments: object) -> object:
         calls.append(arguments)
@@ -81,7 +81,7 @@ def test_an_interrupted_job_goes_on(
             raise ValueError("stopped")
         return original(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(gallery, "_embed", fail_at_second)
+    monkeypatch.setattr(gallery, "unit_embeddings", fail_at_second)
     assert embed(photos, output, run) == 1
     assert not output.exists()
     assert embed(photos, output, run, "--flip") == 1  # another job

@@ -1,0 +1,95 @@
+"""From what was found to what becomes of each image.
+
+Shape legend: n images, C labels.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from data.cleaning.embeddings import Int64s
+from data.cleaning.findings import KINDS, Findings
+
+UNREADABLE: Final = "unreadable"
+# What a network decides with few errors. Whether two labels are one person, or one label two, is
+# for a person to see: a wrong answer costs a whole identity.
+DEFAULT_FIXES: Final = ("swapped", "outlier", "duplicates", "leaked")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The new label of each image, and why it is another one or none."""
+
+    labels: Int64s  # [n], from 0 on without gaps; -1 for images that are left out
+    reasons: list[str]  # [n], a kind of finding, or `UNREADABLE`; empty where nothing changes
+    num_labels: int
+
+
+def decide(labels: Int64s, num_labels: int, found: Findings, fixes: Collection[str]) -> Plan:
+    """Return what becomes of the images, whose `labels` are int64 [n], -1 for unreadable ones.
+
+    `fixes` are those of `KINDS` that are acted on. Raises `ValueError` for any other name, and if
+    no image is left.
+    """
+    if unknown := [name for name in fixes if name not in KINDS]:
+        raise ValueError(f"fix {unknown[0]!r}: expected some of {', '.join(KINDS)}")
+    new, dropped = labels.copy(), np.zeros(len(labels), np.bool_)
+    reasons = [UNREADABLE if label < 0 else "" for label in labels.tolist()]
+
+    def change(images: Int64s, reason: str) -> None:
+        for image in images.tolist():
+            reasons[image] = reason
+
+    if "merged" in fixes:
+        for number, images in enumerate(found.merged.second):
+            new[images] = num_labels + number
+            change(images, "merged")
+    wrong = found.wrong
+    if "swapped" in fixes:
+        new[wrong.images[wrong.known]] = wrong.labels[wrong.known]
+        change(wrong.images[wrong.known], "swapped")
+    if "outlier" in fixes:
+        dropped[wrong.images[~wrong.known]] = True
+        change(wrong.images[~wrong.known], "outlier")
+    joined = np.arange(num_labels + len(found.merged.second))
+    if "same" in fixes:
+        for one, other in found.same.labels.tolist():
+            joined[joined == joined[other]] = joined[one]
+        moved = np.flatnonzero((new >= 0) & (joined[new] != new) & ~dropped)
+        change(moved[[not reasons[image] for image in moved.tolist()]], "same")
+        new = np.where(new < 0, -1, joined[new])
+    if "duplicates" in fixes:
+        copies = _copies(found, dropped)
+        dropped[copies] = True
+        change(copies, "duplicates")
+    if "leaked" in fixes:
+        leaked = joined[[label for leak in found.leaks for label in leak.labels.tolist()]]
+        images = np.flatnonzero(np.isin(new, leaked) & ~dropped)
+        dropped[images] = True
+        change(images, "leaked")
+    new[dropped] = -1
+    left, numbers = np.unique(new[new >= 0], return_inverse=True)
+    if not len(left):
+        raise ValueError("no image is left after all fixes: expected some; leave out some of --fix")
+    new[new >= 0] = numbers
+    return Plan(new, reasons, len(left))
+
+
+def _copies(found: Findings, dropped: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Int64s:
+    """Return the images to leave out of each group of copies: all but one.
+
+    That is the first of those whose label is not in doubt; of none if all others are left out.
+    """
+    doubted = set(found.wrong.images.tolist())
+    groups: dict[int, list[int]] = {}
+    pairs = zip(found.duplicates.first.tolist(), found.duplicates.images.tolist(), strict=True)
+    for first, image in pairs:
+        groups.setdefault(first, [first]).append(image)
+    copies: list[int] = []
+    for images in groups.values():
+        left = [image for image in images if not dropped[image]]
+        left.sort(key=lambda image: (image in doubted, image))
+        copies += left[1:]
+    return np.array(sorted(copies), np.int64)

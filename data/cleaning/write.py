@@ -1,0 +1,113 @@
+"""Writes a cleaned dataset, and what became of each label and image."""
+
+import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from data.cleaning.decide import Plan
+from data.cleaning.embeddings import Int64s
+from data.datasets.dataset import ImageDataset
+from data.files import atomic_folder, atomic_write, writing
+from data.progress import ProgressCallback
+from data.records.locations import shown
+from data.tools.record_set import (
+    RecordSetWriter,
+    Sharding,
+    check_label_range,
+    write_set_files,
+)
+
+LABELS: Final = "labels.csv"
+IMAGES: Final = "images.csv"
+
+
+def write_cleaned(
+    dataset: ImageDataset,
+    plan: Plan,
+    output: Path,
+    *,
+    sharding: Sharding | None = None,
+    progress: ProgressCallback | None = None,
+) -> tuple[int, int]:
+    """Write the images that stay, by their new labels, as records in the identity layout.
+
+    Next to them `labels.csv` and `images.csv`. Bytes of images are copied. Returns the numbers of
+    images and labels; raises `ValueError` for an output that exists and a disk that is full.
+    """
+    check_label_range(plan.num_labels)
+    stay = np.flatnonzero(plan.labels >= 0)
+    order = stay[np.argsort(plan.labels[stay], kind="stable")]
+    with atomic_folder(output) as partial:
+        with RecordSetWriter(
+            partial, total=len(order), layout="identity", sharding=sharding
+        ) as writer:
+            for position, index in enumerate(order.tolist()):
+                writer.add(position, int(plan.labels[index]), dataset.encoded(index))
+                if progress is not None and (position + 1) % 1024 == 0:
+                    progress(position + 1, len(order))
+        write_set_files(partial, plan.num_labels, None, dataset.encoded(int(order[0])))
+        write_map(dataset, plan, partial)
+    return len(order), plan.num_labels
+
+
+def write_map(dataset: ImageDataset, plan: Plan, folder: Path) -> None:
+    """Write what becomes of labels and images.
+
+    `labels.csv`: dataset, its label, the number of its images, the new label of most of them, empty
+    if none stays, and how many have it. `images.csv`: the image's number, where it is, its label,
+    the new one, empty if it is left out, and why it changes.
+    """
+    names, old = label_names(dataset), dataset.labels.astype(np.int64)
+    with _rows(folder / LABELS) as write:
+        write.writerow(["dataset", "label", "images", "new_label", "of_them"])
+        for label, most, count, total in _by_label(old, plan.labels, dataset.num_classes):
+            write.writerow([*names[label], total, "" if most < 0 else most, count])
+    with _rows(folder / IMAGES) as write:
+        write.writerow(["image", "where", "dataset", "label", "new_label", "reason"])
+        columns = (old.tolist(), plan.labels.tolist(), plan.reasons)
+        for index, (label, new, reason) in enumerate(zip(*columns, strict=True)):
+            name = dataset.describe(index)
+            write.writerow([index, name, *names[label], "" if new < 0 else new, reason])
+
+
+def label_names(dataset: ImageDataset) -> list[tuple[str, str]]:
+    """Return of each class the dataset that it is from, and its label or name there."""
+    names = [("", str(label)) for label in range(dataset.num_classes)]
+    mapping: Any = dataset.class_mapping
+    locations = list(dict.fromkeys(shown(source.location) for source in dataset.sources))
+    if mapping is None:
+        return [(locations[0] if len(locations) == 1 else "", name) for _, name in names]
+    nested = bool(mapping) and all(isinstance(value, dict) for value in mapping.values())
+    for place, labels in (mapping if nested else {locations[0]: mapping}).items():
+        for label, number in labels.items():
+            names[number] = (str(place), str(label))
+    return names
+
+
+def _by_label(old: Int64s, new: Int64s, count: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield each label with the new one of most of its images, how many those are, and its size."""
+    order = np.argsort(old, kind="stable")
+    bounds = np.searchsorted(old[order], np.arange(count + 1))
+    for label in range(count):
+        found = new[order[bounds[label] : bounds[label + 1]]]
+        values, counts = np.unique(found[found >= 0], return_counts=True)
+        if len(values):
+            top = int(np.argmax(counts))
+            yield label, int(values[top]), int(counts[top]), len(found)
+        else:
+            yield label, -1, 0, len(found)
+
+
+@contextmanager
+def _rows(path: Path) -> Iterator[Any]:
+    """Yield a writer of a CSV file that appears when it is whole."""
+    with writing(path), atomic_write(path) as file:
+        text = TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+        yield csv.writer(text)
+        text.flush()
+        text.detach()

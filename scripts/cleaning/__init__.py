@@ -1,0 +1,1 @@
+"""What `scripts/clean_records.py` consists of, but for the algorithms in `data/cleaning/`."""

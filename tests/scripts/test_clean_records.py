@@ -1,0 +1,141 @@
+"""Tests of `scripts/clean_records.py` with a small network that knows nobody."""
+
+import csv
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.datasets.dataset import open_dataset
+from data.pairs.bin_file import write_pair_file
+from scripts import clean_records
+from scripts.cleaning import embed
+from scripts.faces import parts
+from tests.recognition.inference.small_run import faces, write_run
+
+PEOPLE = 5
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five people with two faces each and a copy of the first, and a file that is no image."""
+    folder = tmp_path_factory.mktemp("data") / "<b>people"
+    for number, face in enumerate(faces(2 * PEOPLE)):
+        place = folder / f"p{number // 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(face).save(place / f"{number % 2}.png")
+        if number % 2 == 0:
+            Image.fromarray(face ^ np.uint8(1)).save(place / "copy.png")
+    (folder / "p4" / "broken.jpg").write_bytes(b"\xff\xd8\xff no image")
+    images = [(folder / f"p{n}" / "0.png").read_bytes() for n in (0, 0, 1, 2)]
+    write_pair_file(folder.parent / "mine.bin", images, [True, False])
+    return folder
+
+
+def clean(run: Path, people: Path, work: Path, *more: object) -> int:
+    arguments = [people, "--model", run, "--report", work / "report", "--device", "cpu", *more]
+    return clean_records.main([str(argument) for argument in arguments])
+
+
+class Page(HTMLParser):
+    """The tags of a page, and the sources of its pictures."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.sources: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.sources += [value or "" for name, value in attrs if name == "src"]
+
+
+def test_report_and_cleaned_records(
+    run: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sets = ("--verification", people.parent / "mine.bin")
+    output = tmp_path / "clean"
+    assert clean(run, people, tmp_path, *sets, "--output", output, "--fix", "duplicates") == 0
+    assert f"{output} holds 10 images of 5 identities" in capsys.readouterr().out
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["counts"]["unreadable"] == 1
+    assert report["counts"]["duplicates"] == PEOPLE
+    with (output / "images.csv").open(newline="") as file:
+        rows = {Path(row["where"]).parts[-2:]: row for row in csv.DictReader(file)}
+    reasons = [rows[f"p{n}", "copy.png"]["reason"] for n in range(PEOPLE)]
+    # Either of two copies may be the first one by its name; 0.png comes before copy.png.
+    assert reasons == ["duplicates"] * PEOPLE
+    assert rows["p4", "broken.jpg"]["reason"] == "unreadable"
+    assert rows["p4", "broken.jpg"]["new_label"] == ""
+    cleaned, original = open_dataset(output), open_dataset(str(people))
+    assert cleaned.labels.tolist() == sorted([0, 1, 2, 3, 4] * 2)
+    kept = [int(row["image"]) for row in rows.values() if row["new_label"]]
+    every = {bytes(original.encoded(index)) for index in kept}
+    assert {bytes(cleaned.encoded(index)) for index in range(len(cleaned))} == every
+    page = Page((tmp_path / "report" / "report.html").read_text())
+    assert "script" not in page.tags
+    assert "b" not in page.tags  # a name is no tag
+    assert len(page.sources) >= 2 * PEOPLE
+    assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
+
+
+def test_an_interrupted_job_goes_on(
+    run: Path, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(parts, "PART", 6)  # of 16 images
+    original, calls = embed._rows, []
+
+    def fail_at_second(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise ValueError("stopped")
+        return original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(embed, "_rows", fail_at_second)
+    assert clean(run, people, tmp_path) == 1
+    # Ranks that share the work: the second of three, then one that finds what is left.
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "3")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(clean_records, "barrier", lambda: None)
+    monkeypatch.setattr(clean_records, "process_group", lambda *_: monkeypatch.context())
+    assert clean(run, people, tmp_path) == 0
+    assert not (tmp_path / "report" / "report.json").exists()  # the first rank writes it
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name)
+    capsys.readouterr()
+    assert clean(run, people, tmp_path) == 0
+    assert "12 were embedded by an earlier try" in capsys.readouterr().out
+    assert len(calls) == 4
+    assert clean(run, people, tmp_path, "--flip") == 0  # other embeddings, beside those
+    assert "0 were embedded by an earlier try" in capsys.readouterr().out
+
+
+def test_mistakes_are_refused(
+    run: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    for number, face in enumerate(faces(2)):
+        (tmp_path / "single" / str(number)).mkdir(parents=True)
+        Image.fromarray(face).save(tmp_path / "single" / str(number) / "a.png")
+    cases: list[tuple[Path, tuple[object, ...], str]] = [
+        (people, ("--output", tmp_path / "full"), str(tmp_path / "full")),
+        (people, ("--verification", "lfw"), "lfw.bin"),
+        (people, ("--threshold", "swaped=1"), "swaped"),
+        (people, ("--precision", "1"), "precision"),
+        (tmp_path / "single", (), "2 identities"),
+        (tmp_path / "none", (), str(tmp_path / "none")),
+    ]
+    for data, more, words in cases:
+        assert clean(run, data, tmp_path, *more) == 1
+        assert words in capsys.readouterr().err
