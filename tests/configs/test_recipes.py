@@ -13,7 +13,8 @@ from recognition.distributed import World
 from recognition.head import arcface, cosface
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-OTHER_KINDS = {"compare"}  # not a run: see tests/scripts/comparison/test_compare_heads.py
+# Lists of runs: see tests/scripts/comparison/test_compare_heads.py
+OTHER_KINDS = {"compare", "demo_seeds"}
 SHIPPED = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - OTHER_KINDS)
 COUNTS = {
     "casia": (10_572, 490_623),

@@ -18,7 +18,7 @@ def _read(tmp_path: Path, text: str) -> Suite:
 
 def test_shipped_suites_are_read() -> None:
     suites = {path.stem: read_suite(path) for path in SHIPPED.glob("*.yaml")}
-    assert set(suites) == {"standard", "ijbc", "tinyface"}
+    assert set(suites) == {"standard", "ijbc", "tinyface", "held_out"}
     assert suites["standard"].names == ["lfw", "cfp_fp", "agedb_30"]
     assert suites["ijbc"].ijb["ijbc"].crop == "published"
     assert suites["standard"].fars == [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6]

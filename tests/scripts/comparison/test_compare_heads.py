@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from recognition.config import Head
-from recognition.config_file import ConfigError, dump_config, read_settings
+from recognition.config_file import ConfigError, dump_config, load_config, read_settings
 from scripts.compare_heads import main
 from scripts.comparison.curves import mean_curve
 from scripts.comparison.report import END, START, SharedSetup, insert, markdown, write_json
@@ -292,6 +292,16 @@ def test_a_page_without_the_marks_is_refused(
     shutil.copyfile(CONFIGS.parent / "docs" / "methods.md", page)
     insert(page, "the report")
     assert f"{START}\n\nthe report\n\n{END}\n" in page.read_text()
+
+
+def test_ten_seeds_of_the_demo_differ_from_it_in_what_changes_no_figure() -> None:
+    runs = all_runs(CONFIGS / "demo_seeds.yaml")
+    demo = load_config(CONFIGS / "demo.yaml")
+    assert [run.seed for run in runs] == list(range(10))
+    for run in runs:
+        others = {"output", "seed", "verification", "checkpoint"}
+        assert run.config.model_dump(exclude=others) == demo.model_dump(exclude=others)
+        assert run.config.verification.sets == demo.verification.sets
 
 
 def test_the_shipped_comparison_can_be_started() -> None:
