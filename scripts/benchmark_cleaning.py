@@ -35,7 +35,7 @@ add = parser.add_argument
 add("--model", type=Path, required=True, help="a network trained on the demo's data")
 add("--demo", type=Path, default=Path("datasets/demo"), help="the demo's data")
 add("--seeds", type=int, nargs="+", default=[0], help="seeds of where the faults are")
-add("--images", type=int, default=170_000, help="embeddings of the larger set")
+add("--images", type=int, default=170_000, help="embeddings of the larger set, 0 for none")
 add("--identities", type=int, default=3_600, help="identities of the larger set")
 add("--work", type=Path, help="folder to keep the sets and their embeddings in, to go on")
 add("--size", type=int, default=512, help="numbers of an embedding of the larger set")
@@ -48,13 +48,14 @@ def main(options: argparse.Namespace) -> None:
     for seed in options.seeds:
         with TemporaryDirectory(prefix="cleaning-") as folder:
             runs.append(measure(options, seed, (options.work or Path(folder)) / f"seed_{seed}"))
-    with TemporaryDirectory(prefix="cleaning-") as folder:
-        scale = in_fresh_process(
-            measure_scale, Path(folder), options.images, options.identities, options.size
-        )
+    scale = None
+    if options.images:
+        with TemporaryDirectory(prefix="cleaning-") as folder:
+            scale = in_fresh_process(
+                measure_scale, Path(folder), options.images, options.identities, options.size
+            )
     figures = {
-        "settings": f"network {options.model.name}, seeds {options.seeds}; other work shared the "
-        "cores",
+        "settings": f"network {options.model.name}, seeds {options.seeds}",
         "machine": describe(get_num_threads(), packages=("numpy", "faiss-cpu")),
         "runs": runs,
         "scale": scale,

@@ -61,6 +61,27 @@ class EmbeddingFiles:
         return unit
 
 
+class Whitened:
+    """The embeddings of `vectors` times a matrix [d, d], of length 1 again."""
+
+    def __init__(self, vectors: Vectors, matrix_dd: Floats) -> None:
+        self._vectors, self._matrix = vectors, matrix_dd
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def take(self, rows: Int64s) -> Floats:
+        """Return the embeddings at `rows`, float32 [m, d]."""
+        return self.apply(self._vectors.take(rows))
+
+    def apply(self, unit_md: Floats) -> Floats:
+        """Return other embeddings in the same space, float32 [m, d]."""
+        found = unit_md @ self._matrix
+        norms = np.linalg.norm(found, axis=1, keepdims=True)
+        unit: Floats = found / np.maximum(norms, np.finfo(np.float32).tiny)
+        return unit
+
+
 def chunks(vectors: Vectors, rows: Int64s, own: Int64s) -> Iterator[tuple[Floats, Int64s]]:
     """Yield the embeddings at `rows` with `own`, int64 [m] both, a chunk at a time."""
     for start in range(0, len(rows), CHUNK):

@@ -8,7 +8,7 @@ Shape legend: n images, C labels or identities, d embedding size, k images of an
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from data.cleaning.calibrate import Cut, choose_cut
 from data.cleaning.duplicates import find_duplicates
-from data.cleaning.embeddings import EmbeddingFiles, Floats, Int64s, chunks
+from data.cleaning.embeddings import EmbeddingFiles, Floats, Int64s, Vectors, chunks
 from data.cleaning.findings import Findings, Leaks, SamePerson, TwoPeople, WrongLabels
-from data.cleaning.groups import Groups, centres_of
+from data.cleaning.groups import Groups, centres_of, whiten
 from data.cleaning.identity import centre_of, halves
 from data.cleaning.leaks import KnownPeople, find_leaks
 from data.cleaning.search import Near, nearest_centres, nearest_other
@@ -53,7 +53,8 @@ class Examination:
         settings: Settings,
         stage: Stage = lambda name: None,
     ) -> None:
-        self._vectors, self._device, self._settings, self._stage = vectors, device, settings, stage
+        self._files, self._device, self._settings, self._stage = vectors, device, settings, stage
+        self._vectors: Vectors = vectors
         self.labels = np.where(vectors.good, labels, -1).astype(np.int64)
         self._num_labels = num_labels
         self._random = np.random.default_rng(settings.seed)
@@ -64,8 +65,10 @@ class Examination:
         """Find everything; `people` are those of the verification sets."""
         self._stage("centres")
         groups = Groups(self.labels, self._num_labels)
-        centres, own, _ = centres_of(groups, self._vectors, self._vectors.size, None)
-        self._least = self._strangers(centres, own)
+        whitened = whiten(groups, self._files, self._files.size, self._strangers(groups))
+        self._vectors = whitened
+        self._least = self._strangers(groups)
+        people = [replace(one, centres=whitened.apply(one.centres)) for one in people]
         self._stage("two people in one label")
         merged = self._two_people(groups)
         self._stage("one person under two labels")
@@ -80,7 +83,7 @@ class Examination:
         leaks = [Leaks(s.name, self._label_of[s.labels], *s[2:]) for s in found]
         self._stage("copies")
         near = np.where(self._is_near, self._nearest, -1)
-        copies = find_duplicates(self._groups, self._vectors, self._vectors.hashes, near)
+        copies = find_duplicates(self._groups, self._files, self._files.hashes, near)
         return Findings(wrong, same, merged, copies, leaks, self._cuts, self._figures)
 
     def _choose(
@@ -93,11 +96,12 @@ class Examination:
         self._cuts[kind] = chosen
         return np.inf if chosen is None else chosen.threshold
 
-    def _strangers(self, centres: Floats, own: Floats) -> float:
+    def _strangers(self, groups: Groups) -> float:
         """Return the cosine below which an image takes no part in its identity's centre.
 
         95 of 100 images have less with the centre of another label, drawn at random.
         """
+        centres, own, _ = centres_of(groups, self._vectors, self._files.size, None)
         with_others = self._with_random(self.labels, centres)[1]
         self._figures["own"] = quantiles(own)
         self._figures["random_other"] = quantiles(with_others)
@@ -151,7 +155,7 @@ class Examination:
             identity[images] = len(label_of)
             label_of.append(label)
         groups = Groups(identity, len(label_of))
-        centres, _, _ = centres_of(groups, self._vectors, self._vectors.size, self._least)
+        centres, _, _ = centres_of(groups, self._vectors, self._files.size, self._least)
         near = nearest_centres(centres, self._device)
         scores = np.where(near.mutual, near.scores(), np.nan)
         scores[groups.sizes == 0] = np.nan
@@ -198,7 +202,7 @@ class Examination:
     def _wrong_labels(self) -> WrongLabels:
         """Find images that are nearer to another identity than to their own."""
         groups, vectors = self._groups, self._vectors
-        self._centres, own, kept = centres_of(groups, vectors, vectors.size, self._least)
+        self._centres, own, kept = centres_of(groups, vectors, self._files.size, self._least)
         rows = np.flatnonzero(groups.identity >= 0)
         of_rows = groups.identity[rows]
         best, number = nearest_other(chunks(vectors, rows, of_rows), self._centres, self._device)

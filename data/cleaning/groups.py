@@ -1,17 +1,23 @@
-"""Images by the identity that they are in, and the identities' centres.
+"""Images by the identity that they are in, the identities' centres, and how images of one differ.
 
 Shape legend: n images, C identities, d embedding size, k images of one identity.
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.cleaning.embeddings import Floats, Int64s, Vectors
-from data.cleaning.identity import centre_of, own_cosines, robust_cosines
+from data.cleaning.embeddings import Floats, Int64s, Vectors, Whitened
+from data.cleaning.identity import TINY, centre_of, own_cosines, robust_cosines
 
 BATCH = 16_384  # images whose embeddings are in memory at a time, unless one identity has more
+LEAST_IMAGES: Final = 3  # of an identity whose images say how those of one person differ
+# Of the measured covariance; the rest is the same in all directions. Measured on planted faults:
+# with more, labels that are two people are found less often, for their halves are nearer.
+WEIGHT: Final = 0.2
+ROWS: Final = 4096  # differences that are multiplied at a time
 
 
 class Groups:
@@ -83,3 +89,31 @@ def centres_of(
         kept[members] = good
         centres[number] = centre_of(found, good)
     return centres, cosines, kept
+
+
+def whiten(groups: Groups, vectors: Vectors, size: int, least: float) -> Whitened:
+    """Return the embeddings, of `size` numbers, so that those of one person differ alike.
+
+    Pose, light and age move embeddings along some directions more than along others. The labels,
+    most of which are right, say which: times the inverse square root of the covariance within
+    identities, these directions count less (within-class covariance normalisation: Hatch, Kajarekar
+    and Stolcke, Interspeech 2006). It helps most with people unlike those trained on.
+
+    Images with a cosine below `least` take no part, as in `robust_cosines`. Of few images the
+    covariance has less weight, and without identities of three images all cosines stay as they are.
+    """
+    total, count = np.zeros((size, size)), 0
+    waiting: list[Floats] = []
+    for number, members, found in groups.embeddings(vectors):
+        if len(members) >= LEAST_IMAGES:
+            unit = found[robust_cosines(found, least)[1]]
+            waiting.append(unit - unit.mean(axis=0))
+            count += len(unit) - 1
+        if waiting and (number == groups.count - 1 or sum(map(len, waiting)) >= ROWS):
+            rows = np.concatenate(waiting)
+            total += rows.T @ rows
+            waiting.clear()
+    scale = max(float(np.trace(total)) / size, TINY)
+    weight = WEIGHT * count / (count + size)
+    values, axes = np.linalg.eigh(weight * total / scale + (1 - weight) * np.eye(size))
+    return Whitened(vectors, ((axes / np.sqrt(values)) @ axes.T).astype(np.float32))

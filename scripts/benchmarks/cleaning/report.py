@@ -28,8 +28,6 @@ def markdown(report: Mapping[str, Any]) -> str:
         ]
         for n, name in enumerate(row["fault"] for row in runs[0]["rows"])
     ]
-    stages = [[name, f"{seconds:.1f} s"] for name, seconds in scale["stages"].items()]
-    search = scale["search"]
     speeds = [
         (run["images"] - run["earlier"]) / run["embedding_seconds"]
         for run in runs
@@ -46,16 +44,25 @@ def markdown(report: Mapping[str, Any]) -> str:
         _NOTES,
         "## Time and memory",
         f"Embedding and hashing: {optional(speed, '{:,.0f}')} images per second, decoding "
-        "included. Examining "
-        f"{scale['images']:,} made-up embeddings of {scale['size']} numbers, "
-        f"{scale['identities']:,} identities, a hundredth of the largest public set: "
+        "included.",
+        *([] if scale is None else _scale(scale)),
+    )
+
+
+def _scale(scale: Mapping[str, Any]) -> list[str]:
+    search = scale["search"]
+    return [
+        f"Examining {scale['images']:,} made-up embeddings of {scale['size']} numbers, "
+        f"{scale['identities']:,} identities, a hundredth of the largest public set by default: "
         f"{scale['seconds']:.0f} s, {scale['peak_bytes'] / 2**20:,.0f} MiB beyond what the process "
         "had, mapped files included.",
-        table(["stage", "time"], stages),
+        table(
+            ["stage", "time"], [[n, f"{seconds:.1f} s"] for n, seconds in scale["stages"].items()]
+        ),
         f"The nearest of {scale['identities']:,} centres for {search['queries']:,} embeddings: "
         f"{search['blocks']:.2f} s by blocks of products, {search['faiss']:.2f} s by faiss (the "
         "best of three turns each).",
-    )
+    ]
 
 
 def _mean(values: Sequence[float | None], form: str) -> str:

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from data.cleaning.decide import Plan, decide
 from data.cleaning.examine import Examination, Settings
 from data.cleaning.findings import KINDS, Findings
+from data.cleaning.groups import Groups, whiten
 from data.cleaning.leaks import KnownPeople
-from tests.data.cleaning.vectors import People
+from tests.data.cleaning.vectors import SIZE, People
 
 PEOPLE, IMAGES = 60, 10
 STRANGERS = (130, 131)
@@ -27,6 +28,8 @@ def planted() -> tuple[People, NDArray[np.int64]]:
     vectors = People(person)
     for copy, original in COPIES.items():
         vectors.unit[copy], vectors.hashes[copy] = vectors.unit[original], vectors.hashes[original]
+        vectors.unit[copy, 0] += 0.2
+        vectors.unit[copy] /= np.linalg.norm(vectors.unit[copy])
         vectors.hashes[copy] ^= np.uint64(5)
     for image, label in SWAPPED.items():
         labels[image] = label
@@ -73,6 +76,22 @@ def test_each_fault_is_found_and_nothing_else(
     assert dict(copies) == COPIES
     (leak,) = found.leaks
     assert (leak.labels.tolist(), leak.images.tolist()) == ([10], [4])
+
+
+def test_people_are_compared_in_whitened_space_and_copies_as_they_are(
+    examined: tuple[Findings, NDArray[np.int64], People],
+) -> None:
+    found, labels, vectors = examined
+    copies = found.duplicates
+    raw = (vectors.unit[copies.images] * vectors.unit[copies.first]).sum(axis=1)
+    np.testing.assert_allclose(copies.cosines, raw, atol=1e-6)
+    known = vectors.unit[100:103].mean(axis=0)
+    centre = vectors.unit[100:110].mean(axis=0)
+    whitened = whiten(Groups(labels, int(labels.max()) + 1), vectors, SIZE, 0.4)
+    one, rows = whitened.apply(known[None])[0], whitened.take(np.arange(100, 110))
+    expected = one @ rows.mean(axis=0) / np.linalg.norm(rows.mean(axis=0))
+    unmoved = known @ centre / np.linalg.norm(known) / np.linalg.norm(centre)
+    assert abs(found.leaks[0].cosines[0] - expected) < 0.1 * abs(expected - unmoved)
 
 
 def plan(examined: tuple[Findings, NDArray[np.int64], People], *fixes: str) -> Plan:
