@@ -170,8 +170,8 @@ def _document(
     totals = counts(outcome)
     title = f"What is wrong with {' and '.join(map(shown, options.data))}"
     parts = [("overview", "Overview", _overview(inputs, outcome, options))] + [
-        (kind, TITLES[kind].capitalize(), _kind(kind, found[kind], totals[kind], pictures))
-        for kind in TITLES
+        (kind, TITLES[kind].capitalize(), _kind(kind, found[kind], total, pictures))
+        for kind, total in totals.items()
     ]
     links = (tag("li", tag("a", name, href=f"#{anchor}")) for anchor, name, _ in parts)
     body = tag(

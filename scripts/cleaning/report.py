@@ -23,15 +23,16 @@ TITLES: Final = {
 
 
 def counts(outcome: Outcome) -> dict[str, int]:
-    """Return how many findings there are of each kind."""
+    """Return how many findings there are of each kind that was looked for."""
     found = outcome.findings
+    leaked = {"leaked": sum(len(leak.labels) for leak in found.leaks)} if found.leaks else {}
     return {
         "swapped": int(found.wrong.known.sum()),
         "outlier": int((~found.wrong.known).sum()),
         "same": len(found.same.labels),
         "merged": len(found.merged.labels),
         "duplicates": len(found.duplicates.images),
-        "leaked": sum(len(leak.labels) for leak in found.leaks),
+        **leaked,
     }
 
 
