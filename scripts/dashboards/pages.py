@@ -151,6 +151,8 @@ def _table(page: Any) -> list[dict[str, str]]:
     """Return the rows of the table of runs, by column."""
     cells = [text.strip() for text in page.locator("vaadin-grid .table-cell").all_inner_texts()]
     heads = page.locator("vaadin-grid .table-header").count()
+    if heads == 0:
+        return []  # not drawn yet
     names, rows = cells[:heads], cells[heads:]
     found = [
         dict(zip(names, rows[n : n + heads], strict=True))
