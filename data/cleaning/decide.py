@@ -42,20 +42,25 @@ def decide(labels: Int64s, num_labels: int, found: Findings, fixes: Collection[s
         for image in images.tolist():
             reasons[image] = reason
 
-    if "merged" in fixes:
+    divided = "merged" in fixes
+    if divided:
         for number, images in enumerate(found.merged.second):
             new[images] = num_labels + number
             change(images, "merged")
     wrong = found.wrong
     if "swapped" in fixes:
-        new[wrong.images[wrong.known]] = wrong.labels[wrong.known]
+        new[wrong.images[wrong.known]] = (wrong.places if divided else wrong.labels)[wrong.known]
         change(wrong.images[wrong.known], "swapped")
     if "outlier" in fixes:
         dropped[wrong.images[~wrong.known]] = True
         change(wrong.images[~wrong.known], "outlier")
     joined = np.arange(num_labels + len(found.merged.second))
     if "same" in fixes:
-        for one, other in found.same.labels.tolist():
+        pairs = found.same.places
+        if not divided:  # half of a label is not to be joined with all of another
+            pairs = found.same.labels
+            pairs = pairs[~np.isin(pairs, found.merged.labels).any(axis=1)]
+        for one, other in pairs.tolist():
             joined[joined == joined[other]] = joined[one]
         moved = np.flatnonzero((new >= 0) & (joined[new] != new) & ~dropped)
         change(moved[[not reasons[image] for image in moved.tolist()]], "same")
@@ -65,7 +70,8 @@ def decide(labels: Int64s, num_labels: int, found: Findings, fixes: Collection[s
         dropped[copies] = True
         change(copies, "duplicates")
     if "leaked" in fixes:
-        leaked = joined[[label for leak in found.leaks for label in leak.labels.tolist()]]
+        named = [leak.places if divided else leak.labels for leak in found.leaks]
+        leaked = joined[np.concatenate([np.empty(0, np.int64), *named])]
         images = np.flatnonzero(np.isin(new, leaked) & ~dropped)
         dropped[images] = True
         change(images, "leaked")

@@ -21,7 +21,7 @@ from data.cleaning.embeddings import EmbeddingFiles, Floats, Int64s, Vectors, ch
 from data.cleaning.findings import Findings, Leaks, SamePerson, TwoPeople, WrongLabels
 from data.cleaning.groups import Groups, centres_of, whiten
 from data.cleaning.identity import centre_of, halves
-from data.cleaning.leaks import KnownPeople, find_leaks
+from data.cleaning.leaks import KnownPeople, LeakedIdentities, find_leaks
 from data.cleaning.search import Near, nearest_centres, nearest_other
 
 LEAST_HALF: Final = 3  # images of each of two people in one label
@@ -80,11 +80,22 @@ class Examination:
             people, self._groups, self._centres, self._vectors, self._device, self._random,
             self._choose,
         )  # fmt: skip
-        leaks = [Leaks(s.name, self._label_of[s.labels], *s[2:]) for s in found]
+        leaks = [self._leaks(s) for s in found]
         self._stage("copies")
         near = np.where(self._is_near, self._nearest, -1)
         copies = find_duplicates(self._groups, self._files, self._files.hashes, near)
         return Findings(wrong, same, merged, copies, leaks, self._cuts, self._figures)
+
+    def _leaks(self, found: LeakedIdentities) -> Leaks:
+        """Return a row for each label of the identities: joined labels leak together."""
+        parts = [self._parts.members(number) for number in found.labels.tolist()]
+        parts = [p[np.unique(self._place_of_part[p], return_index=True)[1]] for p in parts]
+        rows = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        every = np.concatenate([np.empty(0, np.int64), *parts])
+        return Leaks(
+            found.name, self._label_of_part[every], found.images[rows], found.cosines[rows],
+            found.scores[rows], self._place_of_part[every],
+        )  # fmt: skip
 
     def _choose(
         self, kind: str, scores: NDArray[np.floating[Any]], planted: NDArray[np.floating[Any]]
@@ -170,7 +181,12 @@ class Examination:
         for one, other in pairs.tolist():
             joined[joined == joined[other]] = joined[one]
         numbers, identity_of = np.unique(joined, return_inverse=True)
+        self._label_of_part, self._parts = self._label_of, Groups(identity_of, len(numbers))
         self._label_of = self._label_of[numbers]
+        stay = np.flatnonzero(~np.isin(merged.labels, whole))
+        self._place_of_part = self._label_of_part.copy()
+        self._place_of_part[self._num_labels + stay] = self._num_labels + np.arange(len(stay))
+        self._place_of = self._place_of_part[numbers]
         self._groups = Groups(np.where(identity < 0, -1, identity_of[identity]), len(numbers))
         real = names[:, 0] != names[:, 1]
         order = np.argsort(-groups.sizes[pairs[real]], axis=1, kind="stable")
@@ -178,8 +194,8 @@ class Examination:
             np.take_along_axis(names[real], order, axis=1),
             near.cosines[found][real],
             scores[found][real].astype(np.float32),
+            np.take_along_axis(self._place_of_part[pairs[real]], order, axis=1),
         )
-        stay = np.flatnonzero(~np.isin(merged.labels, whole))
         divided = TwoPeople(
             merged.labels[stay], merged.between[stay], merged.within[stay],
             [merged.second[row] for row in stay.tolist()],
@@ -233,7 +249,10 @@ class Examination:
             "not_judged": alone,
         }
         self._is_near = (other >= near) | (scores >= threshold)
-        return WrongLabels(found, own[found], other[found], named[found], other[found] >= near)
+        return WrongLabels(
+            found, own[found], other[found], named[found], other[found] >= near,
+            self._place_of[self._nearest[found]],
+        )  # fmt: skip
 
 
 def _division(unit_kd: Floats) -> float:

@@ -24,6 +24,7 @@ class WrongLabels:
     other: Floats  # highest cosine with the centre of another identity
     labels: Int64s  # a label of that identity
     known: NDArray[np.bool_]  # near enough to that identity to be of it: swapped; else an outlier
+    places: Int64s  # as labels, but C + m for the second half of division m of `TwoPeople`
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class SamePerson:
     labels: Int64s  # [i, 2], the first with at least as many images
     cosines: Floats  # of the two centres
     scores: Floats  # the cosine beyond that of other identities near by
+    places: Int64s  # [i, 2], as those of `WrongLabels`
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Leaks:
     images: Int64s  # an image of that person in the set
     cosines: Floats
     scores: Floats
+    places: Int64s  # as those of `WrongLabels`
 
 
 @dataclass(frozen=True)

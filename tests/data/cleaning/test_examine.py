@@ -126,6 +126,48 @@ def test_all_fixes_give_each_person_one_label(
     assert found.reasons[262] == "duplicates"  # the copy whose label is in doubt
 
 
+def examine(
+    person: NDArray[np.int64], labels: NDArray[np.int64], *known: int
+) -> tuple[Findings, NDArray[np.int64], People]:
+    """What is found of people, the `known` ones of whom are in a verification set."""
+    vectors = People(person)
+    sets = []
+    if known:
+        unit = np.stack([vectors.unit[person == one][:3].mean(axis=0) for one in known])
+        unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+        sets = [KnownPeople("lfw", unit, np.arange(len(known)))]
+    examination = Examination(
+        vectors,  # type: ignore[arg-type]
+        labels, int(labels.max()) + 1, torch.device("cpu"), Settings(),
+    )  # fmt: skip
+    return examination.run(sets), labels, vectors
+
+
+def test_a_leaked_person_leaves_with_each_of_his_labels() -> None:
+    person = np.repeat(np.arange(PEOPLE), IMAGES)
+    labels = person.copy()
+    labels[SPLIT * IMAGES + 5 : SPLIT * IMAGES + 10] = NEW
+    found = examine(person, labels, SPLIT)
+    (leak,) = found[0].leaks
+    assert set(leak.labels.tolist()) == {SPLIT, NEW}
+    for fixes in (("leaked",), ("leaked", "same"), KINDS):
+        gone = np.flatnonzero(plan(found, *fixes).labels < 0)
+        assert gone.tolist() == list(range(SPLIT * IMAGES, (SPLIT + 1) * IMAGES))
+
+
+@pytest.mark.parametrize("hidden", [4, 6])
+def test_half_of_a_label_joins_its_person_and_the_other_half_stays(hidden: int) -> None:
+    # Of person 60, `hidden` images are under the label of person 0, the others under his own.
+    person = np.repeat(np.arange(PEOPLE + 1), IMAGES)
+    labels = person.copy()
+    labels[PEOPLE * IMAGES : PEOPLE * IMAGES + hidden] = 0
+    found = examine(person, labels)
+    assert found[0].merged.labels.tolist() == [0]
+    both = plan(found, "same", "merged").labels
+    assert len(set(zip(person.tolist(), both.tolist(), strict=True))) == PEOPLE + 1
+    assert np.array_equal(plan(found, "same").labels, labels)  # half is not joined with all
+
+
 def test_an_unknown_fix_is_refused(examined: tuple[Findings, NDArray[np.int64], People]) -> None:
     with pytest.raises(ValueError, match="blur"):
         plan(examined, "blur")
