@@ -3,7 +3,7 @@
 Shape legend: k images of an identity, m images near it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import numpy as np
@@ -31,7 +31,7 @@ def find_duplicates(
     labels are both wrong is not found.
     """
     visitors = Groups(near, groups.count)
-    pairs: list[Found] = []
+    first: dict[int, Found] = {}  # by the later image: its pair with the earliest one
     for number, members, found in groups.embeddings(vectors):
         guests = visitors.members(number)
         hosts = len(members)
@@ -40,8 +40,10 @@ def find_duplicates(
         every = np.concatenate([members, guests])
         unit = np.concatenate([found, vectors.take(guests)]) if len(guests) else found
         for start in range(0, hosts, ROWS):
-            pairs += _pairs(every, unit, hashes[every], slice(start, min(start + ROWS, hosts)))
-    return _first_ones(pairs)
+            rows = slice(start, min(start + ROWS, hosts))
+            for pair in _pairs(every, unit, hashes[every], rows):
+                first[pair[1]] = min(pair, first.get(pair[1], pair))
+    return _first_ones(first.values())
 
 
 def _pairs(
@@ -59,10 +61,10 @@ def _pairs(
             yield low, high, float(cosines[a - rows.start, b]), apart
 
 
-def _first_ones(pairs: list[Found]) -> Duplicates:
+def _first_ones(pairs: Iterable[Found]) -> Duplicates:
     """Return for each image that is not the first of its copies the first one."""
     first: dict[int, Found] = {}
-    for pair in sorted(set(pairs)):
+    for pair in sorted(pairs):
         low, high, cosine, bits = pair
         origin = first[low][0] if low in first else low
         first.setdefault(high, (origin, high, cosine, bits))

@@ -4,6 +4,7 @@ Shape legend: n images, m rows that are read, d embedding size.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Int64s = NDArray[np.int64]
 
+MAPPED: Final = 256  # files
 CHUNK: Final = 2048  # rows that are in memory at a time, where all are read
 
 
@@ -40,11 +42,18 @@ class EmbeddingFiles:
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
-        self._parts = [np.load(file, mmap_mode="r") for file in files]
-        self._starts = np.cumsum([0, *map(len, self._parts)])
-        self.size = int(self._parts[0]["embedding"].shape[1])
-        self.hashes = np.concatenate([part["hash"] for part in self._parts])  # uint64 [n]
-        self.good = np.concatenate([part["good"] for part in self._parts])  # bool [n]
+        self._files = files
+        # Each mapping holds a file open, and a process may have 1,024 of them.
+        self._part = lru_cache(MAPPED)(partial(np.load, mmap_mode="r"))
+        hashes, good = [], []
+        for file in files:
+            rows = self._part(file)
+            hashes.append(rows["hash"].copy())
+            good.append(rows["good"].copy())
+        self._starts = np.cumsum([0, *map(len, good)])
+        self.size = int(self._part(files[0])["embedding"].shape[1])
+        self.hashes = np.concatenate(hashes)  # uint64 [n]
+        self.good = np.concatenate(good)  # bool [n]
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -55,7 +64,8 @@ class EmbeddingFiles:
         owners = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(owners).tolist():
             mine = np.flatnonzero(owners == number)
-            found[mine] = self._parts[number]["embedding"][rows[mine] - self._starts[number]]
+            part = self._part(self._files[number])
+            found[mine] = part["embedding"][rows[mine] - self._starts[number]]
         norms = np.linalg.norm(found, axis=1, keepdims=True)
         unit: Floats = found / np.maximum(norms, np.finfo(np.float32).tiny)
         return unit

@@ -69,7 +69,7 @@ def write_map(dataset: ImageDataset, plan: Plan, folder: Path) -> None:
             write.writerow([*names[label], total, "" if most < 0 else most, count])
     with _rows(folder / IMAGES) as write:
         write.writerow(["image", "where", "dataset", "label", "new_label", "reason"])
-        columns = (old.tolist(), plan.labels.tolist(), plan.reasons)
+        columns = (map(int, old), map(int, plan.labels), plan.reasons)
         for index, (label, new, reason) in enumerate(zip(*columns, strict=True)):
             name = dataset.describe(index)
             write.writerow([index, name, *names[label], "" if new < 0 else new, reason])
