@@ -11,6 +11,7 @@ kept there; after an interruption the same command goes on, on any number of ran
 """
 
 import argparse
+import math
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -104,6 +105,8 @@ def check(options: argparse.Namespace) -> None:
         kind, _, number = text.partition("=")
         try:
             options.thresholds[kind] = float(number)
+            if not math.isfinite(options.thresholds[kind]):
+                kind = ""
         except ValueError:
             kind = ""
         if kind not in kinds:

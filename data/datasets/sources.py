@@ -136,21 +136,21 @@ class RecordImages:
         self.file = open_record_file(location, cache_folder=cache_folder)
         table = open_images(self.file, cache_folder=cache_folder)
         self.keys, self.labels, self.has_header = table.keys, table.labels, table.has_header
-        self._offsets = table.offsets
+        self.offsets = table.offsets
         self.file.know_offsets(table.offsets)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(RecordImages, self.location, cache_folder=self._cache_folder), ()
 
     def __len__(self) -> int:
-        return len(self._offsets)
+        return len(self.offsets)
 
     def payload(self, index: int) -> Bytes:
         """Return the payload of the record of image `index`, without a copy unless it is in parts.
 
         Raises `RecordError` if no whole record is there any more.
         """
-        return self.file.read(int(self._offsets[index]), int(self.keys[index]))
+        return self.file.read(int(self.offsets[index]), int(self.keys[index]))
 
     def encoded(self, index: int) -> Bytes:
         """Return the encoded image at `index`, without a copy unless its record is in parts.
@@ -170,24 +170,24 @@ class RecordImages:
 
     def describe(self, index: int) -> str:
         """Return file, key and offset of the image at `index`."""
-        return self.file.where(int(self._offsets[index]), int(self.keys[index]))
+        return self.file.where(int(self.offsets[index]), int(self.keys[index]))
 
     def image_sizes(self) -> Int64s:
         """Return the bytes of each image, read from the records' headers; int64 [n]."""
         sizes = np.empty(len(self), np.int64)
-        for rows, headers in self.file.headers_in_chunks(self._offsets, self.keys):
+        for rows, headers in self.file.headers_in_chunks(self.offsets, self.keys):
             sizes[rows] = headers.image_sizes
         return sizes
 
     def storage_order(self) -> Int64s | None:
         """Return the indices in the order of the offsets; None where those ascend."""
-        if (self._offsets[1:] >= self._offsets[:-1]).all():
+        if (self.offsets[1:] >= self.offsets[:-1]).all():
             return None
-        return np.argsort(self._offsets, kind="stable")
+        return np.argsort(self.offsets, kind="stable")
 
     def prefetch(self, indices: Int64s, *, whole_blocks: bool = False) -> None:
         """Start to fetch images of a remote file; see `data.datasets.dataset.Prefetching`."""
-        self.file.prefetch(self._offsets[indices], whole_blocks=whole_blocks)
+        self.file.prefetch(self.offsets[indices], whole_blocks=whole_blocks)
 
     def _refusal(self, index: int, payload: Bytes) -> RecordError:
         try:

@@ -30,7 +30,7 @@ from recognition.distributed import World
 from scripts.faces.gallery import about
 from scripts.faces.parts import begin_parts, make_parts, part_files
 
-FORMAT: Final = 1  # rises when the rows of one job would differ from those before
+FORMAT: Final = 2  # rises when the rows of one job would differ from those before
 
 Int64s = NDArray[np.int64]
 
@@ -82,6 +82,8 @@ def fingerprint(source: ImageDataset | PairFile) -> str:
     for part in source.sources:
         digest.update(f"{shown(part.location)} {len(part)}\n".encode())
         if isinstance(part, RecordImages):
+            digest.update(f"{part.file.fingerprint}\n".encode())  # of a URL too
+            digest.update(part.offsets.tobytes())  # which images, in which order
             if Path(part.location).is_file():
                 _add_file(digest, Path(part.location))
         else:
@@ -114,6 +116,10 @@ def _rows(embedder: FaceEmbedder, source: ImageSource, rows: Int64s) -> NDArray[
     part = np.zeros(len(rows), row_type(size))
     part["good"] = good
     if found is not None:
+        # One that is not finite would make every sum so that it has a part in.
+        finite = np.isfinite(found[:, :size]).all(axis=1)
+        good[good], found = finite, found[finite]
+        part["good"] = good
         norms = np.linalg.norm(found[:, :size], axis=1, keepdims=True)
         part["embedding"][good] = found[:, :size] / np.maximum(norms, np.finfo(np.float32).tiny)
         part["hash"][good] = pack_bits(found[:, size:])

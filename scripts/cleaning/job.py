@@ -51,6 +51,12 @@ def open_inputs(options: argparse.Namespace) -> Inputs:
         folder = options.folder or Path(options.data[0])
         path = given if given.suffix == ".bin" else folder / f"{name}.bin"
         sets.append((given.stem if given.suffix == ".bin" else name, read_pair_file(path)))
+    names = [name for name, _ in sets]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"--verification names {repeated[0]} twice: expected sets of different names, by which "
+            "the report tells them apart"
+        )
     dataset = open_dataset(options.data, remap_labels=True)
     if dataset.num_classes < 2:
         raise ValueError(

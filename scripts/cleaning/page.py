@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from data.cleaning.decide import UNREADABLE
 from data.cleaning.groups import Groups
 from data.cleaning.write import label_names
 from data.datasets.sources import ImageSource
@@ -67,7 +68,8 @@ class _Shown:
         places = sorted({place for place, _ in self._names})
         self._short = dict(zip(places, short_names(places), strict=True))
         self._labels = inputs.dataset.labels.astype(np.int64)
-        self._groups = Groups(self._labels, inputs.dataset.num_classes)
+        readable = np.array([reason != UNREADABLE for reason in outcome.plan.reasons])
+        self._groups = Groups(np.where(readable, self._labels, -1), inputs.dataset.num_classes)
 
     def of_kind(self, kind: str, most: int) -> list[Finding]:
         """Return at most so many findings of a kind."""

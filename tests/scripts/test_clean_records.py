@@ -131,7 +131,9 @@ def test_mistakes_are_refused(
     cases: list[tuple[Path, tuple[object, ...], str]] = [
         (people, ("--output", tmp_path / "full"), str(tmp_path / "full")),
         (people, ("--verification", "lfw"), "lfw.bin"),
+        (people, ("--verification", *2 * [people.parent / "mine.bin"]), "mine twice"),
         (people, ("--threshold", "swaped=1"), "swaped"),
+        (people, ("--threshold", "same=nan"), "same=nan"),
         (people, ("--precision", "1"), "precision"),
         (tmp_path / "single", (), "2 identities"),
         (tmp_path / "none", (), str(tmp_path / "none")),
