@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fsspec.registry import _registry
 
 from data.datasets.dataset import open_dataset
 from data.datasets.sources import open_record_file
@@ -267,6 +268,8 @@ def test_unknown_urls_and_missing_packages_are_named(
     with pytest.raises(RemoteError, match=r"^s4://b/train\.rec: .*s4;"):
         open_dataset("s4://b")
     monkeypatch.setitem(sys.modules, "s3fs", None)
+    # Where an earlier test opened an s3:// URL, fsspec has the package in its register.
+    monkeypatch.delitem(_registry, "s3", raising=False)
     with pytest.raises(RemoteError, match=r"^s3://b/train\.rec: .*\.\[remote\]"):
         open_dataset("s3://b/train.rec")
 
