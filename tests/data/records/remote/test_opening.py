@@ -262,14 +262,11 @@ def test_a_folder_is_refused(store: Store) -> None:
         open_record_file("memory://faces/a.rec")
 
 
-def test_unknown_urls_and_missing_packages_are_named(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_unknown_urls_and_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RemoteError, match=r"^s4://b/train\.rec: .*s4;"):
         open_dataset("s4://b")
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    # Where an earlier test opened an s3:// URL, fsspec has the package in its register.
-    monkeypatch.delitem(_registry, "s3", raising=False)
+    monkeypatch.delitem(_registry, "s3", raising=False)  # an earlier test's
     with pytest.raises(RemoteError, match=r"^s3://b/train\.rec: .*\.\[remote\]"):
         open_dataset("s3://b/train.rec")
 
