@@ -29,13 +29,16 @@ MOST_RECALL: Final = 0.99  # beyond which the planted scores' lowest ones decide
 
 @dataclass(frozen=True)
 class Cut:
-    """A threshold, and what it does by the planted faults; `found` counts scores from it on."""
+    """A threshold, and what it does by the planted faults; `found` counts scores from it on.
+
+    What rests on planted faults is None where none could be planted.
+    """
 
     threshold: float
     found: int
-    faults: float  # how many there are, as estimated
-    recall: float  # of the planted faults
-    precision: float  # as estimated; 1 if nothing is found
+    faults: float | None  # how many there are, as estimated
+    recall: float | None  # of the planted faults
+    precision: float | None  # as estimated; 1 if nothing is found
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers for JSON."""
@@ -48,18 +51,22 @@ def choose_cut(
     precision: float,
     threshold: float | None = None,  # used instead of a chosen one
 ) -> Cut | None:
-    """Return the lowest threshold whose findings have the wanted precision; None without planted.
+    """Return the lowest threshold whose findings have the wanted precision.
 
-    Where no threshold has it, the median of the planted scores.
+    Where no threshold has it, the median of the planted scores; None where there is too little to
+    plant, and none is stated.
     """
     known = np.sort(planted[~np.isnan(planted)])
     seen = np.sort(scores[~np.isnan(scores)])
     finite = known[np.isfinite(known)]
-    if 2 * len(finite) <= len(known):  # most could not be found by any threshold
-        return None
 
     def above(values: NDArray[np.floating[Any]], at: float) -> int:
         return len(values) - int(np.searchsorted(values, at))
+
+    if 2 * len(finite) <= len(known):  # most could not be found by any threshold
+        if threshold is None:
+            return None
+        return Cut(threshold, above(seen, threshold), None, None, None)
 
     middle = float(known[len(known) // 2])
     bulk = _bulk(seen[np.isfinite(seen)])
@@ -81,9 +88,11 @@ def choose_cut(
     usual = float(np.quantile(seen[np.isfinite(seen)], 0.95)) if np.isfinite(seen).any() else middle
     lowest = min(max(float(known[int((1 - MOST_RECALL) * len(known))]), float(finite[0])), middle)
     lowest = min(lowest, max(usual, 0.0))
-    good = [c for at in np.linspace(lowest, middle, STEPS) if (c := cut(float(at))).precision
-            >= precision]  # fmt: skip
-    return good[0] if good else cut(middle)
+    for at in np.linspace(lowest, middle, STEPS).tolist():
+        chosen = cut(at)
+        if chosen.precision is not None and chosen.precision >= precision:
+            return chosen
+    return cut(middle)
 
 
 def _bulk(scores: NDArray[np.floating[Any]]) -> Callable[[float], float]:

@@ -35,6 +35,14 @@ class Vectors(Protocol):
         """Return the embeddings at `rows`, float32 [m, d]."""
 
 
+class ImageEmbeddings(Vectors, Protocol):
+    """The embeddings of n images, with a hash of what each looks like."""
+
+    size: int  # d
+    hashes: NDArray[np.uint64]  # [n]
+    good: NDArray[np.bool_]  # [n]; others have an embedding of zeros
+
+
 class EmbeddingFiles:
     """The rows of files, one after the other; raises `OSError` and `ValueError` as `numpy.load`.
 
@@ -52,8 +60,8 @@ class EmbeddingFiles:
             good.append(rows["good"].copy())
         self._starts = np.cumsum([0, *map(len, good)])
         self.size = int(self._part(files[0])["embedding"].shape[1])
-        self.hashes = np.concatenate(hashes)  # uint64 [n]
-        self.good = np.concatenate(good)  # bool [n]
+        self.hashes = np.concatenate(hashes)  # [n]
+        self.good = np.concatenate(good)  # [n]
 
     def __len__(self) -> int:
         return int(self._starts[-1])

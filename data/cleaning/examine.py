@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from data.cleaning.calibrate import Cut, choose_cut
 from data.cleaning.duplicates import find_duplicates
-from data.cleaning.embeddings import EmbeddingFiles, Floats, Int64s, Vectors, chunks
+from data.cleaning.embeddings import Floats, ImageEmbeddings, Int64s, Vectors, chunks
 from data.cleaning.findings import Findings, Leaks, SamePerson, TwoPeople, WrongLabels
 from data.cleaning.groups import Groups, centres_of, whiten
 from data.cleaning.identity import centre_of, halves
@@ -46,7 +46,7 @@ class Examination:
 
     def __init__(
         self,
-        vectors: EmbeddingFiles,
+        vectors: ImageEmbeddings,
         labels: NDArray[np.signedinteger[Any]],
         num_labels: int,
         device: torch.device,

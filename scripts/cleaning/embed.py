@@ -24,10 +24,9 @@ from data.loading.decode import BadImage, decode_at
 from data.pairs.bin_file import PairFile
 from data.records.format import RecordError
 from data.records.locations import shown
-from eval.embedding import embed_images
 from recognition import FaceEmbedder
 from recognition.distributed import World
-from scripts.faces.gallery import about
+from scripts.faces.gallery import about, embed_views
 from scripts.faces.parts import begin_parts, make_parts, part_files
 
 FORMAT: Final = 2  # rises when the rows of one job would differ from those before
@@ -58,7 +57,7 @@ def embed_set(
 
     The files are in a folder of `folder` that is named after the network and the images, so that
     embeddings are never taken for those of another network, or of images that have changed. Images
-    that cannot be read or decoded are not good, and their embeddings zero.
+    that are missing or cannot be decoded are not good, and their embeddings zero.
     """
     job = {**about(embedder), "format": FORMAT, "images": fingerprint(source)}
     key = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()[:16]
@@ -136,24 +135,19 @@ def _embed(embedder: FaceEmbedder, source: ImageSource, rows: Int64s) -> NDArray
         embeddings = embedder.network.embed(images).to(torch.float32)
         return torch.cat([embeddings, hash_bits(images.to(torch.float32))], dim=1)
 
-    views = embed_images(
-        model,
-        source,
-        rows,
-        image_size=embedder.image_size,
-        batch_size=embedder.batch_size,
-        device=embedder.device,
-        flip=embedder.flip,
-        world=World(),
-    )
+    views = embed_views(embedder, model, source, rows)
     found: NDArray[np.float32] = views.sum(axis=1)
     found[:, -BITS:] = views[:, 0, -BITS:]
     return found
 
 
 def _is_good(source: ImageSource, index: int, side: int) -> bool:
+    """Return whether an image can be used; raise what may pass, as the answer is kept."""
     try:
         decode_at(source, index, np.empty((side, side, 3), np.uint8))
-    except (BadImage, DatasetError, RecordError):
+    except (BadImage, DatasetError, RecordError) as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+            raise
         return False
     return True

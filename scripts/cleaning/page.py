@@ -190,9 +190,8 @@ def _overview(inputs: Inputs, outcome: Outcome, options: argparse.Namespace) -> 
     rows = []
     for kind, count in counts(outcome).items():
         cut = cuts.get(kind)
-        numbers = ["–"] * 3
-        if cut is not None:
-            numbers = [f"{x:.3f}" for x in (cut.threshold, cut.precision, cut.recall)]
+        figures = [None] * 3 if cut is None else [cut.threshold, cut.precision, cut.recall]
+        numbers = ["–" if figure is None else f"{figure:.3f}" for figure in figures]
         fixed = "yes" if kind in options.fix else "no"
         rows.append([TITLES[kind].capitalize(), f"{count:,}", *numbers, fixed])
     heading = ["What", "Found", "Score from", "Precision", "Recall", "Acted on"]

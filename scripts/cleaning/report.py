@@ -54,10 +54,10 @@ def _cut(outcome: Outcome, kind: str) -> str:
     cut = outcome.findings.cuts[kind]
     if cut is None:
         return ": there is too little to choose a threshold by"
-    return (
-        f", score {cut.threshold:.3f} and more; estimated precision {cut.precision:.3f}, recall "
-        f"{cut.recall:.3f}"
-    )
+    score = f", score {cut.threshold:.3f} and more"
+    if cut.precision is None:
+        return f"{score}; there is too little to say how right that is"
+    return f"{score}; estimated precision {cut.precision:.3f}, recall {cut.recall:.3f}"
 
 
 def write_report(

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from data.datasets.dataset import open_dataset
 from data.datasets.folders import IMAGE_SUFFIXES
@@ -148,8 +149,21 @@ def unit_embeddings(
     embedder: FaceEmbedder, source: ImageSource, indices: NDArray[np.int64]
 ) -> Embeddings:
     """Return the embeddings of the images at `indices`, of length 1; raises as `embed_images`."""
-    found = embed_images(
-        embedder.network.embed,
+    found = embed_views(embedder, embedder.network.embed, source, indices).sum(axis=1)
+    norms = np.linalg.norm(found, axis=1, keepdims=True)
+    unit: Embeddings = found / np.maximum(norms, np.finfo(np.float32).tiny)
+    return unit
+
+
+def embed_views(
+    embedder: FaceEmbedder,
+    model: Callable[[Tensor], Tensor],
+    source: ImageSource,
+    indices: NDArray[np.int64],
+) -> Embeddings:
+    """Return `embed_images` with a model in place of the embedder's, as that one takes images."""
+    return embed_images(
+        model,
         source,
         indices,
         image_size=embedder.image_size,
@@ -157,10 +171,7 @@ def unit_embeddings(
         device=embedder.device,
         flip=embedder.flip,
         world=World(),
-    ).sum(axis=1)
-    norms = np.linalg.norm(found, axis=1, keepdims=True)
-    unit: Embeddings = found / np.maximum(norms, np.finfo(np.float32).tiny)
-    return unit
+    )
 
 
 def _write_rows(archive: zipfile.ZipFile, name: str, parts: Sequence[Path]) -> None:

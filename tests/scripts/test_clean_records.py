@@ -1,18 +1,24 @@
 """Tests of `scripts/clean_records.py` with a small network that knows nobody."""
 
 import csv
+import errno
 import json
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from data.datasets.dataset import open_dataset
 from data.pairs.bin_file import write_pair_file
+from data.records.writer import write_face_records
 from scripts import clean_records
 from scripts.cleaning import embed
+from scripts.cleaning.embed import fingerprint
 from scripts.faces import parts
 from tests.recognition.inference.small_run import faces, write_run
 
@@ -86,6 +92,68 @@ def test_report_and_cleaned_records(
     assert "b" not in page.tags  # a name is no tag
     assert len(page.sources) >= 2 * PEOPLE
     assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
+
+
+def test_the_page_shows_labels_with_images_that_cannot_be_read(
+    run: Path, people: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(people, tmp_path / "people")
+    for folder in data.iterdir():
+        (folder / "0_broken.png").write_bytes(b"no image")  # before the others
+    # All images that can be judged are said to be of another label, so that labels are shown.
+    found = ("--threshold", "swapped=-9", "relabel=-9", "--fix", "swapped")
+    assert clean(run, data, tmp_path, *found) == 0
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    counts = report["counts"]
+    assert counts["swapped"] >= PEOPLE
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert page.count("<article") == counts["swapped"] + counts["duplicates"]
+
+
+def test_embeddings_that_are_not_finite_count_as_unreadable(
+    run: Path, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded = embed._embed
+
+    def overflow(*arguments: Any) -> NDArray[np.float32]:
+        found = embedded(*arguments)
+        found[0, 3] = np.inf
+        return found
+
+    monkeypatch.setattr(embed, "_embed", overflow)
+    assert clean(run, people, tmp_path) == 0
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["counts"]["unreadable"] == 2  # of one part; the other is no image
+    assert report["after"]["images"] > 0
+
+
+def test_another_index_has_other_embeddings(tmp_path: Path) -> None:
+    file = tmp_path / "train.rec"
+    write_face_records(tmp_path, [(label, encoded) for label, encoded in enumerate((b"a", b"b"))])
+    index = file.with_suffix(".idx")
+    before = fingerprint(open_dataset(str(file)))
+    rows = [line.split("\t") for line in index.read_text().splitlines()]
+    rows[0][1], rows[1][1] = rows[1][1], rows[0][1]
+    index.write_text("".join("\t".join(row) + "\n" for row in rows))
+    assert fingerprint(open_dataset(str(file))) != before
+
+
+def test_an_error_that_may_pass_is_not_kept(
+    run: Path, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Path.read_bytes
+
+    def fail(path: Path) -> bytes:
+        if path.name == "1.png":
+            raise OSError(errno.EIO, "the disk says no")
+        return read(path)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "read_bytes", fail)
+        assert clean(run, people, tmp_path) == 1
+    assert clean(run, people, tmp_path) == 0
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["counts"]["unreadable"] == 1
 
 
 def test_an_interrupted_job_goes_on(

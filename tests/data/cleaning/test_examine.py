@@ -48,9 +48,8 @@ def examined() -> tuple[Findings, NDArray[np.int64], People]:
     known[0] /= np.linalg.norm(known[0])
     people = KnownPeople("lfw", known, np.array([4, 0, 2, 6]))
     examination = Examination(
-        vectors,  # type: ignore[arg-type]
-        labels, int(labels.max()) + 1, torch.device("cpu"), Settings(),
-    )  # fmt: skip
+        vectors, labels, int(labels.max()) + 1, torch.device("cpu"), Settings()
+    )
     return examination.run([people]), examination.labels, vectors
 
 
@@ -137,9 +136,8 @@ def examine(
         unit /= np.linalg.norm(unit, axis=1, keepdims=True)
         sets = [KnownPeople("lfw", unit, np.arange(len(known)))]
     examination = Examination(
-        vectors,  # type: ignore[arg-type]
-        labels, int(labels.max()) + 1, torch.device("cpu"), Settings(),
-    )  # fmt: skip
+        vectors, labels, int(labels.max()) + 1, torch.device("cpu"), Settings()
+    )
     return examination.run(sets), labels, vectors
 
 
@@ -179,10 +177,7 @@ def test_what_is_too_small_is_not_judged() -> None:
     labels = np.repeat(np.arange(30), 2)
     labels[0], labels[59] = 29, 0
     vectors.good[5] = False
-    examination = Examination(
-        vectors,  # type: ignore[arg-type]
-        labels, 30, torch.device("cpu"), Settings(),
-    )  # fmt: skip
+    examination = Examination(vectors, labels, 30, torch.device("cpu"), Settings())
     found = examination.run()
     assert examination.labels[5] == -1
     assert not len(found.wrong.images)
