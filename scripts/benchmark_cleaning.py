@@ -3,7 +3,7 @@
 Prints a table, writes it as Markdown, and writes every figure as JSON. The network is one that was
 trained on the demo's data as it is; time and memory of a larger set are measured beside it.
 
-    python scripts/benchmark_cleaning.py --model runs/demo --markdown docs/benchmarks/cleaning.md
+    python scripts/benchmark_cleaning.py --model runs/demo --seeds 1 2 3 --markdown docs/benchmarks/cleaning.md
 """
 
 import argparse
