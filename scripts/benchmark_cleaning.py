@@ -1,9 +1,10 @@
-"""Plant faults among the demo's people, and measure how many of them clean_records finds.
+r"""Plant faults among the demo's people, and measure how many of them clean_records finds.
 
 Prints a table, writes it as Markdown, and writes every figure as JSON. The network is one that was
 trained on the demo's data as it is; time and memory of a larger set are measured beside it.
 
-    python scripts/benchmark_cleaning.py --model runs/demo --seeds 1 2 3 --markdown docs/benchmarks/cleaning.md
+    python scripts/benchmark_cleaning.py --model runs/demo --seeds 1 2 3 \
+        --markdown docs/benchmarks/cleaning.md
 """
 
 import argparse
