@@ -4,6 +4,7 @@ Drawn by matplotlib where it is installed. Shapes: p pairs.
 """
 
 import importlib.util
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -70,7 +71,7 @@ def draw_roc(name: str, scores: Scores) -> Pixels:
     """Return the ROC of a set, its false accept rates on a logarithmic scale."""
     false, true = roc(scores)
     negatives = int(np.count_nonzero(~scores.same))
-    figure, axes = _figure()
+    figure, axes = _empty_figure()
     axes.step(np.maximum(false, 0.5 / negatives), true, where="post", color=SAME, linewidth=2)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
@@ -89,7 +90,7 @@ def draw_scores(name: str, scores: Scores) -> Pixels:
     found = score_histogram(scores)
     low, high = found["range"]
     edges = np.linspace(low, high, BINS + 1)
-    figure, axes = _figure()
+    figure, axes = _empty_figure()
     for kind, colour, label in (
         ("different", DIFFERENT, "two people"), ("same", SAME, "one person"),
     ):  # fmt: skip
@@ -106,12 +107,24 @@ def draw_scores(name: str, scores: Scores) -> Pixels:
     return _pixels(figure)
 
 
-def _figure() -> tuple[Any, Any]:
+@cache
+def _figure() -> Any:
+    """Return the one figure that all are drawn on, in turn.
+
+    A figure, its canvas and its axes refer to each other, so that a new one for each drawing would
+    keep its 1.3 MB of pixels until Python looks for cycles among all objects: hundreds of drawings.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.4, 3.3), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
+    return figure
+
+
+def _empty_figure() -> tuple[Any, Any]:
+    figure = _figure()
+    figure.clear()
     return figure, figure.add_subplot()
 
 

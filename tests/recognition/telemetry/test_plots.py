@@ -1,3 +1,4 @@
+import gc
 import logging
 from pathlib import Path
 
@@ -40,6 +41,27 @@ def test_pictures_have_content() -> None:
         assert (pixels[0] == 255).all()  # nothing is cut off at the margin
         assert (pixels[:, -1] == 255).all()
         assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
+
+
+def test_drawings_leave_nothing_behind() -> None:
+    scores = fake_scores()
+    other = FakeScores(scores.cosine[:50], scores.same[:50])
+    first = draw_roc("lfw", scores)
+    gc.collect()
+    gc.disable()  # what only a search for cycles would free stays
+    try:
+        before = count_figures()
+        draw_scores("cfp", other)
+        draw_roc("cfp", other)
+        again = draw_roc("lfw", scores)
+        assert count_figures() == before
+    finally:
+        gc.enable()
+    np.testing.assert_array_equal(again, first)
+
+
+def count_figures() -> int:
+    return sum(type(one).__name__ == "Figure" for one in gc.get_objects())
 
 
 def test_without_matplotlib_one_line_says_what_is_missing(
