@@ -20,9 +20,9 @@ from data.cleaning.duplicates import find_duplicates
 from data.cleaning.embeddings import Floats, ImageEmbeddings, Int64s, Vectors, chunks
 from data.cleaning.findings import Findings, Leaks, SamePerson, TwoPeople, WrongLabels
 from data.cleaning.groups import Groups, centres_of, whiten
-from data.cleaning.identity import centre_of, halves
+from data.cleaning.identity import halves, robust_centre
 from data.cleaning.leaks import KnownPeople, LeakedIdentities, find_leaks
-from data.cleaning.search import Near, nearest_centres, nearest_other
+from data.cleaning.search import nearest_centres, nearest_other
 
 LEAST_HALF: Final = 3  # images of each of two people in one label
 LEAST_OTHERS: Final = 2  # images of an identity by which another one of it can be judged
@@ -78,7 +78,7 @@ class Examination:
         self._stage("people of verification sets")
         found = find_leaks(
             people, self._groups, self._centres, self._vectors, self._device, self._random,
-            self._choose,
+            self._least, self._choose,
         )  # fmt: skip
         leaks = [self._leaks(s) for s in found]
         self._stage("copies")
@@ -170,7 +170,10 @@ class Examination:
         near = nearest_centres(centres, self._device)
         scores = np.where(near.mutual, near.scores(), np.nan)
         scores[groups.sizes == 0] = np.nan
-        threshold = self._choose("same", scores, self._planted_pairs(groups, near))
+        planted = self._planted_pairs(groups, centres)
+        # A label with a twin is nearer to it than its halves are to each other: none is planted in.
+        planted[scores >= self._choose("same", scores, planted)] = np.nan
+        threshold = self._choose("same", scores, planted)
         found = np.flatnonzero((scores >= threshold) & (np.arange(len(scores)) < near.numbers))
         found = found[np.argsort(-scores[found], kind="stable")]
         self._label_of = np.array(label_of, np.int64)
@@ -202,18 +205,27 @@ class Examination:
         )  # fmt: skip
         return same, divided
 
-    def _planted_pairs(self, groups: Groups, near: Near) -> Floats:
-        """Return the scores of identities whose images were divided at random into two."""
+    def _planted_pairs(self, groups: Groups, centres: Floats) -> Floats:
+        """Return the scores of identities if their images were divided at random into two, [C].
+
+        NaN where that was not tried. A half is less near to others than the whole is, as the centre
+        of few images is less sure.
+        """
         large = np.flatnonzero(groups.sizes >= 2 * LEAST_OTHERS)
         if len(large) > PLANTED // 10:
             large = np.sort(self._random.choice(large, PLANTED // 10, replace=False))
-        found = []
-        for number, members, unit in groups.embeddings(self._vectors, large):
+        both = np.zeros((2 * len(large), centres.shape[1]), np.float32)
+        for row, (_, members, unit) in enumerate(groups.embeddings(self._vectors, large)):
             half = self._random.permutation(len(members)) < len(members) // 2
-            cosine = float(centre_of(unit, half) @ centre_of(unit, ~half))
-            mutual = cosine > near.cosines[number]
-            found.append(cosine - near.level[number] if mutual else -np.inf)
-        return np.array(found, np.float32)
+            both[2 * row] = robust_centre(unit[half], self._least)
+            both[2 * row + 1] = robust_centre(unit[~half], self._least)
+        near = nearest_centres(both, self._device, centres, np.repeat(large, 2))
+        cosine = (both[::2] * both[1::2]).sum(axis=1)
+        mutual = cosine > np.maximum(near.cosines[::2], near.cosines[1::2])
+        level = (near.level_if_nearer[::2] + near.level_if_nearer[1::2]) / 2
+        found = np.full(groups.count, np.nan, np.float32)
+        found[large] = np.where(mutual, cosine - level, -np.inf)
+        return found
 
     def _wrong_labels(self) -> WrongLabels:
         """Find images that are nearer to another identity than to their own."""

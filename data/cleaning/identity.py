@@ -58,6 +58,11 @@ def robust_cosines(unit_kd: Floats, least: float) -> tuple[Floats, Bools]:
     return cosines, kept
 
 
+def robust_centre(unit_kd: Floats, least: float) -> Floats:
+    """Return the centre of the images that `robust_cosines` keeps, float32 [d]."""
+    return centre_of(unit_kd, robust_cosines(unit_kd, least)[1])
+
+
 class Halves(NamedTuple):
     """The best division of an identity's images into two."""
 

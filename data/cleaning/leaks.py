@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from data.cleaning.embeddings import Floats, Int64s, Vectors
 from data.cleaning.groups import Groups
-from data.cleaning.identity import centre_of
+from data.cleaning.identity import centre_of, robust_cosines
 from data.cleaning.search import Near, nearest_centres
 
 PLANTED: Final = 2000  # identities of which some images play a person of a verification set
@@ -47,11 +47,13 @@ def find_leaks(
     vectors: Vectors,
     device: torch.device,
     random: np.random.Generator,
+    least: float,
     choose: Choose,
 ) -> list[LeakedIdentities]:
     """Return who of each set is an identity: each is the nearest one of the other.
 
-    `choose` gives the threshold for "leaked", the same for all sets.
+    Images with a cosine below `least` take no part in planting. `choose` gives the threshold for
+    "leaked", the same for all sets.
     """
     if not people:
         return []
@@ -64,8 +66,12 @@ def find_leaks(
         mutual = back.numbers[there.numbers] == np.arange(len(there.numbers))
         score = there.cosines - (there.level + back.level[there.numbers]) / 2
         scores.append(np.where(mutual, score, np.nan))
-    planted = _planted(both[0][1], groups, centres, vectors, device, random)
-    threshold = choose("leaked", np.concatenate(scores), planted)
+    planted = _planted(both[0][1], groups, centres, vectors, device, random, least)
+    every = np.concatenate(scores)
+    # An identity that leaks is nearest to the set's own images of it: none is planted there.
+    numbers = np.concatenate([there.numbers for there, _ in both])
+    planted[numbers[every >= choose("leaked", every, planted)]] = np.nan
+    threshold = choose("leaked", every, planted)
     found = []
     for known, (there, _), score in zip(people, both, scores, strict=True):
         rows = np.flatnonzero(score >= threshold)
@@ -89,21 +95,28 @@ def _planted(
     vectors: Vectors,
     device: torch.device,
     random: np.random.Generator,
+    least: float,
 ) -> Floats:
-    """Return the scores of identities some of whose images are taken for a person of a set."""
+    """Return the scores of identities if some of their images were a person of a set, [C].
+
+    NaN where that was not tried. Only images that are near to the others are taken: those of a set
+    are of its people.
+    """
     large = np.flatnonzero(groups.sizes >= 2 * IMAGES)
     if len(large) > PLANTED:
         large = np.sort(random.choice(large, PLANTED, replace=False))
     probes, cosines = [], []
-    for _, members, unit in groups.embeddings(vectors, large):
-        taken = random.permutation(len(members)) < IMAGES
+    for _, _, every in groups.embeddings(vectors, large):
+        unit = every[robust_cosines(every, least)[1]]
+        taken = random.permutation(len(unit)) < IMAGES
         probes.append(centre_of(unit, taken))
         cosines.append(float(probes[-1] @ centre_of(unit, ~taken)))
+    found = np.full(groups.count, np.nan, np.float32)
     if not probes:
-        return np.empty(0, np.float32)
+        return found
     others = nearest_centres(np.stack(probes), device, centres, large)
     cosine = np.array(cosines, np.float32)
-    # The level is that of the cosines after the highest one, which here is that of the rest.
-    level = (others.level + back.level[large]) / 2
+    level = (others.level_if_nearer + back.level_if_nearer[large]) / 2
     mutual = (cosine > others.cosines) & (cosine > back.cosines[large])
-    return np.where(mutual, cosine - level, -np.inf).astype(np.float32)
+    found[large] = np.where(mutual, cosine - level, -np.inf)
+    return found

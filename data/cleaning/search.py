@@ -62,6 +62,7 @@ class Near:
     cosines: Floats  # [n]
     numbers: Int64s  # [n], -1 if there is none
     level: Floats  # [n], the mean of the next cosines
+    level_if_nearer: Floats  # [n], what it would be if there were one more centre, the nearest
 
     @property
     def mutual(self) -> NDArray[np.bool_]:
@@ -93,7 +94,12 @@ def nearest_centres(
     steps = range(0, len(centres_nd), CHUNK)
     parts = ((centres_nd[i : i + CHUNK], own[i : i + CHUNK]) for i in steps)
     cosines, numbers = nearest_other(parts, others_Cd, device, 1 + COHORT)
-    rest = np.where(numbers[:, 1:] >= 0, cosines[:, 1:], np.nan)
-    known = (numbers[:, 1:] >= 0).sum(axis=1)
-    level = np.nansum(rest, axis=1) / np.maximum(known, 1)
-    return Near(cosines[:, 0], numbers[:, 0], level.astype(np.float32))
+    known = np.where(numbers >= 0, cosines, np.nan)
+    return Near(cosines[:, 0], numbers[:, 0], _level(known[:, 1:]), _level(known[:, :-1]))
+
+
+def _level(cosines: Floats) -> Floats:
+    """Return the mean of those that are known, 0 where there are none."""
+    known = np.maximum((~np.isnan(cosines)).sum(axis=1), 1)
+    level: Floats = (np.nansum(cosines, axis=1) / known).astype(np.float32)
+    return level
