@@ -8,16 +8,21 @@ and draws the faces with --sheet.
 
 import argparse
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.contact_sheet import SIDE, contact_sheet
 from data.loading.decode import decode_batch
+from recognition import FaceEmbedder
 from recognition.inference.embedder import prepare
+from recognition.redaction import printable
 from scripts.common.command import command, exit_with, make_parser
-from scripts.faces.gallery import Gallery, open_faces
+from scripts.faces.gallery import Gallery, open_faces, unit_embeddings
 from scripts.faces.options import add_network, open_embedder
+
+SAME_IMAGE: Final = 0.999  # cosine of two embeddings of an image, on any device
 
 parser = make_parser(__doc__)
 parser.add_argument("query", type=Path, help="an image of one aligned face")
@@ -41,9 +46,10 @@ def main(options: argparse.Namespace) -> None:
     gallery.check(options.gallery, embedder)
     cosines, rows = nearest(gallery.embeddings, embedder.embed(options.query), options.top)
     for rank, (cosine, row) in enumerate(zip(cosines, rows, strict=True), start=1):
-        print(f"{rank:3d}  {cosine:.4f}  {gallery.labels[row]}  {gallery.names[row]}")
+        found = f"{gallery.labels[row]}  {gallery.names[row]}"
+        print(f"{rank:3d}  {cosine:.4f}  {printable(found)}")
     if options.sheet is not None:
-        draw(options, gallery, cosines, rows)
+        draw(options, embedder, gallery, cosines, rows)
         print(f"{options.sheet}: the query, and these faces")
 
 
@@ -65,6 +71,7 @@ def nearest(
 
 def draw(
     options: argparse.Namespace,
+    embedder: FaceEmbedder,
     gallery: Gallery,
     cosines: NDArray[np.float32],
     rows: NDArray[np.int64],
@@ -72,9 +79,13 @@ def draw(
     """Write the contact sheet, with the faces from where the gallery was made."""
     location = gallery.about["location"]
     faces = open_faces(location)
-    if [faces.names[row] if row < len(faces.names) else "" for row in rows] != [
+    same = [faces.names[row] if row < len(faces.names) else "" for row in rows] == [
         gallery.names[row] for row in rows
-    ]:
+    ]
+    if same:
+        again = unit_embeddings(embedder, faces.source, rows)
+        same = bool(((again * gallery.embeddings[rows]).sum(axis=1) > SAME_IMAGE).all())
+    if not same:
         raise ValueError(f"{location} has changed since the gallery was made: embed it anew")
     found = list(decode_batch(faces.source, rows, SIDE))
     captions = [[options.query.name, "query"]] + [

@@ -20,6 +20,14 @@ from recognition.inference.pixels import MID_GREY, PixelFormat
 
 Pixels = NDArray[np.uint8]
 Face = Pixels | str | Path  # uint8 [H, W, 3], RGB, or the path of an image
+EXPECTED: Final = (
+    "expected an aligned face, which is square, in RGB; scripts/align_faces.py cuts faces out of "
+    "photos"
+)
+NOT_FINITE: Final = (
+    "makes embeddings that are not finite: its weights are damaged, or its training had failed; "
+    "use an earlier checkpoint"
+)
 _FORMATS: Final = ("BMP", "JPEG", "PNG", "WEBP")
 
 
@@ -97,6 +105,8 @@ class FaceEmbedder:
             faces = [faces]
         if isinstance(faces, np.ndarray) and faces.ndim != 4:
             raise FaceError(f"found an array {list(faces.shape)}, expected uint8 [n, H, W, 3]")
+        if not isinstance(faces, Sequence | np.ndarray):
+            raise FaceError(f"found {type(faces)}, expected an array, a path, or a list of them")
         for start in range(0, len(faces), self.batch_size):
             part = faces[start : start + self.batch_size]
             yield [prepare(face, self.image_size, start + i) for i, face in enumerate(part)]
@@ -117,6 +127,8 @@ class FaceEmbedder:
                 f"{self.network.file} returns {list(embeddings.shape)} for images "
                 f"{list(images.shape)}: expected one embedding per image"
             )
+        if not embeddings.isfinite().all():
+            raise ValueError(f"{self.network.file} {NOT_FINITE}")
         return embeddings.to(torch.float32)
 
 
@@ -130,10 +142,7 @@ def prepare(face: Any, image_size: int, number: int = 0) -> Pixels:
         raise FaceError(f"{name} is {kind}: expected uint8 [H, W, 3], RGB, or the path of an image")
     height, width, channels = face.shape
     if channels != 3 or height != width or not height:
-        raise FaceError(
-            f"{name} is {list(face.shape)}: expected an aligned face, which is square, in RGB; "
-            "scripts/align_faces.py cuts faces out of photos"
-        )
+        raise FaceError(f"{name} is {list(face.shape)}: {EXPECTED}")
     if height != image_size:
         image = Image.fromarray(face)
         # The filter that training resizes with.

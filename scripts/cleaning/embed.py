@@ -5,7 +5,6 @@ Shape legend: n images, m of a part, b of a batch, d embedding size.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +18,13 @@ from torch import Tensor
 from data.cleaning.embeddings import EmbeddingFiles, row_type
 from data.cleaning.hashes import BITS, hash_bits, pack_bits
 from data.datasets.dataset import DatasetError, ImageDataset
-from data.datasets.sources import ImageSource, RecordImages
+from data.datasets.sources import ImageSource
 from data.loading.decode import BadImage, decode_at
 from data.pairs.bin_file import PairFile
 from data.records.format import RecordError
-from data.records.locations import shown
 from recognition import FaceEmbedder
 from recognition.distributed import World
-from scripts.faces.gallery import about, embed_views
+from scripts.faces.gallery import about, embed_views, fingerprint
 from scripts.faces.parts import begin_parts, make_parts, part_files
 
 FORMAT: Final = 2  # rises when the rows of one job would differ from those before
@@ -67,35 +65,6 @@ def embed_set(
         place, len(source), lambda rows: _rows(embedder, source, rows), advance, world
     )
     return Embedded(part_files(place, len(source)), earlier)
-
-
-def fingerprint(source: ImageDataset | PairFile) -> str:
-    """Return a hash of what the images of a source are, by their files' sizes and times.
-
-    Labels take no part: a dataset whose labels alone were changed is not embedded again.
-    """
-    digest = hashlib.sha256()
-    if isinstance(source, PairFile):
-        _add_file(digest, source.path)
-        return digest.hexdigest()
-    for part in source.sources:
-        digest.update(f"{shown(part.location)} {len(part)}\n".encode())
-        if isinstance(part, RecordImages):
-            digest.update(f"{part.file.fingerprint}\n".encode())  # of a URL too
-            digest.update(part.offsets.tobytes())  # which images, in which order
-            if Path(part.location).is_file():
-                _add_file(digest, Path(part.location))
-        else:
-            for row in range(len(part)):
-                _add_file(digest, Path(part.describe(row)))
-    return digest.hexdigest()
-
-
-def _add_file(digest: Any, path: Path) -> None:
-    digest.update(f"{path.resolve()} ".encode())
-    if path.is_file():  # of a missing one the row is not good
-        found = os.stat(path)
-        digest.update(f"{found.st_size} {found.st_mtime_ns}\n".encode())
 
 
 def _rows(embedder: FaceEmbedder, source: ImageSource, rows: Int64s) -> NDArray[Any]:

@@ -8,9 +8,8 @@ from data.cleaning.write import label_names
 from data.files import atomic_write, writing
 from recognition import FaceEmbedder
 from recognition.redaction import redact
-from scripts.cleaning.embed import fingerprint
 from scripts.cleaning.job import Inputs, Outcome
-from scripts.faces.gallery import about
+from scripts.faces.gallery import about, fingerprint
 
 TITLES: Final = {
     "swapped": "images of another identity",

@@ -5,6 +5,7 @@ Shape legend: n faces, d embedding size.
 
 import hashlib
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Callable, Sequence
@@ -16,17 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.datasets.dataset import open_dataset
+from data.datasets.dataset import ImageDataset, open_dataset
 from data.datasets.folders import IMAGE_SUFFIXES
-from data.datasets.sources import ImageSource
+from data.datasets.sources import ImageSource, RecordImages
 from data.files import atomic_write, writing
+from data.loading.decode import encoded_size
+from data.pairs.bin_file import PairFile
 from data.records.locations import LocationKind, is_url, location_kind, shown
 from eval.embedding import embed_images
 from eval.suites.images import ImageList
 from recognition import FaceEmbedder
 from recognition.distributed import World
 from recognition.inference.description import sha256
-from scripts.faces.parts import begin_parts, make_parts, part_files
+from recognition.inference.embedder import EXPECTED, NOT_FINITE
+from scripts.faces.parts import begin_parts, make_parts, part_files, part_rows
 
 Embeddings = NDArray[np.float32]
 
@@ -128,8 +132,12 @@ def write_gallery(
         "location": shown(location) if is_url(location) else str(Path(location).resolve()),
         "faces": hashlib.sha256(listed).hexdigest(),
     }
+    if isinstance(faces.source, ImageDataset):
+        job["images"] = fingerprint(faces.source)
     begin_parts(folder, job)
     count = len(faces.names)
+    if isinstance(faces.source, ImageList):
+        _remove_changed(folder, faces.source)
     done = make_parts(
         folder, count, lambda rows: unit_embeddings(embedder, faces.source, rows), advance
     )
@@ -145,14 +153,42 @@ def write_gallery(
     return done
 
 
+def _remove_changed(folder: Path, images: ImageList) -> None:
+    """Remove the parts with images whose files have changed since: one was mended, others stay."""
+    for part, rows in part_rows(folder, len(images.paths)).items():
+        if part.exists():
+            made = part.stat().st_mtime_ns
+            files = (images.root / images.paths[row] for row in rows)
+            # The time of the file's entry: a file of any age may be put in another one's place.
+            if any(file.exists() and file.stat().st_ctime_ns > made for file in files):
+                part.unlink()
+
+
 def unit_embeddings(
     embedder: FaceEmbedder, source: ImageSource, indices: NDArray[np.int64]
 ) -> Embeddings:
-    """Return the embeddings of the images at `indices`, of length 1; raises as `embed_images`."""
+    """Return the embeddings of the images at `indices`, of length 1; raises as `embed_images`.
+
+    Raises `GalleryError` for files that are not square, and if an embedding is not finite.
+    """
+    if isinstance(source, ImageList):
+        _check_square(source, indices)
     found = embed_views(embedder, embedder.network.embed, source, indices).sum(axis=1)
+    if not np.isfinite(found).all():
+        raise GalleryError(f"{embedder.network.file} {NOT_FINITE}")
     norms = np.linalg.norm(found, axis=1, keepdims=True)
     unit: Embeddings = found / np.maximum(norms, np.finfo(np.float32).tiny)
     return unit
+
+
+def _check_square(images: ImageList, indices: NDArray[np.int64]) -> None:
+    for index in indices.tolist():
+        try:
+            width, height = encoded_size(images.encoded(index))
+        except (ValueError, OSError):
+            continue  # decoding says what is wrong with it
+        if width != height:
+            raise GalleryError(f"{images.describe(index)} is {[height, width]}: {EXPECTED}")
 
 
 def embed_views(
@@ -172,6 +208,35 @@ def embed_views(
         flip=embedder.flip,
         world=World(),
     )
+
+
+def fingerprint(source: ImageDataset | PairFile) -> str:
+    """Return a hash of what the images of a source are, by their files' sizes and times.
+
+    Labels take no part: a dataset whose labels alone were changed is not embedded again.
+    """
+    digest = hashlib.sha256()
+    if isinstance(source, PairFile):
+        _add_file(digest, source.path)
+        return digest.hexdigest()
+    for part in source.sources:
+        digest.update(f"{shown(part.location)} {len(part)}\n".encode())
+        if isinstance(part, RecordImages):
+            digest.update(f"{part.file.fingerprint}\n".encode())  # of a URL too
+            digest.update(part.offsets.tobytes())  # which images, in which order
+            if Path(part.location).is_file():
+                _add_file(digest, Path(part.location))
+        else:
+            for row in range(len(part)):
+                _add_file(digest, Path(part.describe(row)))
+    return digest.hexdigest()
+
+
+def _add_file(digest: Any, path: Path) -> None:
+    digest.update(f"{path.resolve()} ".encode())
+    if path.is_file():  # of a missing one the row is not good
+        found = os.stat(path)
+        digest.update(f"{found.st_size} {found.st_mtime_ns}\n".encode())
 
 
 def _write_rows(archive: zipfile.ZipFile, name: str, parts: Sequence[Path]) -> None:

@@ -28,9 +28,15 @@ def part_file(folder: Path, start: int) -> Path:
     return folder / f"{start:012d}.npy"
 
 
+def part_rows(folder: Path, count: int) -> dict[Path, range]:
+    """Return which of `count` rows each part has, by its file."""
+    starts = range(0, count, PART)
+    return {part_file(folder, at): range(at, min(at + PART, count)) for at in starts}
+
+
 def part_files(folder: Path, count: int) -> list[Path]:
     """Return the files of all parts of `count` rows."""
-    return [part_file(folder, start) for start in range(0, count, PART)]
+    return list(part_rows(folder, count))
 
 
 def begin_parts(folder: Path, job: dict[str, Any]) -> None:

@@ -18,8 +18,8 @@ from data.pairs.bin_file import write_pair_file
 from data.records.writer import write_face_records
 from scripts import clean_records
 from scripts.cleaning import embed
-from scripts.cleaning.embed import fingerprint
 from scripts.faces import parts
+from scripts.faces.gallery import fingerprint
 from tests.recognition.inference.small_run import faces, write_run
 
 PEOPLE = 5

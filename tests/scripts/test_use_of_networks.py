@@ -1,9 +1,12 @@
 """Tests of `scripts/embed_faces.py`, `compare_faces.py` and `search_faces.py`."""
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from recognition import FaceEmbedder
@@ -91,6 +94,79 @@ def test_an_interrupted_job_goes_on(
     assert "4 of them by an earlier try" in capsys.readouterr().out
     assert np.array_equal(Gallery.read(output).embeddings, Gallery.read(whole).embeddings)
     assert embed(photos, output, run) == 1  # exists
+
+
+def test_faces_that_change_between_two_tries_are_embedded_again(
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(parts, "PART", 4)
+    copies, output = tmp_path / "copies", tmp_path / "gallery.npz"
+    shutil.copytree(photos, copies)
+    (copies / "p4" / "b.png").write_bytes(b"damaged")  # of the third part
+    assert embed(copies, output, run) == 1
+    shutil.copy2(photos / "p4" / "b.png", copies / "p4" / "b.png")
+    shutil.copy2(photos / "p3" / "a.png", copies / "p0" / "a.png")  # of the first one
+    assert embed(copies, output, run) == 0
+    assert "4 of them by an earlier try" in capsys.readouterr().out
+    names = [f"p{number}/{name}.png" for number in range(5) for name in "ab"]
+    expected = FaceEmbedder.load(run, device="cpu").embed([copies / name for name in names])
+    np.testing.assert_allclose(Gallery.read(output).embeddings, expected, atol=1e-6)
+
+
+def test_records_that_change_between_two_tries_are_another_job(
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    data, output = tmp_path / "data", tmp_path / "gallery.npz"
+    assert pack_records.main([str(photos), str(data)]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(gallery, "unit_embeddings", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            embed(data, output, run)
+    for file in data.glob("*.rec"):
+        os.utime(file, ns=(1, 1))
+    assert embed(data, output, run) == 1
+    assert "another job" in capsys.readouterr().err
+
+
+def test_what_is_no_aligned_face_is_not_embedded(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "whole").mkdir()
+    Image.new("RGB", (64, 48)).save(tmp_path / "whole" / "photo.jpg")
+    assert embed(tmp_path / "whole", tmp_path / "gallery.npz", run) == 1
+    assert "photo.jpg is [48, 64]: expected an aligned face" in capsys.readouterr().err
+
+
+def test_a_damaged_network_makes_no_gallery(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = FaceEmbedder.load(run, device="cpu").network.module
+    assert module is not None
+    weights = module.state_dict()
+    weights["fc.weight"] *= float("nan")
+    torch.save(weights, tmp_path / "net.pt")
+    more = ("--image-size", str(SIZE))
+    assert embed(photos, tmp_path / "gallery.npz", tmp_path / "net.pt", *more) == 1
+    assert "not finite" in capsys.readouterr().err
+    pair = [str(photos / "p0" / "a.png"), str(photos / "p1" / "a.png")]
+    assert compare_faces.main([*pair, "--model", str(tmp_path / "net.pt"), *DEVICE, *more]) == 2
+    assert "not finite" in capsys.readouterr().err
+
+
+def test_the_sheet_shows_what_was_searched_or_nothing(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copies, output = tmp_path / "copies", tmp_path / "gallery.npz"
+    shutil.copytree(photos, copies)
+    assert embed(copies, output, run) == 0
+    shutil.copy(photos / "p1" / "a.png", copies / "p3" / "b.png")
+    query, sheet = str(photos / "p3" / "a.png"), tmp_path / "sheet.png"
+    search = [query, str(output), "--model", str(run), *DEVICE, "--top", "2"]
+    assert search_faces.main([*search, "--sheet", str(sheet)]) == 1
+    assert "has changed since the gallery was made" in capsys.readouterr().err
+    assert not sheet.exists()
 
 
 def test_search_finds_the_other_face_of_a_person(

@@ -80,6 +80,8 @@ def test_what_is_no_face_is_refused(run: Path, tmp_path: Path) -> None:
         (faces(2)[0, 0], r"\[32, 3\]"),
         ([faces(1)[0], None], "face 1"),
         ([], "no faces"),
+        (None, "NoneType"),
+        ((face for face in faces(2)), "generator"),
         (text, "a.jpg"),
         (tmp_path / "absent.png", "absent.png"),
     ):
