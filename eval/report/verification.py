@@ -39,8 +39,8 @@ def verification(item: Judged) -> Html | None:
         ),
         item.table(
             "At no false accept, at equal errors, and over all thresholds",
-            ["TAR at no false accept", "T (cosine)", "FAR below, at 95%", "EER", "EER from, to",
-             "T at EER (cosine)", "AUC", "d′"],
+            ["TAR at no false accept", "T (cosine)", "FAR below, at 95%", "EER",
+             "Rates where they cross", "T at EER (cosine)", "AUC", "d′"],
             _overall,
             "verification",
         ),

@@ -83,7 +83,8 @@ def _rates(sets: Sequence[SetResult], several: bool) -> list[Row]:
             )
         figures = one.verification
         eer = f"{figures.eer.eer:.4f}"
-        found = f"EER {eer} [{figures.eer.low:.4f}, {figures.eer.high:.4f}], AUC {figures.auc:.6f}"
+        between = f"the rates cross between {figures.eer.low:.4f} and {figures.eer.high:.4f}"
+        found = f"EER {eer} ({between}), AUC {figures.auc:.6f}"
         rows.append([_name(one, several), "", "", found, "", "", ""])
     return rows
 
