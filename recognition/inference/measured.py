@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from recognition.inference.description import Threshold
 
-FARS: Final = (1e-3, 1e-4, 1e-5)
+FARS: Final = (1e-2, 1e-3, 1e-4, 1e-5)
 
 
 class ResultsError(ValueError):

@@ -25,7 +25,7 @@ def test_a_run_becomes_a_folder_that_others_use(tmp_path: Path) -> None:
         EMBEDDING, SIZE, True,
     )  # fmt: skip
     for file in config["files"].values():
-        assert [one["far"] for one in file["thresholds"]] == [1e-3, 1e-4, 1e-5]
+        assert [one["far"] for one in file["thresholds"]] == [1e-2, 1e-3, 1e-4, 1e-5]
         assert all(one["cosine"] is None and one["reason"] for one in file["thresholds"])
     card = (output / "README.md").read_text()
     assert "# small\n" in card

@@ -17,7 +17,7 @@ def _row(far: float, threshold: float | None) -> dict[str, Any]:
 
 
 def _set(name: str, impostors: int, *thresholds: float | None) -> dict[str, Any]:
-    rows = [_row(far, one) for far, one in zip(FARS, thresholds, strict=False)]
+    rows = [_row(far, one) for far, one in zip(FARS[1:], thresholds, strict=False)]
     return {
         "model": "net",
         "set": name,
@@ -38,12 +38,12 @@ def test_a_threshold_is_of_the_largest_set_that_supports_it() -> None:
     found = measurements(results, sha256="ab")
     assert found.flip
     assert [one.set for one in found.sets] == ["lfw", "ijbc"]
-    assert found.sets[0].tar == {1e-3: 0.9, 1e-4: None, 1e-5: None}
-    first, second, third = found.thresholds
+    assert found.sets[0].tar == {1e-2: None, 1e-3: 0.9, 1e-4: None, 1e-5: None}
+    _, first, second, third = found.thresholds
     assert first == Threshold(1e-3, 0.3, None, "ijbc", 20_000)
     assert second == Threshold(1e-4, 0.4, None, "ijbc", 20_000)
     assert third == Threshold(1e-5, None, "it was not measured")
-    (_, none, _) = measurements(_results(_set("lfw", 300, 0.2, None)), name="net").thresholds
+    (_, _, none, _) = measurements(_results(_set("lfw", 300, 0.2, None)), name="net").thresholds
     assert none == Threshold(1e-4, None, "needs 10000 impostor pairs", "lfw", 300)
 
 
