@@ -74,7 +74,7 @@ def main(options: argparse.Namespace) -> None:
         return
     outcome = examine(inputs, data, sets, embedder, options)
     write_report(inputs, outcome, embedder, options)
-    write_map(inputs.dataset, outcome.plan, options.report)
+    write_map(inputs.dataset, inputs.names, outcome.plan, options.report)
     write_page(inputs, outcome, options)
     print(summary(inputs, outcome))
     print(f"{options.report / 'report.html'}: the faces to look at")
@@ -82,6 +82,7 @@ def main(options: argparse.Namespace) -> None:
         with progress_bar(str(options.output), "image") as progress:
             counts = write_cleaned(
                 inputs.dataset,
+                inputs.names,
                 outcome.plan,
                 options.output,
                 sharding=sharding_of(options),

@@ -9,7 +9,6 @@ import numpy as np
 
 from data.cleaning.decide import UNREADABLE
 from data.cleaning.groups import Groups
-from data.cleaning.write import label_names
 from data.datasets.sources import ImageSource
 from data.files import atomic_write, writing
 from data.records.locations import short_names, shown
@@ -64,7 +63,7 @@ class _Shown:
 
     def __init__(self, inputs: Inputs, outcome: Outcome) -> None:
         self._found = outcome.findings
-        self._names = label_names(inputs.dataset)
+        self._names = inputs.names
         places = sorted({place for place, _ in self._names})
         self._short = dict(zip(places, short_names(places), strict=True))
         self._labels = inputs.dataset.labels.astype(np.int64)
