@@ -21,6 +21,7 @@ from data.datasets.folders import IMAGE_SUFFIXES
 from data.datasets.sources import ImageSource
 from data.files import atomic_write, writing
 from data.records.locations import LocationKind, is_url, location_kind, shown
+from data.tools.class_names import label_names
 from eval.embedding import embed_images
 from eval.suites.images import ImageList
 from recognition import FaceEmbedder
@@ -48,12 +49,14 @@ def open_faces(location: str) -> Faces:
     """Open a dataset, as `data.train` names one, or a folder of images at any depth.
 
     The name of an image is its path in the folder, or its number in a dataset; its label is the
-    folder that it lies in, or its class. Raises `ValueError` for a location without images.
+    folder that it lies in, or the name of its class, or its label if classes have no names. Raises
+    `ValueError` for a location without images, or with names for some classes only.
     """
     if location_kind(location) is not LocationKind.FOLDER:
         dataset = open_dataset(location, remap_labels=True)
         names = [str(number) for number in range(len(dataset))]
-        return Faces(dataset, names, [str(label) for label in dataset.labels.tolist()])
+        classes = [str(name) for _, name in label_names(dataset)]
+        return Faces(dataset, names, [classes[label] for label in dataset.labels.tolist()])
     root = Path(location)
     names = sorted(
         path.relative_to(root).as_posix()
