@@ -5,7 +5,7 @@ two people under one label, the same image twice, and people of verification set
 it only reports: report.html, report.json and the label map in the folder --report. Embeddings are
 kept there; after an interruption the same command goes on, on any number of ranks.
 
-    python scripts/clean_records.py datasets/mine --model runs/demo --verification lfw cfp_fp
+    python scripts/clean_records.py mine --model runs/demo --verification lfw --folder datasets/demo
     python scripts/clean_records.py datasets/a datasets/b --model r100.onnx --output datasets/clean
     torchrun --nproc-per-node=8 scripts/clean_records.py datasets/mine --model runs/large
 """

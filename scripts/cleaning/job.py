@@ -52,6 +52,11 @@ def open_inputs(options: argparse.Namespace) -> Inputs:
         given = Path(name)
         folder = options.folder or Path(options.data[0])
         path = given if given.suffix == ".bin" else folder / f"{name}.bin"
+        if path != given and not path.is_file():
+            raise ValueError(
+                f"--verification {name}: {path} does not exist; expected the set there: state the "
+                "folder that has the sets with --folder, or the path of a .bin file as the set"
+            )
         sets.append((given.stem if given.suffix == ".bin" else name, read_pair_file(path)))
     names = [name for name, _ in sets]
     if repeated := sorted({name for name in names if names.count(name) > 1}):

@@ -215,7 +215,9 @@ def test_mistakes_are_refused(
         Image.fromarray(face).save(tmp_path / "single" / str(number) / "a.png")
     cases: list[tuple[Path, tuple[object, ...], str]] = [
         (people, ("--output", tmp_path / "full"), str(tmp_path / "full")),
-        (people, ("--verification", "lfw"), "lfw.bin"),
+        (people, ("--verification", "lfw"), f"{people / 'lfw.bin'} does not exist"),
+        (people, ("--verification", "lfw"), "--folder"),
+        (people, ("--verification", tmp_path / "none.bin"), "none.bin: no such file"),
         (people, ("--verification", *2 * [people.parent / "mine.bin"]), "mine twice"),
         (people, ("--threshold", "swaped=1"), "swaped"),
         (people, ("--threshold", "same=nan"), "same=nan"),
