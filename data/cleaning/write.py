@@ -120,7 +120,7 @@ def _by_label(old: Int64s, new: Int64s, count: int) -> Iterator[tuple[int, int, 
 def _rows(path: Path) -> Iterator[Any]:
     """Yield a writer of a CSV file that appears when it is whole."""
     with writing(path), atomic_write(path) as file:
-        text = TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+        text = TextIOWrapper(file, "utf-8", "surrogateescape", newline="", write_through=True)
         yield csv.writer(text)
         text.flush()
         text.detach()

@@ -79,7 +79,7 @@ def fingerprint(source: ImageDataset | PairFile) -> str:
         _add_file(digest, source.path)
         return digest.hexdigest()
     for part in source.sources:
-        digest.update(f"{shown(part.location)} {len(part)}\n".encode())
+        digest.update(os.fsencode(f"{shown(part.location)} {len(part)}\n"))
         if isinstance(part, RecordImages):
             digest.update(f"{part.file.fingerprint}\n".encode())  # of a URL too
             digest.update(part.offsets.tobytes())  # which images, in which order
@@ -92,7 +92,7 @@ def fingerprint(source: ImageDataset | PairFile) -> str:
 
 
 def _add_file(digest: Any, path: Path) -> None:
-    digest.update(f"{path.resolve()} ".encode())
+    digest.update(os.fsencode(f"{path.resolve()} "))
     if path.is_file():  # of a missing one the row is not good
         found = os.stat(path)
         digest.update(f"{found.st_size} {found.st_mtime_ns}\n".encode())

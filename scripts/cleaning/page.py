@@ -50,12 +50,12 @@ def write_page(inputs: Inputs, outcome: Outcome, options: argparse.Namespace) ->
     shown = _Shown(inputs, outcome)
     for most in MOST:
         found = {kind: shown.of_kind(kind, most) for kind in TITLES}
-        page = _document(found, inputs, outcome, options)
-        if len(page.encode()) < MOST_BYTES:
+        page = _document(found, inputs, outcome, options).encode("utf-8", "replace")
+        if len(page) < MOST_BYTES:
             break
     path = options.report / "report.html"
     with writing(path), atomic_write(path) as file:
-        file.write(page.encode())
+        file.write(page)
 
 
 class _Shown:

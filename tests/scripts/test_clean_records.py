@@ -3,6 +3,7 @@
 import csv
 import errno
 import json
+import os
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -109,6 +110,20 @@ def test_names_of_records_are_in_the_report_and_beside_the_cleaned_ones(
         with (output / table).open(newline="", encoding="utf-8") as file:
             assert sorted({row["label"] for row in csv.DictReader(file)}) == names
     assert read_class_names(open_records(output)) == names
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_names_that_are_no_utf8_reach_the_report(
+    run: Path, people: Path, tmp_path: Path, packed: bool
+) -> None:
+    folder, data = tmp_path / "people", tmp_path / "data"
+    shutil.copytree(people, folder, ignore=shutil.ignore_patterns("broken.jpg"))
+    (folder / "p3").rename(os.fsdecode(bytes(folder) + b"/\xffnn"))
+    if packed:
+        assert pack_records.main([str(folder), str(data)]) == 0
+    assert clean(run, data if packed else folder, tmp_path) == 0
+    assert b",\xffnn," in (tmp_path / "report" / "labels.csv").read_bytes()
+    assert "label ?nn" in (tmp_path / "report" / "report.html").read_text()
 
 
 def test_the_page_shows_labels_with_images_that_cannot_be_read(
