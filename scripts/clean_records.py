@@ -5,7 +5,7 @@ two people under one label, the same image twice, and people of verification set
 it only reports: report.html, report.json and the label map in the folder --report. Embeddings are
 kept there; after an interruption the same command goes on, on any number of ranks.
 
-    python scripts/clean_records.py datasets/mine --model runs/demo --verification lfw cfp_fp
+    python scripts/clean_records.py mine --model runs/demo --verification lfw --folder datasets/demo
     python scripts/clean_records.py datasets/a datasets/b --model r100.onnx --output datasets/clean
     torchrun --nproc-per-node=8 scripts/clean_records.py datasets/mine --model runs/large
 """
@@ -74,7 +74,7 @@ def main(options: argparse.Namespace) -> None:
         return
     outcome = examine(inputs, data, sets, embedder, options)
     write_report(inputs, outcome, embedder, options)
-    write_map(inputs.dataset, outcome.plan, options.report)
+    write_map(inputs.dataset, inputs.names, outcome.plan, options.report)
     write_page(inputs, outcome, options)
     print(summary(inputs, outcome))
     print(f"{options.report / 'report.html'}: the faces to look at")
@@ -82,6 +82,7 @@ def main(options: argparse.Namespace) -> None:
         with progress_bar(str(options.output), "image") as progress:
             counts = write_cleaned(
                 inputs.dataset,
+                inputs.names,
                 outcome.plan,
                 options.output,
                 sharding=sharding_of(options),

@@ -2,8 +2,8 @@
 
 The faces are aligned: a folder of images at any depth, or a dataset as in data.train. The file has
 `embeddings` (float32 [n, d], of length 1), `names` (paths, or numbers of records), `labels` (the
-folder of each image, or its class) and `about` (JSON: model, location and so on). Run the same
-command again after an interruption: it goes on.
+folder of each image, or the name or label of its class) and `about` (JSON: model, location and so
+on). Run the same command again after an interruption: it goes on.
 
     python scripts/embed_faces.py faces/ gallery.npz --model exported/
     python scripts/embed_faces.py datasets/demo demo.npz --model runs/demo

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.cleaning.embeddings import Int64s
 from data.cleaning.findings import KINDS, Findings
@@ -25,6 +26,8 @@ class Plan:
     labels: Int64s  # [n], from 0 on without gaps; -1 for images that are left out
     reasons: list[str]  # [n], a kind of finding, or `UNREADABLE`; empty where nothing changes
     num_labels: int
+    named_after: Int64s  # [num_labels], the old label of which each has the name
+    is_half: NDArray[np.bool_]  # [num_labels], whether it is but the second half of that one
 
 
 def decide(labels: Int64s, num_labels: int, found: Findings, fixes: Collection[str]) -> Plan:
@@ -80,10 +83,27 @@ def decide(labels: Int64s, num_labels: int, found: Findings, fixes: Collection[s
     if not len(left):
         raise ValueError("no image is left after all fixes: expected some; leave out some of --fix")
     new[new >= 0] = numbers
-    return Plan(new, reasons, len(left))
+    named_after, is_half = _origins(left, joined, num_labels, found.merged.labels)
+    return Plan(new, reasons, len(left), named_after, is_half)
 
 
-def _copies(found: Findings, dropped: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Int64s:
+def _origins(
+    left: Int64s, joined: Int64s, num_labels: int, divided: Int64s
+) -> tuple[Int64s, NDArray[np.bool_]]:
+    """Return of each label that is left the old one that it is named after, and if it is a half.
+
+    `joined` has what each label and each second half has become, and `divided` the labels of these.
+    """
+    named_after = np.concatenate([np.arange(num_labels), divided])[left]
+    is_half = left >= num_labels
+    for row in np.flatnonzero(is_half).tolist():
+        whole = np.flatnonzero(joined[:num_labels] == left[row])
+        if len(whole):  # a half that a label was joined to is the person of that label
+            named_after[row], is_half[row] = whole[0], False
+    return named_after, is_half
+
+
+def _copies(found: Findings, dropped: NDArray[np.bool_]) -> Int64s:
     """Return the images to leave out of each group of copies: all but one.
 
     That is the first of those whose label is not in doubt; of none if all others are left out.

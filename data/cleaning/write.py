@@ -1,7 +1,7 @@
 """Writes a cleaned dataset, and what became of each label and image."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
@@ -14,7 +14,8 @@ from data.cleaning.embeddings import Int64s
 from data.datasets.dataset import ImageDataset
 from data.files import atomic_folder, atomic_write, writing
 from data.progress import ProgressCallback
-from data.records.locations import shown
+from data.records.locations import short_names
+from data.tools.class_names import ClassName
 from data.tools.record_set import (
     RecordSetWriter,
     Sharding,
@@ -28,6 +29,7 @@ IMAGES: Final = "images.csv"
 
 def write_cleaned(
     dataset: ImageDataset,
+    names: Sequence[ClassName],  # of its classes
     plan: Plan,
     output: Path,
     *,
@@ -36,8 +38,9 @@ def write_cleaned(
 ) -> tuple[int, int]:
     """Write the images that stay, by their new labels, as records in the identity layout.
 
-    Next to them `labels.csv` and `images.csv`. Bytes of images are copied. Returns the numbers of
-    images and labels; raises `ValueError` for an output that exists and a disk that is full.
+    Next to them `labels.csv`, `images.csv`, and `classes.json` if there are names. Bytes of images
+    are copied. Returns the numbers of images and labels; raises `ValueError` for an output that
+    exists and a disk that is full.
     """
     check_label_range(plan.num_labels)
     stay = np.flatnonzero(plan.labels >= 0)
@@ -50,19 +53,20 @@ def write_cleaned(
                 writer.add(position, int(plan.labels[index]), dataset.encoded(index))
                 if progress is not None and (position + 1) % 1024 == 0:
                     progress(position + 1, len(order))
-        write_set_files(partial, plan.num_labels, None, dataset.encoded(int(order[0])))
-        write_map(dataset, plan, partial)
+        image = dataset.encoded(int(order[0]))
+        write_set_files(partial, plan.num_labels, new_names(names, plan), image)
+        write_map(dataset, names, plan, partial)
     return len(order), plan.num_labels
 
 
-def write_map(dataset: ImageDataset, plan: Plan, folder: Path) -> None:
+def write_map(dataset: ImageDataset, names: Sequence[ClassName], plan: Plan, folder: Path) -> None:
     """Write what becomes of labels and images.
 
     `labels.csv`: dataset, its label, the number of its images, the new label of most of them, empty
     if none stays, and how many have it. `images.csv`: the image's number, where it is, its label,
-    the new one, empty if it is left out, and why it changes.
+    the new one, empty if it is left out, and why it changes. Labels are as in `names`.
     """
-    names, old = label_names(dataset), dataset.labels.astype(np.int64)
+    old = dataset.labels.astype(np.int64)
     with _rows(folder / LABELS) as write:
         write.writerow(["dataset", "label", "images", "new_label", "of_them"])
         for label, most, count, total in _by_label(old, plan.labels, dataset.num_classes):
@@ -75,18 +79,27 @@ def write_map(dataset: ImageDataset, plan: Plan, folder: Path) -> None:
             write.writerow([index, name, *names[label], "" if new < 0 else new, reason])
 
 
-def label_names(dataset: ImageDataset) -> list[tuple[str, str]]:
-    """Return of each class the dataset that it is from, and its label or name there."""
-    names = [("", str(label)) for label in range(dataset.num_classes)]
-    mapping: Any = dataset.class_mapping
-    locations = list(dict.fromkeys(shown(source.location) for source in dataset.sources))
-    if mapping is None:
-        return [(locations[0] if len(locations) == 1 else "", name) for _, name in names]
-    nested = bool(mapping) and all(isinstance(value, dict) for value in mapping.values())
-    for place, labels in (mapping if nested else {locations[0]: mapping}).items():
-        for label, number in labels.items():
-            names[number] = (str(place), str(label))
-    return names
+def new_names(names: Sequence[ClassName], plan: Plan) -> list[str] | None:
+    """Return what the new labels are called, each otherwise; None if no class has a name.
+
+    A class without one is called after its dataset and label. The second half of a divided label,
+    and the same name from another dataset, get a number: `Ann 2`.
+    """
+    if not any(isinstance(name, str) for _, name in names):
+        return None
+    places = sorted({place for place, _ in names})
+    short = dict(zip(places, short_names(places), strict=True))
+    every = [name if isinstance(name, str) else f"{short[at]} {name}" for at, name in names]
+    taken, found = set(every), dict[str, None]()
+    for label, is_half in zip(plan.named_after.tolist(), plan.is_half.tolist(), strict=True):
+        name, number = every[label], 2
+        if is_half or name in found:
+            while f"{name} {number}" in taken:
+                number += 1
+            name = f"{name} {number}"
+        taken.add(name)
+        found[name] = None
+    return list(found)
 
 
 def _by_label(old: Int64s, new: Int64s, count: int) -> Iterator[tuple[int, int, int, int]]:
@@ -107,7 +120,7 @@ def _by_label(old: Int64s, new: Int64s, count: int) -> Iterator[tuple[int, int, 
 def _rows(path: Path) -> Iterator[Any]:
     """Yield a writer of a CSV file that appears when it is whole."""
     with writing(path), atomic_write(path) as file:
-        text = TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+        text = TextIOWrapper(file, "utf-8", "surrogateescape", newline="", write_through=True)
         yield csv.writer(text)
         text.flush()
         text.detach()

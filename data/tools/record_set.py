@@ -263,7 +263,12 @@ def read_class_names(images: RecordDataset) -> list[str] | None:
 
     Raises `RecordError` if the file does not name every class.
     """
-    path = images.files[0].with_name(CLASSES)
+    return read_label_names(images.files[0].parent, images.stored_labels)
+
+
+def read_label_names(folder: Path, labels: Sequence[int]) -> list[str] | None:
+    """Return the names of labels from `classes.json` in a folder; see `read_class_names`."""
+    path = folder / CLASSES
     if not path.is_file():
         return None
     try:
@@ -274,10 +279,10 @@ def read_class_names(images: RecordDataset) -> list[str] | None:
             f"{path} is not a list of classes ({error}): expected a JSON object {{name: class}}; "
             "write it again, or delete it"
         ) from error
-    missing = [label for label in images.stored_labels if label not in by_label]
+    missing = [label for label in labels if label not in by_label]
     if missing:
         raise RecordError(
             f"{path} has no name for class {missing[0]} ({len(missing)} such classes): expected "
             "one for each; it belongs to another set: write it again, or delete it"
         )
-    return [by_label[label] for label in images.stored_labels]
+    return [by_label[label] for label in labels]

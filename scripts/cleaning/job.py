@@ -16,6 +16,7 @@ from data.cleaning.findings import Findings
 from data.cleaning.leaks import KnownPeople
 from data.datasets.dataset import ImageDataset, open_dataset
 from data.pairs.bin_file import PairFile, read_pair_file
+from data.tools.class_names import ClassName, label_names
 from eval.faces import people_of
 from recognition import FaceEmbedder
 from recognition.distributed import current
@@ -29,6 +30,7 @@ class Inputs:
     """What is to be examined."""
 
     dataset: ImageDataset  # all of DATA, one after the other
+    names: list[ClassName]  # of its classes
     parts: list[ImageDataset]  # each of DATA by itself
     sets: list[tuple[str, PairFile]]  # verification sets by name
 
@@ -50,6 +52,11 @@ def open_inputs(options: argparse.Namespace) -> Inputs:
         given = Path(name)
         folder = options.folder or Path(options.data[0])
         path = given if given.suffix == ".bin" else folder / f"{name}.bin"
+        if path != given and not path.is_file():
+            raise ValueError(
+                f"--verification {name}: {path} does not exist; expected the set there: state the "
+                "folder that has the sets with --folder, or the path of a .bin file as the set"
+            )
         sets.append((given.stem if given.suffix == ".bin" else name, read_pair_file(path)))
     names = [name for name, _ in sets]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
@@ -69,7 +76,7 @@ def open_inputs(options: argparse.Namespace) -> Inputs:
             "expected some with several, by which the others are judged"
         )
     parts = [open_dataset(location, remap_labels=True) for location in options.data]
-    return Inputs(dataset, parts, sets)
+    return Inputs(dataset, label_names(dataset), parts, sets)
 
 
 def embed_all(

@@ -9,7 +9,6 @@ import numpy as np
 
 from data.cleaning.decide import UNREADABLE
 from data.cleaning.groups import Groups
-from data.cleaning.write import label_names
 from data.datasets.sources import ImageSource
 from data.files import atomic_write, writing
 from data.records.locations import short_names, shown
@@ -51,12 +50,12 @@ def write_page(inputs: Inputs, outcome: Outcome, options: argparse.Namespace) ->
     shown = _Shown(inputs, outcome)
     for most in MOST:
         found = {kind: shown.of_kind(kind, most) for kind in TITLES}
-        page = _document(found, inputs, outcome, options)
-        if len(page.encode()) < MOST_BYTES:
+        page = _document(found, inputs, outcome, options).encode("utf-8", "replace")
+        if len(page) < MOST_BYTES:
             break
     path = options.report / "report.html"
     with writing(path), atomic_write(path) as file:
-        file.write(page.encode())
+        file.write(page)
 
 
 class _Shown:
@@ -64,7 +63,7 @@ class _Shown:
 
     def __init__(self, inputs: Inputs, outcome: Outcome) -> None:
         self._found = outcome.findings
-        self._names = label_names(inputs.dataset)
+        self._names = inputs.names
         places = sorted({place for place, _ in self._names})
         self._short = dict(zip(places, short_names(places), strict=True))
         self._labels = inputs.dataset.labels.astype(np.int64)

@@ -4,7 +4,6 @@ import argparse
 import json
 from typing import Any, Final
 
-from data.cleaning.write import label_names
 from data.files import atomic_write, writing
 from recognition import FaceEmbedder
 from recognition.redaction import redact
@@ -91,7 +90,7 @@ def write_report(
 
 def _findings(inputs: Inputs, outcome: Outcome) -> dict[str, list[dict[str, Any]]]:
     """Return every finding; images are numbers as in `images.csv`, labels as in the data."""
-    found, names = outcome.findings, label_names(inputs.dataset)
+    found, names = outcome.findings, inputs.names
     labels = inputs.dataset.labels
     wrong: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
     one = found.wrong

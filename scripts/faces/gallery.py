@@ -24,6 +24,7 @@ from data.files import atomic_write, writing
 from data.loading.decode import encoded_size
 from data.pairs.bin_file import PairFile
 from data.records.locations import LocationKind, is_url, location_kind, shown
+from data.tools.class_names import label_names
 from eval.embedding import embed_images
 from eval.suites.images import ImageList
 from recognition import FaceEmbedder
@@ -52,12 +53,14 @@ def open_faces(location: str) -> Faces:
     """Open a dataset, as `data.train` names one, or a folder of images at any depth.
 
     The name of an image is its path in the folder, or its number in a dataset; its label is the
-    folder that it lies in, or its class. Raises `ValueError` for a location without images.
+    folder that it lies in, or the name of its class, or its label if classes have no names. Raises
+    `ValueError` for a location without images, or with names for some classes only.
     """
     if location_kind(location) is not LocationKind.FOLDER:
         dataset = open_dataset(location, remap_labels=True)
         names = [str(number) for number in range(len(dataset))]
-        return Faces(dataset, names, [str(label) for label in dataset.labels.tolist()])
+        classes = [str(name) for _, name in label_names(dataset)]
+        return Faces(dataset, names, [classes[label] for label in dataset.labels.tolist()])
     root = Path(location)
     names = sorted(
         path.relative_to(root).as_posix()
@@ -220,7 +223,7 @@ def fingerprint(source: ImageDataset | PairFile) -> str:
         _add_file(digest, source.path)
         return digest.hexdigest()
     for part in source.sources:
-        digest.update(f"{shown(part.location)} {len(part)}\n".encode())
+        digest.update(os.fsencode(f"{shown(part.location)} {len(part)}\n"))
         if isinstance(part, RecordImages):
             digest.update(f"{part.file.fingerprint}\n".encode())  # of a URL too
             digest.update(part.offsets.tobytes())  # which images, in which order
@@ -233,7 +236,7 @@ def fingerprint(source: ImageDataset | PairFile) -> str:
 
 
 def _add_file(digest: Any, path: Path) -> None:
-    digest.update(f"{path.resolve()} ".encode())
+    digest.update(os.fsencode(f"{path.resolve()} "))
     if path.is_file():  # of a missing one the row is not good
         found = os.stat(path)
         digest.update(f"{found.st_size} {found.st_mtime_ns}\n".encode())

@@ -3,6 +3,7 @@
 import csv
 import errno
 import json
+import os
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,10 +14,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.datasets.dataset import open_dataset
+from data.datasets.dataset import open_dataset, open_records
 from data.pairs.bin_file import write_pair_file
 from data.records.writer import write_face_records
-from scripts import clean_records
+from data.tools.record_set import read_class_names
+from scripts import clean_records, pack_records
 from scripts.cleaning import embed
 from scripts.faces import parts
 from scripts.faces.gallery import fingerprint
@@ -92,6 +94,36 @@ def test_report_and_cleaned_records(
     assert "b" not in page.tags  # a name is no tag
     assert len(page.sources) >= 2 * PEOPLE
     assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
+
+
+def test_names_of_records_are_in_the_report_and_beside_the_cleaned_ones(
+    run: Path, people: Path, tmp_path: Path
+) -> None:
+    data, output, folder = tmp_path / "data", tmp_path / "clean", tmp_path / "people"
+    shutil.copytree(people, folder, ignore=shutil.ignore_patterns("broken.jpg"))
+    (folder / "p3").rename(folder / "Ann Müller")
+    assert pack_records.main([str(folder), str(data)]) == 0
+    assert clean(run, data, tmp_path, "--output", output, "--fix", "duplicates") == 0
+    assert "label Ann Müller" in (tmp_path / "report" / "report.html").read_text()
+    names = ["Ann Müller", "p0", "p1", "p2", "p4"]
+    for table in ("labels.csv", "images.csv"):
+        with (output / table).open(newline="", encoding="utf-8") as file:
+            assert sorted({row["label"] for row in csv.DictReader(file)}) == names
+    assert read_class_names(open_records(output)) == names
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_names_that_are_no_utf8_reach_the_report(
+    run: Path, people: Path, tmp_path: Path, packed: bool
+) -> None:
+    folder, data = tmp_path / "people", tmp_path / "data"
+    shutil.copytree(people, folder, ignore=shutil.ignore_patterns("broken.jpg"))
+    (folder / "p3").rename(os.fsdecode(bytes(folder) + b"/\xffnn"))
+    if packed:
+        assert pack_records.main([str(folder), str(data)]) == 0
+    assert clean(run, data if packed else folder, tmp_path) == 0
+    assert b",\xffnn," in (tmp_path / "report" / "labels.csv").read_bytes()
+    assert "label ?nn" in (tmp_path / "report" / "report.html").read_text()
 
 
 def test_the_page_shows_labels_with_images_that_cannot_be_read(
@@ -198,7 +230,9 @@ def test_mistakes_are_refused(
         Image.fromarray(face).save(tmp_path / "single" / str(number) / "a.png")
     cases: list[tuple[Path, tuple[object, ...], str]] = [
         (people, ("--output", tmp_path / "full"), str(tmp_path / "full")),
-        (people, ("--verification", "lfw"), "lfw.bin"),
+        (people, ("--verification", "lfw"), f"{people / 'lfw.bin'} does not exist"),
+        (people, ("--verification", "lfw"), "--folder"),
+        (people, ("--verification", tmp_path / "none.bin"), "none.bin: no such file"),
         (people, ("--verification", *2 * [people.parent / "mine.bin"]), "mine twice"),
         (people, ("--threshold", "swaped=1"), "swaped"),
         (people, ("--threshold", "same=nan"), "same=nan"),

@@ -228,7 +228,7 @@ def test_without_a_threshold_there_is_no_verdict(
     assert compare_faces.main([*pair, "--model", "absent"]) == 2
 
 
-def test_a_dataset_has_numbers_for_names(
+def test_faces_of_a_dataset_have_numbers_and_the_names_of_their_people(
     run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, output = tmp_path / "data", tmp_path / "gallery.npz"
@@ -236,5 +236,9 @@ def test_a_dataset_has_numbers_for_names(
     assert embed(data, output, run) == 0
     found = Gallery.read(output)
     assert found.names.tolist() == [str(number) for number in range(COUNT)]
-    assert sorted(found.labels.tolist()) == [label for label in "01234" for _ in "ab"]
+    assert found.labels.tolist() == [f"p{number}" for number in range(5) for _ in "ab"]
     assert found.about["flip"] is False
+    (data / "classes.json").unlink()
+    assert embed(data, tmp_path / "plain.npz", run) == 0
+    labels = Gallery.read(tmp_path / "plain.npz").labels.tolist()
+    assert labels == [label for label in "01234" for _ in "ab"]

@@ -183,3 +183,28 @@ def test_what_is_too_small_is_not_judged() -> None:
     assert not len(found.wrong.images)
     assert found.figures["not_judged"] == 59
     assert found.cuts["merged"] is None
+
+
+def test_each_new_label_is_named_after_the_one_that_stays(
+    examined: tuple[Findings, NDArray[np.int64], People],
+) -> None:
+    one = plan(examined, *KINDS)
+    gone = {NEW - 1, 10}  # joined to SPLIT, and leaked
+    assert one.named_after.tolist() == [*sorted({*range(NEW)} - gone), MERGED[0]]
+    assert np.flatnonzero(one.is_half).tolist() == [one.num_labels - 1]
+
+
+def test_a_half_has_the_name_of_the_label_that_is_joined_to_it() -> None:
+    person = np.repeat(np.arange(PEOPLE), IMAGES)
+    labels = person.copy()
+    labels[person == 31] = 30  # divided again
+    small = np.flatnonzero(person == 31)[6:]  # the same person, in fewer images
+    labels[small] = PEOPLE
+    labels = np.unique(labels, return_inverse=True)[1]
+    found, _, _ = examine(person, labels)
+    new = decide(labels, int(labels.max()) + 1, found, KINDS)
+    (half,) = found.merged.second
+    assert set(half.tolist()) <= set(np.flatnonzero(person == 31).tolist())
+    assert new.labels[half[0]] == new.labels[small[0]]
+    assert new.named_after[new.labels[half[0]]] == labels[small[0]]
+    assert not new.is_half.any()
