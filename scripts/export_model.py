@@ -28,7 +28,7 @@ from torch import nn
 
 from data.augmentations.augment import normalise
 from data.datasets.dataset import open_dataset
-from data.files import atomic_folder
+from data.files import atomic_folder, writing
 from data.loading.decode import decode_batch
 from recognition import __version__
 from recognition.checkpoint import read_metadata
@@ -86,8 +86,9 @@ def main(options: argparse.Namespace) -> None:
         differences = write_networks(options, network, backbone, folder)
         measured = {ONNX: results} if results is not None else measure(options, folder)
         card = describe(options, network, folder, differences, measured)
-        (folder / CONFIG).write_text(card.description.to_json(), encoding="utf-8")
-        (folder / "README.md").write_text(card.text(), encoding="utf-8")
+        with writing(options.output):
+            (folder / CONFIG).write_text(card.description.to_json(), encoding="utf-8")
+            (folder / "README.md").write_text(card.text(), encoding="utf-8")
     for name, value in differences.items():
         print(f"{options.output / name}: embeddings differ by at most {value:.2g} of their length")
     print(f"{options.output / 'README.md'}: the model card; fill in what is marked there")
@@ -99,11 +100,12 @@ def write_networks(
     """Write the files of all forms; return their relative differences from the network."""
     size = network.image_size
     facts = {"backbone": str(network.details["backbone"]), "producer": f"partialfc {__version__}"}
-    differences = export_backbone(backbone, folder, image_size=size, metadata=facts)
-    if options.fp16:
-        to_fp16(folder / ONNX, folder / FP16)
-    if options.int8:
-        to_int8(folder / ONNX, folder / INT8, calibration(options, size))
+    with writing(options.output):
+        differences = export_backbone(backbone, folder, image_size=size, metadata=facts)
+        if options.fp16:
+            to_fp16(folder / ONNX, folder / FP16)
+        if options.int8:
+            to_int8(folder / ONNX, folder / INT8, calibration(options, size))
     for name in (FP16, INT8):
         if (folder / name).exists():
             model = OnnxModel(folder / name, torch.device("cpu"))

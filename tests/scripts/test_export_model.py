@@ -7,6 +7,7 @@ import pytest
 
 from recognition import FaceEmbedder
 from scripts import export_model
+from tests.conftest import file_limit
 from tests.recognition.inference.small_run import EMBEDDING, SIZE, faces, write_run
 
 BINS = Path(__file__).parents[1] / "fixtures" / "bins"
@@ -51,3 +52,12 @@ def test_mistakes_are_refused_before_the_work(
     ):
         assert export_model.main(arguments) == 1
         assert words in capsys.readouterr().err
+
+
+def test_a_full_disk_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, output = write_run(tmp_path / "run"), tmp_path / "out"
+    with file_limit(5000):
+        assert export_model.main([str(run), str(output)]) == 1
+    words = f"{output} cannot be written: File too large; make room"
+    assert words in capsys.readouterr().err
+    assert not output.exists()
