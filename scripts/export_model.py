@@ -68,6 +68,9 @@ def main(options: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.int8 and options.calibrate is None:
         raise ValueError("--int8 needs images to choose ranges by: name a dataset in --calibrate")
+    for name in ("calibrate_images", "batch_size"):
+        if (count := getattr(options, name)) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {count}, expected at least 1")
     network = load_network(
         options.model,
         torch.device("cpu"),
@@ -80,7 +83,12 @@ def main(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.model} is {network.kind}: expected a run, or weights")
     results = None
     if options.results is not None:
-        found = json.loads(options.results.read_text(encoding="utf-8"))
+        try:
+            found = json.loads(options.results.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(
+                f"{options.results} is no file of scripts/benchmark_verification.py: {error}"
+            ) from None
         results = measurements(found, sha256=sha256(network.file))
     with atomic_folder(options.output) as folder:
         differences = write_networks(options, network, backbone, folder)

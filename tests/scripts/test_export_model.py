@@ -42,11 +42,19 @@ def test_mistakes_are_refused_before_the_work(
     run = write_run(tmp_path / "run")
     results = tmp_path / "results.json"
     results.write_text(json.dumps({"models": [], "sets": []}))
+    lines = tmp_path / "metrics.jsonl"
+    lines.write_text("{}\n{}\n")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     for arguments, words in (
         ([str(run), "out", "--int8"], "--calibrate"),
+        (
+            [str(run), "out", "--calibrate-images", "0"],
+            "--calibrate-images is 0, expected at least",
+        ),
+        ([str(run), "out", "--batch-size", "-5"], "--batch-size is -5, expected at least 1"),
         ([str(run), "out", "--results", str(results)], "results are of"),
+        ([str(run), "out", "--results", str(lines)], "metrics.jsonl is no results.json"),
         ([str(run), str(tmp_path / "full")], "full"),
         ([str(tmp_path / "absent"), "out"], "absent"),
     ):
