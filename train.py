@@ -62,12 +62,13 @@ from recognition.build import (
     build_network,
     build_telemetry,
     build_trainer,
+    check_start,
     describe_model,
     load_class_means,
     load_initial_weights,
     run_identity,
 )
-from recognition.checkpoint import Checkpoints, read_metadata
+from recognition.checkpoint import Checkpoints, latest, read_metadata
 from recognition.config import Config
 from recognition.config_file import config_values, dump_config, load_config
 from recognition.distributed import (
@@ -106,7 +107,7 @@ def start(options: argparse.Namespace, world: World, signals: StopSignals) -> No
     check_batch(config, world)
     choose_decoder(config.data.decoder, device)  # refuses what is not installed
     if options.dry_run:
-        dry_run(config, world, device, reason)
+        dry_run(config, world, device, reason, options.resume)
         return
     with process_group(device, config.train.timeout_seconds):
         threads, threads_reason = choose_threads(world)
@@ -186,7 +187,9 @@ def begin(
         trainer.run_verification()
 
 
-def dry_run(config: Config, world: World, device: torch.device, reason: str) -> None:
+def dry_run(
+    config: Config, world: World, device: torch.device, reason: str, resume: str | None
+) -> None:
     """Check all that is there without starting it; print the resolved config and the plan."""
     images, classes, remark = stated_numbers(config.data) or (0, 0, "")
     separate: Mapping[str, int] = {}
@@ -196,6 +199,8 @@ def dry_run(config: Config, world: World, device: torch.device, reason: str) -> 
         separate = separate_classes(dataset)
         build_order(config.data, dataset, config.seed)
         build_verifier(config, world)
+    if resume is None or (resume == "auto" and latest(config.output / "checkpoints") is None):
+        check_start(config, separate or classes)  # a run that resumes reads none of it
     precision = Precision(config.train.precision, device)
     lines = {
         "device": f"{device.type} ({reason}); {world.size} rank(s)",

@@ -131,9 +131,12 @@ def as_published(weights: Weights, source: str) -> tuple[dict[str, Tensor], str]
         if family.has(weights):
             try:
                 found = family.published(weights)
-            except (KeyError, ValueError) as error:
+            except (KeyError, IndexError, TypeError, ValueError) as error:
+                reason = str(error)
+                if not isinstance(error, ValueError):  # damage causes these
+                    reason = f"layers are missing or of another shape: {error}"
                 raise ValueError(
-                    f"{source} looks like a network of {family.name}, and {error}"
+                    f"{source} looks like a network of {family.name}, and {reason}"
                 ) from None
             turned = ", channels turned from BGR to RGB" if family.channels == "bgr" else ""
             return found, f"an IR network of {family.name}{turned}"

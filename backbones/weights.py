@@ -144,10 +144,13 @@ def _check_match(
     if any(differences.values()):
         size, expected_size = _embedding_size(weights), _embedding_size(expected)
         sizes = f"; embedding_size is {size}, expected {expected_size}"
+        advice = "build the backbone of these weights"
+        found = [text for texts in differences.values() for text in texts]
+        if len(found) == 1 and found[0].startswith("fc.weight [") and size == expected_size:
+            advice += " for their image size (--image-size of a command, data.image_size of a run)"
         raise ValueError(
             f"{source} does not match this backbone: {_summary(differences)}"
-            f"{sizes if size != expected_size else ''}; {_what_they_are(weights, expected)}build "
-            "the backbone of these weights"
+            f"{sizes if size != expected_size else ''}; {_what_they_are(weights, expected)}{advice}"
         )
 
 

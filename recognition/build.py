@@ -195,6 +195,16 @@ def initial_centres(config: Config, classes: int | Mapping[str, int]) -> Publish
     return centres
 
 
+def check_start(config: Config, classes: int | Mapping[str, int]) -> None:
+    """Raise `ValueError` where a new run cannot start from what its config names.
+
+    `classes` is as for `build_head`. The numbers of the centres are not looked at.
+    """
+    if config.init_from is not None:
+        load_initial_weights(build_network(config), config.init_from, config.init_weights)
+    initial_centres(config, classes)
+
+
 def load_class_means(trainer: Trainer, batches: Iterable[tuple[Tensor, Tensor]], seed: int) -> None:
     """Start the head of a new run from class means; see `start_from_class_means`. Collective."""
 

@@ -28,7 +28,7 @@ from torch import nn
 
 from data.augmentations.augment import normalise
 from data.datasets.dataset import open_dataset
-from data.files import atomic_folder
+from data.files import atomic_folder, writing
 from data.loading.decode import decode_batch
 from recognition import __version__
 from recognition.checkpoint import read_metadata
@@ -68,6 +68,9 @@ def main(options: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.int8 and options.calibrate is None:
         raise ValueError("--int8 needs images to choose ranges by: name a dataset in --calibrate")
+    for name in ("calibrate_images", "batch_size"):
+        if (count := getattr(options, name)) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {count}, expected at least 1")
     network = load_network(
         options.model,
         torch.device("cpu"),
@@ -80,14 +83,20 @@ def main(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.model} is {network.kind}: expected a run, or weights")
     results = None
     if options.results is not None:
-        found = json.loads(options.results.read_text(encoding="utf-8"))
+        try:
+            found = json.loads(options.results.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(
+                f"{options.results} is no file of scripts/benchmark_verification.py: {error}"
+            ) from None
         results = measurements(found, sha256=sha256(network.file))
     with atomic_folder(options.output) as folder:
         differences = write_networks(options, network, backbone, folder)
         measured = {ONNX: results} if results is not None else measure(options, folder)
         card = describe(options, network, folder, differences, measured)
-        (folder / CONFIG).write_text(card.description.to_json(), encoding="utf-8")
-        (folder / "README.md").write_text(card.text(), encoding="utf-8")
+        with writing(options.output):
+            (folder / CONFIG).write_text(card.description.to_json(), encoding="utf-8")
+            (folder / "README.md").write_text(card.text(), encoding="utf-8")
     for name, value in differences.items():
         print(f"{options.output / name}: embeddings differ by at most {value:.2g} of their length")
     print(f"{options.output / 'README.md'}: the model card; fill in what is marked there")
@@ -99,11 +108,12 @@ def write_networks(
     """Write the files of all forms; return their relative differences from the network."""
     size = network.image_size
     facts = {"backbone": str(network.details["backbone"]), "producer": f"partialfc {__version__}"}
-    differences = export_backbone(backbone, folder, image_size=size, metadata=facts)
-    if options.fp16:
-        to_fp16(folder / ONNX, folder / FP16)
-    if options.int8:
-        to_int8(folder / ONNX, folder / INT8, calibration(options, size))
+    with writing(options.output):
+        differences = export_backbone(backbone, folder, image_size=size, metadata=facts)
+        if options.fp16:
+            to_fp16(folder / ONNX, folder / FP16)
+        if options.int8:
+            to_int8(folder / ONNX, folder / INT8, calibration(options, size))
     for name in (FP16, INT8):
         if (folder / name).exists():
             model = OnnxModel(folder / name, torch.device("cpu"))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import torch
+from torch import Tensor
 
 from backbones.plain_pickle import WeightFileError
 from backbones.weight_file import WeightFile, open_weight_file
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _FILE: Final = re.compile(r"softmax_fc_gpu_(\d+)\.pt|rank_(\d+)_softmax_weight\.pt")
 _ROWS: Final = 1 << 15  # written at a time
+_SHOWN: Final = 3  # missing files in a message
 
 Result = TypeVar("Result")
 
@@ -59,10 +61,13 @@ class PublishedCentres:
                 f"{folder} has no class centres: expected a folder with softmax_fc_gpu_0.pt, "
                 "softmax_fc_gpu_1.pt and so on"
             )
-        if missing := sorted(set(range(max(found))) - set(found)):
+        if count := max(found) + 1 - len(found):
+            first = min(len(found) + _SHOWN, max(found))  # a stray number may be huge
+            missing = [str(n) for n in range(first) if n not in found][:_SHOWN]
+            more = f" and {count - len(missing):,} more" if count > len(missing) else ""
             raise CentresError(
-                f"{folder} has parts up to {max(found)} but not {', '.join(map(str, missing))}: "
-                "copy these files too"
+                f"{folder} has parts up to {max(found)} but not {', '.join(missing)}{more}: copy "
+                "these files too, or remove a part that does not belong to them"
             )
         files = tuple(found[number] for number in sorted(found))
         shapes = [_read(path, lambda file, item: file.shape(item)) for path in files]
@@ -82,7 +87,8 @@ class PublishedCentres:
         """Give a head, before its first step, the centres of its classes.
 
         `seed` is that of the head. Reads the files that have some, one at a time. Raises
-        `CentresError` as `check` does, and for a file that is damaged.
+        `CentresError` as `check` does, and for a file that is damaged or has other than finite
+        floating-point numbers.
         """
         self.check(head.num_classes, head.table.layout()["weight"][0][1])
         start, stop = head.shard
@@ -90,9 +96,11 @@ class PublishedCentres:
         for path, count in zip(self.files, self.counts, strict=True):
             low, high = max(first, start), min(first + count, stop)
             if low < high:
-                rows = _read(path, WeightFile.tensor)[low - first : high - first]
+                rows = _read(path, _numbers)[low - first : high - first]
                 for at in range(0, len(rows), _ROWS):
-                    part = rows[at : at + _ROWS].to(head.table.weight.device, torch.float32).clone()
+                    part = rows[at : at + _ROWS].to(torch.float32)
+                    _check_finite(part, path, low + at)
+                    part = part.to(head.table.weight.device).clone()
                     # As the initial centres that these replace; see `create_table`.
                     noise = RowNoise(seed, -1, len(part), low + at)
                     head.table.write_centres(low - start + at, part, noise)
@@ -121,6 +129,23 @@ def _read(path: Path, use: Callable[[WeightFile, object], Result]) -> Result:
     except Exception as error:  # damage causes many kinds of errors
         reason = f"it is damaged ({type(error).__name__}: {str(error)[:200]})"
     raise CentresError(f"{path} cannot be read as class centres: {reason}; copy it anew")
+
+
+def _numbers(file: WeightFile, item: object) -> Tensor:
+    numbers = file.tensor(item)
+    if not numbers.is_floating_point():
+        raise WeightFileError(f"its numbers are {numbers.dtype}, expected torch.float32")
+    return numbers
+
+
+def _check_finite(rows: Tensor, path: Path, first: int) -> None:
+    """Raise `CentresError` unless the centres of classes, from `first` on, are finite."""
+    if not rows.isfinite().all():
+        row = int(rows.isfinite().all(dim=1).logical_not().nonzero()[0])
+        raise CentresError(
+            f"{path}: the centre of class {first + row} is not finite in float32: copy the file "
+            "anew, or choose another"
+        )
 
 
 def _weight(file: WeightFile) -> object:

@@ -5,7 +5,9 @@ ONNX is what the `insightface` package takes as a recognition model: one input f
 not begin with nodes called `Sub` and `Mul`; and one output [n, d].
 """
 
+import io
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,9 +40,15 @@ def export_backbone(
 
     `backbone` is on the CPU. `metadata` goes into the ONNX file, beside the pixel format. Returns
     the largest relative difference of the embeddings in each file. Raises `ExportError` where one
-    is above `TOLERANCE`, and `ModuleNotFoundError`, with the extra to install, without a package.
+    is above `TOLERANCE`, and before anything is written where the network's own embeddings are not
+    finite; `ModuleNotFoundError`, with the extra to install, without a package; and `OSError`.
     """
     backbone = backbone.eval().to(memory_format=torch.contiguous_format)
+    if math.isnan(difference(backbone, backbone, image_size)):
+        raise ExportError(
+            "the network makes embeddings that are not finite, of which no file can be compared: "
+            "export another checkpoint, or train again with a lower optimizer.lr"
+        )
     write_safetensors(folder / SAFETENSORS, backbone.state_dict())
     batch = torch.export.Dim("batch")
     example = torch.zeros(2, 3, image_size, image_size)
@@ -49,7 +57,9 @@ def export_backbone(
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # paths of this machine
-    torch.export.save(program, folder / TORCH_EXPORT)
+    content = io.BytesIO()  # given a path, torch ends the process where its disk is full
+    torch.export.save(program, content)
+    (folder / TORCH_EXPORT).write_bytes(content.getbuffer())
     write_onnx(program, folder / ONNX, metadata)
     device = torch.device("cpu")
     forms: dict[str, Model] = {

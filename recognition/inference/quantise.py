@@ -27,7 +27,7 @@ def to_int8(source: Path, target: Path, batches: Iterable[NDArray[np.float32]]) 
     """Write a network whose products are of 8-bit integers; images and embeddings stay float32.
 
     Weights have a scale per channel; those of activations follow from `batches`, some hundred
-    faces [b, 3, S, S] in [-1, 1] as the network will see them.
+    faces [b, 3, S, S] in [-1, 1] as the network will see them. An `OSError` is one of writing.
     """
     try:
         import onnx
@@ -42,7 +42,10 @@ def to_int8(source: Path, target: Path, batches: Iterable[NDArray[np.float32]]) 
             self._batches = iter(batches)
 
         def get_next(self) -> dict[str, Any] | None:
-            images = next(self._batches, None)
+            try:
+                images = next(self._batches, None)
+            except OSError as error:  # no fault of the file that is written
+                raise ValueError(f"images to calibrate {target.name} by: {error}") from error
             return None if images is None else {name: images}
 
     level = logging.root.manager.disable

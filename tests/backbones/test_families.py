@@ -115,3 +115,21 @@ def test_a_mismatch_says_what_the_file_looks_like(network: nn.Module) -> None:
     ):
         with pytest.raises(ValueError, match=rf"x\.pt .* look like .*{words}"):
             build_for_weights({name: torch.ones(1)}, "x.pt")
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {},
+        {"input_layer.0.weight": torch.zeros(64)},
+        {"output_layer.3.bias": torch.zeros(())},
+        {"body.0.res_layer.4.weight": torch.zeros(())},
+        {"body.3.res_layer.1.weight": torch.zeros(4)},
+    ],
+    ids=str,
+)
+def test_what_is_missing_or_of_another_shape_is_called_that(weights: dict[str, Tensor]) -> None:
+    found = {"input_layer.0.weight": torch.zeros(64, 3, 3, 3), **weights}
+    message = r"x\.pt looks like a network of AdaFace, and layers are missing or of another shape: "
+    with pytest.raises(ValueError, match=message):
+        build_for_weights({f"model.{name}": tensor for name, tensor in found.items()}, "x.pt")

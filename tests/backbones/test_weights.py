@@ -30,6 +30,12 @@ def test_a_different_embedding_size_is_reported_and_nothing_is_loaded() -> None:
     assert all(torch.equal(backbone.state_dict()[name], before[name]) for name in before)
 
 
+def test_weights_for_another_image_size_say_so() -> None:
+    weights = build_backbone("rtiny", image_size=32, embedding_size=8).state_dict()
+    with pytest.raises(ValueError, match=r"1 of another shape: fc\.weight .*--image-size"):
+        build_for_weights(weights, "w.pt")
+
+
 def test_differences_are_listed_and_counted() -> None:
     backbone = build_backbone("r18", image_size=16)
     weights = {f"module.{name}": value for name, value in backbone.state_dict().items()}

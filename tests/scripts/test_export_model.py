@@ -7,6 +7,7 @@ import pytest
 
 from recognition import FaceEmbedder
 from scripts import export_model
+from tests.conftest import file_limit
 from tests.recognition.inference.small_run import EMBEDDING, SIZE, faces, write_run
 
 BINS = Path(__file__).parents[1] / "fixtures" / "bins"
@@ -41,13 +42,30 @@ def test_mistakes_are_refused_before_the_work(
     run = write_run(tmp_path / "run")
     results = tmp_path / "results.json"
     results.write_text(json.dumps({"models": [], "sets": []}))
+    lines = tmp_path / "metrics.jsonl"
+    lines.write_text("{}\n{}\n")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     for arguments, words in (
         ([str(run), "out", "--int8"], "--calibrate"),
+        (
+            [str(run), "out", "--calibrate-images", "0"],
+            "--calibrate-images is 0, expected at least",
+        ),
+        ([str(run), "out", "--batch-size", "-5"], "--batch-size is -5, expected at least 1"),
         ([str(run), "out", "--results", str(results)], "results are of"),
+        ([str(run), "out", "--results", str(lines)], "metrics.jsonl is no results.json"),
         ([str(run), str(tmp_path / "full")], "full"),
         ([str(tmp_path / "absent"), "out"], "absent"),
     ):
         assert export_model.main(arguments) == 1
         assert words in capsys.readouterr().err
+
+
+def test_a_full_disk_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, output = write_run(tmp_path / "run"), tmp_path / "out"
+    with file_limit(5000):
+        assert export_model.main([str(run), str(output)]) == 1
+    words = f"{output} cannot be written: File too large; make room"
+    assert words in capsys.readouterr().err
+    assert not output.exists()

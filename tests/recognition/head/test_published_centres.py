@@ -84,3 +84,27 @@ def test_a_config_names_them(tmp_path: Path) -> None:
         initial_centres(config, CLASSES + 1)
     with pytest.raises(ValueError, match="separate"):
         initial_centres(config, {"a": 5, "b": 6})
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_numbers_that_would_change_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    torch.save({"weight": torch.ones(CLASSES, SIZE, dtype=dtype)}, tmp_path / "softmax_fc_gpu_0.pt")
+    with pytest.raises(CentresError, match=rf"softmax_fc_gpu_0\.pt .*{dtype}, expected torch.fl"):
+        _loaded(tmp_path, "sharded", "fp32")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e300])
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, number: float) -> None:
+    weight = write_parts(tmp_path, 6, 5).double()[6:]
+    weight[3, 1] = number
+    torch.save({"weight": weight}, tmp_path / "softmax_fc_gpu_1.pt")
+    with pytest.raises(CentresError, match=r"softmax_fc_gpu_1\.pt: .* class 9 is not finite"):
+        _loaded(tmp_path, "sharded", "fp32")
+
+
+@pytest.mark.parametrize("number", [50_000_000, 10**20])
+def test_missing_files_are_counted(tmp_path: Path, number: int) -> None:
+    write_parts(tmp_path, 6, 5)
+    (tmp_path / "softmax_fc_gpu_1.pt").rename(tmp_path / f"softmax_fc_gpu_{number}.pt")
+    with pytest.raises(CentresError, match=f"but not 1, 2, 3 and {number - 4:,} more: "):
+        PublishedCentres.open(tmp_path)

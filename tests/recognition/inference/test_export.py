@@ -1,6 +1,7 @@
 """Tests of `recognition.inference.export` and of what reads its files again."""
 
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from recognition.inference.description import (
 from recognition.inference.export import ExportError, difference, export_backbone
 from recognition.inference.onnx_model import OnnxModel
 from recognition.inference.quantise import to_fp16, to_int8
+from tests.conftest import file_limit
 from tests.recognition.inference.small_run import EMBEDDING, SIZE, faces, write_run
 
 pytestmark = pytest.mark.slow  # tracing a network takes some seconds
@@ -135,8 +137,9 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     linear = nn.Linear(192, 4)
     nn.init.constant_(linear.bias, float("nan"))
     network = nn.Sequential(nn.Flatten(), linear)
-    with pytest.raises(ExportError, match="nan"):
+    with pytest.raises(ExportError, match="network makes embeddings that are not finite"):
         export_backbone(network, tmp_path, image_size=8, metadata={})
+    assert not list(tmp_path.iterdir())
 
 
 def test_fewer_bits(run: Path, exported: Path, tmp_path: Path) -> None:
@@ -155,6 +158,28 @@ def test_fewer_bits(run: Path, exported: Path, tmp_path: Path) -> None:
         assert 1e-5 < difference(backbone, OnnxModel(path, CPU), SIZE) < tolerance
         sizes.append(path.stat().st_size)
     assert sizes[1] < 0.6 * sizes[0] < 0.4 * source.stat().st_size
+
+
+def test_a_full_disk_is_an_error_and_no_end_of_the_process(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = load_network(run, CPU).module
+    assert backbone is not None
+    monkeypatch.setattr(export, "write_safetensors", lambda *_: None)
+    with file_limit(5000), pytest.raises(OSError, match="File too large"):
+        export_backbone(backbone, tmp_path, image_size=SIZE, metadata={})
+    assert [item.name for item in tmp_path.iterdir()] == ["model.pt2"]
+
+
+def test_images_that_cannot_be_read_are_not_called_a_full_disk(
+    exported: Path, tmp_path: Path
+) -> None:
+    def unreadable() -> Iterator[np.ndarray]:
+        raise OSError("their disk is gone")
+        yield
+
+    with pytest.raises(ValueError, match=r"calibrate int8\.onnx by: their disk is gone"):
+        to_int8(exported / "model.onnx", tmp_path / "int8.onnx", unreadable())
 
 
 def test_it_is_a_recognition_model_of_insightface(exported: Path) -> None:
