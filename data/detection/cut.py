@@ -99,7 +99,9 @@ class Cutter:
         sharp = sharpness(face)
         if sharp < choice.min_sharpness and "blurred" not in choice.keep:
             return "blurred", f"{sharp:.3f}", f"expected {choice.min_sharpness:g}"
-        with atomic_write(self.output / name) as file:
+        path = self.output / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
             file.write(encode_face(face, self.crop))
         return WRITTEN, f"{sharp:.3f}", ""
 

@@ -51,6 +51,7 @@ class Outcome:
     photos: int
     reasons: dict[str, int]  # of `choice.REASONS`, how many faces, or photos without one
     other_files: int  # that are no photos by their names
+    faceless: tuple[str, ...] = ()  # sub-folders of photos without a face that was written
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def cut_faces(
             if progress is not None:
                 progress(len(done), len(photos))
     files.lock.unlink(missing_ok=True)
-    return Outcome(len(photos), dict(reasons), others)
+    return Outcome(len(photos), dict(reasons), others, _faceless(photos, output))
 
 
 def written_faces(output: Path) -> Iterator[dict[str, str]]:
@@ -160,6 +161,13 @@ def _stems(photos: list[str]) -> dict[str, str]:
         taken.add(stem)
         stems[photo] = stem
     return stems
+
+
+def _faceless(photos: list[str], output: Path) -> tuple[str, ...]:
+    """Return the sub-folders of the photos from which no face was written."""
+    folders = {photo.rpartition("/")[0] for photo in photos}
+    with_face = {cells["photo"].rpartition("/")[0] for cells in written_faces(output)}
+    return tuple(sorted(folders - with_face - {""}))
 
 
 def _settings(crop: Crop, choice: Choice, detector: Path | None, small_side: int) -> dict[str, Any]:
@@ -229,5 +237,4 @@ def _cut(cutter: Cutter, item: tuple[str, str]) -> list[list[str]]:
     if fault:
         return [row(photo, "name", detail=fault)]
     assert _detector is not None, "the process was started with a detector"
-    (cutter.output / stem).parent.mkdir(parents=True, exist_ok=True)
     return cutter(photo, stem, _detector)

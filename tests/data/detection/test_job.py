@@ -106,6 +106,17 @@ def test_every_photo_has_a_reason(tmp_path: Path, detector: Path) -> None:
     assert [path.name for path in (tmp_path / "faces").iterdir()] == ["good.png"]
 
 
+def test_who_has_no_face_gets_no_folder(tmp_path: Path, detector: Path) -> None:
+    save(tmp_path / "photos" / "ann" / "1.png", draw((4, 4)))
+    save(tmp_path / "photos" / "ann" / "2.png", draw())
+    save(tmp_path / "photos" / "bob" / "1.png", draw())
+    save(tmp_path / "photos" / "bob" / "2.png", draw((4, 4), scale=1))
+    save(tmp_path / "photos" / "nobody.png", draw())
+    for _ in range(2):  # the second run knows it from the list
+        assert run(tmp_path, detector).faceless == ("bob",)
+        assert [path.name for path in (tmp_path / "faces").iterdir()] == ["ann"]
+
+
 def test_a_blurred_face_is_listed_and_kept_on_request(tmp_path: Path, detector: Path) -> None:
     x, y = np.meshgrid(np.arange(256), np.arange(256))
     glow = 250 * np.exp(-((x - 144) ** 2 + (y - 144) ** 2) / 2 / 30**2)  # no edge anywhere
