@@ -2,7 +2,7 @@
 
 Beside the folder `faces` stand `faces.csv`, a row for each face and for each photo without one, and
 `faces.json`, how they were made and how many there are. The list is also the journal: a photo that
-it names is done.
+it names is done, and a face that it names is not written again, whatever became of it since.
 """
 
 import csv
@@ -105,9 +105,9 @@ def cut_faces(
         raise DetectionError(f"{source} has no photos: expected files that end in {endings}")
     open_detector(detector)  # complains before anything is written
     _prepare(files, _settings(crop, choice, detector, small_side))
-    cutter = Cutter(source, output, crop, choice, small_side, files.lock)
     reasons: Counter[str] = Counter()
-    done = _resume(files.list, reasons)
+    done, listed = _resume(files.list, reasons)
+    cutter = Cutter(source, output, crop, choice, small_side, files.lock, listed)
     left = [item for item in _stems(photos).items() if item[0] not in done]
     count = usable_cores() if processes is None else processes
     start = partial(_start, detector)
@@ -202,10 +202,11 @@ def _prepare(files: Files, settings: dict[str, Any]) -> None:
             file.write(json.dumps(settings, indent=2).encode() + b"\n")
 
 
-def _resume(path: Path, reasons: Counter[str]) -> set[str]:
+def _resume(path: Path, reasons: Counter[str]) -> tuple[set[str], frozenset[str]]:
     """Return the photos in the list, and count their reasons; begin the list if there is none.
 
     The last photo is done again: a run that was killed may have listed only some of its faces.
+    Those that it did list are returned too: they were written, and may have been moved since.
     """
     text = path.read_text("utf-8", "surrogateescape") if path.exists() else ""
     whole = text[: text.rfind("\n") + 1]
@@ -215,7 +216,8 @@ def _resume(path: Path, reasons: Counter[str]) -> set[str]:
     with atomic_write(path) as file:
         file.write(_text([list(HEADING), *kept]).encode("utf-8", "surrogateescape"))
     reasons.update(cells[1] for cells in kept)
-    return {cells[0] for cells in kept}
+    listed = frozenset(cells[2] for cells in rows if cells[0] == last and cells[1:2] == [WRITTEN])
+    return {cells[0] for cells in kept}, listed
 
 
 def _text(rows: list[list[str]]) -> str:

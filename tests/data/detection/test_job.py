@@ -147,7 +147,8 @@ def test_a_run_goes_on_where_it_stopped(
     text = (tmp_path / "faces.csv").read_bytes()
     lines = text.splitlines(keepends=True)
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "faces").iterdir()}
-    # Killed in the row of the third photo: it and the one before, which may lack faces, are redone.
+    # Killed in the row of the third photo: it is redone, and so is the one before, which may lack
+    # faces, but for the face that is listed.
     (tmp_path / "faces.csv").write_bytes(b"".join(lines[:3]) + lines[3][:9])
     steps: list[tuple[int, int]] = []
     again = run(tmp_path, detector, progress=lambda done, total: steps.append((done, total)))
@@ -155,10 +156,26 @@ def test_a_run_goes_on_where_it_stopped(
     assert (tmp_path / "faces.csv").read_bytes() == text
     assert steps == [(2, 5), (3, 5), (4, 5), (5, 5)]
     same = {path.name for path, time in times.items() if path.stat().st_mtime_ns == time}
-    assert same == {"0.png"}
+    assert same == {"0.png", "1.png"}
     # New photos are added.
     save(tmp_path / "photos" / "9.png", draw())
     assert run(tmp_path, detector).reasons == {"written": 5, "no_face": 1}
+
+
+def test_faces_that_were_moved_are_not_written_again(tmp_path: Path, detector: Path) -> None:
+    for name in ("ann/1.png", "bob/1.png"):
+        save(tmp_path / "photos" / name, draw((2, 4), (6, 4)))
+    whole = run(tmp_path, detector, Choice("all"))
+    assert whole.reasons == {"written": 4}
+    text = (tmp_path / "faces.csv").read_text()
+    (tmp_path / "faces" / "bob").rename(tmp_path / "held_out")
+    assert run(tmp_path, detector, Choice("all")) == whole
+    assert not (tmp_path / "faces" / "bob").exists()
+    # Killed before the second face was listed: that one alone is written.
+    (tmp_path / "faces.csv").write_text("".join(text.splitlines(keepends=True)[:-1]))
+    assert run(tmp_path, detector, Choice("all")) == whole
+    assert (tmp_path / "faces.csv").read_text() == text
+    assert [path.name for path in (tmp_path / "faces" / "bob").iterdir()] == ["1_face2.png"]
 
 
 def test_another_run_s_folder_is_refused(tmp_path: Path, detector: Path) -> None:
