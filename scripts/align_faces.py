@@ -130,8 +130,9 @@ def _find(options: argparse.Namespace, crop: Crop) -> int:
         more = f" and {len(faceless) - _NAMED:,} more" if len(faceless) > _NAMED else ""
         print(f"  {len(faceless):,} sub-folders have no face, and are left out: {names}{more}")
     if sheet is not None and written:
-        write_sheet(options.output, sheet)
-        print(f"{sheet} shows them")
+        shown, gone = write_sheet(options.output, sheet)
+        lacks = f"; {gone:,} were moved or deleted since they were written" if gone else ""
+        print(f"{sheet} shows {shown:,} of them{lacks}" if shown else f"no {sheet}{lacks}")
     return 0 if clean else 1
 
 

@@ -90,6 +90,21 @@ def test_people_without_a_face_are_named(
     assert ", 08 and 2 more\n" in said
 
 
+def test_a_folder_may_be_thinned_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sheet = tmp_path / "sheet.png"
+    for name in ("ann", "bob"):
+        save(tmp_path / "photos" / name / "1.png", draw((4, 4)))
+    assert find(tmp_path, "--sheet", sheet) == 0
+    assert f"{sheet} shows 2 of them\n" in capsys.readouterr().out
+    (tmp_path / "faces" / "bob").rename(tmp_path / "bob")
+    assert find(tmp_path, "--sheet", sheet) == 0
+    assert f"{sheet} shows 1 of them; 1 were moved or deleted" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "faces").iterdir()] == ["ann"]
+    (tmp_path / "faces" / "ann").rename(tmp_path / "ann")
+    assert find(tmp_path, "--sheet", sheet) == 0
+    assert f"no {sheet}; 2 were moved or deleted" in capsys.readouterr().out
+
+
 def test_options_for_finding_are_refused_with_a_list(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

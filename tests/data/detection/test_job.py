@@ -231,12 +231,26 @@ def test_the_sheet_shows_what_was_cut(tmp_path: Path, detector: Path) -> None:
     for number in range(12):
         save(tmp_path / "photos" / f"{number}.png", draw((4, 4)))
     run(tmp_path, detector)
-    assert write_sheet(tmp_path / "faces", tmp_path / "sheet.png") == 12
+    assert write_sheet(tmp_path / "faces", tmp_path / "sheet.png") == (12, 0)
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert (sheet.format, sheet.width) == ("PNG", 10 * (SIDE + MARGIN) + MARGIN)
         with Image.open(tmp_path / "faces" / "0.png") as face:
             box = (MARGIN, MARGIN, MARGIN + SIDE, MARGIN + SIDE)
             assert sheet.crop(box).tobytes() == face.tobytes()
+
+
+def test_the_sheet_leaves_out_faces_that_are_gone(tmp_path: Path, detector: Path) -> None:
+    for number in range(3):
+        save(tmp_path / "photos" / f"{number}.png", draw((4, 4)))
+    run(tmp_path, detector)
+    (tmp_path / "faces" / "1.png").unlink()
+    assert write_sheet(tmp_path / "faces", tmp_path / "sheet.png") == (2, 1)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width == 2 * (SIDE + MARGIN) + MARGIN
+    for number in (0, 2):
+        (tmp_path / "faces" / f"{number}.png").unlink()
+    assert write_sheet(tmp_path / "faces", tmp_path / "none.png") == (0, 3)
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_settings_say_how_faces_were_made(tmp_path: Path, detector: Path) -> None:
