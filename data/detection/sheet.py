@@ -10,7 +10,6 @@ from PIL import Image
 from data.contact_sheet import contact_sheet
 from data.detection.job import written_faces
 from data.files import atomic_write
-from recognition.redaction import printable
 
 _MOST: Final = 400  # faces on a sheet
 _COLUMNS: Final = 10
@@ -29,7 +28,7 @@ def write_sheet(output: Path, sheet: Path) -> tuple[int, int]:
         return 0, gone
     count = min(len(every), _MOST)
     shown = [every[number * len(every) // count] for number in range(count)]
-    captions = [(printable(cells["face"]), f"{float(cells['score']):.2f}") for cells in shown]
+    captions = [(cells["face"], f"{float(cells['score']):.2f}") for cells in shown]
     faces = (_read(output / cells["face"]) for cells in shown)
     with atomic_write(sheet) as file:
         contact_sheet(faces, captions, columns=_COLUMNS).save(file, "PNG")
