@@ -57,7 +57,13 @@ add(
     default=[],
     help="write these doubtful faces too; by default they are only listed",
 )
-add("--min-face", type=float, default=40, help="side in pixels below which a face is tiny")
+add(
+    "--min-face",
+    type=float,
+    default=40,
+    help="a face is tiny if its box is smaller, in area, than a square of so many pixels: "
+    "if sqrt(width * height) is below",
+)
 add(
     "--search-side",
     type=int,
