@@ -106,9 +106,11 @@ def cut_faces(
     open_detector(detector)  # complains before anything is written
     _prepare(files, _settings(crop, choice, detector, small_side))
     reasons: Counter[str] = Counter()
-    done, listed = _resume(files.list, reasons)
-    cutter = Cutter(source, output, crop, choice, small_side, files.lock, listed)
+    done, last, listed = _resume(files.list, reasons)
+    written = frozenset(cells[2] for cells in listed if cells[1] == WRITTEN)
+    cutter = Cutter(source, output, crop, choice, small_side, files.lock, written)
     left = [item for item in _stems(photos).items() if item[0] not in done]
+    left.sort(key=lambda item: item[0] != last)  # its rows stay together
     count = usable_cores() if processes is None else processes
     start = partial(_start, detector)
     with (
@@ -118,11 +120,12 @@ def cut_faces(
         if not workers.in_processes:
             start()
         for rows in workers.in_order(partial(_cut, cutter), left):
+            done.add(photo := rows[0][0])
+            rows = rows[len(listed) :] if photo == last else rows
             with writing(files.list):
                 file.write(_text(rows))
                 file.flush()
             reasons.update(cells[1] for cells in rows)
-            done.add(rows[0][0])
             if progress is not None:
                 progress(len(done), len(photos))
     files.lock.unlink(missing_ok=True)
@@ -202,22 +205,23 @@ def _prepare(files: Files, settings: dict[str, Any]) -> None:
             file.write(json.dumps(settings, indent=2).encode() + b"\n")
 
 
-def _resume(path: Path, reasons: Counter[str]) -> tuple[set[str], frozenset[str]]:
-    """Return the photos in the list, and count their reasons; begin the list if there is none.
+def _resume(path: Path, reasons: Counter[str]) -> tuple[set[str], str | None, list[list[str]]]:
+    """Return the photos in the list but for the last, the last, and its rows; count all reasons.
 
     The last photo is done again: a run that was killed may have listed only some of its faces.
-    Those that it did list are returned too: they were written, and may have been moved since.
+    Those that it did list were written, and may have been moved since: their rows stay. Begins the
+    list if there is none.
     """
     text = path.read_text("utf-8", "surrogateescape") if path.exists() else ""
     whole = text[: text.rfind("\n") + 1]
-    rows = list(csv.reader(StringIO(whole)))[1:]
-    last = rows[-1][0] if rows else ""
-    kept = [cells for cells in rows if cells[0] != last]
+    every = list(csv.reader(StringIO(whole)))[1:]
+    rows = [cells for cells in every if len(cells) == len(HEADING)]  # a name may hold a line end
     with atomic_write(path) as file:
-        file.write(_text([list(HEADING), *kept]).encode("utf-8", "surrogateescape"))
-    reasons.update(cells[1] for cells in kept)
-    listed = frozenset(cells[2] for cells in rows if cells[0] == last and cells[1:2] == [WRITTEN])
-    return {cells[0] for cells in kept}, listed
+        file.write(_text([list(HEADING), *rows]).encode("utf-8", "surrogateescape"))
+    reasons.update(cells[1] for cells in rows)
+    last = rows[-1][0] if rows else None
+    listed = [cells for cells in rows if cells[0] == last]
+    return {cells[0] for cells in rows} - {last}, last, listed
 
 
 def _text(rows: list[list[str]]) -> str:

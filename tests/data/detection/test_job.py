@@ -2,6 +2,7 @@ import csv
 import json
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -157,12 +158,16 @@ def test_a_run_goes_on_where_it_stopped(
     assert steps == [(2, 5), (3, 5), (4, 5), (5, 5)]
     same = {path.name for path, time in times.items() if path.stat().st_mtime_ns == time}
     assert same == {"0.png", "1.png"}
+    (tmp_path / "faces.csv").write_bytes(text + b'"x\n.pn')  # killed in a name of two lines
+    assert run(tmp_path, detector) == whole
     # New photos are added.
     save(tmp_path / "photos" / "9.png", draw())
     assert run(tmp_path, detector).reasons == {"written": 5, "no_face": 1}
 
 
-def test_faces_that_were_moved_are_not_written_again(tmp_path: Path, detector: Path) -> None:
+def test_faces_that_were_moved_are_not_written_again(
+    tmp_path: Path, detector: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("ann/1.png", "bob/1.png"):
         save(tmp_path / "photos" / name, draw((2, 4), (6, 4)))
     whole = run(tmp_path, detector, Choice("all"))
@@ -171,10 +176,20 @@ def test_faces_that_were_moved_are_not_written_again(tmp_path: Path, detector: P
     (tmp_path / "faces" / "bob").rename(tmp_path / "held_out")
     assert run(tmp_path, detector, Choice("all")) == whole
     assert not (tmp_path / "faces" / "bob").exists()
+    # Nor after a run that was stopped before its first photo.
+    with monkeypatch.context() as patched:
+        patched.setattr("data.detection.job.Cutter", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, detector, Choice("all"))
+    assert run(tmp_path, detector, Choice("all")) == whole
+    assert not (tmp_path / "faces" / "bob").exists()
+    assert (tmp_path / "faces.csv").read_text() == text
     # Killed before the second face was listed: that one alone is written.
     (tmp_path / "faces.csv").write_text("".join(text.splitlines(keepends=True)[:-1]))
-    assert run(tmp_path, detector, Choice("all")) == whole
-    assert (tmp_path / "faces.csv").read_text() == text
+    save(tmp_path / "photos" / "ann" / "0.png", draw())  # sorted before, and done after
+    run(tmp_path, detector, Choice("all"))
+    assert (tmp_path / "faces.csv").read_text().startswith(text)
+    assert len(rows(tmp_path)) == 5
     assert [path.name for path in (tmp_path / "faces" / "bob").iterdir()] == ["1_face2.png"]
 
 
