@@ -22,8 +22,11 @@ from data.detection.job import Files, cut_faces
 from data.detection.sheet import write_sheet
 from data.progress import progress_bar
 from data.tools.align import Crop, align_folder
+from recognition.redaction import printable
 from scripts.common.command import command, exit_with, make_parser
 from scripts.common.report import add_report, check_report, write_report
+
+_NAMED = 10  # people without a face that are named
 
 parser = make_parser(__doc__)
 add = parser.add_argument
@@ -54,7 +57,13 @@ add(
     default=[],
     help="write these doubtful faces too; by default they are only listed",
 )
-add("--min-face", type=float, default=40, help="side in pixels below which a face is tiny")
+add(
+    "--min-face",
+    type=float,
+    default=40,
+    help="a face is tiny if its box is smaller, in area, than a square of so many pixels: "
+    "if sqrt(width * height) is below",
+)
 add(
     "--search-side",
     type=int,
@@ -122,9 +131,14 @@ def _find(options: argparse.Namespace, crop: Crop) -> int:
             print(f"  {reason}: {count:,} {meaning}")
     if outcome.other_files:
         print(f"  {outcome.other_files:,} other files, which are no photos by their names")
+    if faceless := outcome.faceless:
+        names = ", ".join(map(printable, faceless[:_NAMED]))
+        more = f" and {len(faceless) - _NAMED:,} more" if len(faceless) > _NAMED else ""
+        print(f"  {len(faceless):,} sub-folders have no face, and are left out: {names}{more}")
     if sheet is not None and written:
-        write_sheet(options.output, sheet)
-        print(f"{sheet} shows them")
+        shown, gone = write_sheet(options.output, sheet)
+        lacks = f"; {gone:,} were moved or deleted since they were written" if gone else ""
+        print(f"{sheet} shows {shown:,} of them{lacks}" if shown else f"no {sheet}{lacks}")
     return 0 if clean else 1
 
 

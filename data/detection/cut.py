@@ -50,6 +50,7 @@ class Cutter:
     choice: Choice
     small_side: int = SMALL_SIDE
     alone: Path | None = None  # the lock for large photos
+    listed: frozenset[str] = frozenset()  # faces that an earlier run wrote: they stay as they are
 
     def __call__(self, photo: str, stem: str, detector: Detector) -> list[list[str]]:
         """Write the faces of a photo as `stem`; return a row of the list for each, at least one."""
@@ -99,8 +100,11 @@ class Cutter:
         sharp = sharpness(face)
         if sharp < choice.min_sharpness and "blurred" not in choice.keep:
             return "blurred", f"{sharp:.3f}", f"expected {choice.min_sharpness:g}"
-        with atomic_write(self.output / name) as file:
-            file.write(encode_face(face, self.crop))
+        path = self.output / name
+        if name not in self.listed:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(path) as file:
+                file.write(encode_face(face, self.crop))
         return WRITTEN, f"{sharp:.3f}", ""
 
 

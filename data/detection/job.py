@@ -2,7 +2,7 @@
 
 Beside the folder `faces` stand `faces.csv`, a row for each face and for each photo without one, and
 `faces.json`, how they were made and how many there are. The list is also the journal: a photo that
-it names is done.
+it names is done, and a face that it names is not written again, whatever became of it since.
 """
 
 import csv
@@ -51,6 +51,7 @@ class Outcome:
     photos: int
     reasons: dict[str, int]  # of `choice.REASONS`, how many faces, or photos without one
     other_files: int  # that are no photos by their names
+    faceless: tuple[str, ...] = ()  # sub-folders of photos without a face that was written
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,12 @@ def cut_faces(
         raise DetectionError(f"{source} has no photos: expected files that end in {endings}")
     open_detector(detector)  # complains before anything is written
     _prepare(files, _settings(crop, choice, detector, small_side))
-    cutter = Cutter(source, output, crop, choice, small_side, files.lock)
     reasons: Counter[str] = Counter()
-    done = _resume(files.list, reasons)
+    done, last, listed = _resume(files.list, reasons)
+    written = frozenset(cells[2] for cells in listed if cells[1] == WRITTEN)
+    cutter = Cutter(source, output, crop, choice, small_side, files.lock, written)
     left = [item for item in _stems(photos).items() if item[0] not in done]
+    left.sort(key=lambda item: item[0] != last)  # its rows stay together
     count = usable_cores() if processes is None else processes
     start = partial(_start, detector)
     with (
@@ -117,15 +120,16 @@ def cut_faces(
         if not workers.in_processes:
             start()
         for rows in workers.in_order(partial(_cut, cutter), left):
+            done.add(photo := rows[0][0])
+            rows = rows[len(listed) :] if photo == last else rows
             with writing(files.list):
                 file.write(_text(rows))
                 file.flush()
             reasons.update(cells[1] for cells in rows)
-            done.add(rows[0][0])
             if progress is not None:
                 progress(len(done), len(photos))
     files.lock.unlink(missing_ok=True)
-    return Outcome(len(photos), dict(reasons), others)
+    return Outcome(len(photos), dict(reasons), others, _faceless(photos, output))
 
 
 def written_faces(output: Path) -> Iterator[dict[str, str]]:
@@ -162,6 +166,13 @@ def _stems(photos: list[str]) -> dict[str, str]:
     return stems
 
 
+def _faceless(photos: list[str], output: Path) -> tuple[str, ...]:
+    """Return the sub-folders of the photos from which no face was written."""
+    folders = {photo.rpartition("/")[0] for photo in photos}
+    with_face = {cells["photo"].rpartition("/")[0] for cells in written_faces(output)}
+    return tuple(sorted(folders - with_face - {""}))
+
+
 def _settings(crop: Crop, choice: Choice, detector: Path | None, small_side: int) -> dict[str, Any]:
     name = "mtcnn"
     if detector is not None:
@@ -194,20 +205,23 @@ def _prepare(files: Files, settings: dict[str, Any]) -> None:
             file.write(json.dumps(settings, indent=2).encode() + b"\n")
 
 
-def _resume(path: Path, reasons: Counter[str]) -> set[str]:
-    """Return the photos in the list, and count their reasons; begin the list if there is none.
+def _resume(path: Path, reasons: Counter[str]) -> tuple[set[str], str | None, list[list[str]]]:
+    """Return the photos in the list but for the last, the last, and its rows; count all reasons.
 
     The last photo is done again: a run that was killed may have listed only some of its faces.
+    Those that it did list were written, and may have been moved since: their rows stay. Begins the
+    list if there is none.
     """
     text = path.read_text("utf-8", "surrogateescape") if path.exists() else ""
     whole = text[: text.rfind("\n") + 1]
-    rows = list(csv.reader(StringIO(whole)))[1:]
-    last = rows[-1][0] if rows else ""
-    kept = [cells for cells in rows if cells[0] != last]
+    every = list(csv.reader(StringIO(whole)))[1:]
+    rows = [cells for cells in every if len(cells) == len(HEADING)]  # a name may hold a line end
     with atomic_write(path) as file:
-        file.write(_text([list(HEADING), *kept]).encode("utf-8", "surrogateescape"))
-    reasons.update(cells[1] for cells in kept)
-    return {cells[0] for cells in kept}
+        file.write(_text([list(HEADING), *rows]).encode("utf-8", "surrogateescape"))
+    reasons.update(cells[1] for cells in rows)
+    last = rows[-1][0] if rows else None
+    listed = [cells for cells in rows if cells[0] == last]
+    return {cells[0] for cells in rows} - {last}, last, listed
 
 
 def _text(rows: list[list[str]]) -> str:
@@ -229,5 +243,4 @@ def _cut(cutter: Cutter, item: tuple[str, str]) -> list[list[str]]:
     if fault:
         return [row(photo, "name", detail=fault)]
     assert _detector is not None, "the process was started with a detector"
-    (cutter.output / stem).parent.mkdir(parents=True, exist_ok=True)
     return cutter(photo, stem, _detector)

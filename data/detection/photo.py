@@ -1,5 +1,6 @@
 """Opens a photo as people have them: of any kind, any size, held any way."""
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -13,6 +14,7 @@ from PIL import Image
 from data.files import file_lock
 
 MOST_PIXELS: Final = 178_000_000  # where Pillow refuses a file as an attack
+_HEIC: Final = re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.DOTALL)  # how such files begin
 _LARGE: Final = 30_000_000  # pixels of a photo that is opened alone
 _ORIENTATION: Final = 0x0112  # the EXIF tag
 _TURNS: Final = {
@@ -64,6 +66,8 @@ def opening(path: Path, side: int, alone: Path | None = None) -> Iterator[Photo]
             with Image.open(path) as image:
                 large = image.width * image.height > _LARGE
         except Exception as error:  # Pillow's decoders raise nearly every kind for damaged bytes
+            if _is_heic(path):
+                raise PhotoError("unreadable", "HEIC is not read: convert it to JPEG") from error
             raise _as_photo_error(error) from error
         lock = file_lock(alone) if large and alone is not None else nullcontext()
         with lock:
@@ -73,6 +77,15 @@ def opening(path: Path, side: int, alone: Path | None = None) -> Iterator[Photo]
             except Exception as error:
                 raise _as_photo_error(error) from error
             yield Photo(full, _reduced(full, side))
+
+
+def _is_heic(path: Path) -> bool:
+    """Return whether a file is HEIC by its content: phones' photos may be called .jpg."""
+    try:
+        with path.open("rb") as file:
+            return _HEIC.match(file.read(12)) is not None
+    except OSError:
+        return False
 
 
 def _as_photo_error(error: Exception) -> PhotoError:

@@ -74,6 +74,37 @@ def test_without_a_list_faces_are_found(tmp_path: Path, capsys: pytest.CaptureFi
     assert find(tmp_path, "--sheet", tmp_path / "sheet.jpg") == 2
 
 
+def test_people_without_a_face_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(10):
+        save(tmp_path / "photos" / f"{number:02}" / "1.png", draw())
+    save(tmp_path / "photos" / "ann" / "1.png", draw((4, 4)))
+    assert find(tmp_path) == 0
+    assert "  10 sub-folders have no face, and are left out: 00, 01, " in capsys.readouterr().out
+    for name in ("10", "\x1b"):
+        save(tmp_path / "photos" / name / "1.png", draw())
+    assert find(tmp_path) == 1
+    said = capsys.readouterr().out
+    assert "  12 sub-folders have no face, and are left out: \\x1b, 00, 01, " in said
+    assert ", 08 and 2 more\n" in said
+
+
+def test_a_folder_may_be_thinned_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sheet = tmp_path / "sheet.png"
+    for name in ("ann", "bob"):
+        save(tmp_path / "photos" / name / "1.png", draw((4, 4)))
+    assert find(tmp_path, "--sheet", sheet) == 0
+    assert f"{sheet} shows 2 of them\n" in capsys.readouterr().out
+    (tmp_path / "faces" / "bob").rename(tmp_path / "bob")
+    assert find(tmp_path, "--sheet", sheet) == 0
+    assert f"{sheet} shows 1 of them; 1 were moved or deleted" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "faces").iterdir()] == ["ann"]
+    (tmp_path / "faces" / "ann").rename(tmp_path / "ann")
+    assert find(tmp_path, "--sheet", sheet) == 0
+    assert f"no {sheet}; 2 were moved or deleted" in capsys.readouterr().out
+
+
 def test_options_for_finding_are_refused_with_a_list(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,6 +34,13 @@ def test_the_policy_decides_among_faces_that_are_not_tiny(
     assert choose(boxes(), (200, 200), Choice(policy)) == []
 
 
+@pytest.mark.parametrize(("width", "expected"), [(19, "tiny"), (20, "written")])
+def test_the_area_of_its_box_says_whether_a_face_is_tiny(width: int, expected: str) -> None:
+    for box in ((9, 9, 9 + width, 89), (9, 9, 89, 9 + width)):
+        found = Detections(np.array([box], np.float32), np.ones(1, np.float32), np.zeros((1, 5, 2)))
+        assert choose(found, (200, 200), Choice()) == [expected]
+
+
 def test_tiny_faces_are_kept_on_request() -> None:
     found = boxes((100, 100, 5))
     assert choose(found, (200, 200), Choice()) == ["tiny"]

@@ -2,6 +2,7 @@ import csv
 import json
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -106,6 +107,17 @@ def test_every_photo_has_a_reason(tmp_path: Path, detector: Path) -> None:
     assert [path.name for path in (tmp_path / "faces").iterdir()] == ["good.png"]
 
 
+def test_who_has_no_face_gets_no_folder(tmp_path: Path, detector: Path) -> None:
+    save(tmp_path / "photos" / "ann" / "1.png", draw((4, 4)))
+    save(tmp_path / "photos" / "ann" / "2.png", draw())
+    save(tmp_path / "photos" / "bob" / "1.png", draw())
+    save(tmp_path / "photos" / "bob" / "2.png", draw((4, 4), scale=1))
+    save(tmp_path / "photos" / "nobody.png", draw())
+    for _ in range(2):  # the second run knows it from the list
+        assert run(tmp_path, detector).faceless == ("bob",)
+        assert [path.name for path in (tmp_path / "faces").iterdir()] == ["ann"]
+
+
 def test_a_blurred_face_is_listed_and_kept_on_request(tmp_path: Path, detector: Path) -> None:
     x, y = np.meshgrid(np.arange(256), np.arange(256))
     glow = 250 * np.exp(-((x - 144) ** 2 + (y - 144) ** 2) / 2 / 30**2)  # no edge anywhere
@@ -136,7 +148,8 @@ def test_a_run_goes_on_where_it_stopped(
     text = (tmp_path / "faces.csv").read_bytes()
     lines = text.splitlines(keepends=True)
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "faces").iterdir()}
-    # Killed in the row of the third photo: it and the one before, which may lack faces, are redone.
+    # Killed in the row of the third photo: it is redone, and so is the one before, which may lack
+    # faces, but for the face that is listed.
     (tmp_path / "faces.csv").write_bytes(b"".join(lines[:3]) + lines[3][:9])
     steps: list[tuple[int, int]] = []
     again = run(tmp_path, detector, progress=lambda done, total: steps.append((done, total)))
@@ -144,10 +157,40 @@ def test_a_run_goes_on_where_it_stopped(
     assert (tmp_path / "faces.csv").read_bytes() == text
     assert steps == [(2, 5), (3, 5), (4, 5), (5, 5)]
     same = {path.name for path, time in times.items() if path.stat().st_mtime_ns == time}
-    assert same == {"0.png"}
+    assert same == {"0.png", "1.png"}
+    (tmp_path / "faces.csv").write_bytes(text + b'"x\n.pn')  # killed in a name of two lines
+    assert run(tmp_path, detector) == whole
     # New photos are added.
     save(tmp_path / "photos" / "9.png", draw())
     assert run(tmp_path, detector).reasons == {"written": 5, "no_face": 1}
+
+
+def test_faces_that_were_moved_are_not_written_again(
+    tmp_path: Path, detector: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ann/1.png", "bob/1.png"):
+        save(tmp_path / "photos" / name, draw((2, 4), (6, 4)))
+    whole = run(tmp_path, detector, Choice("all"))
+    assert whole.reasons == {"written": 4}
+    text = (tmp_path / "faces.csv").read_text()
+    (tmp_path / "faces" / "bob").rename(tmp_path / "held_out")
+    assert run(tmp_path, detector, Choice("all")) == whole
+    assert not (tmp_path / "faces" / "bob").exists()
+    # Nor after a run that was stopped before its first photo.
+    with monkeypatch.context() as patched:
+        patched.setattr("data.detection.job.Cutter", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, detector, Choice("all"))
+    assert run(tmp_path, detector, Choice("all")) == whole
+    assert not (tmp_path / "faces" / "bob").exists()
+    assert (tmp_path / "faces.csv").read_text() == text
+    # Killed before the second face was listed: that one alone is written.
+    (tmp_path / "faces.csv").write_text("".join(text.splitlines(keepends=True)[:-1]))
+    save(tmp_path / "photos" / "ann" / "0.png", draw())  # sorted before, and done after
+    run(tmp_path, detector, Choice("all"))
+    assert (tmp_path / "faces.csv").read_text().startswith(text)
+    assert len(rows(tmp_path)) == 5
+    assert [path.name for path in (tmp_path / "faces" / "bob").iterdir()] == ["1_face2.png"]
 
 
 def test_another_run_s_folder_is_refused(tmp_path: Path, detector: Path) -> None:
@@ -203,12 +246,26 @@ def test_the_sheet_shows_what_was_cut(tmp_path: Path, detector: Path) -> None:
     for number in range(12):
         save(tmp_path / "photos" / f"{number}.png", draw((4, 4)))
     run(tmp_path, detector)
-    assert write_sheet(tmp_path / "faces", tmp_path / "sheet.png") == 12
+    assert write_sheet(tmp_path / "faces", tmp_path / "sheet.png") == (12, 0)
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert (sheet.format, sheet.width) == ("PNG", 10 * (SIDE + MARGIN) + MARGIN)
         with Image.open(tmp_path / "faces" / "0.png") as face:
             box = (MARGIN, MARGIN, MARGIN + SIDE, MARGIN + SIDE)
             assert sheet.crop(box).tobytes() == face.tobytes()
+
+
+def test_the_sheet_leaves_out_faces_that_are_gone(tmp_path: Path, detector: Path) -> None:
+    for number in range(3):
+        save(tmp_path / "photos" / f"{number}.png", draw((4, 4)))
+    run(tmp_path, detector)
+    (tmp_path / "faces" / "1.png").unlink()
+    assert write_sheet(tmp_path / "faces", tmp_path / "sheet.png") == (2, 1)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width == 2 * (SIDE + MARGIN) + MARGIN
+    for number in (0, 2):
+        (tmp_path / "faces" / f"{number}.png").unlink()
+    assert write_sheet(tmp_path / "faces", tmp_path / "none.png") == (0, 3)
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_settings_say_how_faces_were_made(tmp_path: Path, detector: Path) -> None:

@@ -102,6 +102,16 @@ def test_what_is_no_photo_has_a_reason(tmp_path: Path, monkeypatch: pytest.Monke
     assert caught.value.reason == "too_large"
 
 
+@pytest.mark.parametrize("name", ["x.heic", "x.HEIF", "x.jpg"])
+@pytest.mark.parametrize("brand", [b"heic", b"heix", b"hevc", b"mif1"])
+def test_heic_is_to_be_converted(tmp_path: Path, name: str, brand: bytes) -> None:
+    (tmp_path / name).write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(4) + b"mif1" + brand)
+    with pytest.raises(PhotoError) as caught, opening(tmp_path / name, 64):
+        pass
+    assert str(caught.value) == "HEIC is not read: convert it to JPEG"
+    assert caught.value.reason == "unreadable"
+
+
 def test_a_large_photo_is_open_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from data.files import file_lock
 
