@@ -54,7 +54,7 @@ def test_mistakes_are_refused_before_the_work(
         ),
         ([str(run), "out", "--batch-size", "-5"], "--batch-size is -5, expected at least 1"),
         ([str(run), "out", "--results", str(results)], "results are of"),
-        ([str(run), "out", "--results", str(lines)], "metrics.jsonl is no results.json"),
+        ([str(run), "out", "--results", str(lines)], "metrics.jsonl is no file of"),
         ([str(run), str(tmp_path / "full")], "full"),
         ([str(tmp_path / "absent"), "out"], "absent"),
     ):
