@@ -104,12 +104,13 @@ def cut_faces(
         endings = ", ".join(sorted(PHOTO_SUFFIXES))
         raise DetectionError(f"{source} has no photos: expected files that end in {endings}")
     open_detector(detector)  # complains before anything is written
-    _prepare(files, _settings(crop, choice, detector, small_side))
+    _prepare(files, _settings(source, crop, choice, detector, small_side))
     reasons: Counter[str] = Counter()
-    done, last, listed = _resume(files.list, reasons)
+    done, last, listed, stems = _resume(files.list, reasons)
     written = frozenset(cells[2] for cells in listed if cells[1] == WRITTEN)
     cutter = Cutter(source, output, crop, choice, small_side, files.lock, written)
-    left = [item for item in _stems(photos).items() if item[0] not in done]
+    _name(photos, stems)
+    left = [(photo, stems[photo]) for photo in photos if photo not in done]
     left.sort(key=lambda item: item[0] != last)  # its rows stay together
     count = usable_cores() if processes is None else processes
     start = partial(_start, detector)
@@ -152,18 +153,18 @@ def _photos(source: Path, output: Path) -> tuple[list[str], int]:
     return sorted(photos), others
 
 
-def _stems(photos: list[str]) -> dict[str, str]:
-    """Return for each photo the path of its face without a suffix; no two are the same."""
-    taken: set[str] = set()
-    stems = {}
+def _name(photos: list[str], stems: dict[str, str]) -> None:
+    """Add for each photo the path of its face without a suffix; no two are the same."""
+    taken = set(stems.values())
     for photo in photos:
+        if photo in stems:
+            continue  # which has the name that it got before others came
         stem = str(PurePosixPath(photo).with_suffix(""))
         stem = photo if stem in taken or "_face" in PurePosixPath(stem).name else stem
         while stem in taken:
             stem += "_"
         taken.add(stem)
         stems[photo] = stem
-    return stems
 
 
 def _faceless(photos: list[str], output: Path) -> tuple[str, ...]:
@@ -173,13 +174,15 @@ def _faceless(photos: list[str], output: Path) -> tuple[str, ...]:
     return tuple(sorted(folders - with_face - {""}))
 
 
-def _settings(crop: Crop, choice: Choice, detector: Path | None, small_side: int) -> dict[str, Any]:
+def _settings(
+    source: Path, crop: Crop, choice: Choice, detector: Path | None, small_side: int
+) -> dict[str, Any]:
     name = "mtcnn"
     if detector is not None:
         name = f"{detector.name} {xxhash.xxh64_hexdigest(detector.read_bytes())}"
     parts = {"crop": asdict(crop), "choice": asdict(choice)}
     parts["choice"]["keep"] = sorted(choice.keep)
-    return {"detector": name, "small_side": small_side, **parts}
+    return {"photos": str(source.resolve()), "detector": name, "small_side": small_side, **parts}
 
 
 def _prepare(files: Files, settings: dict[str, Any]) -> None:
@@ -205,9 +208,12 @@ def _prepare(files: Files, settings: dict[str, Any]) -> None:
             file.write(json.dumps(settings, indent=2).encode() + b"\n")
 
 
-def _resume(path: Path, reasons: Counter[str]) -> tuple[set[str], str | None, list[list[str]]]:
-    """Return the photos in the list but for the last, the last, and its rows; count all reasons.
+def _resume(
+    path: Path, reasons: Counter[str]
+) -> tuple[set[str], str | None, list[list[str]], dict[str, str]]:
+    """Return the photos in the list but for the last, the last, its rows, and names of all faces.
 
+    A name has no suffix, and is that of a photo's first face. Counts the reasons of all rows.
     The last photo is done again: a run that was killed may have listed only some of its faces.
     Those that it did list were written, and may have been moved since: their rows stay. Begins the
     list if there is none.
@@ -221,7 +227,11 @@ def _resume(path: Path, reasons: Counter[str]) -> tuple[set[str], str | None, li
     reasons.update(cells[1] for cells in rows)
     last = rows[-1][0] if rows else None
     listed = [cells for cells in rows if cells[0] == last]
-    return {cells[0] for cells in rows} - {last}, last, listed
+    stems: dict[str, str] = {}
+    for cells in rows:
+        if cells[1] == WRITTEN:
+            stems.setdefault(cells[0], cells[2].rpartition(".")[0])
+    return {cells[0] for cells in rows} - {last}, last, listed, stems
 
 
 def _text(rows: list[list[str]]) -> str:

@@ -193,6 +193,33 @@ def test_faces_that_were_moved_are_not_written_again(
     assert [path.name for path in (tmp_path / "faces" / "bob").iterdir()] == ["1_face2.png"]
 
 
+def test_a_photo_that_comes_later_takes_no_other_one_s_name(tmp_path: Path, detector: Path) -> None:
+    photos = tmp_path / "photos" / "ann"
+    for name in ("7.tiff", "9.tiff"):
+        save(photos / name, draw((4, 4)))
+    run(tmp_path, detector)
+    before = (tmp_path / "faces" / "ann" / "7.png").read_bytes()
+    for name in ("7.bmp", "9.bmp"):  # which sort before those; the last photo is done again
+        save(photos / name, draw((2, 3)))
+    run(tmp_path, detector)
+    assert (tmp_path / "faces" / "ann" / "7.png").read_bytes() == before
+    assert {cells["photo"]: cells["face"] for cells in rows(tmp_path)} == {
+        "ann/7.tiff": "ann/7.png", "ann/9.tiff": "ann/9.png",
+        "ann/7.bmp": "ann/7.bmp.png", "ann/9.bmp": "ann/9.bmp.png",
+    }  # fmt: skip
+
+
+def test_the_faces_of_another_folder_of_photos_are_refused(tmp_path: Path, detector: Path) -> None:
+    save(tmp_path / "photos" / "a.png", draw((4, 4)))
+    run(tmp_path, detector)
+    (tmp_path / "photos").rename(tmp_path / "others")
+    with pytest.raises(OutputFolderError, match="photos"):
+        cut_faces(
+            tmp_path / "others", tmp_path / "faces", Crop(format="png"), Choice(),
+            detector=detector,
+        )  # fmt: skip
+
+
 def test_another_run_s_folder_is_refused(tmp_path: Path, detector: Path) -> None:
     save(tmp_path / "photos" / "one.png", draw((4, 4)))
     run(tmp_path, detector)
