@@ -90,7 +90,8 @@ def write_report(
 
 def _findings(inputs: Inputs, outcome: Outcome) -> dict[str, list[dict[str, Any]]]:
     """Return every finding; images are numbers as in `images.csv`, labels as in the data."""
-    found, names = outcome.findings, inputs.names
+    found = outcome.findings
+    names = [(place, str(name)) for place, name in inputs.names]
     labels = inputs.dataset.labels
     wrong: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
     one = found.wrong

@@ -112,6 +112,19 @@ def test_names_of_records_are_in_the_report_and_beside_the_cleaned_ones(
     assert read_class_names(open_records(output)) == names
 
 
+def test_labels_without_names_are_texts_in_the_report(
+    run: Path, people: Path, tmp_path: Path
+) -> None:
+    images = sorted(people.glob("*/*.png"))
+    photos = ((int(path.parent.name[1:]), path.read_bytes()) for path in images)
+    write_face_records(tmp_path / "data", photos)
+    assert clean(run, tmp_path / "data", tmp_path, "--threshold", "swapped=-9") == 0
+    found = json.loads((tmp_path / "report" / "report.json").read_text())["findings"]
+    labels = {one["label"][1] for kind in ("swapped", "outlier") for one in found[kind]}
+    assert labels
+    assert labels <= set("01234")
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_names_that_are_no_utf8_reach_the_report(
     run: Path, people: Path, tmp_path: Path, packed: bool
