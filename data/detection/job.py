@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from io import StringIO
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import xxhash
 
@@ -208,12 +208,18 @@ def _prepare(files: Files, settings: dict[str, Any]) -> None:
             file.write(json.dumps(settings, indent=2).encode() + b"\n")
 
 
-def _resume(
-    path: Path, reasons: Counter[str]
-) -> tuple[set[str], str | None, list[list[str]], dict[str, str]]:
-    """Return the photos in the list but for the last, the last, its rows, and names of all faces.
+class _Earlier(NamedTuple):
+    """What the list says that earlier runs did."""
 
-    A name has no suffix, and is that of a photo's first face. Counts the reasons of all rows.
+    done: set[str]  # the photos but for the last
+    last: str | None
+    listed: list[list[str]]  # the rows of the last
+    stems: dict[str, str]  # of each photo with a face, the path of its first one without a suffix
+
+
+def _resume(path: Path, reasons: Counter[str]) -> _Earlier:
+    """Return what the list holds, and count the reasons of all its rows.
+
     The last photo is done again: a run that was killed may have listed only some of its faces.
     Those that it did list were written, and may have been moved since: their rows stay. Begins the
     list if there is none.
@@ -231,7 +237,7 @@ def _resume(
     for cells in rows:
         if cells[1] == WRITTEN:
             stems.setdefault(cells[0], cells[2].rpartition(".")[0])
-    return {cells[0] for cells in rows} - {last}, last, listed, stems
+    return _Earlier({cells[0] for cells in rows} - {last}, last, listed, stems)
 
 
 def _text(rows: list[list[str]]) -> str:

@@ -20,7 +20,7 @@ from recognition.inference.pixels import MID_GREY, PixelFormat
 
 Pixels = NDArray[np.uint8]
 Face = Pixels | str | Path  # uint8 [H, W, 3], RGB, or the path of an image
-EXPECTED: Final = (
+EXPECTED_FACE: Final = (
     "expected an aligned face, which is square, in RGB; scripts/align_faces.py cuts faces out of "
     "photos"
 )
@@ -142,7 +142,7 @@ def prepare(face: Any, image_size: int, number: int = 0) -> Pixels:
         raise FaceError(f"{name} is {kind}: expected uint8 [H, W, 3], RGB, or the path of an image")
     height, width, channels = face.shape
     if channels != 3 or height != width or not height:
-        raise FaceError(f"{name} is {list(face.shape)}: {EXPECTED}")
+        raise FaceError(f"{name} is {list(face.shape)}: {EXPECTED_FACE}")
     if height != image_size:
         image = Image.fromarray(face)
         # The filter that training resizes with.

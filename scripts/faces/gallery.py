@@ -30,7 +30,7 @@ from eval.suites.images import ImageList
 from recognition import FaceEmbedder
 from recognition.distributed import World
 from recognition.inference.description import sha256
-from recognition.inference.embedder import EXPECTED, NOT_FINITE
+from recognition.inference.embedder import EXPECTED_FACE, NOT_FINITE
 from scripts.faces.parts import begin_parts, make_parts, part_files, part_rows
 
 Embeddings = NDArray[np.float32]
@@ -191,7 +191,7 @@ def _check_square(images: ImageList, indices: NDArray[np.int64]) -> None:
         except (ValueError, OSError):
             continue  # decoding says what is wrong with it
         if width != height:
-            raise GalleryError(f"{images.describe(index)} is {[height, width]}: {EXPECTED}")
+            raise GalleryError(f"{images.describe(index)} is {[height, width]}: {EXPECTED_FACE}")
 
 
 def embed_views(

@@ -69,11 +69,16 @@ def test_a_folder_becomes_a_file(run: Path, photos: Path, tmp_path: Path) -> Non
     assert [item.name for item in tmp_path.iterdir()] == ["gallery.npz"]
 
 
+@pytest.fixture
+def parts_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "PART", 4)
+
+
+@pytest.mark.usefixtures("parts_of_four")
 def test_an_interrupted_job_goes_on(
     run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(parts, "PART", 4)
     whole, output = tmp_path / "whole.npz", tmp_path / "gallery.npz"
     assert embed(photos, whole, run) == 0
     original, calls = gallery.unit_embeddings, []
@@ -96,11 +101,10 @@ def test_an_interrupted_job_goes_on(
     assert embed(photos, output, run) == 1  # exists
 
 
+@pytest.mark.usefixtures("parts_of_four")
 def test_faces_that_change_between_two_tries_are_embedded_again(
-    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    monkeypatch.setattr(parts, "PART", 4)
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     copies, output = tmp_path / "copies", tmp_path / "gallery.npz"
     shutil.copytree(photos, copies)
     (copies / "p4" / "b.png").write_bytes(b"damaged")  # of the third part
